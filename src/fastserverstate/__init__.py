@@ -1,0 +1,32 @@
+"""State that all tabs of a Streamlit app share, kept in step.
+
+>>> from fastserverstate import server_state, server_state_lock
+>>> with server_state_lock["count"]:
+...     server_state["count"] = server_state.get("count", 0) + 1
+>>> server_state.count
+1
+>>> del server_state.count
+"""
+
+from importlib.util import find_spec
+
+from fastserverstate import _reload
+
+_reload.restore()
+
+if find_spec("fastserverstate._core") is None:
+    raise ImportError("fastserverstate is not compiled. In a checkout, compile it with: pip install --editable .")
+
+from fastserverstate._shared import force_rerun_bound_sessions, no_rerun, server_state, server_state_lock
+from fastserverstate.errors import FastServerStateError, RerunSuppressedError
+
+_reload.keep()
+
+__all__ = [
+    "FastServerStateError",
+    "RerunSuppressedError",
+    "force_rerun_bound_sessions",
+    "no_rerun",
+    "server_state",
+    "server_state_lock",
+]

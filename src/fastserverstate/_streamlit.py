@@ -1,0 +1,241 @@
+"""Streamlit's side: the only file that knows its private names.
+
+    read or write in a script thread ──► Bridge.resolve: which session and fragment is this?
+    AppSession's runner events       ──► start of a run, messages, end of a run
+    scheduler                        ──► AppSession.request_rerun, on the session's event loop
+
+A session is hooked when its script first touches shared state. Its later runners are followed by an instance attribute
+that takes the place of `AppSession._on_scriptrunner_event`, which every runner is connected to: so runs that no longer
+touch shared state are seen as well. The runner of the run that is going on then already is connected, and gets a
+receiver of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import streamlit
+from streamlit.runtime import Runtime
+from streamlit.runtime.app_session import AppSession, AppSessionState
+from streamlit.runtime.scriptrunner import ScriptRunner, ScriptRunnerEvent, get_script_run_ctx
+
+from fastserverstate._core import Scope, Store, locate_scopes
+from fastserverstate.rerun.scheduler import Scheduler
+from fastserverstate.rerun.session import LiveSession, Readiness
+
+OLDEST = "1.37"
+NEWEST = "1.67"
+
+_ATTRIBUTE = "_fastserverstate"  # of AppSession and ScriptRunContext: the LiveSession
+
+_context_module = sys.modules[get_script_run_ctx.__module__]
+# Streamlit 1.58 moved the current fragment from the context to a context variable, for parallel fragments.
+_thread_state = getattr(_context_module, "_thread_state", None)
+
+_NEEDED: dict[Any, set[str]] = {
+    AppSession: {
+        "_browser_queue",
+        "_client_state",
+        "_create_scriptrunner",
+        "_event_loop",
+        "_fragment_storage",
+        "_on_scriptrunner_event",
+        "_scriptrunner",
+        "_state",
+        "request_rerun",
+    },
+    Runtime: {"_session_mgr"},
+    ScriptRunner: {"on_event"},
+    AppSessionState: {"SHUTDOWN_REQUESTED"},
+    ScriptRunnerEvent: {
+        "ENQUEUE_FORWARD_MSG",
+        "FRAGMENT_STOPPED_WITH_SUCCESS",
+        "SCRIPT_STARTED",
+        "SCRIPT_STOPPED_FOR_RERUN",
+        "SCRIPT_STOPPED_WITH_COMPILE_ERROR",
+        "SCRIPT_STOPPED_WITH_SUCCESS",
+        "SHUTDOWN",
+    },
+    _context_module.ScriptRunContext: {
+        "_enqueue",
+        "fragment_ids_this_run",
+        "session_id",
+        *(() if _thread_state else ("current_fragment_id",)),
+    },
+}
+
+
+def missing_names() -> list[str]:
+    """What the installed Streamlit lacks of the names that this file uses."""
+    missing = [] if hasattr(_context_module, "SCRIPT_RUN_CONTEXT_ATTR_NAME") else ["SCRIPT_RUN_CONTEXT_ATTR_NAME"]
+    for owner, names in _NEEDED.items():
+        # Attributes that __init__ sets are among the names that its code uses.
+        known = {*dir(owner), *owner.__init__.__code__.co_names} if hasattr(owner.__init__, "__code__") else dir(owner)
+        missing += [f"{owner.__name__}.{name}" for name in sorted(names.difference(known))]
+    return missing
+
+
+def check_streamlit() -> None:
+    missing = missing_names()
+    if missing:
+        raise ImportError(
+            f"fastserverstate supports Streamlit {OLDEST} to {NEWEST}; the installed Streamlit "
+            f"{streamlit.__version__} lacks {', '.join(missing)}. "
+            f'Install a supported release: pip install "streamlit>={OLDEST},<={NEWEST}.*"'
+        )
+
+
+class AppSessionLink:
+    """An AppSession as a `rerun.session.SessionLink`. Does not keep it alive."""
+
+    def __init__(self, session: AppSession, manager: Any) -> None:
+        self._session = weakref.ref(session, lambda _: self.on_gone())
+        self.on_gone: Callable[[], None] = lambda: None
+        self._manager = manager
+        self._id = session.id
+        self._loop: asyncio.AbstractEventLoop = session._event_loop
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def readiness(self) -> Readiness:
+        session = self._session()
+        if session is None or session._state is AppSessionState.SHUTDOWN_REQUESTED:
+            return Readiness.GONE
+        if not self._manager.is_active_session(self._id):
+            return Readiness.AWAY
+        if session._scriptrunner is not None:
+            return Readiness.RUNNING
+        if len(session._browser_queue):
+            return Readiness.SENDING
+        return Readiness.READY
+
+    def has_fragment(self, fragment: str) -> bool:
+        session = self._session()
+        return session is not None and session._fragment_storage.contains(fragment)
+
+    def request_rerun(self, fragment: str | None) -> None:
+        session = self._session()
+        if session is None:
+            return
+        # Without widget states the session keeps those that it has; page and query string come with the copy.
+        state = type(session._client_state)()
+        state.CopyFrom(session._client_state)
+        if fragment is not None:
+            state.fragment_id = fragment
+        session.request_rerun(state)
+
+
+class Bridge:
+    """Connects a store and a scheduler to the Streamlit server of this process."""
+
+    def __init__(self, store: Store, scheduler: Scheduler) -> None:
+        self._store = store
+        self._scheduler = scheduler
+        locate_scopes(
+            _context_module.SCRIPT_RUN_CONTEXT_ATTR_NAME,
+            _thread_state,
+            "current_fragment_id" if _thread_state is None else "fragment_id",
+            self.resolve,
+        )
+
+    def resolve(self, context: Any, fragment: str | None) -> Scope | None:
+        """The scope of a script context and a fragment id; None where nothing can be rerun.
+
+        Called at a thread's first access in a run of a scope.
+        """
+        live = context.__dict__.get(_ATTRIBUTE)
+        if live is None:
+            session = _find_session(context.session_id)
+            if session is None:
+                return None
+            live = session.__dict__.get(_ATTRIBUTE) or self._hook(session)
+            context.__dict__[_ATTRIBUTE] = live
+        if live.runner is not context._enqueue.__self__:
+            return None  # a run that another one has taken the place of
+        if fragment is None and context.fragment_ids_this_run:
+            fragment = context.fragment_ids_this_run[0]  # a callback; only new releases say of which fragment
+        return live.scope(fragment)
+
+    def _hook(self, session: AppSession) -> LiveSession:
+        manager = Runtime.instance()._session_mgr
+        link = AppSessionLink(session, manager)
+        live = LiveSession(self._store, link)
+        link.on_gone = lambda: self._scheduler.retire(live)
+        session_ref = weakref.ref(session)
+
+        def observe(sender: Any, event: ScriptRunnerEvent, **details: Any) -> None:
+            self._observe(live, session_ref(), sender, event, details)
+
+        def on_scriptrunner_event(sender: Any, event: ScriptRunnerEvent, **details: Any) -> None:
+            session = session_ref()
+            if session is not None:
+                AppSession._on_scriptrunner_event(session, sender, event, **details)
+                self._observe(live, session, sender, event, details)
+
+        self._scheduler.adopt(live)
+        runner = session._scriptrunner
+        if runner is not None:
+            live.run_started(runner, None)
+            runner.on_event.connect(observe, weak=False)
+        session._on_scriptrunner_event = on_scriptrunner_event  # type: ignore[method-assign]
+        session.__dict__[_ATTRIBUTE] = live
+        self._watch_returns(manager)
+        return live
+
+    def _observe(
+        self, live: LiveSession, session: AppSession | None, sender: Any, event: ScriptRunnerEvent, details: dict[str, Any]
+    ) -> None:
+        """Follow the runs of a session. On the runner's thread, mostly."""
+        if event is ScriptRunnerEvent.ENQUEUE_FORWARD_MSG:
+            if sender is live.runner:
+                live.message_sent()
+        elif event is ScriptRunnerEvent.SCRIPT_STARTED:
+            if session is not None and sender is session._scriptrunner:
+                live.run_started(sender, details.get("fragment_ids_this_run"))
+        elif sender is not live.runner:
+            pass
+        elif event is ScriptRunnerEvent.SHUTDOWN:
+            live.runner_ended = True
+            self._scheduler.run_ended(live)
+        elif session is not None:
+            live.finish_run(_executed_fragments(), session._fragment_storage.contains)
+
+    def _watch_returns(self, manager: Any) -> None:
+        """Refresh a session that comes back after its connection was lost."""
+        if _ATTRIBUTE in manager.__dict__:
+            return
+        connect_session = manager.connect_session
+
+        def connect_and_refresh(*args: Any, **kwargs: Any) -> str:
+            session_id: str = connect_session(*args, **kwargs)
+            live = manager.get_active_session_info(session_id).session.__dict__.get(_ATTRIBUTE)
+            if live is not None:
+                self._scheduler.returned(live)
+            return session_id
+
+        manager.connect_session = connect_and_refresh
+        manager.__dict__[_ATTRIBUTE] = True
+
+
+def _find_session(session_id: str) -> AppSession | None:
+    if not Runtime.exists():
+        return None
+    manager = getattr(Runtime.instance(), "_session_mgr", None)  # AppTest has a runtime without one
+    info = None if manager is None else manager.get_active_session_info(session_id)
+    session = None if info is None else info.session
+    return session if isinstance(session, AppSession) else None
+
+
+def _executed_fragments() -> frozenset[str]:
+    """Ids of the fragments that the run in this thread has executed."""
+    context: Any = get_script_run_ctx(suppress_warning=True)
+    if context is None:
+        return frozenset()
+    ids = getattr(context, "shared", context).new_fragment_ids
+    return ids.snapshot() if hasattr(ids, "snapshot") else frozenset(ids)

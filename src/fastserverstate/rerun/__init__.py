@@ -1,0 +1,1 @@
+"""Who must be rerun, and when."""

@@ -1,0 +1,63 @@
+"""What an app says about reruns: `no_rerun` and `force_rerun_bound_sessions`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ContextDecorator
+from types import TracebackType
+
+from fastserverstate._core import Store, rerun_suppression_depth
+from fastserverstate.errors import RerunSuppressedError
+
+
+class NoRerun(ContextDecorator):
+    """Writes inside of ``with no_rerun:`` rerun nobody. Also a decorator.
+
+    The values are stored at once, and sessions stay subscribed: a later write outside of the block reruns them.
+
+    Thread-safety
+        The block applies to the thread, task or parallel fragment that is in it and to no other. It nests.
+
+    >>> from fastserverstate import no_rerun, server_state
+    >>> with no_rerun:
+    ...     server_state["heartbeat"] = 1
+    >>> del server_state["heartbeat"]
+    """
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        rerun_suppression_depth.set(rerun_suppression_depth.get() + 1)
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        rerun_suppression_depth.set(rerun_suppression_depth.get() - 1)
+
+
+def force_rerun_with(store: Store) -> Callable[[str], None]:
+    """Make `force_rerun_bound_sessions` for a store."""
+
+    def force_rerun_bound_sessions(key: str) -> None:
+        """Rerun whoever depends on the key, as if its value had changed: for values that were changed in place.
+
+        The calling session is rerun too, after its run, if that run has already shown the value.
+
+        Raises
+            ``RerunSuppressedError`` inside of a ``no_rerun`` block, ``KeyError`` if the key is not set, ``TypeError``
+            if it is not a ``str``.
+
+        >>> from fastserverstate import force_rerun_bound_sessions, server_state
+        >>> server_state["log"] = ["started"]
+        >>> server_state["log"].append("ready")
+        >>> force_rerun_bound_sessions("log")
+        >>> del server_state["log"]
+        """
+        if rerun_suppression_depth.get():
+            raise RerunSuppressedError(
+                f"force_rerun_bound_sessions({key!r}) was called inside of a no_rerun block, which forbids reruns. "
+                f"Call it after the block."
+            )
+        store.touch(key)
+
+    return force_rerun_bound_sessions

@@ -1,0 +1,103 @@
+"""One session as the scheduler sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from fastserverstate._core import Session, Store
+
+if TYPE_CHECKING:
+    from fastserverstate.rerun.scheduler import Pump
+
+logger = logging.getLogger("fastserverstate")
+
+# Reruns in a row that a session may owe to its own writes alone.
+MAX_SELF_RERUNS = 2
+
+
+class Readiness(enum.Enum):
+    """Whether a session can be rerun now."""
+
+    READY = enum.auto()
+    RUNNING = enum.auto()  # its end will be reported
+    SENDING = enum.auto()  # the last run's output has not left yet, and a new run would discard it
+    AWAY = enum.auto()  # disconnected; its return will be reported
+    GONE = enum.auto()
+
+
+class SessionLink(Protocol):
+    """What the scheduler needs of a session. All of it is called on the session's event loop."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    def readiness(self) -> Readiness: ...
+
+    def has_fragment(self, fragment: str) -> bool: ...
+
+    def request_rerun(self, fragment: str | None) -> None: ...
+
+
+class LiveSession(Session):
+    """A session whose script has read or written shared state.
+
+    Thread-safety
+        The runner's thread reports the start, the messages and the end of runs. Everything else happens on the
+        session's event loop.
+    """
+
+    def __init__(self, store: Store, link: SessionLink) -> None:
+        super().__init__(store)
+        self.link = link
+        self.pump: Pump | None = None
+        self.runner: object = None  # whose runs count; others are on their way out
+        self.runner_ended = False
+        self.queued = False
+        self.admitted: asyncio.TimerHandle | None = None  # while it holds a place of the pump
+        self._self_reruns = 0
+        self._owed_to_self = False
+        self._requested_for_self = False
+
+    def run_started(self, runner: object, fragments: list[str] | None) -> None:
+        self.runner = runner
+        self.runner_ended = False
+        self._self_reruns = self._self_reruns + 1 if self._requested_for_self else 0
+        self._requested_for_self = self._owed_to_self = False
+        self.start_run(fragments or None)
+
+    def settle(self, warned: set[str]) -> None:
+        """After a run: decide whether what the session itself has overwritten is worth a rerun."""
+        overwritten = self.take_overwritten()
+        if not overwritten:
+            return
+        if self._self_reruns >= MAX_SELF_RERUNS:
+            for key in set(overwritten.values()) - warned:
+                warned.add(key)
+                logger.warning(
+                    "Every run of a session shows server_state[%r] and then changes it, so no run can show its final "
+                    "value. The session is not rerun for this again. Change the value in a callback, or before it is "
+                    "shown.",
+                    key,
+                )
+            return
+        self._owed_to_self = not self.stale_parts()
+        for part in overwritten:
+            self.mark_stale(part)
+
+    def stale_fragment_or_body(self) -> tuple[bool, str | None]:
+        """Whether anything is stale, and the fragment to rerun: None for the whole script."""
+        stale = self.stale_parts()
+        if None in stale:
+            return True, None
+        for part in stale:
+            if self.link.has_fragment(part):
+                return True, part
+            self.drop_scope(part)
+        return False, None
+
+    def request_rerun(self, fragment: str | None) -> None:
+        self._requested_for_self = self._owed_to_self
+        self.link.request_rerun(fragment)

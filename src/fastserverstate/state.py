@@ -1,0 +1,69 @@
+"""`server_state`: item and attribute access to the store, as a full mutable mapping."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterator, MutableMapping, ValuesView
+from typing import Any
+
+from fastserverstate._core import Namespace
+
+_MISSING = object()
+
+
+class _Items(ItemsView[str, Any]):
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        for key in self._mapping:
+            value = self._mapping.get(key, _MISSING)
+            if value is not _MISSING:  # deleted since the snapshot of the keys
+                yield key, value
+
+
+class _Values(ValuesView[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return (value for _, value in _Items(self._mapping))
+
+
+class ServerState(Namespace, MutableMapping[str, Any]):
+    """State that every session of the app shares.
+
+    Works like ``st.session_state``, with item and attribute access, but there is one for the whole process. A read in
+    a script run makes what is running (the script's body, or the fragment) depend on the key: when another session or
+    a thread assigns a different value, it is rerun.
+
+    Values are shared by reference. A list that you change in place has to be assigned again for others to notice.
+
+    Thread-safety
+        Every single operation is atomic, ``setdefault`` and ``pop`` included. ``server_state["n"] += 1`` is a read and
+        a write: hold ``server_state_lock["n"]`` around it. Iteration is over a snapshot of the keys.
+
+    Raises
+        ``TypeError`` for a key that is not exactly a ``str``, ``KeyError`` for a missing item, ``AttributeError`` for
+        a missing attribute.
+
+    >>> from fastserverstate import server_state
+    >>> server_state["visitors"] = 1
+    >>> server_state.visitors
+    1
+    >>> "visitors" in server_state
+    True
+    >>> del server_state.visitors
+    """
+
+    __slots__ = ()
+
+    def items(self) -> ItemsView[str, Any]:
+        return _Items(self)
+
+    def values(self) -> ValuesView[Any]:
+        return _Values(self)
+
+    def clear(self) -> None:
+        for key in self:
+            self.pop(key, None)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self]
+
+    def __repr__(self) -> str:
+        return f"server_state({', '.join(self)})"
+

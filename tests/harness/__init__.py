@@ -1,0 +1,1 @@
+"""Real Streamlit servers and sessions for tests and load runs."""

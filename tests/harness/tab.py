@@ -1,0 +1,160 @@
+"""One browser tab without a browser: a session over Streamlit's websocket protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import websockets
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from streamlit.proto.WidgetStates_pb2 import WidgetState
+
+DEADLINE = 30.0
+
+
+class Tab:
+    """Keeps what a browser would show and sends what it would send.
+
+    Attributes
+        ``started`` and ``finished`` count the runs of which the tab has heard; ``session_id`` can resume the session.
+    """
+
+    def __init__(self, url: str, *, resume: str | None = None, page: str = "", query: str = "") -> None:
+        self._url = url
+        self._resume = resume
+        self._page = page
+        self._query = query
+        self._elements: dict[tuple[int, ...], tuple[str, Any, str]] = {}
+        self._widgets: dict[str, WidgetState] = {}
+        self._before: set[tuple[int, ...]] = set()
+        self._fragments: set[str] = set()
+        self._changed = asyncio.Condition()
+        self._broken: BaseException | None = None
+        self.session_id = ""
+        self.started = 0
+        self.finished = 0
+        self.fragment_runs = 0
+        self.messages = 0
+
+    async def __aenter__(self) -> Self:
+        protocols = ["streamlit", "PLACEHOLDER_AUTH_TOKEN", *([self._resume] if self._resume else [])]
+        self._socket = await websockets.connect(self._url, subprotocols=protocols, max_size=None, open_timeout=DEADLINE)
+        self._reader = asyncio.create_task(self._read())
+        if self._resume is None:
+            await self.rerun()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._reader.cancel()
+        await self._socket.close()
+
+    # What the tab shows
+
+    @property
+    def texts(self) -> list[str]:
+        """The text elements, from top to bottom."""
+        return [
+            element.markdown.body if kind == "markdown" else element.text.body
+            for _, (kind, element, _) in sorted(self._elements.items())
+            if kind in ("markdown", "text")
+        ]
+
+    @property
+    def exceptions(self) -> list[str]:
+        return [
+            f"{element.exception.type}: {element.exception.message}"
+            for kind, element, _ in self._elements.values()
+            if kind == "exception"
+        ]
+
+    def element(self, label: str) -> tuple[Any, str]:
+        """The widget with this label, and the id of the fragment that it is in."""
+        for kind, element, fragment in self._elements.values():
+            widget = getattr(element, kind)
+            if getattr(widget, "label", None) == label:
+                return widget, fragment
+        raise LookupError(f"No widget {label!r} among {sorted(kind for kind, _, _ in self._elements.values())}")
+
+    async def until(self, condition: Callable[[Tab], bool], seconds: float = DEADLINE) -> None:
+        """Wait until the condition holds."""
+
+        def holds() -> bool:
+            if self._broken is not None:
+                raise self._broken
+            return condition(self)
+
+        async with self._changed:
+            try:
+                await asyncio.wait_for(self._changed.wait_for(holds), seconds)
+            except TimeoutError:
+                raise TimeoutError(
+                    f"After {seconds} s the tab shows {self.texts} {self.exceptions}; {self.started} runs started, "
+                    f"{self.finished} finished."
+                ) from None
+
+    async def shows(self, text: str, seconds: float = DEADLINE) -> None:
+        await self.until(lambda tab: text in tab.texts, seconds)
+
+    # What the user does
+
+    async def click(self, label: str) -> None:
+        widget, fragment = self.element(label)
+        await self.rerun(WidgetState(id=widget.id, trigger_value=True), fragment)
+
+    async def enter(self, label: str, text: str) -> None:
+        widget, fragment = self.element(label)
+        self._widgets[widget.id] = WidgetState(id=widget.id, string_value=text)
+        await self.rerun(fragment=fragment)
+
+    async def rerun(self, trigger: WidgetState | None = None, fragment: str = "") -> None:
+        message = BackMsg()
+        message.rerun_script.page_name = self._page
+        message.rerun_script.query_string = self._query
+        message.rerun_script.fragment_id = fragment
+        message.rerun_script.widget_states.widgets.extend(
+            [*self._widgets.values(), *([trigger] if trigger is not None else [])]
+        )
+        await self._socket.send(message.SerializeToString())
+
+    # What the server sends
+
+    async def _read(self) -> None:
+        try:
+            async for data in self._socket:
+                message = ForwardMsg()
+                message.ParseFromString(data)
+                async with self._changed:
+                    self._apply(message)
+                    self._changed.notify_all()
+        except Exception as error:
+            async with self._changed:
+                self._broken = error
+                self._changed.notify_all()
+
+    def _apply(self, message: ForwardMsg) -> None:
+        self.messages += 1
+        kind = message.WhichOneof("type")
+        if kind == "new_session":
+            self.started += 1
+            self.session_id = message.new_session.initialize.session_id
+            # Streamlit 1.6x moved the fragment ids of a run from the message to its metadata.
+            run = message.new_session if hasattr(message.new_session, "fragment_ids_this_run") else message.metadata.run
+            self._fragments = set(getattr(run, "fragment_ids_this_run", None) or getattr(run, "fragment_ids", ()))
+            self._before = set(self._elements)
+        elif kind == "delta" and message.delta.WhichOneof("type") == "new_element":
+            path = tuple(message.metadata.delta_path)
+            element = message.delta.new_element
+            self._elements[path] = (element.WhichOneof("type"), element, message.delta.fragment_id)
+            self._before.discard(path)
+        elif kind == "script_finished":
+            self.finished += 1
+            self.fragment_runs += message.script_finished == ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY
+            if message.script_finished != ForwardMsg.FINISHED_EARLY_FOR_RERUN:
+                for path in self._before:
+                    if not self._fragments or self._elements[path][2] in self._fragments:
+                        del self._elements[path]
