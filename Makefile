@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+export PATH := $(abspath $(BIN)):$(PATH)
 SOURCES := setup.py pyproject.toml $(wildcard src/fastserverstate/*.pyx src/fastserverstate/*.pxd)
 
 .DEFAULT_GOAL := help

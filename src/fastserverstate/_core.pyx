@@ -13,7 +13,7 @@ A *scope* is what can be rerun: the body of one session's script, or one fragmen
 `Session`, which numbers the runs and counts what was sent to the screen.
 
 Reading a key sets the bit of the reading scope's slot in the key's subscriber set. A write that changes the value moves
-the whole set, a word at a time, into `pending`, and leaves it empty: subscriptions are one-shot, because a scope that is
+the set, a word at a time, into `pending`, and leaves it empty: subscriptions are one-shot, because a scope that is
 rerun reads again. So a key that is written a thousand times between two reruns pays for its subscribers once. The first
 bit that enters an empty `pending` wakes whoever collects stale scopes.
 
@@ -96,6 +96,7 @@ rerun_suppression_depth = contextvars.ContextVar("fastserverstate.no_rerun", def
 
 # A waiter that has been passed over for this long is given the lock directly instead of being told to try.
 cdef long long FAIR_AFTER_NS = 2_000_000
+cdef double FOR_EVER_NS = 2.0 ** 62
 
 
 @cython.final
@@ -135,6 +136,7 @@ cdef class Cell:
     cdef uint64_t born        # the store's clock when the key appeared: the order of iteration
     cdef Subscribers readers  # depend on the value
     cdef Subscribers watchers  # depend on whether there is one
+    cdef bint presence_owed   # it appeared or vanished in a `no_rerun` block, and the watchers do not know
     cdef bint linked          # in the table
     cdef bint reserved        # the key is also a method's name, which wins in attribute access
     cdef bint handed_out      # somebody may hold this lock object, whose identity must last
@@ -151,6 +153,8 @@ cdef class Cell:
 
     def acquire(self, blocking=True, timeout=-1):
         cdef double seconds = timeout
+        if seconds != seconds:
+            raise ValueError("Invalid value NaN (not a number)")
         if not blocking and seconds != -1:
             raise ValueError("can't specify a timeout for a non-blocking call")
         if seconds < 0 and seconds != -1:
@@ -161,7 +165,7 @@ cdef class Cell:
             return True
         if not blocking:
             return False
-        return _wait_for_lock(self, -1 if seconds == -1 else <long long>(seconds * 1e9))
+        return _wait_for_lock(self, -1 if seconds == -1 else <long long>min(seconds * 1e9, FOR_EVER_NS))
 
     def release(self):
         _unlock(self)
@@ -177,8 +181,20 @@ cdef class Cell:
     def __exit__(self, exc_type, exc_value, traceback):
         _unlock(self)
 
+    # What threading.Condition asks of a re-entrant lock.
+
     def _is_owned(self):
         return self.owner == PyThread_get_thread_ident()
+
+    def _release_save(self):
+        depth = self.depth
+        self.depth = 1
+        _unlock(self)
+        return depth
+
+    def _acquire_restore(self, depth):
+        self.__enter__()
+        self.depth = depth
 
     def __repr__(self):
         return f"<server_state_lock[{self.key!r}] {'locked' if self.owner else 'unlocked'}>"
@@ -256,6 +272,9 @@ cdef int _unlock(Cell self) except -1:
             waiter.granted = True
             if not waiter.woken:
                 waiter.wake()
+            for other in self.waiters:  # of a signal handler, which that thread runs while it waits
+                if (<_Waiter>other).thread == waiter.thread and not (<_Waiter>other).woken:
+                    (<_Waiter>other).wake()
         else:
             _wake_next(self)
     return 0
@@ -328,6 +347,7 @@ cdef class Session:
     cdef uint64_t run           # number of the current or last run
     cdef uint64_t sent          # messages to the screen so far
     cdef bint running
+    cdef bint closed
 
     def __init__(self, Store store not None):
         self.store = store
@@ -335,6 +355,8 @@ cdef class Session:
 
     def scope(self, part):
         cdef Scope scope = self.scopes.get(part)
+        if self.closed:
+            return None
         if scope is None:
             scope = Scope.__new__(Scope)
             scope.session = self
@@ -397,6 +419,7 @@ cdef class Session:
             self.store.give_back_slot(scope)
 
     def close(self):
+        self.closed = True
         self.running = False
         for part in list(self.scopes):
             self.drop_scope(part)
@@ -626,9 +649,7 @@ cdef class Store:
     # Subscribing
 
     cdef inline int subscribe(self, Cell cell, Scope scope) except -1:
-        """Depend on the cell's value, or on its appearance where it has none."""
-        if cell.value is ABSENT:
-            return self.watch(cell, scope)
+        """Depend on the cell's value, which may be that it has none."""
         if not subscribers_has(&cell.readers, scope.slot) and not self.is_pending(scope):
             subscribers_add(&cell.readers, scope.slot)
             scope.values.add(cell, scope.session.sent)
@@ -683,6 +704,7 @@ cdef class Store:
 
     cdef int give_back_slot(self, Scope scope) except -1:
         self.forget(scope)
+        scope.stale = True  # a thread may still run in it: what is stale does not subscribe
         self.slots[scope.slot] = None
         self.free_slots.append(scope.slot)
         return 0
@@ -702,12 +724,16 @@ cdef class Store:
                 self.present += 1
             else:
                 self.present -= 1
-        if cell.readers.count or (presence_changed and (cell.watchers.count or self.members.readers.count)):
-            if rerun_suppression_depth.get() == 0:
-                self.mark(cell, &cell.readers, False, writer)
-                if presence_changed:
-                    self.mark(cell, &cell.watchers, True, writer)
-                    self.mark(self.members, &self.members.readers, False, writer)
+        if presence_changed:
+            cell.presence_owed = True
+        if cell.readers.count or (cell.presence_owed and (cell.watchers.count or self.members.readers.count)):
+            if rerun_suppression_depth.get():
+                return 0
+            self.mark(cell, &cell.readers, False, writer)
+            if cell.presence_owed:
+                self.mark(cell, &cell.watchers, True, writer)
+                self.mark(self.members, &self.members.readers, False, writer)
+        cell.presence_owed = False
         return 0
 
     cdef int mark(self, Cell cell, Subscribers *subscribers, bint presence, Session writer) except -1:
@@ -812,6 +838,7 @@ cdef class Store:
             return self.read_when_free(cell, scope)
         if scope is not None:
             self.subscribe(cell, scope)
+            self.drop_if_unused(cell)
         return cell.value
 
     cdef object read_when_free(self, Cell cell, Scope scope):
@@ -912,10 +939,10 @@ cdef inline str checked_key(object key):
     return <str>key
 
 
-# ---------------------------------------------------------------------------------------------- item and attribute access
+# -------------------------------------------------------------------------------------------- item and attribute access
 
 cdef class Namespace:
-    """Item and attribute access to a store. Every public name of a subclass is one that keys cannot have as attributes."""
+    """Item and attribute access to a store. A method of a subclass is a name that no key can have as an attribute."""
     cdef Store _store
 
     def __cinit__(self, Store store not None):
@@ -1023,60 +1050,63 @@ cdef int check_attribute(Store store, name) except -1:
     return 0
 
 
-# ------------------------------------------------------------------------------------------- did this assignment change it?
+# -------------------------------------------------------------------------------------- did this assignment change it?
 
 cdef enum:
     DEEPEST = 100
+    MOST_CONTAINERS = 100_000  # a nest of shared containers is walked once for every way into it
 
-cdef frozenset PLAIN = frozenset({
-    type(None), bool, int, float, complex, str, bytes, range,
-    datetime.date, datetime.timedelta, decimal.Decimal,
-})
+cdef frozenset PLAIN = frozenset({type(None), bool, int, str, bytes, datetime.date, datetime.timedelta})
 cdef object ENUM_TYPE = enum.EnumMeta
 
 
 def same_value(old, new):
-    return _same(old, new, 0)
+    cdef int containers = 0
+    return _same(old, new, 0, &containers)
 
 
-cdef bint _same(object old, object new, int depth) except -1:
+cdef bint _same(object old, object new, int depth, int *containers) except -1:
     """Whether `new` certainly shows what `old` showed. Runs no code but that of built-in types.
 
     Of types that are not listed nothing is certain, not even of the same object: it may have been changed in place.
     """
     cdef type kind = type(old)
-    if kind is not type(new) or depth > DEEPEST:
+    if kind is not type(new):
         return False
     if kind in PLAIN:
-        return old is new or old == new or (kind is float and old != old and new != new)
-    if kind is tuple or kind is list:
-        # The same list again may hold something else by now.
-        if old is new and kind is list:
-            return False
-        if len(old) != len(new):
-            return False
-        for left, right in zip(old, new):
-            if not _same(left, right, depth + 1):
-                return False
-        return True
-    if kind is dict:
-        if old is new or len(old) != len(new):
-            return False
-        for (left_key, left), (right_key, right) in zip((<dict>old).items(), (<dict>new).items()):
-            if not _same(left_key, right_key, depth + 1) or not _same(left, right, depth + 1):
-                return False
-        return True
+        return old is new or old == new
+    if kind is float or kind is complex:
+        return old is new or repr(old) == repr(new)  # tells 0.0 from -0.0, and not NaN from NaN
+    if kind is decimal.Decimal:
+        return old is new or old.compare_total(new) == 0  # tells 1.0 from 1.00
+    if kind is range:
+        return old.start == new.start and old.stop == new.stop and old.step == new.step
+    if kind is datetime.datetime or kind is datetime.time:
+        zone = old.tzinfo
+        return (zone is new.tzinfo and (zone is None or type(zone) is datetime.timezone)) and old == new
+    if isinstance(kind, ENUM_TYPE):
+        return old is new
+    if kind is not tuple and kind is not list and kind is not dict and kind is not set and kind is not frozenset:
+        return False
+    if old is new and (kind is list or kind is dict or kind is set):
+        return False  # it may hold something else by now
+    containers[0] += 1
+    if len(old) != len(new) or depth > DEEPEST or containers[0] > MOST_CONTAINERS:
+        return False
     if kind is set or kind is frozenset:
-        if (old is new and kind is set) or len(old) != len(new):
-            return False
         for item in old:
             if type(item) not in PLAIN:
                 return False
         for item in new:
             if type(item) not in PLAIN:
                 return False
-        return old == new
-    if kind is datetime.datetime or kind is datetime.time:
-        zone = old.tzinfo
-        return (zone is new.tzinfo and (zone is None or type(zone) is datetime.timezone)) and old == new
-    return isinstance(kind, ENUM_TYPE) and old is new
+        return {(type(item), item) for item in old} == {(type(item), item) for item in new}
+    if kind is dict:
+        for left, right in zip((<dict>old).items(), (<dict>new).items()):
+            if not _same(left[0], right[0], depth + 1, containers) or not _same(left[1], right[1], depth + 1, containers):
+                return False
+        return True
+    for left, right in zip(old, new):
+        if not _same(left, right, depth + 1, containers):
+            return False
+    return True

@@ -160,7 +160,8 @@ class Bridge:
             return None  # a run that another one has taken the place of
         if fragment is None and context.fragment_ids_this_run:
             fragment = context.fragment_ids_this_run[0]  # a callback; only new releases say of which fragment
-        return live.scope(fragment)
+        scope: Scope | None = live.scope(fragment)
+        return scope
 
     def _hook(self, session: AppSession) -> LiveSession:
         manager = Runtime.instance()._session_mgr
@@ -183,13 +184,18 @@ class Bridge:
         if runner is not None:
             live.run_started(runner, None)
             runner.on_event.connect(observe, weak=False)
-        session._on_scriptrunner_event = on_scriptrunner_event  # type: ignore[method-assign]
+        session.__dict__["_on_scriptrunner_event"] = on_scriptrunner_event
         session.__dict__[_ATTRIBUTE] = live
         self._watch_returns(manager)
         return live
 
     def _observe(
-        self, live: LiveSession, session: AppSession | None, sender: Any, event: ScriptRunnerEvent, details: dict[str, Any]
+        self,
+        live: LiveSession,
+        session: AppSession | None,
+        sender: Any,
+        event: ScriptRunnerEvent,
+        details: dict[str, Any],
     ) -> None:
         """Follow the runs of a session. On the runner's thread, mostly."""
         if event is ScriptRunnerEvent.ENQUEUE_FORWARD_MSG:

@@ -25,6 +25,7 @@ class ServerStateLock(Mapping[str, Cell]):
     """
 
     __slots__ = ("_store",)
+    _store: Store
 
     def __init__(self, store: Store) -> None:
         object.__setattr__(self, "_store", store)
@@ -41,10 +42,10 @@ class ServerStateLock(Mapping[str, Cell]):
         raise AttributeError(f"Locks cannot be replaced. Take the one that there is: with server_state_lock[{name!r}]:")
 
     def __contains__(self, key: object) -> bool:
-        return type(key) is str and key in self._store.keys()
+        return type(key) is str and self._store.version(key) > 0
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._store.keys())
 
     def __len__(self) -> int:
-        return len(self._store.keys())
+        return self._store.statistics()["keys"]

@@ -11,16 +11,24 @@ _MISSING = object()
 
 
 class _Items(ItemsView[str, Any]):
+    def __init__(self, state: ServerState) -> None:
+        super().__init__(state)
+        self._state = state
+
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        for key in self._mapping:
-            value = self._mapping.get(key, _MISSING)
+        for key in self._state:
+            value = self._state.get(key, _MISSING)
             if value is not _MISSING:  # deleted since the snapshot of the keys
                 yield key, value
 
 
 class _Values(ValuesView[Any]):
+    def __init__(self, state: ServerState) -> None:
+        super().__init__(state)
+        self._items = _Items(state)
+
     def __iter__(self) -> Iterator[Any]:
-        return (value for _, value in _Items(self._mapping))
+        return (value for _, value in self._items)
 
 
 class ServerState(Namespace, MutableMapping[str, Any]):
@@ -57,6 +65,13 @@ class ServerState(Namespace, MutableMapping[str, Any]):
     def values(self) -> ValuesView[Any]:
         return _Values(self)
 
+    def popitem(self) -> tuple[str, Any]:
+        for key in self:
+            value = self.pop(key, _MISSING)
+            if value is not _MISSING:
+                return key, value
+        raise KeyError("server_state is empty")
+
     def clear(self) -> None:
         for key in self:
             self.pop(key, None)
@@ -66,4 +81,3 @@ class ServerState(Namespace, MutableMapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"server_state({', '.join(self)})"
-

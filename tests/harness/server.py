@@ -65,7 +65,11 @@ def running(command: Sequence[str], port: int, *, env: Mapping[str, str] | None 
         log = Path(folder) / "output"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(env or {})},
             )
         server = AppServer(process, port, log)
         try:
@@ -82,7 +86,11 @@ def running(command: Sequence[str], port: int, *, env: Mapping[str, str] | None 
 
 @contextlib.contextmanager
 def streamlit_run(
-    script: Path, *, options: Mapping[str, str] | None = None, env: Mapping[str, str] | None = None, python: str = sys.executable
+    script: Path,
+    *,
+    options: Mapping[str, str] | None = None,
+    env: Mapping[str, str] | None = None,
+    python: str = sys.executable,
 ) -> Iterator[AppServer]:
     """`streamlit run script` on a free port."""
     port = free_port()
@@ -96,7 +104,10 @@ def _wait_until_healthy(server: AppServer, seconds: float = 60) -> None:
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
             raise RuntimeError(f"The server ended with {server.process.returncode}:\n{server.output}")
-        with contextlib.suppress(OSError, urllib.error.URLError), urllib.request.urlopen(f"{server.url}/_stcore/health", timeout=5):
+        with (
+            contextlib.suppress(OSError, urllib.error.URLError),
+            urllib.request.urlopen(f"{server.url}/_stcore/health", timeout=5),
+        ):
             return
         time.sleep(0.05)
     raise TimeoutError(f"The server was not ready after {seconds} s:\n{server.output}")

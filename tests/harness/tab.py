@@ -26,6 +26,7 @@ class Tab:
         self._url = url
         self._resume = resume
         self._page = page
+        self._page_script_hash = ""
         self._query = query
         self._elements: dict[tuple[int, ...], tuple[str, Any, str]] = {}
         self._widgets: dict[str, WidgetState] = {}
@@ -37,6 +38,7 @@ class Tab:
         self.started = 0
         self.finished = 0
         self.fragment_runs = 0
+        self.settled = False  # no run is going on, as far as the tab has heard
         self.messages = 0
 
     async def __aenter__(self) -> Self:
@@ -113,7 +115,10 @@ class Tab:
 
     async def rerun(self, trigger: WidgetState | None = None, fragment: str = "") -> None:
         message = BackMsg()
-        message.rerun_script.page_name = self._page
+        if self._page_script_hash:
+            message.rerun_script.page_script_hash = self._page_script_hash
+        else:
+            message.rerun_script.page_name = self._page
         message.rerun_script.query_string = self._query
         message.rerun_script.fragment_id = fragment
         message.rerun_script.widget_states.widgets.extend(
@@ -141,6 +146,8 @@ class Tab:
         kind = message.WhichOneof("type")
         if kind == "new_session":
             self.started += 1
+            self.settled = False
+            self._page_script_hash = message.new_session.page_script_hash
             self.session_id = message.new_session.initialize.session_id
             # Streamlit 1.6x moved the fragment ids of a run from the message to its metadata.
             run = message.new_session if hasattr(message.new_session, "fragment_ids_this_run") else message.metadata.run
@@ -153,6 +160,7 @@ class Tab:
             self._before.discard(path)
         elif kind == "script_finished":
             self.finished += 1
+            self.settled = True
             self.fragment_runs += message.script_finished == ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY
             if message.script_finished != ForwardMsg.FINISHED_EARLY_FOR_RERUN:
                 for path in self._before:

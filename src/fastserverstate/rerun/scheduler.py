@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 
 from fastserverstate._core import Store
 from fastserverstate.rerun.session import LiveSession, Readiness
@@ -77,7 +78,9 @@ class Scheduler:
     def _collect(self) -> None:
         here = asyncio.get_running_loop()
         for scope in self._store.collect_stale():
-            live = scope.owner
+            live = cast("LiveSession", scope.owner)
+            if live.pump is None:
+                continue
             if live.pump.loop is here:
                 live.pump.offer(live)
             else:

@@ -90,9 +90,9 @@ class LiveSession(Session):
     def stale_fragment_or_body(self) -> tuple[bool, str | None]:
         """Whether anything is stale, and the fragment to rerun: None for the whole script."""
         stale = self.stale_parts()
-        if None in stale:
-            return True, None
         for part in stale:
+            if part is None or None in stale:
+                return True, None
             if self.link.has_fragment(part):
                 return True, part
             self.drop_scope(part)

@@ -1,0 +1,87 @@
+"""Runs the load benchmark: `python -m load --help`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from tqdm import tqdm
+
+from load.bench import PACKAGES, VARIANTS, serving
+from load.plot import draw
+from load.report import Result, as_json, as_text
+from load.scenarios import SCENARIOS
+
+# A scenario bounds its own waiting. This is for a server that does not answer at all.
+LIMIT_SECONDS = 240
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m load", description="Many sessions on a real Streamlit server.")
+    parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="may be repeated; default: all")
+    parser.add_argument("--package", action="append", choices=PACKAGES, help="may be repeated; default: all")
+    parser.add_argument("--variant", action="append", choices=VARIANTS, help="default: what fits the scenario")
+    parser.add_argument("--sessions", type=int, help="instead of the scenario's own number")
+    parser.add_argument("--quick", action="store_true", help="small and short: shows that it works, not how fast it is")
+    parser.add_argument(
+        "--out", type=Path, default=Path("load-results"), help="folder for results.json and results.png"
+    )
+    return parser.parse_args()
+
+
+async def run(scenario: str, variant: str, package: str, arguments: argparse.Namespace, bar: tqdm[None]) -> Result:
+    """Run a scenario on a server of its own."""
+
+    def say(step: str) -> None:
+        bar.set_description_str(f"{scenario}, {variant}, {PACKAGES[package].name}: {step}")
+
+    plan = SCENARIOS[scenario]
+    size = plan.quick if arguments.quick else plan.size
+    if arguments.sessions is not None and size.sessions > 1:
+        size = dataclasses.replace(size, sessions=arguments.sessions)
+    say("starting")
+    async with asyncio.timeout(LIMIT_SECONDS), serving(plan.app, PACKAGES[package], VARIANTS[variant]) as bench:
+        own_cpu = time.process_time()
+        figures = await plan.measure(bench, size, say)
+        figures["client_cpu_seconds"] = time.process_time() - own_cpu
+        figures["exceptions_in_log"] = bench.errors()
+    bar.update()
+    return Result(scenario, variant, package, size.sessions, figures)
+
+
+def environment() -> dict[str, str]:
+    return {
+        "fastserverstate": version("fastserverstate"),
+        "streamlit-server-state": version("streamlit-server-state"),
+        "Streamlit": version("streamlit"),
+        "Python": platform.python_version(),
+        "CPUs": str(os.cpu_count()),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+async def main() -> None:
+    arguments = parse_arguments()
+    cells = [
+        (scenario, variant, package)
+        for scenario in arguments.scenario or SCENARIOS
+        for variant in arguments.variant or SCENARIOS[scenario].variants
+        for package in arguments.package or PACKAGES
+    ]
+    with tqdm(total=len(cells), unit="server") as bar:
+        results = [await run(*cell, arguments, bar) for cell in cells]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "results.json").write_text(as_json(results, environment()))
+    draw(arguments.out / "results.png", results, environment())
+    print(as_text(results))
+    print(f"\nWritten to {arguments.out}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

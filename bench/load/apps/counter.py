@@ -1,0 +1,13 @@
+"""A number that everybody sees and anybody increments."""
+
+import control
+import streamlit as st
+from meter import counted
+from package import server_state, server_state_lock
+
+control.start()
+with counted():
+    if st.button("add"):
+        with server_state_lock["n"]:
+            server_state["n"] = server_state.get("n", 0) + 1
+    st.text(f"n {server_state.get('n', 0)}")

@@ -1,0 +1,145 @@
+"""One server under test: its sessions, its counters, its writer thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from harness.server import AppServer, free_port, streamlit_run
+
+from load.client import Session, open_sessions
+
+APPS = Path(__file__).parent / "apps"
+LOOPBACK = {"server.address": "127.0.0.1"}
+SETTLE_SECONDS = 20.0
+SETTLE_PAUSE = 0.4
+
+
+@dataclass(frozen=True)
+class Package:
+    name: str
+    module: str
+
+
+OLD = Package("streamlit-server-state", "streamlit_server_state")
+NEW = Package("fastserverstate", "fastserverstate")
+PACKAGES = {"old": OLD, "new": NEW}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Settings of a server: Streamlit's options, and what fastserverstate's `configure(gc=...)` is given."""
+
+    title: str
+    short: str
+    options: dict[str, str]
+    gc: str | None = None
+
+
+VARIANTS = {
+    "gc-off": Variant("runner.postScriptGC off", "GC off", {"runner.postScriptGC": "false"}),
+    "defaults": Variant("Streamlit's defaults", "defaults", {}),
+}
+
+
+@dataclass(frozen=True)
+class Runs:
+    started: int
+    completed: int
+
+    def __sub__(self, before: Runs) -> Runs:
+        return Runs(self.started - before.started, self.completed - before.completed)
+
+    @property
+    def killed(self) -> int:
+        return self.started - self.completed
+
+
+@dataclass(frozen=True)
+class Writes:
+    """What the writer thread has done. `ended` is False if it is stuck in a write."""
+
+    count: int
+    last: float
+    busy_seconds: float
+    ended: bool
+
+
+class Bench:
+    """The server and its open sessions."""
+
+    def __init__(self, server: AppServer, control_port: int) -> None:
+        self.server = server
+        self.sessions: list[Session] = []
+        self._control = f"http://127.0.0.1:{control_port}"
+
+    async def open(self, queries: Iterable[str]) -> list[Session]:
+        opened = await open_sessions(self.server.websocket_url, queries)
+        self.sessions += opened
+        return opened
+
+    async def runs(self) -> dict[str, Runs]:
+        """Runs so far, by the group that the app counts them in."""
+        return {group: Runs(*counts) for group, counts in (await self._ask("/runs")).items()}
+
+    async def settled_runs(self) -> dict[str, Runs]:
+        """Runs so far, once no more are being started or completed."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        runs = await self.runs()
+        while time.monotonic() < deadline:
+            await asyncio.sleep(SETTLE_PAUSE)
+            before, runs = runs, await self.runs()
+            if runs == before:
+                break
+        return runs
+
+    async def start_writer(self, key: str, interval: float, seconds: float) -> None:
+        await self._ask("/write", key=key, interval=interval, seconds=seconds)
+
+    async def writer_ended(self, seconds: float) -> Writes:
+        """Wait for the writer thread's end, or for so many seconds."""
+        deadline = time.monotonic() + seconds
+        while True:
+            report = await self._ask("/writer")
+            if report["ended"] or time.monotonic() > deadline:
+                return Writes(report["writes"], report["last_write"], report["busy_seconds"], report["ended"])
+            await asyncio.sleep(0.02)
+
+    def errors(self) -> int:
+        """Exceptions that the server has printed."""
+        return len(re.findall(r"^Traceback \(most recent call last\)", self.server.output, re.MULTILINE))
+
+    async def _ask(self, path: str, **arguments: Any) -> Any:
+        def ask() -> Any:
+            with urllib.request.urlopen(f"{self._control}{path}?{urlencode(arguments)}", timeout=60) as answer:
+                return json.load(answer)
+
+        return await asyncio.to_thread(ask)
+
+
+@contextlib.asynccontextmanager
+async def serving(app: str, package: Package, variant: Variant) -> AsyncIterator[Bench]:
+    """Run the app with the package until the block ends."""
+    control_port = free_port()
+    env = {"FSS_PACKAGE": package.module, "FSS_CONTROL_PORT": str(control_port)}
+    if package is NEW and variant.gc is not None:
+        env["FSS_GC"] = variant.gc
+    starting = contextlib.ExitStack()
+    server = await asyncio.to_thread(
+        starting.enter_context, streamlit_run(APPS / app, options=LOOPBACK | variant.options, env=env)
+    )
+    bench = Bench(server, control_port)
+    try:
+        yield bench
+    finally:
+        await asyncio.gather(*(session.close() for session in bench.sessions), return_exceptions=True)
+        await asyncio.to_thread(starting.close)

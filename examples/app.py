@@ -1,0 +1,17 @@
+"""Four small apps whose state everyone shares. Start them with: streamlit run examples/app.py"""
+
+import streamlit as st
+from conversation import choose_name
+
+st.set_page_config(page_title="fastserverstate", page_icon="🔗")
+
+page = st.navigation(
+    [
+        st.Page("views/counter.py", title="Counter", icon=":material/add_circle:", default=True),
+        st.Page("views/chat.py", title="Chat", icon=":material/chat:"),
+        st.Page("views/rooms.py", title="Chat rooms", icon=":material/forum:"),
+        st.Page("views/slider.py", title="Slider", icon=":material/tune:"),
+    ]
+)
+choose_name()
+page.run()

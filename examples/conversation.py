@@ -1,0 +1,52 @@
+"""A conversation that is kept in one key of the server state: for the chat, and for every chat room."""
+
+import random
+from typing import NamedTuple
+
+import streamlit as st
+
+from fastserverstate import server_state, server_state_lock
+
+ANIMALS = {"Bear": "🐻", "Cat": "🐱", "Fox": "🦊", "Frog": "🐸", "Koala": "🐨", "Lion": "🦁", "Panda": "🐼"}
+MESSAGES_KEPT = 100
+
+
+class Message(NamedTuple):
+    author: str
+    avatar: str
+    text: str
+
+
+def choose_name() -> None:
+    """Ask for the visitor's name. Everyone starts as an animal."""
+    if "animal" not in st.session_state:
+        st.session_state.animal = random.choice(list(ANIMALS))
+        st.session_state.name = st.session_state.animal
+    st.sidebar.text_input("Your name in the chats", key="name", max_chars=30)
+
+
+def conversation(key: str) -> None:
+    """Show what was said under the key, and a box to say more."""
+    messages(key)
+    st.chat_input("Say something", key=f"draft of {key}", on_submit=post, args=(key,), max_chars=500)
+
+
+@st.fragment
+def messages(key: str) -> None:
+    # Only this fragment reads the messages, so only this fragment runs when somebody posts one.
+    with st.container(height=420):
+        said = server_state.get(key, ())
+        if not said:
+            st.caption("Nobody has said anything yet.")
+        for message in said:
+            with st.chat_message(message.author, avatar=message.avatar):
+                st.caption(message.author)
+                st.markdown(message.text)
+
+
+def post(key: str) -> None:
+    me = st.session_state
+    message = Message(me.name or me.animal, ANIMALS[me.animal], me[f"draft of {key}"])
+    # Reading, adding and assigning are three steps: the lock lets nobody else in between.
+    with server_state_lock[key]:
+        server_state[key] = (*server_state.get(key, ()), message)[-MESSAGES_KEPT:]

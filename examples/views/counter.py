@@ -1,0 +1,32 @@
+"""One number for everyone."""
+
+import streamlit as st
+
+from fastserverstate import server_state, server_state_lock
+
+st.title("Counter")
+st.write("Open this page in a second tab and click in either: both show the same number.")
+
+
+def add(amount: int) -> None:
+    # Reading, adding and assigning are three steps: the lock lets nobody else in between.
+    with server_state_lock["count"]:
+        server_state["count"] = server_state.get("count", 0) + amount
+
+
+def reset() -> None:
+    server_state["count"] = 0
+
+
+@st.fragment
+def counter() -> None:
+    # Only this fragment reads the count, so only this fragment runs when somebody changes it.
+    with st.container(border=True):
+        st.metric("Everyone's count", server_state.get("count", 0))
+        less, more, zero = st.columns([1, 1, 6])
+        less.button("-1", on_click=add, args=(-1,))
+        more.button("+1", on_click=add, args=(1,), type="primary")
+        zero.button("Reset", on_click=reset)
+
+
+counter()

@@ -1,0 +1,191 @@
+"""The compiled core: keys, values, per-key locks, and who depends on what. It knows nothing of Streamlit.
+
+Apps use `fastserverstate.server_state` and `fastserverstate.server_state_lock`, which are thin layers over what is
+described here. How the data is laid out, and which code excludes which, stands at the top of ``_core.pyx``.
+
+Terms
+    A *scope* is a region that reruns as a whole: the body of one session's script, or one fragment in it. It
+    *subscribes* to a key by reading it, and is *stale* once another session or a thread has changed that key.
+
+Thread-safety
+    Everything may be called from any thread unless its entry says otherwise. Single operations are atomic. No lock is
+    held while foreign code runs (finalizers of replaced values, the `wake` and `resolve` callbacks).
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Final, final
+
+rerun_suppression_depth: ContextVar[int]
+"""How many ``no_rerun`` blocks the running code is in. Changes made at a depth above 0 make nobody stale."""
+
+RERUN_WRITER_STALE: Final = 0
+RERUN_WRITER_NEVER: Final = 1
+RERUN_WRITER_ALWAYS: Final = 2
+
+def same_value(old: object, new: object) -> bool:
+    """Whether assigning `new` in the place of `old` certainly changes nothing that a reader could see.
+
+    Compares values of the built-in immutable types and of ``date``, ``time``, ``datetime``, ``timedelta`` and
+    ``Decimal`` within the same type (``1``, ``1.0`` and ``True`` differ, as do ``0.0`` and ``-0.0``; NaN equals NaN),
+    enum members by identity, and built-in containers item by item, dicts with the order of their keys. Everything
+    else counts as changed, also when it is the same object: it may have been changed in place. So does what is nested
+    more than 100 deep or holds more than 100,000 containers. Never raises on account of a value and calls no code of
+    the values' own.
+
+    >>> same_value({"a": [1, 2]}, {"a": [1, 2]})
+    True
+    >>> same_value(1, True)
+    False
+    >>> shared = [1]
+    >>> same_value(shared, shared)
+    False
+    """
+
+def locate_scopes(
+    attribute: str, variable: ContextVar[Any] | None, part: str, resolve: Callable[[Any, Any], Scope | None]
+) -> None:
+    """Say how to find the scope that a thread runs in. Process-wide; the last call wins.
+
+    A thread's *context* is the value of `attribute` of its ``threading.Thread`` object. Its *part* is the attribute
+    `part` of the context variable's value or, with no variable, of the context. ``resolve(context, part)`` is called
+    when either has changed since the thread's last access, or when the scope's session has begun another run.
+    """
+
+@final
+class Cell:
+    """The re-entrant lock of one key, as ``server_state_lock[key]`` returns it.
+
+    Behaves as ``threading.RLock``, errors included. While a thread holds it, other threads' reads and writes of the
+    key wait. A waiter that is passed over for 2 ms is handed the lock by the next release, so none starves.
+
+    Thread-safety
+        Released by the thread that acquired it. Waiting lets go of the GIL and reacts to signals.
+    """
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take the lock. ``timeout`` is in seconds, -1 for ever; False if it could not be taken in that time.
+
+        Raises ``ValueError`` for a negative timeout and for a timeout without blocking, ``OverflowError`` above
+        ``threading.TIMEOUT_MAX``.
+        """
+
+    def release(self) -> None:
+        """Give the lock back once. Raises ``RuntimeError`` if this thread does not hold it."""
+
+    def locked(self) -> bool:
+        """Whether any thread holds the lock."""
+
+    def __enter__(self) -> bool: ...
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+    def _is_owned(self) -> bool: ...
+    def _release_save(self) -> int: ...
+    def _acquire_restore(self, depth: int) -> None: ...
+
+@final
+class Scope:
+    """A region that reruns as a whole. Made by `Session.scope`."""
+
+    @property
+    def owner(self) -> Session:
+        """The session that the scope is part of."""
+
+class Session:
+    """The scopes of one session: which runs they are in, and what has gone to the screen.
+
+    Subclass it to add what a rerun needs.
+    """
+
+    def __init__(self, store: Store) -> None: ...
+    def scope(self, part: str | None) -> Scope | None:
+        """The scope of a part, made at the first call: None is the script's body, a name one of its fragments.
+
+        None once the session is closed.
+
+        A fragment that was not among the parts of the current run starts it here: its earlier subscriptions are gone.
+        """
+
+    def start_run(self, parts: Collection[str] | None = None) -> None:
+        """A run begins: of these fragments, or of the whole script. Their subscriptions and staleness are gone."""
+
+    def message_sent(self) -> None:
+        """Something has gone to the screen: what was read before it may be visible."""
+
+    def finish_run(self, executed: Collection[str] = (), exists: Callable[[str], bool] | None = None) -> None:
+        """The run has ended: what it has read counts as shown from here on.
+
+        `executed` are the fragments that took part in it; one that has read nothing depends on nothing. Fragments
+        that no longer exist are dropped.
+        """
+
+    def stale_parts(self) -> list[str | None]:
+        """The parts that were collected as stale or marked so, and have not been started since."""
+
+    def mark_stale(self, part: str | None) -> None:
+        """Make a part stale, if it exists."""
+
+    def take_overwritten(self) -> dict[str | None, str]:
+        """The parts that may show a value which the session itself has changed since, with the last such key each."""
+
+    def drop_scope(self, part: str | None) -> None:
+        """Forget a part and its subscriptions."""
+
+    def close(self) -> None:
+        """Forget every part."""
+
+class Store:
+    """A table of keys, and the scopes that depend on them. Keys are exact ``str``; anything else is a ``TypeError``."""
+
+    def __new__(cls, reserved: Iterable[str] = ()) -> Store:
+        """An empty store. The `reserved` names are methods in attribute access, and never keys."""
+
+    def peek(self, key: str, default: Any = None) -> Any:
+        """The key's value without subscribing, `default` when it has none. Waits while another thread holds its lock."""
+
+    def touch(self, key: str) -> None:
+        """Behave as if the key's value had changed. Raises ``KeyError`` when it has none."""
+
+    def version(self, key: str) -> int:
+        """A number that grows with every change of the key and is never used twice; 0 when it is not set."""
+
+    def lock(self, key: str) -> Cell:
+        """The key's lock. Always the same object, whether or not the key is set."""
+
+    def keys(self) -> list[str]:
+        """The keys that are set, in the order in which they appeared. Subscribes to nothing."""
+
+    def watch_members(self) -> None:
+        """Make the calling scope depend on which keys there are."""
+
+    def on_stale(self, wake: Callable[[], None] | None) -> None:
+        """Have `wake` called, on the writer's thread, when the first scope becomes stale after `collect_stale`."""
+
+    def collect_stale(self) -> list[Scope]:
+        """The scopes that became stale since the last call. They do not subscribe until their next run starts."""
+
+    def set_rerun_writer(self, policy: int) -> None:
+        """When `Session.take_overwritten` names a part: one of the ``RERUN_WRITER_`` constants."""
+
+    def statistics(self) -> dict[str, int]:
+        """Numbers of ``keys``, ``cells`` (absent keys that something depends on included), ``buckets``, ``scopes``
+        and ``slots``, and the ``clock`` of changes."""
+
+class Namespace:
+    """Item and attribute access to a store. `fastserverstate.state.ServerState` makes it a full mapping."""
+
+    def __new__(cls, store: Store) -> Namespace: ...
+    def __getitem__(self, key: str) -> Any: ...
+    def __setitem__(self, key: str, value: Any) -> None: ...
+    def __delitem__(self, key: str) -> None: ...
+    def __contains__(self, key: object) -> bool: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[str]: ...
+    def __getattribute__(self, name: str) -> Any: ...
+    def __setattr__(self, name: str, value: Any) -> None: ...
+    def __delattr__(self, name: str) -> None: ...
+    def get(self, key: str, default: Any = None) -> Any: ...
+    def setdefault(self, key: str, default: Any = None) -> Any: ...
+    def pop(self, key: str, *default: Any) -> Any: ...

@@ -1,0 +1,81 @@
+"""Real browser tabs on a real server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from harness.server import AppServer, streamlit_run
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+HERE = Path(__file__).parent
+EXAMPLES = HERE.parents[1] / "examples"
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+CHROMIUM_ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# Streamlit renamed the attribute after 1.37.
+IDLE_APP = '[data-testid="stApp"]:is([data-test-script-state="notRunning"], [data-teststate="notRunning"])'
+PATIENCE = 15_000  # milliseconds for any condition
+
+OpenTab = Callable[[str], Page]
+
+
+@pytest.fixture(scope="session")
+def examples() -> Iterator[AppServer]:
+    """The example app."""
+    with streamlit_run(EXAMPLES / "app.py") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def probe() -> Iterator[AppServer]:
+    """The tests' own app."""
+    with streamlit_run(HERE / "apps" / "probe.py") as server:
+        yield server
+
+
+# For one module only: while Playwright is started, asyncio.run() cannot be used in this thread, and other tests do.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not os.access(CHROMIUM, os.X_OK):
+        pytest.fail(
+            f"The browser tests need Chromium, and there is none at {CHROMIUM}. "
+            "Install it (apt-get install chromium) or set CHROMIUM to its path.",
+            pytrace=False,
+        )
+    expect.set_options(timeout=PATIENCE)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_tab(browser: Browser) -> Iterator[OpenTab]:
+    """Open a page as somebody else: with no cookies or sockets in common. No tab may show an error in the end."""
+    tabs = []
+    with ExitStack() as contexts:
+
+        def open_tab(url: str) -> Page:
+            context = contexts.enter_context(browser.new_context(viewport={"width": 1100, "height": 850}))
+            context.set_default_timeout(PATIENCE)
+            tab = context.new_page()
+            tabs.append(tab)
+            tab.goto(url)
+            expect(tab.locator(IDLE_APP)).to_be_visible()
+            return tab
+
+        yield open_tab
+        for tab in tabs:
+            expect(tab.get_by_test_id("stException")).to_have_count(0)

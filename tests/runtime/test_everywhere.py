@@ -1,0 +1,204 @@
+"""Every way to run code that uses shared state."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import streamlit
+from harness.server import QUIET, free_port, running, streamlit_run
+from harness.steps import with_tabs
+from harness.tab import Tab
+from streamlit.testing.v1 import AppTest
+
+import fastserverstate
+from fastserverstate import server_state
+from fastserverstate._streamlit import missing_names
+
+COUNTER = """
+import streamlit as st
+from fastserverstate import server_state
+if st.button("plus"):
+    server_state["n"] = server_state.get("n", 0) + 1
+st.text(f"n {server_state.get('n', 0)}")
+"""
+
+
+def python(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the script in an interpreter of its own."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+async def count_in_step(one: Tab, two: Tab) -> None:
+    for i in (1, 2):
+        await one.click("plus")
+        await two.shows(f"n {i}")
+        await one.shows(f"n {i}")
+
+
+@pytest.mark.skipif(not hasattr(streamlit, "App"), reason="this Streamlit release has no st.App")
+def test_uvicorn(tmp_path: Path) -> None:
+    (tmp_path / "counter.py").write_text(COUNTER)
+    script = str(tmp_path / "counter.py")
+    (tmp_path / "service.py").write_text(f"import streamlit as st\napp = st.App({script!r})\n")
+    port = free_port()
+    environment = {f"STREAMLIT_{name.upper().replace('.', '_')}": value for name, value in QUIET.items()}
+    command = [sys.executable, "-m", "uvicorn", "service:app", "--port", str(port), "--app-dir", str(tmp_path)]
+    with running(
+        command, port, env={**environment, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    ) as server:
+        with_tabs(server, 2, count_in_step)
+
+
+def test_app_test() -> None:
+    """In AppTest there is no server: state is shared, nobody is rerun."""
+    try:
+        one = AppTest.from_string(COUNTER).run(timeout=30)
+        two = AppTest.from_string(COUNTER).run(timeout=30)
+        one.button[0].click().run(timeout=30)
+        assert one.text[0].value == "n 1"
+        assert two.run(timeout=30).text[0].value == "n 1"
+        assert not one.exception
+    finally:
+        server_state.clear()
+
+
+def test_plain_python_and_threads() -> None:
+    script = """
+        import threading
+        from fastserverstate import server_state, server_state_lock
+        server_state["n"] = 0
+        def count():
+            for _ in range(1000):
+                with server_state_lock["n"]:
+                    server_state["n"] += 1
+        threads = [threading.Thread(target=count) for _ in range(4)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        print(server_state.n)
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("4000\n", "", 0)
+
+
+def test_a_long_lived_thread_updates_every_tab(serve) -> None:  # type: ignore[no-untyped-def]
+    """The pattern of dashboards: one thread feeds all sessions, started once, with no session of its own."""
+    server = serve("""
+        @st.cache_resource
+        def feed():
+            go = threading.Event()
+            def work():
+                for i in range(1, 6):
+                    go.wait()
+                    go.clear()
+                    server_state["reading"] = i
+            threading.Thread(target=work, daemon=True).start()
+            return go
+        go = feed()
+        st.button("next", on_click=go.set)
+        st.text(f"reading {server_state.get('reading', 0)}")
+    """)
+
+    async def steps(one: Tab, two: Tab) -> None:
+        for i in range(1, 6):
+            await one.click("next")
+            await two.shows(f"reading {i}")
+            await one.shows(f"reading {i}")
+
+    with_tabs(server, 2, steps)
+
+
+def test_a_thread_with_a_script_context(serve) -> None:  # type: ignore[no-untyped-def]
+    """A helper thread that got the run's context reads for the run; it outlives it without harm."""
+    server = serve("""
+        from streamlit.runtime.scriptrunner import add_script_run_ctx
+        def read(result):
+            result.append(server_state.get("n", 0))
+        result = []
+        thread = add_script_run_ctx(threading.Thread(target=read, args=(result,)))
+        if st.button("plus"):
+            server_state["n"] = server_state.get("n", 0) + 1
+        thread.start()
+        thread.join()
+        st.text(f"n {result[0]}")
+    """)
+    with_tabs(server, 2, count_in_step)
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["package installed", "package among the app's files"])
+def test_hot_reload(tmp_path: Path, inside: bool) -> None:
+    """State outlives the reload of the app's modules, even if the package lies among them."""
+    (tmp_path / "main.py").write_text(COUNTER + "import helper\nst.text(helper.TEXT)\n")
+    helper = tmp_path / "helper.py"
+    helper.write_text("TEXT = 'before'\n")
+    environment = {}
+    if inside:
+        shutil.copytree(Path(fastserverstate.__file__).parent, tmp_path / "fastserverstate")
+        environment["PYTHONPATH"] = str(tmp_path)
+    options = {"server.fileWatcherType": "poll", "server.runOnSave": "true"}
+
+    async def steps(one: Tab, two: Tab) -> None:
+        await count_in_step(one, two)
+        helper.write_text("TEXT = 'after the reload'\n")
+        await one.shows("after the reload")
+        await one.shows("n 2")
+        await two.shows("after the reload")
+        await one.click("plus")
+        await two.shows("n 3")
+        await one.shows("n 3")
+        assert (one.exceptions, two.exceptions) == ([], [])
+
+    with streamlit_run(tmp_path / "main.py", options=options, env=environment) as server:
+        with_tabs(server, 2, steps)
+
+
+def test_uncompiled_checkout(tmp_path: Path) -> None:
+    package = tmp_path / "fastserverstate"
+    shutil.copytree(
+        Path(fastserverstate.__file__).parent, package, ignore=shutil.ignore_patterns("*.so", "*.pyd", "__pycache__")
+    )
+    done = python("import fastserverstate", PYTHONPATH=str(tmp_path))
+    assert "ImportError: fastserverstate is not compiled." in done.stderr
+    assert "pip install --editable ." in done.stderr
+
+
+@pytest.mark.parametrize("name", ["_scriptrunner", "_on_scriptrunner_event", "_session_mgr", "SHUTDOWN"])
+def test_streamlit_without_what_is_needed(name: str) -> None:
+    """A release that lacks a private name is refused with one sentence."""
+    script = f"""
+        import streamlit, fastserverstate._streamlit as bridge
+        for names in bridge._NEEDED.values():
+            if {name!r} in names:
+                names.discard({name!r})
+                names.add("renamed" + {name!r})
+        try:
+            bridge.check_streamlit()
+        except ImportError as error:
+            print(error)
+    """
+    done = python(script)
+    assert f"the installed Streamlit {streamlit.__version__} lacks" in done.stdout
+    assert f"renamed{name}" in done.stdout
+    assert "supports Streamlit 1.37 to 1.67" in done.stdout
+
+
+def test_no_private_name_is_missing() -> None:
+    assert missing_names() == []

@@ -1,0 +1,446 @@
+"""The rerun invariants, on a real server. An app shows what it did, the tabs wait for it.
+
+To see that something does *not* happen, a test has something else happen after it: what is counted up to there is all
+that there was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import textwrap
+
+import pytest
+from harness.steps import FENCE, Serve, fence, with_tabs
+from harness.tab import Tab
+
+
+def test_convergence(serve: Serve) -> None:
+    """Every tab ends up with the last of many values, written by a thread and by the tabs at once."""
+    server = serve("""
+        def write():
+            for i in range(300):
+                server_state["from_thread"] = i
+                time.sleep(0.001)
+        if st.button("start"):
+            threading.Thread(target=write).start()
+        if st.button("plus"):
+            with server_state_lock["n"]:
+                server_state["n"] = server_state.get("n", 0) + 1
+        st.text(f"thread {server_state.get('from_thread')}")
+        st.text(f"n {server_state.get('n', 0)}")
+    """)
+
+    async def steps(*tabs: Tab) -> None:
+        await tabs[0].click("start")
+        for _ in range(4):
+            await asyncio.gather(*(tab.click("plus") for tab in tabs))
+            before = [tab.finished for tab in tabs]
+            await asyncio.gather(
+                *(tab.until(lambda tab, n=n: tab.finished > n) for tab, n in zip(tabs, before, strict=True))
+            )
+        for tab in tabs:
+            await tab.shows("thread 299")
+            await tab.shows(f"n {4 * len(tabs)}")
+
+    with_tabs(server, 4, steps)
+
+
+def test_no_needless_rerun(serve: Serve) -> None:
+    """A value that changes during a run, but before the run reads it, is shown by that run and needs no other."""
+    server = serve(
+        """
+        @st.cache_resource
+        def gates():
+            return threading.Event(), threading.Event()
+        arrived, go_on = gates()
+        if st.button("slow"):
+            arrived.set()
+            assert go_on.wait(20)
+        if st.button("write"):
+            assert arrived.wait(20)
+            server_state["k"] = "new"
+            go_on.set()
+        else:
+            st.text(f"k {server_state.get('k')}")
+        """
+        + FENCE
+    )
+
+    async def steps(slow: Tab, writer: Tab) -> None:
+        runs = slow.started
+        await slow.click("slow")
+        await writer.click("write")
+        await slow.shows("k new")
+        await slow.until(lambda tab: tab.settled)
+        await fence(writer, slow)
+        assert slow.started == runs + 2  # the click and the fence
+
+    with_tabs(server, 2, steps)
+
+
+def test_a_run_in_progress_is_not_stopped(serve: Serve) -> None:
+    """Every run of a slow script completes although the value changes all the time, and the last one shows the last."""
+    server = serve("""
+        @st.cache_resource
+        def runs():
+            return {"started": 0, "completed": 0}
+        def write():
+            for i in range(200):
+                server_state["k"] = i
+                time.sleep(0.005)
+        runs()["started"] += 1
+        if st.button("start"):
+            threading.Thread(target=write).start()
+        k = server_state.get("k")
+        for i in range(10):
+            time.sleep(0.005)
+            st.text(f"part {i}")
+        st.text(f"k {k}")
+        runs()["completed"] += 1
+        st.text(f"lost {runs()['started'] - runs()['completed']}")
+    """)
+
+    async def steps(tab: Tab) -> None:
+        await tab.click("start")
+        await tab.shows("k 199")
+        assert "lost 0" in tab.texts
+        assert tab.started > 5
+
+    with_tabs(server, 1, steps)
+
+
+def test_clicks_are_served_while_others_write(serve: Serve) -> None:
+    server = serve("""
+        def write():
+            while not server_state.get("stop"):
+                server_state["k"] = time.time()
+                time.sleep(0.003)
+        if st.button("start"):
+            threading.Thread(target=write).start()
+        if st.button("stop"):
+            server_state["stop"] = True
+        if st.button("count"):
+            for i in range(5):
+                st.text(f"work {i}")
+                time.sleep(0.002)
+            server_state["clicks"] = server_state.get("clicks", 0) + 1
+        st.text(f"clicks {server_state.get('clicks', 0)}")
+        st.text(f"k {server_state.get('k')}")
+    """)
+
+    async def steps(tab: Tab, other: Tab) -> None:
+        await other.click("start")
+        for i in range(1, 21):
+            await tab.click("count")
+            await tab.shows(f"clicks {i}")
+        await other.click("stop")
+
+    with_tabs(server, 2, steps)
+
+
+def test_writes_are_coalesced(serve: Serve) -> None:
+    """A burst of writes within one run costs each other tab one rerun."""
+    server = serve("""
+        if st.button("burst"):
+            for i in range(100):
+                server_state["k"] = i
+        st.text(f"k {server_state.get('k')}")
+    """)
+
+    async def steps(reader: Tab, writer: Tab) -> None:
+        await writer.click("burst")
+        await reader.shows("k 99")
+        assert reader.started <= 3  # opened, the first of the burst, the last of the burst
+
+    with_tabs(server, 2, steps)
+
+
+def test_only_the_fragment_that_read_is_rerun(serve: Serve) -> None:
+    server = serve("""
+        @st.cache_resource
+        def bodies():
+            return {"runs": 0}
+        bodies()["runs"] += 1
+        st.text(f"body {bodies()['runs']}")
+
+        @st.fragment
+        def counter(name):
+            st.text(f"{name} {server_state.get(name, 0)}")
+            if st.button(f"plus {name}"):
+                server_state[name] = server_state.get(name, 0) + 1
+        left, right = st.columns(2)
+        with left:
+            counter("a")
+        with right:
+            counter("b")
+    """)
+
+    async def steps(one: Tab, two: Tab) -> None:
+        bodies = [text for tab in (one, two) for text in tab.texts if text.startswith("body")]
+        for i in (1, 2):
+            await one.click("plus a")
+            await two.shows(f"a {i}")
+            await two.click("plus b")
+            await one.shows(f"b {i}")
+            await one.shows(f"a {i}")
+        assert [text for tab in (one, two) for text in tab.texts if text.startswith("body")] == bodies
+        assert (one.exceptions, two.exceptions) == ([], [])
+
+    with_tabs(server, 2, steps)
+
+
+def test_several_stale_fragments_are_all_rerun(serve: Serve) -> None:
+    server = serve("""
+        @st.fragment
+        def part(name):
+            st.text(f"{name} {server_state.get('k', 0)}")
+        for name in "abcd":
+            with st.container():
+                part(name)
+        if st.button("plus"):
+            server_state["k"] = server_state.get("k", 0) + 1
+    """)
+
+    async def steps(reader: Tab, writer: Tab) -> None:
+        await writer.click("plus")
+        for tab in (reader, writer):
+            for name in "abcd":
+                await tab.shows(f"{name} 1")
+        assert reader.started == 1 + 4
+        assert reader.fragment_runs == 4
+
+    with_tabs(server, 2, steps)
+
+
+def test_value_read_in_body_and_fragment_reruns_the_body_once(serve: Serve) -> None:
+    server = serve(
+        """
+        if st.button("plus"):
+            server_state["k"] = server_state.get("k", 0) + 1
+        st.text(f"body {server_state.get('k', 0)}")
+        @st.fragment
+        def part():
+            st.text(f"part {server_state.get('k', 0)}")
+        part()
+        """
+        + FENCE
+    )
+
+    async def steps(reader: Tab, writer: Tab) -> None:
+        await writer.click("plus")
+        await reader.shows("body 1")
+        await reader.shows("part 1")
+        await fence(writer, reader)
+        assert (reader.started, reader.fragment_runs) == (3, 0)
+
+    with_tabs(server, 2, steps)
+
+
+@pytest.mark.parametrize(
+    ("script", "runs_per_click"),
+    [
+        ("st.text(f\"n {server_state['n']}\")\nif st.button('go'):\n    server_state.n += 1", 2),
+        ("if st.button('go'):\n    server_state.n += 1\nst.text(f\"n {server_state['n']}\")", 1),
+        (
+            "def add():\n    server_state.n += 1\nst.button('go', on_click=add)\nst.text(f\"n {server_state['n']}\")",
+            1,
+        ),
+    ],
+    ids=["shown, then written", "written, then shown", "written in a callback"],
+)
+def test_own_writes_rerun_only_what_was_shown(serve: Serve, script: str, runs_per_click: int) -> None:
+    server = serve("if 'n' not in server_state:\n    server_state.n = 0\n" + script + textwrap.dedent(FENCE))
+
+    async def steps(tab: Tab) -> None:
+        for i in range(1, 4):
+            await tab.click("go")
+            await tab.shows(f"n {i}")
+        await fence(tab)
+        # The fence itself is shown before it is written, in one click.
+        assert tab.started == 1 + 3 * runs_per_click + 2
+
+    with_tabs(server, 1, steps)
+
+
+def test_a_write_in_every_run_settles_with_one_warning(serve: Serve) -> None:
+    """Defect 1 of the package that this one succeeds: it never finished a run of this script."""
+    server = serve("""
+        st.text(f"before {server_state.get('every_run', 0)}")
+        server_state["every_run"] = server_state.get("every_run", 0) + 1
+        time.sleep(0.02)
+        st.button("again")
+        st.text("end")
+    """)
+
+    async def steps(tab: Tab) -> None:
+        for clicks in range(1, 4):
+            await tab.until(lambda tab, n=3 * clicks: tab.finished == n)  # the run, and two that it owes itself
+            await tab.shows("end")
+            await tab.click("again")
+
+    with_tabs(server, 1, steps)
+    assert server.output.count("shows server_state['every_run'] and then changes it") == 1
+
+
+def test_increment_without_showing_never_reruns(serve: Serve) -> None:
+    server = serve("""
+        server_state.setdefault("visits", 0)
+        server_state.visits += 1
+        st.text(f"visits {server_state.visits}")
+        st.button("again")
+    """)
+
+    async def steps(tab: Tab) -> None:
+        for i in range(2, 5):
+            await tab.click("again")
+            await tab.shows(f"visits {i}")
+        assert tab.started == 4
+
+    with_tabs(server, 1, steps)
+
+
+def test_a_write_from_a_fragment_refreshes_its_own_body(serve: Serve) -> None:
+    """The body showed the old value in an earlier run, so it has to follow."""
+    server = serve("""
+        st.text(f"body {server_state.get('k', 0)}")
+        @st.fragment
+        def part():
+            if st.button("plus"):
+                server_state["k"] = server_state.get("k", 0) + 1
+        part()
+    """)
+
+    async def steps(tab: Tab) -> None:
+        await tab.click("plus")
+        await tab.shows("body 1")
+        await tab.click("plus")
+        await tab.shows("body 2")
+
+    with_tabs(server, 1, steps)
+
+
+def test_a_transfer_is_never_torn(serve: Serve) -> None:
+    """Defect 2: a script that holds a lock between a debit and a credit is not killed by somebody else's write."""
+    server = serve("""
+        server_state.setdefault("left", 1000)
+        server_state.setdefault("right", 0)
+        def transfer():
+            with server_state_lock["left"], server_state_lock["right"]:
+                server_state.left -= 1
+                st.toast("moving")
+                time.sleep(0.003)
+                st.toast("moved")
+                server_state.right += 1
+        st.session_state.setdefault("done", 0)
+        if st.button("go"):
+            transfer()
+            st.session_state.done += 1
+        st.text(f"done {st.session_state.done}")
+        st.text(f"right {server_state.right}")
+        st.text(f"sum {server_state.left + server_state.right}")
+    """)
+
+    async def steps(*tabs: Tab) -> None:
+        async def transfers(tab: Tab) -> None:
+            for i in range(1, 11):
+                await tab.click("go")
+                await tab.shows(f"done {i}")
+
+        await asyncio.gather(*map(transfers, tabs))
+        for tab in tabs:
+            await tab.shows(f"right {10 * len(tabs)}")
+            await tab.shows("sum 1000")
+
+    with_tabs(server, 3, steps)
+
+
+def test_a_script_that_raises_does_not_loop(serve: Serve) -> None:
+    server = serve(
+        """
+        if st.button("break"):
+            server_state["broken"] = True
+        """
+        + FENCE
+        + """
+        if server_state.get("broken"):
+            raise ValueError("on purpose")
+    """,
+        raises=True,
+    )
+
+    async def steps(tab: Tab, other: Tab) -> None:
+        await other.click("break")
+        await tab.until(lambda tab: "ValueError: on purpose" in tab.exceptions)
+        await fence(other, tab)
+        assert tab.started == 3
+
+    with_tabs(server, 2, steps)
+
+
+def test_no_rerun_and_force(serve: Serve) -> None:
+    server = serve(
+        """
+        if st.button("quiet"):
+            with no_rerun:
+                with no_rerun:
+                    server_state["k"] = "quiet"
+                server_state["k"] = "still quiet"
+                try:
+                    force_rerun_bound_sessions("k")
+                except RerunSuppressedError:
+                    server_state["refused"] = True
+        if st.button("force"):
+            force_rerun_bound_sessions("k")
+        st.text(f"k {server_state.get('k', '')}")
+        st.text(f"refused {server_state.get('refused')}")
+        """
+        + FENCE
+    )
+
+    async def steps(reader: Tab, writer: Tab) -> None:
+        await writer.click("quiet")
+        await writer.shows("k still quiet")
+        assert "refused True" in writer.texts
+        await fence(writer, reader)
+        assert reader.started == 2  # the fence
+        await writer.click("force")
+        await reader.until(lambda tab: tab.finished == 3)
+
+    with_tabs(server, 2, steps)
+
+
+def test_a_parallel_run_of_the_same_session_that_was_replaced_subscribes_nobody(serve: Serve) -> None:
+    """A click replaces a run at once; what the old run reads until it notices is nobody's."""
+    server = serve(
+        """
+        @st.cache_resource
+        def gates():
+            return threading.Event(), threading.Event()
+        waiting, go_on = gates()
+        if st.button("slow"):
+            waiting.set()
+            assert go_on.wait(20)
+            server_state.get("read by the old run")
+            waiting.clear()
+            go_on.clear()
+        elif st.button("release"):
+            assert waiting.wait(20)
+            go_on.set()
+        if st.button("write"):
+            server_state["read by the old run"] = time.time()
+        """
+        + FENCE
+    )
+
+    async def steps(tab: Tab, other: Tab) -> None:
+        await tab.click("slow")
+        await tab.click("fence")  # replaces the slow run
+        await tab.shows("fence 1")
+        await other.click("release")
+        await other.until(lambda tab: tab.settled)
+        runs = tab.started
+        await other.click("write")
+        await fence(other, tab)
+        assert tab.started == runs + 1
+
+    with_tabs(server, 2, steps)

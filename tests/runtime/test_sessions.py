@@ -1,0 +1,266 @@
+"""Sessions that leave, come back and move between pages; and what a rerun must leave alone."""
+
+from __future__ import annotations
+
+import asyncio
+
+from harness.steps import FENCE, Serve, fence, with_tabs
+from harness.tab import Tab
+
+COUNTS = """
+        import gc
+        from fastserverstate._shared import store
+        if st.button("collect"):
+            gc.collect()
+        st.text(f"scopes {store.statistics()['scopes']}")
+"""
+
+
+def test_a_session_that_comes_back_shows_current_values(serve: Serve) -> None:
+    """It does not run while nobody sees it, and is refreshed when its connection is back."""
+    server = serve(
+        """
+        @st.cache_resource
+        def runs():
+            return {}
+        mine = st.session_state.setdefault("name", f"session {len(runs())}")
+        runs()[mine] = runs().get(mine, 0) + 1
+        if st.button("write"):
+            server_state["k"] = server_state.get("k", 0) + 1
+        st.text(f"k {server_state.get('k')}")
+        if st.button("report"):
+            st.text(f"runs {runs()}")
+        """
+        + FENCE
+    )
+
+    async def steps(writer: Tab) -> None:
+        async with Tab(server.websocket_url) as tab:
+            await tab.shows("k None")
+            await tab.until(lambda tab: tab.finished == 1)
+            session = tab.session_id
+        for i in (1, 2, 3):
+            await writer.click("write")
+            await writer.shows(f"k {i}")
+        await fence(writer)
+        await writer.click("report")
+        await writer.until(lambda tab: any("'session 1': 1" in text for text in tab.texts))
+        async with Tab(server.websocket_url, resume=session) as tab:
+            await tab.shows("k 3")
+            assert tab.session_id == session
+
+    with_tabs(server, 1, steps)
+
+
+def test_closed_sessions_depend_on_nothing(serve: Serve) -> None:
+    """Defect 6. Streamlit frees a closed session with the garbage collector; ours goes with it."""
+    server = serve("st.text(f\"k {server_state.get('k')}\")\n" + COUNTS.replace("\n        ", "\n"))
+
+    async def steps(tab: Tab) -> None:
+        for _ in range(130):  # Streamlit keeps 128 disconnected sessions
+            async with Tab(server.websocket_url) as other:
+                await other.until(lambda tab: tab.finished == 1)
+        # Streamlit's storage lets go of the sessions above its limit as others come in, the collector frees them.
+        for _ in range(20):
+            runs = tab.finished
+            await tab.click("collect")
+            await tab.until(lambda tab, n=runs: tab.finished > n)
+            scopes = next(int(text.split()[1]) for text in tab.texts if text.startswith("scopes"))
+            if scopes <= 129:
+                break
+        assert scopes <= 129
+
+    with_tabs(server, 1, steps)
+
+
+def test_a_left_page_depends_on_nothing(serve: Serve) -> None:
+    """Defect 6: a user who has left a chat room is not rerun for its messages."""
+    server = serve(
+        """
+        room = st.text_input("room")
+        if room:
+            st.text(f"{room} {server_state.get(room)}")
+        target = st.text_input("write to")
+        if st.button("write"):
+            server_state[target] = time.time()
+        """
+        + FENCE
+    )
+
+    async def steps(tab: Tab, writer: Tab) -> None:
+        await tab.enter("room", "one")
+        await tab.shows("one None")
+        await tab.enter("room", "two")
+        await tab.shows("two None")
+        await tab.until(lambda tab: tab.settled)
+        await writer.enter("write to", "one")
+        await writer.until(lambda tab: tab.finished == 2)
+        runs = tab.started
+        await writer.click("write")
+        await fence(writer, tab)
+        assert tab.started == runs + 1
+
+    with_tabs(server, 2, steps)
+
+
+def test_a_page_without_shared_state_is_left_alone(serve: Serve) -> None:
+    """The first page reads, the second does not: a session that is there is not rerun."""
+    server = serve(
+        """
+        page = st.navigation([st.Page("first.py", default=True), st.Page("second.py")])
+        page.run()
+        """,
+        first="""
+            st.text(f"k {server_state.get('k', 0)}")
+            if st.button("write"):
+                server_state["k"] = server_state.get("k", 0) + 1
+            if st.button("leave"):
+                st.switch_page("second.py")
+        """,
+        second="""
+            st.text("second")
+            st.button("again")
+        """,
+    )
+
+    async def steps(tab: Tab, writer: Tab) -> None:
+        await tab.click("leave")
+        await tab.shows("second")
+        await tab.until(lambda tab: tab.settled)
+        runs = tab.started
+        for i in (1, 2, 3):
+            await writer.click("write")
+            await writer.shows(f"k {i}")
+        await tab.click("again")
+        await tab.until(lambda tab: tab.finished > runs)
+        assert tab.started == runs + 1
+        assert "second" in tab.texts
+
+    with_tabs(server, 2, steps)
+
+
+def test_the_page_that_a_session_is_on_is_rerun(serve: Serve) -> None:
+    server = serve(
+        """
+        st.navigation([st.Page("first.py", default=True), st.Page("second.py")]).run()
+        """,
+        first="""
+            st.text("first")
+            if st.button("write"):
+                server_state["k"] = server_state.get("k", 0) + 1
+            if st.button("leave"):
+                st.switch_page("second.py")
+        """,
+        second="""
+            st.text(f"second {server_state.get('k', 0)}")
+        """,
+    )
+
+    async def steps(tab: Tab, writer: Tab) -> None:
+        await tab.click("leave")
+        await tab.shows("second 0")
+        for i in (1, 2, 3):
+            await writer.click("write")
+            await tab.shows(f"second {i}")
+        assert tab.texts == ["second 3"]
+
+    with_tabs(server, 2, steps)
+
+
+def test_widgets_query_and_triggers_survive(serve: Serve) -> None:
+    """A rerun that somebody else causes keeps what the user entered and replays no click."""
+    server = serve("""
+        name = st.text_input("name")
+        if st.button("once"):
+            st.session_state["clicks"] = st.session_state.get("clicks", 0) + 1
+        if st.button("write"):
+            server_state["k"] = server_state.get("k", 0) + 1
+        st.text(f"k {server_state.get('k', 0)}")
+        st.text(f"name {name}")
+        st.text(f"clicks {st.session_state.get('clicks', 0)}")
+        st.text(f"query {st.query_params.to_dict()}")
+    """)
+
+    async def steps(writer: Tab) -> None:
+        async with Tab(server.websocket_url, query="room=7") as tab:
+            await tab.until(lambda tab: tab.finished == 1)
+            await tab.enter("name", "Ada")
+            await tab.shows("name Ada")
+            await tab.click("once")
+            await tab.shows("clicks 1")
+            await tab.until(lambda tab: tab.settled)
+            for i in (1, 2, 3):
+                await writer.click("write")
+                await tab.shows(f"k {i}")
+            assert tab.texts == ["k 3", "name Ada", "clicks 1", "query {'room': '7'}"]
+
+    with_tabs(server, 1, steps)
+
+
+def test_a_fragment_that_is_gone_is_not_rerun(serve: Serve) -> None:
+    server = serve(
+        """
+        if not st.checkbox("hide"):
+            @st.fragment
+            def part():
+                st.text(f"k {server_state.get('k')}")
+            part()
+        if st.button("toggle"):
+            st.session_state["hidden"] = True
+        if not st.session_state.get("hidden"):
+            @st.fragment
+            def other():
+                st.text(f"other {server_state.get('other')}")
+            other()
+        if st.button("write"):
+            server_state["other"] = time.time()
+        """
+        + FENCE
+    )
+
+    async def steps(tab: Tab, writer: Tab) -> None:
+        await tab.click("toggle")
+        await tab.until(lambda tab: tab.finished == 2 and "other None" not in tab.texts)
+        await writer.click("write")
+        await fence(writer, tab)
+        assert (tab.started, tab.fragment_runs) == (3, 0)
+
+    with_tabs(server, 2, steps)
+
+
+def test_requests_are_made_on_the_event_loop_only(serve: Serve) -> None:
+    server = serve("""
+        from streamlit.runtime.app_session import AppSession
+        @st.cache_resource
+        def callers():
+            names = set()
+            original = AppSession.request_rerun
+            def request_rerun(self, client_state):
+                names.add(threading.current_thread().name)
+                original(self, client_state)
+            AppSession.request_rerun = request_rerun
+            return names
+        callers()
+        def write():
+            for i in range(50):
+                server_state["k"] = i
+        if st.button("write"):
+            threads = [threading.Thread(target=write, name="writer") for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        st.text(f"k {server_state.get('k')}")
+        st.text(f"callers {sorted(callers())}")
+    """)
+
+    async def steps(*tabs: Tab) -> None:
+        for _ in range(3):
+            runs = [tab.finished for tab in tabs]
+            await tabs[0].click("write")
+            await asyncio.gather(
+                *(tab.until(lambda tab, n=n: tab.finished > n) for tab, n in zip(tabs, runs, strict=True))
+            )
+        await tabs[0].shows("callers ['MainThread']")
+
+    with_tabs(server, 3, steps)
