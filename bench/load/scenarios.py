@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from load.bench import Bench, Runs
 from load.client import Session
 
-
 WRITE_INTERVAL = 0.01
 # Python 3.11 has no `type` statement.
 Figures = dict[str, float | bool | None]
