@@ -8,7 +8,12 @@ export PATH := $(abspath $(BIN)):$(PATH)
 SOURCES := setup.py pyproject.toml $(wildcard src/fastserverstate/*.pyx src/fastserverstate/*.pxd)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-matrix lint bench load clean
+
+# The oldest, three middle and the newest release that is supported.
+STREAMLIT_RELEASES := 1.37.1 1.44.1 1.50.0 1.58.0 1.67.0
+# Most of what these tests do is to wait for a server or a browser.
+TEST_PROCESSES := 3
 
 help:  ## List the targets.
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ { printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +30,18 @@ demo: $(READY)  ## Start the example app and print its address.
 	@$(BIN)/python examples/demo.py
 
 test: $(READY) lint  ## Run the linters and the whole test suite.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES)
+
+test-matrix: $(READY) $(STREAMLIT_RELEASES:%=.venvs/streamlit-%/.tested)  ## Run the server and browser tests on every supported Streamlit.
+
+.venvs/streamlit-%/bin/python:
+	$(PYTHON) -m venv .venvs/streamlit-$*
+	$@ -m pip install --quiet --upgrade "pip>=25.1"
+	$@ -m pip install --quiet "streamlit==$*" --group test
+
+.PHONY: $(STREAMLIT_RELEASES:%=.venvs/streamlit-%/.tested)
+.venvs/streamlit-%/.tested: .venvs/streamlit-%/bin/python
+	PYTHONPATH=src $< -m pytest tests/runtime tests/browser --numprocesses $(TEST_PROCESSES) -p no:cacheprovider
 
 lint: $(READY)  ## Check style and types.
 	$(BIN)/ruff check .
@@ -35,6 +51,9 @@ lint: $(READY)  ## Check style and types.
 
 bench: $(READY)  ## Compare with a dict and with streamlit-server-state.
 	$(BIN)/python -m pytest bench --benchmark-only
+
+load: $(READY)  ## Load a real server with hundreds of sessions, beside streamlit-server-state.
+	cd bench && PYTHONPATH=../tests $(abspath $(BIN))/python -m load
 
 clean:  ## Remove what the other targets have made.
 	rm -rf $(VENV) .venvs build dist src/*.egg-info src/fastserverstate/*.so

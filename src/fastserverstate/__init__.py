@@ -17,7 +17,13 @@ _reload.restore()
 if find_spec("fastserverstate._core") is None:
     raise ImportError("fastserverstate is not compiled. In a checkout, compile it with: pip install --editable .")
 
-from fastserverstate._shared import force_rerun_bound_sessions, no_rerun, server_state, server_state_lock
+from fastserverstate._shared import (
+    configure,
+    force_rerun_bound_sessions,
+    no_rerun,
+    server_state,
+    server_state_lock,
+)
 from fastserverstate.errors import FastServerStateError, RerunSuppressedError
 
 _reload.keep()
@@ -25,6 +31,7 @@ _reload.keep()
 __all__ = [
     "FastServerStateError",
     "RerunSuppressedError",
+    "configure",
     "force_rerun_bound_sessions",
     "no_rerun",
     "server_state",

@@ -143,7 +143,7 @@ class Store:
         """An empty store. The `reserved` names are methods in attribute access, and never keys."""
 
     def peek(self, key: str, default: Any = None) -> Any:
-        """The key's value without subscribing, `default` when it has none. Waits while another thread holds its lock."""
+        """The key's value without subscribing, `default` when it has none. Waits while another thread has its lock."""
 
     def touch(self, key: str) -> None:
         """Behave as if the key's value had changed. Raises ``KeyError`` when it has none."""

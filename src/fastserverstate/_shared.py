@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from fastserverstate._core import Store
-from fastserverstate._streamlit import Bridge, check_streamlit
+from fastserverstate._streamlit import Bridge, check_streamlit, set_post_script_gc
+from fastserverstate.configuration import configure_with
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.rerun.control import NoRerun, force_rerun_with
 from fastserverstate.rerun.scheduler import Scheduler
+from fastserverstate.rerun.settings import Settings
 from fastserverstate.state import ServerState
 
 check_streamlit()
 
 store = Store(reserved=dir(ServerState))
-scheduler = Scheduler(store)
+settings = Settings()
+scheduler = Scheduler(store, settings)
 bridge = Bridge(store, scheduler)
 
 server_state = ServerState(store)
 server_state_lock = ServerStateLock(store)
 no_rerun = NoRerun()
 force_rerun_bound_sessions = force_rerun_with(store)
+configure = configure_with(store, settings, scheduler, set_post_script_gc)

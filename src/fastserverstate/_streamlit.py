@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import streamlit
+from streamlit import config
 from streamlit.runtime import Runtime
 from streamlit.runtime.app_session import AppSession, AppSessionState
 from streamlit.runtime.scriptrunner import ScriptRunner, ScriptRunnerEvent, get_script_run_ctx
@@ -227,6 +228,17 @@ class Bridge:
 
         manager.connect_session = connect_and_refresh
         manager.__dict__[_ATTRIBUTE] = True
+
+
+_user_post_script_gc: bool | None = None
+
+
+def set_post_script_gc(enabled: bool) -> None:
+    """Switch off Streamlit's collection after every run, or set it as the user had it."""
+    global _user_post_script_gc  # noqa: PLW0603
+    if _user_post_script_gc is None:
+        _user_post_script_gc = bool(config.get_option("runner.postScriptGC"))
+    config.set_option("runner.postScriptGC", enabled and _user_post_script_gc)
 
 
 def _find_session(session_id: str) -> AppSession | None:

@@ -364,8 +364,7 @@ def test_a_script_that_raises_does_not_loop(serve: Serve) -> None:
         + """
         if server_state.get("broken"):
             raise ValueError("on purpose")
-    """,
-        raises=True,
+    """
     )
 
     async def steps(tab: Tab, other: Tab) -> None:

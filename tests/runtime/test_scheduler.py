@@ -7,6 +7,7 @@ import asyncio
 from fastserverstate._core import Store
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.session import LiveSession, Readiness
+from fastserverstate.rerun.settings import Settings
 
 
 class Link:
@@ -27,7 +28,7 @@ class Link:
 def test_resumed_loop_after_another_server_in_the_same_process() -> None:
     """A wake-up that died with a closed event loop does not silence the next server."""
     store = Store()
-    scheduler = Scheduler(store)
+    scheduler = Scheduler(store, Settings())
 
     def stale_session(loop: asyncio.AbstractEventLoop) -> tuple[LiveSession, Link]:
         link = Link(loop)

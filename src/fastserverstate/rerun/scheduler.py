@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import cast
 
 from fastserverstate._core import Store
+from fastserverstate.rerun.collector import PacedCollector
 from fastserverstate.rerun.session import LiveSession, Readiness
-
-# Only one thread at a time makes progress under the GIL, but a run also waits: for its thread to start, for I/O. So the
-# next session may start when the one before has ended or after this many seconds.
-SLICE = 0.005
+from fastserverstate.rerun.settings import Settings
 
 # How soon to look again at a session whose last output has not left, or whose end is about to be noticed.
 SENDING_RETRY = 0.005
 ENDING_RETRY = 0.001
+
+# Runs also wait, for I/O above all. While more sessions are due, one more is admitted each time that the process has
+# used less than this share of the processors that runs can keep busy, looked at every so many seconds.
+BUSY_SHARE = 0.7
+BUSY_CHECK = 0.005
+
+# After this many seconds a run no longer counts: a script that never ends must not take the place of the others.
+LONG_RUN = 1.0
 
 
 class Scheduler:
@@ -27,8 +34,10 @@ class Scheduler:
         Safe from any thread.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self.collector: PacedCollector | None = None
         self._store = store
+        self._settings = settings
         self._lock = threading.Lock()
         self._pumps: dict[asyncio.AbstractEventLoop, Pump] = {}
         self._departed: deque[LiveSession] = deque()
@@ -42,7 +51,7 @@ class Scheduler:
             self._pumps = {known: pump for known, pump in self._pumps.items() if not known.is_closed()}
             pump = self._pumps.get(loop)
             if pump is None:
-                pump = self._pumps[loop] = Pump(loop, self._warned)
+                pump = self._pumps[loop] = Pump(loop, self._settings, self._warned)
                 # An earlier loop may have been closed with a wake-up in it.
                 pump.call(self._collect)
         live.pump = pump
@@ -53,14 +62,20 @@ class Scheduler:
         if live.pump is None or not live.pump.call(self._bury):
             self._bury()
 
-    def run_ended(self, live: LiveSession) -> None:
-        if live.pump is not None:
-            live.pump.call(live.pump.run_ended, live)
-
     def returned(self, live: LiveSession) -> None:
         """A session's connection is back; show it what it has missed."""
         if live.pump is not None:
             live.pump.call(live.pump.offer, live)
+
+    def run_ended(self, live: LiveSession) -> None:
+        """The session's runner is done. From the runner's thread."""
+        if live.pump is not None:
+            live.pump.call(self._run_ended, live.pump, live)
+
+    def _run_ended(self, pump: Pump, live: LiveSession) -> None:
+        pump.run_ended(live)
+        if self.collector is not None:
+            self.collector.run_ended(pump)
 
     def _bury(self) -> None:
         while self._departed:
@@ -94,11 +109,19 @@ class Pump:
         `call` is safe from any thread. The rest runs on the loop.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, warned: set[str]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, settings: Settings, warned: set[str]) -> None:
         self.loop = loop
+        self._settings = settings
         self._warned = warned
         self._queue: deque[LiveSession] = deque()
-        self._places = 1
+        self._admitted = 0
+        self._busy_check: asyncio.TimerHandle | None = None
+        self._checked = (0.0, 0.0)  # wall and processor seconds at the last check
+
+    @property
+    def is_fanning_out(self) -> bool:
+        """Whether sessions wait for a rerun, or are in one that was asked for here."""
+        return bool(self._queue) or self._admitted > 0
 
     def call(self, function: Callable[..., None], *args: object) -> bool:
         """Have the loop call the function; False when the loop is closed."""
@@ -125,30 +148,51 @@ class Pump:
             self.offer(live)
 
     def release(self, live: LiveSession) -> None:
-        """Give the session's place to the next one."""
+        """The session's run no longer counts."""
         if live.admitted is not None:
             live.admitted.cancel()
             live.admitted = None
-            self._places += 1
+            self._admitted -= 1
             self._admit()
 
     def _admit(self) -> None:
-        while self._places and self._queue:
-            live = self._queue.popleft()
-            live.queued = False
-            self._rerun(live)
+        while self._queue and self._admitted < self._settings.max_parallel_reruns:
+            self._rerun_next()
+        if self._queue and self._busy_check is None:
+            self._checked = time.monotonic(), time.process_time()
+            self._busy_check = self.loop.call_later(BUSY_CHECK, self._check_busy)
 
-    def _rerun(self, live: LiveSession) -> None:
+    def _check_busy(self) -> None:
+        """Admit one more if those that were admitted leave processors idle."""
+        self._busy_check = None
+        wall, processor = time.monotonic() - self._checked[0], time.process_time() - self._checked[1]
+        if self._queue and processor < BUSY_SHARE * self._settings.max_parallel_reruns * wall:
+            self._rerun_next()
+        self._admit()
+
+    def _rerun_next(self) -> None:
+        live = self._queue.popleft()
+        live.queued = False
         readiness = live.link.readiness()
         if readiness is Readiness.GONE:
             live.close()
-        elif readiness is Readiness.RUNNING and live.runner_ended:
-            self.loop.call_later(ENDING_RETRY, self.offer, live)
         elif readiness is Readiness.SENDING:
             self.loop.call_later(SENDING_RETRY, self.offer, live)
+        elif readiness is Readiness.RUNNING and live.runner_ended:
+            self.loop.call_later(ENDING_RETRY, self.offer, live)
         elif readiness is Readiness.READY:
-            stale, fragment = live.stale_fragment_or_body()
-            if stale:
-                self._places -= 1
-                live.admitted = self.loop.call_later(SLICE, self.release, live)
-                live.request_rerun(fragment)
+            rest = live.requested_at + self._settings.min_rerun_interval - self.loop.time()
+            if rest > 0:
+                self.loop.call_later(rest, self.offer, live)
+            else:
+                self._rerun(live)
+
+    def _rerun(self, live: LiveSession) -> None:
+        stale, fragment = live.stale_fragment_or_body()
+        if not stale:
+            return
+        live.requested_at = self.loop.time()
+        live.request_rerun(fragment)
+        if live.link.readiness() is Readiness.RUNNING:
+            self._admitted += 1
+            live.admitted = self.loop.call_later(LONG_RUN, self.release, live)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import math
 from typing import TYPE_CHECKING, Protocol
 
 from fastserverstate._core import Session, Store
@@ -56,7 +57,8 @@ class LiveSession(Session):
         self.runner: object = None  # whose runs count; others are on their way out
         self.runner_ended = False
         self.queued = False
-        self.admitted: asyncio.TimerHandle | None = None  # while it holds a place of the pump
+        self.admitted: asyncio.TimerHandle | None = None  # while the pump counts its run
+        self.requested_at = -math.inf  # on the loop's clock
         self._self_reruns = 0
         self._owed_to_self = False
         self._requested_for_self = False

@@ -1,0 +1,96 @@
+"""`configure`: the options of the process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Literal, Protocol
+
+from fastserverstate._core import RERUN_WRITER_ALWAYS, RERUN_WRITER_NEVER, RERUN_WRITER_STALE, Store
+from fastserverstate.rerun.collector import PacedCollector
+from fastserverstate.rerun.scheduler import Scheduler
+from fastserverstate.rerun.settings import Settings
+
+_RERUN_WRITER = {"stale": RERUN_WRITER_STALE, "never": RERUN_WRITER_NEVER, "always": RERUN_WRITER_ALWAYS}
+_GC = ("streamlit", "paced")
+
+
+class Configure(Protocol):
+    """The type of `fastserverstate.configure`."""
+
+    def __call__(
+        self,
+        *,
+        rerun_writer: Literal["stale", "never", "always"] | None = None,
+        min_rerun_interval: float | timedelta | None = None,
+        max_parallel_reruns: int | None = None,
+        gc: Literal["streamlit", "paced"] | None = None,
+    ) -> None: ...
+
+
+def configure_with(
+    store: Store, settings: Settings, scheduler: Scheduler, set_post_script_gc: Callable[[bool], None]
+) -> Configure:
+    """Make `configure` for a store and its scheduler."""
+
+    def configure(
+        *,
+        rerun_writer: Literal["stale", "never", "always"] | None = None,
+        min_rerun_interval: float | timedelta | None = None,
+        max_parallel_reruns: int | None = None,
+        gc: Literal["streamlit", "paced"] | None = None,
+    ) -> None:
+        """Set options for the whole process. What is left out stays as it is.
+
+        Parameters
+            ``rerun_writer``: whether a session is rerun, after its run, for what it has itself written:
+            ``"stale"`` (default) if the run had shown an older value, ``"never"``, or ``"always"`` if it has read the
+            key. A chain of such reruns ends after two.
+
+            ``min_rerun_interval``: least seconds (or ``timedelta``) between two reruns of one session that others have
+            caused; 0 by default. The last value is always shown. A user's own interactions are not held back.
+
+            ``max_parallel_reruns``: how many reruns that others have caused run at a time. By default as many as can
+            make progress in parallel: 1 with the GIL, else the number of processors. More are admitted while those
+            only wait.
+
+            ``gc``: ``"streamlit"`` (default) leaves Streamlit's garbage collection after every run as it is
+            configured. ``"paced"`` switches it off and collects once for many runs: when no run has ended for a
+            quarter of a second, or when the process has grown by 64 MiB or a quarter, whichever is more.
+
+        Thread-safety
+            Safe from any thread. Call it once, where the app starts; calling it in every run does no harm.
+
+        Raises
+            ``ValueError`` for a value that an option does not have; nothing is set then.
+
+        >>> from fastserverstate import configure
+        >>> configure(rerun_writer="stale", min_rerun_interval=0)
+        """
+        seconds = (
+            min_rerun_interval.total_seconds() if isinstance(min_rerun_interval, timedelta) else min_rerun_interval
+        )
+        if rerun_writer is not None and rerun_writer not in _RERUN_WRITER:
+            raise ValueError(f"rerun_writer is one of {', '.join(map(repr, _RERUN_WRITER))}, not {rerun_writer!r}.")
+        if seconds is not None and not 0 <= seconds < float("inf"):
+            raise ValueError(f"min_rerun_interval is a number of seconds from 0 up, not {min_rerun_interval!r}.")
+        if max_parallel_reruns is not None and max_parallel_reruns < 1:
+            raise ValueError(f"max_parallel_reruns is 1 or more, not {max_parallel_reruns!r}.")
+        if gc is not None and gc not in _GC:
+            raise ValueError(f"gc is one of {', '.join(map(repr, _GC))}, not {gc!r}.")
+
+        if rerun_writer is not None:
+            store.set_rerun_writer(_RERUN_WRITER[rerun_writer])
+        if seconds is not None:
+            settings.min_rerun_interval = seconds
+        if max_parallel_reruns is not None:
+            settings.max_parallel_reruns = max_parallel_reruns
+        if gc == "paced" and scheduler.collector is None:
+            set_post_script_gc(False)
+            scheduler.collector = PacedCollector()
+        elif gc == "streamlit" and scheduler.collector is not None:
+            scheduler.collector.stop()
+            scheduler.collector = None
+            set_post_script_gc(True)
+
+    return configure
