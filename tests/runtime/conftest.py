@@ -28,6 +28,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., AppServer]]:
             folder = tmp_path / "app"
             folder.mkdir()
             for name, text in {"main": source, **files}.items():
+                (folder / name).parent.mkdir(exist_ok=True)
                 (folder / f"{name}.py").write_text(PRELUDE + textwrap.dedent(text))
             server = stack.enter_context(streamlit_run(folder / "main.py", options=options))
             stack.callback(check_output, server)

@@ -23,21 +23,21 @@ def test_convergence(serve: Serve) -> None:
                 time.sleep(0.001)
         if st.button("start"):
             threading.Thread(target=write).start()
+        st.session_state.setdefault("mine", 0)
         if st.button("plus"):
             with server_state_lock["n"]:
                 server_state["n"] = server_state.get("n", 0) + 1
+            st.session_state.mine += 1
+        st.text(f"mine {st.session_state.mine}")
         st.text(f"thread {server_state.get('from_thread')}")
         st.text(f"n {server_state.get('n', 0)}")
     """)
 
     async def steps(*tabs: Tab) -> None:
         await tabs[0].click("start")
-        for _ in range(4):
+        for i in range(1, 5):
             await asyncio.gather(*(tab.click("plus") for tab in tabs))
-            before = [tab.finished for tab in tabs]
-            await asyncio.gather(
-                *(tab.until(lambda tab, n=n: tab.finished > n) for tab, n in zip(tabs, before, strict=True))
-            )
+            await asyncio.gather(*(tab.shows(f"mine {i}") for tab in tabs))
         for tab in tabs:
             await tab.shows("thread 299")
             await tab.shows(f"n {4 * len(tabs)}")

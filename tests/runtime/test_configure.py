@@ -1,0 +1,279 @@
+"""`configure`: each option on a real server, and what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from harness.steps import FENCE, Serve, fence, with_tabs
+from harness.tab import Tab
+
+from fastserverstate import configure
+from fastserverstate._shared import settings
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"rerun_writer": "sometimes"}, "rerun_writer is one of 'stale', 'never', 'always', not 'sometimes'"),
+        ({"min_rerun_interval": -1}, "min_rerun_interval is a number of seconds from 0 up, not -1"),
+        ({"min_rerun_interval": float("nan")}, "min_rerun_interval is a number of seconds"),
+        ({"max_parallel_reruns": 0}, "max_parallel_reruns is 1 or more, not 0"),
+        ({"gc": "never"}, "gc is one of 'streamlit', 'paced', not 'never'"),
+    ],
+)
+def test_wrong_values_are_refused_and_nothing_is_set(options: dict[str, Any], says: str) -> None:
+    before = settings.max_parallel_reruns
+    with pytest.raises(ValueError, match=says):
+        configure(**{"max_parallel_reruns": before + 1, **options})
+    assert settings.max_parallel_reruns == before
+
+
+def test_timedelta() -> None:
+    configure(min_rerun_interval=timedelta(milliseconds=1500))
+    assert settings.min_rerun_interval == 1.5
+    configure(min_rerun_interval=0)
+    assert settings.min_rerun_interval == 0
+
+
+@pytest.mark.parametrize(("policy", "runs_per_click"), [("stale", 2), ("never", 1), ("always", 2)])
+def test_rerun_writer(serve: Serve, policy: str, runs_per_click: int) -> None:
+    server = serve(
+        f"""
+        configure(rerun_writer={policy!r})
+        st.text(f"shown first {{server_state.get('n', 0)}}")
+        if st.button("plus"):
+            server_state["n"] = server_state.get("n", 0) + 1
+        st.text(f"n {{server_state.get('n', 0)}}")
+        """
+    )
+
+    async def steps(tab: Tab) -> None:
+        for i in (1, 2, 3):
+            await tab.click("plus")
+            await tab.shows(f"n {i}")
+            await tab.until(lambda tab, n=1 + i * runs_per_click: tab.finished == n)
+        assert tab.started == 1 + 3 * runs_per_click
+
+    with_tabs(server, 1, steps)
+
+
+def test_always_reruns_for_what_was_not_shown(serve: Serve) -> None:
+    server = serve("""
+        configure(rerun_writer="always")
+        if st.button("plus"):
+            server_state["n"] = server_state.get("n", 0) + 1
+        st.text(f"n {server_state.get('n', 0)}")
+    """)
+
+    async def steps(tab: Tab) -> None:
+        await tab.click("plus")
+        await tab.until(lambda tab: tab.finished == 3)
+        assert "n 1" in tab.texts
+
+    with_tabs(server, 1, steps)
+
+
+def test_min_rerun_interval(serve: Serve) -> None:
+    """Reruns that others cause keep the interval; a click of the user's own is served within it."""
+    server = serve("""
+        configure(min_rerun_interval=2)
+        @st.cache_resource
+        def starts():
+            return []
+        now = time.monotonic()
+        n = server_state.get("n", 0)
+        if st.query_params.get("role") == "reader":
+            if st.button("mine"):
+                st.text("served")
+            elif n:
+                starts().append(now)
+        elif st.button("plus"):
+            server_state["n"] = n + 1
+        gaps = [round(b - a, 3) for a, b in zip(starts(), starts()[1:])]
+        st.text(f"gaps {gaps}")
+        st.text(f"n {server_state.get('n', 0)}")
+    """)
+
+    async def steps(writer: Tab) -> None:
+        async with Tab(server.websocket_url, query="role=reader") as reader:
+            await reader.until(lambda tab: tab.settled)
+            await writer.click("plus")
+            await reader.shows("n 1")
+            await reader.click("mine")
+            await reader.shows("served")
+            for i in (2, 3, 4):
+                await writer.click("plus")
+                await writer.shows(f"n {i}")
+            await reader.shows("n 4")
+            gaps = eval(next(text for text in reader.texts if text.startswith("gaps"))[5:])
+            assert gaps
+            assert min(gaps) >= 1.9
+
+    with_tabs(server, 1, steps)
+
+
+def test_reruns_are_admitted_a_few_at_a_time(serve: Serve) -> None:
+    """Invariant 7: of many sessions that are due, no more run at once than can make progress."""
+    server = serve("""
+        @st.cache_resource
+        def load():
+            return {"now": 0, "most": 0, "lock": threading.Lock()}
+        load = load()
+        if st.button("plus"):
+            server_state["n"] = server_state.get("n", 0) + 1
+        with load["lock"]:
+            load["now"] += 1
+            load["most"] = max(load["most"], load["now"])
+        end = time.thread_time() + 0.02
+        while time.thread_time() < end:
+            pass
+        with load["lock"]:
+            load["now"] -= 1
+        st.text(f"n {server_state.get('n', 0)}")
+        st.text(f"most {load['most']}")
+        if st.button("reset"):
+            load["most"] = 0
+    """)
+
+    async def steps(*tabs: Tab) -> None:
+        await tabs[0].click("reset")
+        await tabs[0].until(lambda tab: tab.finished == 2 and tab.settled)
+        await tabs[0].click("plus")
+        for tab in tabs:
+            await tab.shows("n 1")
+        # The writer's own run and one rerun, and another where the processor had a rest.
+        most = max(int(text.split()[1]) for tab in tabs for text in tab.texts if text.startswith("most"))
+        assert most <= 4
+
+    with_tabs(server, 24, steps)
+
+
+def test_runs_that_wait_do_not_hold_up_the_others(serve: Serve) -> None:
+    """While one rerun waits for something, the others are admitted: all of these have to meet."""
+    server = serve("""
+        @st.cache_resource
+        def meeting():
+            return threading.Barrier(8)
+        if st.button("plus"):
+            server_state["n"] = 1
+        elif server_state.get("n"):
+            meeting().wait(20)
+        st.text(f"n {server_state.get('n', 0)}")
+    """)
+
+    async def steps(writer: Tab, *tabs: Tab) -> None:
+        await writer.click("plus")
+        for tab in tabs:
+            await tab.shows("n 1")
+
+    with_tabs(server, 9, steps)
+
+
+def test_a_run_that_never_ends_takes_nobody_s_place(serve: Serve) -> None:
+    server = serve("""
+        if st.query_params.get("role") == "endless":
+            while not server_state.get("stop"):
+                sum(range(10_000))
+            st.text("stopped")
+        if st.button("plus"):
+            server_state["n"] = server_state.get("n", 0) + 1
+        if st.button("stop"):
+            server_state["stop"] = True
+        st.text(f"n {server_state.get('n', 0)}")
+    """)
+
+    async def steps(tab: Tab, writer: Tab) -> None:
+        async with Tab(server.websocket_url, query="role=endless") as endless:
+            await endless.until(lambda tab: tab.started == 1)
+            for i in (1, 2, 3):
+                await writer.click("plus")
+                await tab.shows(f"n {i}")
+            await writer.click("stop")
+            await endless.shows("stopped")
+
+    with_tabs(server, 2, steps)
+
+
+GARBAGE = """
+        import gc as collector
+        from fastserverstate._shared import scheduler
+        from fastserverstate.rerun.collector import resident_bytes
+        from streamlit import config
+        configure(gc="paced")
+        class Node:
+            pass
+        def litter():
+            for _ in range(10):
+                node = Node()
+                node.itself, node.ballast = node, bytearray(200_000)
+        litter()
+        if st.button("plus"):
+            server_state["n"] = server_state.get("n", 0) + 1
+        st.text(f"n {server_state.get('n', 0)}")
+        st.text(f"collections {scheduler.collector.collections}")
+        st.text(f"megabytes {resident_bytes() >> 20}")
+        st.text(f"streamlit collects {config.get_option('runner.postScriptGC')}")
+        st.button("again")
+"""
+
+
+def number(tab: Tab, name: str) -> int:
+    return next(int(text.rpartition(" ")[2]) for text in tab.texts if text.startswith(name))
+
+
+def test_paced_collection_bounds_garbage(serve: Serve) -> None:
+    """2 MB of cycles in every run: 400 runs would be 800 MB. The bound is 64 MiB or a quarter, twice in a fan-out."""
+    server = serve(GARBAGE)
+
+    async def steps(tab: Tab, other: Tab) -> None:
+        await tab.shows("streamlit collects False")
+        start = number(tab, "megabytes")
+        for i in range(1, 201):
+            await tab.click("plus")
+            await tab.shows(f"n {i}")
+            await other.shows(f"n {i}")
+        assert number(tab, "megabytes") - start < 2 * 64 + 60
+        assert number(tab, "collections") < 100
+
+    with_tabs(server, 2, steps)
+
+
+def test_paced_collection_when_at_rest(serve: Serve) -> None:
+    server = serve(GARBAGE)
+
+    async def steps(tab: Tab) -> None:
+        await tab.click("again")
+        await tab.until(lambda tab: tab.settled)
+        done = number(tab, "collections")
+        deadline = asyncio.get_running_loop().time() + 20
+        while number(tab, "collections") == done and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.4)  # being at rest is what is waited for
+            runs = tab.finished
+            await tab.click("again")
+            await tab.until(lambda tab, n=runs: tab.finished > n)
+        assert number(tab, "collections") > done
+
+    with_tabs(server, 1, steps)
+
+
+def test_streamlit_s_own_collection_is_given_back(serve: Serve) -> None:
+    server = serve(
+        """
+        from streamlit import config
+        before = config.get_option("runner.postScriptGC")
+        configure(gc="paced")
+        during = config.get_option("runner.postScriptGC")
+        configure(gc="streamlit")
+        st.text(f"{before} {during} {config.get_option('runner.postScriptGC')}")
+        """
+        + FENCE
+    )
+
+    async def steps(tab: Tab, other: Tab) -> None:
+        await tab.shows("True False True")
+        await fence(tab, other)
+
+    with_tabs(server, 2, steps)

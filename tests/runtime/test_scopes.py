@@ -1,0 +1,214 @@
+"""Which region a read belongs to, for every kind of region that Streamlit has."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import streamlit as st
+from harness.steps import FENCE, Serve, fence, with_tabs
+from harness.tab import Tab
+
+# Every region counts its own executions in the session that it runs in, and shows the count.
+COUNTING = """
+        def count(region):
+            counts = st.session_state.setdefault("counts", {})
+            counts[region] = counts.get(region, 0) + 1
+            st.text(f"{region} ran {counts[region]}")
+        def plus(key):
+            if st.button(f"plus {key}"):
+                server_state[key] = server_state.get(key, 0) + 1
+"""
+
+WRITER = """
+        if st.query_params.get("role") == "writer":
+            for key in ("body", "outer", "inner"):
+                plus(key)
+            st.stop()
+"""
+
+
+def nested(decorator: str = "st.fragment") -> str:
+    return (
+        COUNTING
+        + WRITER
+        + f"""
+        count("the body")
+        st.text(f"body {{server_state.get('body', 0)}}")
+        @{decorator}
+        def outer():
+            count("the outer")
+            st.text(f"outer {{server_state.get('outer', 0)}}")
+            inner()
+        @st.fragment
+        def inner():
+            count("the inner")
+            st.text(f"inner {{server_state.get('inner', 0)}}")
+        outer()
+        """
+    )
+
+
+@pytest.mark.parametrize("decorator", ["st.fragment", "st.fragment(parallel=True)"])
+def test_nested_fragments(serve: Serve, decorator: str) -> None:
+    if "parallel" in decorator and "parallel" not in inspect.signature(st.fragment).parameters:
+        pytest.skip("this Streamlit release has no parallel fragments")
+    server = serve(nested(decorator))
+
+    async def steps(tab: Tab) -> None:
+        async with Tab(server.websocket_url, query="role=writer") as writer:
+            await writer.until(lambda tab: tab.settled)
+            ran = {"body": 1, "outer": 1, "inner": 1}
+            for turn in (1, 2):
+                for key, affected in (("inner", ["inner"]), ("outer", ["outer", "inner"]), ("body", list(ran))):
+                    await writer.click(f"plus {key}")
+                    await tab.shows(f"{key} {turn}")
+                    await tab.until(lambda tab: tab.settled)
+                    for region in affected:
+                        ran[region] += 1
+                    for region, runs in ran.items():
+                        assert f"the {region} ran {runs}" in tab.texts
+
+    with_tabs(server, 1, steps)
+
+
+def test_a_nested_fragment_that_was_left_out_costs_nothing(serve: Serve) -> None:
+    server = serve(
+        COUNTING
+        + """
+        if st.query_params.get("role") == "writer":
+            plus("inner")
+        """
+        + FENCE
+        + """
+        @st.fragment
+        def outer():
+            if not st.button("leave out"):
+                inner()
+        @st.fragment
+        def inner():
+            st.text(f"inner {server_state.get('inner', 0)}")
+        if st.query_params.get("role") != "writer":
+            outer()
+        """
+    )
+
+    async def steps(tab: Tab) -> None:
+        async with Tab(server.websocket_url, query="role=writer") as writer:
+            await writer.until(lambda tab: tab.settled)
+            await tab.click("leave out")
+            await tab.until(lambda tab: tab.fragment_runs == 1)
+            await writer.click("plus inner")
+            await fence(writer, tab)
+            assert (tab.started, tab.fragment_runs) == (3, 1)
+
+    with_tabs(server, 1, steps)
+
+
+def test_run_every(serve: Serve) -> None:
+    """A fragment on a timer follows writes between its ticks as well."""
+    server = serve(
+        COUNTING
+        + """
+        count("the body")
+        if st.query_params.get("role") == "writer":
+            plus("ticking")
+        @st.fragment(run_every=3600)
+        def ticking():
+            st.text(f"ticking {server_state.get('ticking', 0)}")
+        ticking()
+        """
+    )
+
+    async def steps(tab: Tab) -> None:
+        async with Tab(server.websocket_url, query="role=writer") as writer:
+            await writer.until(lambda tab: tab.settled)
+            for i in (1, 2, 3):
+                await writer.click("plus ticking")
+                await tab.shows(f"ticking {i}")
+            assert "the body ran 1" in tab.texts
+
+    with_tabs(server, 1, steps)
+
+
+def test_a_dialog_is_rerun_alone(serve: Serve) -> None:
+    """A full rerun would close it."""
+    server = serve(
+        COUNTING
+        + """
+        count("the body")
+        if st.query_params.get("role") == "writer":
+            plus("inside")
+        @st.dialog("Details")
+        def details():
+            name = st.text_input("name")
+            st.text(f"inside {server_state.get('inside', 0)} {name or 'nobody'}")
+        if st.button("open"):
+            details()
+        """
+    )
+
+    async def steps(tab: Tab) -> None:
+        async with Tab(server.websocket_url, query="role=writer") as writer:
+            await writer.until(lambda tab: tab.settled)
+            await tab.click("open")
+            await tab.shows("inside 0 nobody")
+            await tab.enter("name", "Ada")
+            await tab.shows("inside 0 Ada")
+            for i in (1, 2):
+                await writer.click("plus inside")
+                await tab.shows(f"inside {i} Ada")
+            assert "the body ran 2" in tab.texts
+
+    with_tabs(server, 1, steps)
+
+
+def test_a_callback_in_a_fragment_belongs_to_the_fragment(serve: Serve) -> None:
+    """It reads and writes a key that the body does not show, so the body stands."""
+    server = serve(
+        COUNTING
+        + """
+        count("the body")
+        def add():
+            server_state["n"] = server_state.get("n", 0) + 1
+        @st.fragment
+        def part():
+            st.button("add", on_click=add)
+            st.text(f"n {server_state.get('n', 0)}")
+        part()
+        """
+    )
+
+    async def steps(tab: Tab, other: Tab) -> None:
+        for i in (1, 2, 3):
+            await tab.click("add")
+            await tab.shows(f"n {i}")
+            await other.shows(f"n {i}")
+            for each in (tab, other):
+                assert "the body ran 1" in each.texts
+
+    with_tabs(server, 2, steps)
+
+
+def test_pages_folder(serve: Serve) -> None:
+    """The multipage apps of old: a session on another page is rerun there, for what that page reads."""
+    server = serve(
+        """
+        st.text("main")
+        if st.button("plus"):
+            server_state["n"] = server_state.get("n", 0) + 1
+        if st.button("go"):
+            st.switch_page("pages/second.py")
+        """,
+        **{"pages/second": "st.text(f\"second {server_state.get('n', 0)}\")"},
+    )
+
+    async def steps(tab: Tab, writer: Tab) -> None:
+        await tab.click("go")
+        await tab.shows("second 0")
+        for i in (1, 2):
+            await writer.click("plus")
+            await tab.shows(f"second {i}")
+        assert tab.texts == ["second 2"]
+
+    with_tabs(server, 2, steps)
