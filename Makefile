@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(abspath $(BIN)):$(PATH)
-SOURCES := setup.py pyproject.toml $(wildcard src/fastserverstate/*.pyx src/fastserverstate/*.pxd)
+SOURCES := setup.py pyproject.toml $(foreach end,pyx pxd pxi,$(wildcard src/fastserverstate/*.$(end)))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-matrix lint bench load clean

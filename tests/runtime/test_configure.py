@@ -156,11 +156,11 @@ def test_runs_that_wait_do_not_hold_up_the_others(serve: Serve) -> None:
     server = serve("""
         @st.cache_resource
         def meeting():
-            return threading.Barrier(8)
+            return threading.Barrier(16)
         if st.button("plus"):
             server_state["n"] = 1
         elif server_state.get("n"):
-            meeting().wait(20)
+            meeting().wait(10)
         st.text(f"n {server_state.get('n', 0)}")
     """)
 
@@ -169,12 +169,13 @@ def test_runs_that_wait_do_not_hold_up_the_others(serve: Serve) -> None:
         for tab in tabs:
             await tab.shows("n 1")
 
-    with_tabs(server, 9, steps)
+    with_tabs(server, 17, steps)
 
 
 def test_a_run_that_never_ends_takes_nobody_s_place(serve: Serve) -> None:
     server = serve("""
-        if st.query_params.get("role") == "endless":
+        if st.query_params.get("role") == "endless" and server_state.get("n"):
+            st.text("endless")
             while not server_state.get("stop"):
                 sum(range(10_000))
             st.text("stopped")
@@ -187,8 +188,10 @@ def test_a_run_that_never_ends_takes_nobody_s_place(serve: Serve) -> None:
 
     async def steps(tab: Tab, writer: Tab) -> None:
         async with Tab(server.websocket_url, query="role=endless") as endless:
-            await endless.until(lambda tab: tab.started == 1)
-            for i in (1, 2, 3):
+            await endless.until(lambda tab: tab.settled)
+            await writer.click("plus")
+            await endless.shows("endless")
+            for i in (2, 3):
                 await writer.click("plus")
                 await tab.shows(f"n {i}")
             await writer.click("stop")

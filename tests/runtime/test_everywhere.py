@@ -143,6 +143,32 @@ def test_a_thread_with_a_script_context(serve) -> None:  # type: ignore[no-untyp
     with_tabs(server, 2, count_in_step)
 
 
+def test_a_thread_that_writes_after_its_run(serve) -> None:  # type: ignore[no-untyped-def]
+    """What it writes is news to the session whose context it has: that session shows the older value."""
+    server = serve("""
+        from streamlit.runtime.scriptrunner import add_script_run_ctx
+        @st.cache_resource
+        def gate():
+            return threading.Event()
+        def work():
+            gate().wait(20)
+            server_state["result"] = "done"
+        if st.button("work"):
+            add_script_run_ctx(threading.Thread(target=work)).start()
+        st.button("finish", on_click=gate().set)
+        st.text(f"result {server_state.get('result')}")
+    """)
+
+    async def steps(tab: Tab, other: Tab) -> None:
+        await tab.click("work")
+        await tab.until(lambda tab: tab.finished == 2)
+        await other.click("finish")
+        await tab.shows("result done")
+        await other.shows("result done")
+
+    with_tabs(server, 2, steps)
+
+
 @pytest.mark.parametrize("inside", [False, True], ids=["package installed", "package among the app's files"])
 def test_hot_reload(tmp_path: Path, inside: bool) -> None:
     """State outlives the reload of the app's modules, even if the package lies among them."""

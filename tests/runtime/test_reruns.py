@@ -408,23 +408,22 @@ def test_no_rerun_and_force(serve: Serve) -> None:
     with_tabs(server, 2, steps)
 
 
-def test_a_parallel_run_of_the_same_session_that_was_replaced_subscribes_nobody(serve: Serve) -> None:
+def test_a_run_that_was_replaced_subscribes_nobody(serve: Serve) -> None:
     """A click replaces a run at once; what the old run reads until it notices is nobody's."""
     server = serve(
         """
         @st.cache_resource
         def gates():
             return threading.Event(), threading.Event()
-        waiting, go_on = gates()
+        go_on, done = gates()
+        server_state.get("anything")
         if st.button("slow"):
-            waiting.set()
             assert go_on.wait(20)
             server_state.get("read by the old run")
-            waiting.clear()
-            go_on.clear()
-        elif st.button("release"):
-            assert waiting.wait(20)
+            done.set()
+        if st.button("release"):
             go_on.set()
+            assert done.wait(20)
         if st.button("write"):
             server_state["read by the old run"] = time.time()
         """
@@ -435,8 +434,9 @@ def test_a_parallel_run_of_the_same_session_that_was_replaced_subscribes_nobody(
         await tab.click("slow")
         await tab.click("fence")  # replaces the slow run
         await tab.shows("fence 1")
+        await other.until(lambda tab: "fence 1" in tab.texts and tab.settled)
         await other.click("release")
-        await other.until(lambda tab: tab.settled)
+        await other.until(lambda tab: tab.finished == 3)
         runs = tab.started
         await other.click("write")
         await fence(other, tab)

@@ -105,6 +105,39 @@ def test_a_nested_fragment_that_was_left_out_costs_nothing(serve: Serve) -> None
     with_tabs(server, 1, steps)
 
 
+def test_a_nested_fragment_that_no_longer_reads_depends_on_nothing(serve: Serve) -> None:
+    server = serve(
+        """
+        if st.query_params.get("role") == "writer" and st.button("write"):
+            server_state["k"] = time.time()
+        """
+        + FENCE
+        + """
+        @st.fragment
+        def outer():
+            st.session_state.quiet = st.button("be quiet")
+            inner()
+        @st.fragment
+        def inner():
+            st.text("quiet" if st.session_state.quiet else f"k {server_state.get('k')}")
+        if st.query_params.get("role") != "writer":
+            outer()
+        """
+    )
+
+    async def steps(tab: Tab) -> None:
+        async with Tab(server.websocket_url, query="role=writer") as writer:
+            await writer.until(lambda tab: tab.settled)
+            await tab.click("be quiet")
+            await tab.shows("quiet")
+            await tab.until(lambda tab: tab.settled)
+            await writer.click("write")
+            await fence(writer, tab)
+            assert (tab.started, tab.fragment_runs) == (3, 1)
+
+    with_tabs(server, 1, steps)
+
+
 def test_run_every(serve: Serve) -> None:
     """A fragment on a timer follows writes between its ticks as well."""
     server = serve(
