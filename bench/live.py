@@ -50,7 +50,7 @@ class LiveServer:
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), name="server")
 
     def start(self) -> None:
-        for name, value in {**QUIET, "server.address": "127.0.0.1"}.items():
+        for name, value in QUIET.items():
             config.set_option(name, {"true": True, "false": False}.get(value, value))
         config.set_option("server.port", self._port)
         self._thread.start()

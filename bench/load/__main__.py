@@ -1,4 +1,9 @@
-"""Runs the load benchmark: `python -m load --help`."""
+"""Runs the load benchmark, from the root of the repository:
+
+    PYTHONPATH=src:tests:bench python -m load --scenario counter --out results
+
+Needs Streamlit, both packages, websockets, matplotlib and tqdm. Linux only: CPU time is read from /proc.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +40,10 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def run(scenario: str, variant: str, package: str, arguments: argparse.Namespace, bar: tqdm[None]) -> Result:
-    """Run a scenario on a server of its own."""
+async def run(
+    scenario: str, variant: str, package: str, arguments: argparse.Namespace, bar: tqdm[None]
+) -> Result | None:
+    """Run a scenario on a server of its own; None if there is no result."""
 
     def say(step: str) -> None:
         bar.set_description_str(f"{scenario}, {variant}, {PACKAGES[package].name}: {step}")
@@ -46,28 +53,36 @@ async def run(scenario: str, variant: str, package: str, arguments: argparse.Nam
     if arguments.sessions is not None and size.sessions > 1:
         size = dataclasses.replace(size, sessions=arguments.sessions)
     say("starting")
-    async with asyncio.timeout(LIMIT_SECONDS), serving(plan.app, PACKAGES[package], VARIANTS[variant]) as bench:
-        own_cpu = time.process_time()
-        figures = await plan.measure(bench, size, say)
-        figures["client_cpu_seconds"] = time.process_time() - own_cpu
-        figures["exceptions_in_log"] = bench.errors()
-    bar.update()
+    try:
+        async with asyncio.timeout(LIMIT_SECONDS), serving(plan.app, PACKAGES[package], VARIANTS[variant]) as bench:
+            own_cpu = time.process_time()
+            figures = await plan.measure(bench, size, say)
+            figures["client_cpu_seconds"] = time.process_time() - own_cpu
+            figures["exceptions_in_log"] = bench.errors()
+    except (TimeoutError, ConnectionError) as error:
+        bar.write(f"{scenario}, {variant}, {PACKAGES[package].name}: no result, {error!r}")
+        return None
+    finally:
+        bar.update()
     return Result(scenario, variant, package, size.sessions, figures)
 
 
 def environment() -> dict[str, str]:
+    """What the figures depend on; other work on the machine shows in its load before the start."""
     return {
         "fastserverstate": version("fastserverstate"),
         "streamlit-server-state": version("streamlit-server-state"),
         "Streamlit": version("streamlit"),
         "Python": platform.python_version(),
         "CPUs": str(os.cpu_count()),
+        "load before": f"{os.getloadavg()[0]:.1f}",
         "date": time.strftime("%Y-%m-%d"),
     }
 
 
 async def main() -> None:
     arguments = parse_arguments()
+    setting = environment()
     cells = [
         (scenario, variant, package)
         for scenario in arguments.scenario or SCENARIOS
@@ -75,10 +90,12 @@ async def main() -> None:
         for package in arguments.package or PACKAGES
     ]
     with tqdm(total=len(cells), unit="server") as bar:
-        results = [await run(*cell, arguments, bar) for cell in cells]
+        found = [await run(*cell, arguments, bar) for cell in cells]
+    results = [result for result in found if result is not None]
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "results.json").write_text(as_json(results, environment()))
-    draw(arguments.out / "results.png", results, environment())
+    (arguments.out / "results.json").write_text(as_json(results, setting))
+    if results:
+        draw(arguments.out / "results.png", results, setting)
     print(as_text(results))
     print(f"\nWritten to {arguments.out}")
 

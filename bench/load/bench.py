@@ -21,7 +21,7 @@ from load.client import Session, open_sessions
 APPS = Path(__file__).parent / "apps"
 LOOPBACK = {"server.address": "127.0.0.1"}
 SETTLE_SECONDS = 20.0
-SETTLE_PAUSE = 0.4
+SETTLE_PAUSE = 0.25
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Variant:
 VARIANTS = {
     "gc-off": Variant("runner.postScriptGC off", "GC off", {"runner.postScriptGC": "false"}),
     "defaults": Variant("Streamlit's defaults", "defaults", {}),
+    "paced": Variant('Streamlit\'s defaults, fastserverstate with configure(gc="paced")', "paced", {}, gc="paced"),
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
 from load.bench import PACKAGES, VARIANTS
@@ -51,7 +52,7 @@ def draw(path: Path, results: list[Result], environment: dict[str, str]) -> None
     scenarios = [name for name in SCENARIOS if any(result.scenario == name for result in results)]
     columns = min(COLUMNS, len(scenarios))
     rows = -(-len(scenarios) // columns)
-    figure = Figure(figsize=(5.2 * columns, 3.9 * rows + 0.9), layout="constrained")
+    figure = Figure(figsize=(5.2 * columns, 3.9 * rows + 0.9), layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12))
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False).flat
     for name, axes in zip(scenarios, grid, strict=False):
@@ -61,7 +62,6 @@ def draw(path: Path, results: list[Result], environment: dict[str, str]) -> None
     patches = [Patch(color=COLORS[key], label=package.name) for key, package in PACKAGES.items()]
     figure.legend(handles=patches, loc="outside upper center", ncols=len(patches), frameon=False, fontsize=12)
     figure.supxlabel(" · ".join(f"{name} {value}" for name, value in environment.items()), fontsize=8, color=FAINT)
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)  # type: ignore[union-attr]
     figure.savefig(path, dpi=150)
 
 
@@ -96,9 +96,13 @@ def _draw_panel(axes: Axes, scenario: str, results: list[Result]) -> None:
             axes.annotate(text, (x, height), (0, 3), textcoords="offset points", ha="center", fontsize=9, color=INK)
     names = [label if len(variants) == 1 else f"{label}\n{VARIANTS[variant].short}" for variant, label, _ in groups]
     axes.set_xticks(range(len(groups)), names, fontsize=9, color=INK)
-    axes.set_xlim(-0.6, len(groups) - 0.4)
+    margin = 1.2 if len(groups) == 1 else 0.6
+    axes.set_xlim(-margin, len(groups) - 1 + margin)
     sessions = results[0].sessions
-    title = f"{SCENARIOS[scenario].title}\n{sessions} session{'s' if sessions > 1 else ''}"
+    subtitle = f"{sessions} session{'s' if sessions > 1 else ''}"
+    if len(variants) == 1:
+        subtitle += f", {VARIANTS[variants[0]].title}"
+    title = f"{SCENARIOS[scenario].title}\n{subtitle}"
     axes.set_title(title, loc="left", fontsize=11, color=INK)
     axes.set_ylabel(panel.unit, color=INK)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -14,7 +14,6 @@ from load.bench import Bench, Runs
 from load.client import Session
 
 WRITE_INTERVAL = 0.01
-# Python 3.11 has no `type` statement.
 Figures = dict[str, float | bool | None]
 
 
@@ -65,6 +64,7 @@ async def counter(bench: Bench, size: Size, say: Callable[[str], None]) -> Figur
         "converged": not missing,
         "sessions_missing": missing,
         **run_figures(runs, rounds),
+        "cpu_seconds": cpu,
         "cpu_seconds_per_write": cpu / rounds,
     }
 
@@ -169,55 +169,50 @@ async def rooms(bench: Bench, size: Size, say: Callable[[str], None]) -> Figures
         "runs_outside": outside,
         "runs_outside_per_write": outside / writes,
         **run_figures(total(runs), writes),
+        "cpu_seconds": cpu,
         "cpu_seconds_per_write": cpu / writes,
     }
 
 
 async def click_under_storm(bench: Bench, size: Size, say: Callable[[str], None]) -> Figures:
-    """Clicks of sessions that do not read the hot key, before and while all the others show what a thread writes."""
-    bystanders = await bench.open(["role=bystander"] * 5)
+    """Clicks of sessions that do not read the hot key, before and while all the others show what a thread writes.
+
+    Every bystander clicks once, at a time of its own that does not depend on how the others fare.
+    """
+    bystanders = await bench.open(["role=bystander"] * size.rounds)
     await bench.open([""] * size.sessions)
     before = total(await bench.settled_runs())
 
+    async def click(session: Session, after: float) -> float | None:
+        await asyncio.sleep(after)
+        count = int(session.shown["clicks"]) + 1
+        clicked = await session.click("click", "role=bystander")
+        shown = await session.shows("clicks", str(count), size.patience)
+        return None if shown is None else shown - clicked
+
     async def clicks(seconds: float) -> tuple[list[float], int]:
-        """Delays until the session shows its click, and how many did not within the patience."""
-        delays: list[float] = []
-        missing = 0
-        deadline = time.monotonic() + seconds
-
-        async def one(session: Session) -> None:
-            nonlocal missing
-            while time.monotonic() < deadline and not missing:
-                count = int(session.shown["clicks"]) + 1
-                at = await session.click("click", "role=bystander")
-                shown = await session.shows("clicks", str(count), size.patience)
-                if shown is None:
-                    missing += 1
-                else:
-                    delays.append(shown - at)
-                await asyncio.sleep(random.uniform(0.05, 0.15))
-
-        await asyncio.gather(*map(one, bystanders))
-        return delays, missing
+        """The delays, and how many clicks were not answered."""
+        pause = seconds / len(bystanders)
+        delays = await asyncio.gather(*(click(session, i * pause) for i, session in enumerate(bystanders)))
+        return [delay for delay in delays if delay is not None], delays.count(None)
 
     say("idle")
-    idle, idle_missing = await clicks(size.seconds / 2)
+    calm, calm_missing = await clicks(size.seconds / 2)
     say("under the storm")
-    await bench.start_writer("n", WRITE_INTERVAL, size.seconds)
     cpu = bench.server.cpu_seconds()
+    await bench.start_writer("n", WRITE_INTERVAL, size.seconds)
     busy, busy_missing = await clicks(size.seconds)
+    writes = await bench.writer_ended(size.seconds + size.patience)
     cpu = bench.server.cpu_seconds() - cpu
-    writes = await bench.writer_ended(size.patience)
     runs = total(await bench.settled_runs()) - before
     return {
-        "idle_median": percentile(idle, 50),
-        "idle_p95": percentile(idle, 95),
+        "idle_median": percentile(calm, 50),
+        "idle_p95": percentile(calm, 95),
         "storm_median": percentile(busy, 50),
         "storm_p95": percentile(busy, 95),
         "storm_max": max(busy, default=None),
-        "clicks_idle": len(idle),
-        "clicks_storm": len(busy),
-        "clicks_unanswered": idle_missing + busy_missing,
+        "clicks": 2 * len(bystanders),
+        "clicks_unanswered": calm_missing + busy_missing,
         **run_figures(runs, writes.count),
         "cpu_seconds": cpu,
     }
@@ -269,9 +264,9 @@ SCENARIOS = {
         "A click, until everybody sees it",
         "counter.py",
         counter,
-        Size(200, rounds=15, patience=60),
+        Size(200, rounds=10, patience=40),
         Size(30, rounds=3, patience=8),
-        variants=("gc-off", "defaults"),
+        variants=("gc-off", "defaults", "paced"),
     ),
     "storm": Scenario(
         "100 writes a second, until all show the last",
@@ -298,14 +293,14 @@ SCENARIOS = {
         "An unrelated click during a storm",
         "storm.py",
         click_under_storm,
-        Size(200, seconds=6, patience=20),
-        Size(20, seconds=1.5, patience=4),
+        Size(200, rounds=60, seconds=6, patience=20),
+        Size(20, rounds=10, seconds=1, patience=4),
     ),
     "idle": Scenario(
         "Open sessions while nothing happens",
         "counter.py",
         idle,
         Size(500, seconds=10),
-        Size(50, seconds=2),
+        Size(30, seconds=1),
     ),
 }

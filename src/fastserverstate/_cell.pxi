@@ -94,6 +94,8 @@ cdef class Cell:
         return self.owner == PyThread_get_thread_ident()
 
     def _release_save(self):
+        if not self._is_owned():
+            raise RuntimeError("cannot release un-acquired lock")
         depth = self.depth
         self.depth = 1
         _unlock(self)

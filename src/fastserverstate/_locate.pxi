@@ -43,8 +43,13 @@ cdef _ThreadCache _make_thread_cache():
     return cache
 
 
-cdef Scope current_scope():
-    """The scope that the calling thread runs in, or None."""
+cdef inline Scope current_scope(Store store):
+    """The scope of the store that the calling thread runs in, or None."""
+    cdef Scope scope = located_scope()
+    return scope if scope is not None and scope.session.store is store else None
+
+
+cdef Scope located_scope():
     cdef _ThreadCache cache
     cdef PyObject *found
     cdef object context, part, source

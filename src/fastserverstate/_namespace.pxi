@@ -26,7 +26,7 @@ cdef class Namespace:
         cdef Cell cell
         if not PyUnicode_CheckExact(key):
             return False
-        scope = current_scope()
+        scope = current_scope(self._store)
         cell = self._store.find(<str>key)
         if cell is None:
             if scope is None:
@@ -36,6 +36,7 @@ cdef class Namespace:
             self._store.read_when_free(cell, None)
         if scope is not None:
             self._store.watch(cell, scope)
+            self._store.drop_if_unused(cell)
         return cell.value is not ABSENT
 
     def __len__(self):
@@ -54,7 +55,7 @@ cdef class Namespace:
             return PyObject_GenericGetAttr(self, name)
         cell = store.find(<str>name)
         if cell is None or cell.reserved:
-            if <str>name in store.reserved or is_dunder(<str>name):
+            if is_reserved(store, <str>name):
                 return PyObject_GenericGetAttr(self, name)
         value = store.read(<str>name)
         if value is ABSENT:
@@ -84,7 +85,7 @@ cdef class Namespace:
         return default if value is ABSENT else value
 
     def pop(self, key, *default):
-        cdef Scope scope = current_scope()
+        cdef Scope scope = current_scope(self._store)
         cdef str name = checked_key(key)
         if len(default) > 1:
             raise TypeError(f"pop expected at most 2 arguments, got {1 + len(default)}")
@@ -102,8 +103,12 @@ cdef inline bint is_dunder(str name):
     return name.startswith("__") and name.endswith("__")
 
 
+cdef inline bint is_reserved(Store store, str name) except -1:
+    return name in store.reserved or is_dunder(name)
+
+
 cdef int check_attribute(Store store, name) except -1:
-    if name in store.reserved or is_dunder(name):
+    if is_reserved(store, checked_key(name)):
         raise AttributeError(
             f"{name!r} is a method of server_state and cannot be a key by attribute. Use server_state[{name!r}]."
         )

@@ -4,17 +4,29 @@
 cdef enum:
     DEEPEST = 100
     MOST_CONTAINERS = 100_000  # a nest of shared containers is walked once for every way into it
+    MOST_ITEMS = 10_000_000    # and all their items with it
+
+cdef extern from "Python.h":
+    bint PyType_IsSubtype(type, type)
 
 cdef frozenset PLAIN = frozenset({type(None), bool, int, str, bytes, datetime.date, datetime.timedelta})
-cdef object ENUM_TYPE = enum.EnumMeta
+cdef type ENUM_TYPE = enum.EnumMeta
 
 
 def same_value(old, new):
-    cdef int containers = 0
-    return _same(old, new, 0, &containers)
+    cdef Budget budget = Budget(containers=MOST_CONTAINERS, items=MOST_ITEMS)
+    try:
+        return _same(old, new, 0, &budget)
+    except RuntimeError:  # a finalizer, run by the garbage collector, has changed a dict or a set meanwhile
+        return False
 
 
-cdef bint _same(object old, object new, int depth, int *containers) except -1:
+ctypedef struct Budget:
+    Py_ssize_t containers
+    Py_ssize_t items
+
+
+cdef bint _same(object old, object new, int depth, Budget *left) except -1:
     """Whether `new` certainly shows what `old` showed. Runs no code but that of built-in types.
 
     Of types that are not listed nothing is certain, not even of the same object: it may have been changed in place.
@@ -22,6 +34,8 @@ cdef bint _same(object old, object new, int depth, int *containers) except -1:
     cdef type kind = type(old)
     if kind is not type(new):
         return False
+    if type(kind) is not type:  # its metaclass may define __hash__ or __eq__, so it is looked up nowhere
+        return old is new and PyType_IsSubtype(type(kind), ENUM_TYPE)
     if kind in PLAIN:
         return old is new or old == new
     if kind is float or kind is complex:
@@ -32,15 +46,16 @@ cdef bint _same(object old, object new, int depth, int *containers) except -1:
         return old.start == new.start and old.stop == new.stop and old.step == new.step
     if kind is datetime.datetime or kind is datetime.time:
         zone = old.tzinfo
-        return (zone is new.tzinfo and (zone is None or type(zone) is datetime.timezone)) and old == new
-    if isinstance(kind, ENUM_TYPE):
-        return old is new
+        if zone is not new.tzinfo or (zone is not None and type(zone) is not datetime.timezone):
+            return False  # comparing would ask the zone
+        return old.fold == new.fold and old == new
     if kind is not tuple and kind is not list and kind is not dict and kind is not set and kind is not frozenset:
         return False
     if old is new and (kind is list or kind is dict or kind is set):
         return False  # it may hold something else by now
-    containers[0] += 1
-    if len(old) != len(new) or depth > DEEPEST or containers[0] > MOST_CONTAINERS:
+    left.containers -= 1
+    left.items -= len(old)
+    if len(old) != len(new) or depth > DEEPEST or left.containers < 0 or left.items < 0:
         return False
     if kind is set or kind is frozenset:
         for item in old:
@@ -51,13 +66,13 @@ cdef bint _same(object old, object new, int depth, int *containers) except -1:
                 return False
         return {(type(item), item) for item in old} == {(type(item), item) for item in new}
     if kind is dict:
-        for left, right in zip((<dict>old).items(), (<dict>new).items()):
-            if not _same(left[0], right[0], depth + 1, containers):
+        for one, other in zip((<dict>old).items(), (<dict>new).items()):
+            if not _same(one[0], other[0], depth + 1, left):
                 return False
-            if not _same(left[1], right[1], depth + 1, containers):
+            if not _same(one[1], other[1], depth + 1, left):
                 return False
         return True
-    for left, right in zip(old, new):
-        if not _same(left, right, depth + 1, containers):
+    for one, other in zip(old, new):
+        if not _same(one, other, depth + 1, left):
             return False
     return True

@@ -70,14 +70,18 @@ cdef class Session:
 
     def scope(self, part):
         cdef Scope scope = self.scopes.get(part)
+        cdef Scope made
+        if scope is None and not self.closed:
+            made = Scope.__new__(Scope)
+            made.session = self
+            made.part = part
+            made.values = _ReadLog()
+            made.presence = _ReadLog()
+            scope = self.scopes.get(part)  # a finalizer may have made it meanwhile, or closed the session
         if self.closed:
             return None
         if scope is None:
-            scope = Scope.__new__(Scope)
-            scope.session = self
-            scope.part = part
-            scope.values = _ReadLog()
-            scope.presence = _ReadLog()
+            scope = made
             scope.run = self.run
             self.store.take_slot(scope)
             self.scopes[part] = scope

@@ -65,7 +65,7 @@ cdef class Store:
         made.key = key
         made.hash = PyObject_Hash(key)
         made.value = ABSENT
-        made.reserved = key in self.reserved
+        made.reserved = is_reserved(self, key)
         if self.cells > self.mask:
             self.grow()
         cell = self.find(key)  # a finalizer may have made it meanwhile
@@ -151,14 +151,14 @@ cdef class Store:
 
     cdef int forget(self, Scope scope) except -1:
         """Take back every subscription of the scope, and what has made it stale."""
-        cdef list values = scope.values.cells
-        cdef list presence = scope.presence.cells
+        cdef list values = []
+        cdef list presence = []
         cdef Cell cell
         scope.stale = False
         scope.overwritten = None
         self.pending[scope.slot >> 6] &= ~((<uint64_t>1) << (scope.slot & 63))
-        scope.values.cells, scope.values.unshown = [], 0
-        scope.presence.cells, scope.presence.unshown = [], 0
+        values, scope.values.cells, scope.values.unshown = scope.values.cells, values, 0
+        presence, scope.presence.cells, scope.presence.unshown = scope.presence.cells, presence, 0
         for cell in values:
             subscribers_discard(&cell.readers, scope.slot)
             self.drop_if_unused(cell)
@@ -270,7 +270,7 @@ cdef class Store:
 
     cdef object write(self, str key, object value, bint if_absent):
         """Assign, unless `if_absent` and there is a value. Returns the value that was there, or ABSENT."""
-        cdef Session writer = current_session()
+        cdef Session writer = current_session(self)
         cdef Cell cell
         cdef object old
         cdef bint equal, held
@@ -297,7 +297,7 @@ cdef class Store:
 
     cdef object remove(self, str key):
         """Take the key away and return its value, ABSENT when it has none."""
-        cdef Session writer = current_session()
+        cdef Session writer = current_session(self)
         cdef Cell cell = self.find(key)
         cdef object old
         cdef bint held
@@ -317,7 +317,7 @@ cdef class Store:
 
     cdef inline object read(self, str key):
         """The key's value, ABSENT when it has none; the calling scope depends on it from now on."""
-        cdef Scope scope = current_scope()
+        cdef Scope scope = current_scope(self)
         cdef Cell cell = self.find(key)
         if cell is None:
             if scope is None:
@@ -350,9 +350,15 @@ cdef class Store:
 
     def touch(self, key):
         cdef Cell cell = self.find(checked_key(key))
-        if cell is None or cell.value is ABSENT:
-            raise KeyError(key)
-        self.commit(cell, cell.value, current_session())
+        cdef Session writer = current_session(self)
+        cdef bint held = cell is not None and _is_held_by_other(cell) and _wait_for_lock(cell, -1)
+        try:
+            if cell is None or cell.value is ABSENT:
+                raise KeyError(key)
+            self.commit(cell, cell.value, writer)
+        finally:
+            if held:
+                _unlock(cell)
         self.wake_collector()
 
     def version(self, key):
@@ -373,7 +379,7 @@ cdef class Store:
 
     def watch_members(self):
         """Make the calling scope depend on the set of keys."""
-        cdef Scope scope = current_scope()
+        cdef Scope scope = current_scope(self)
         if scope is not None and not subscribers_has(&self.members.readers, scope.slot) and not self.is_pending(scope):
             subscribers_add(&self.members.readers, scope.slot)
             scope.values.add(self.members, scope.session.sent)
@@ -414,8 +420,8 @@ cdef class Store:
         }
 
 
-cdef inline Session current_session():
-    cdef Scope scope = current_scope()
+cdef inline Session current_session(Store store):
+    cdef Scope scope = current_scope(store)
     return None if scope is None else scope.session
 
 

@@ -30,6 +30,9 @@ class _Values(ValuesView[Any]):
     def __iter__(self) -> Iterator[Any]:
         return (value for _, value in self._items)
 
+    def __contains__(self, value: object) -> bool:
+        return any(found is value or found == value for found in self)
+
 
 class ServerState(Namespace, MutableMapping[str, Any]):
     """State that every session of the app shares.

@@ -28,8 +28,6 @@ CHROMIUM_ARGS = [
 IDLE_APP = '[data-testid="stApp"]:is([data-test-script-state="notRunning"], [data-teststate="notRunning"])'
 PATIENCE = 15_000  # milliseconds for any condition
 
-OpenTab = Callable[[str], Page]
-
 
 @pytest.fixture(scope="session")
 def examples() -> Iterator[AppServer]:
@@ -62,17 +60,21 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_tab(browser: Browser) -> Iterator[OpenTab]:
-    """Open a page as somebody else: with no cookies or sockets in common. No tab may show an error in the end."""
+def open_tab(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """`open_tab(url, page)` opens an app as a new visitor and turns to that page. No tab may show an error."""
     tabs = []
     with ExitStack() as contexts:
 
-        def open_tab(url: str) -> Page:
+        def open_tab(url: str, page: str | None = None) -> Page:
             context = contexts.enter_context(browser.new_context(viewport={"width": 1100, "height": 850}))
             context.set_default_timeout(PATIENCE)
             tab = context.new_page()
             tabs.append(tab)
             tab.goto(url)
+            if page is not None:
+                # Not by its address: to the first session of a server, Streamlit 1.37 says that there is no such page.
+                tab.get_by_test_id("stSidebarNav").get_by_text(page, exact=True).click()
+                expect(tab.get_by_role("heading", name=page, exact=True)).to_be_visible()
             expect(tab.locator(IDLE_APP)).to_be_visible()
             return tab
 

@@ -38,7 +38,7 @@ def demo(port: int) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_demo_says_where_it_is_and_ends_cleanly(ending: signal.Signals, open_tab: Callable[[str], Page]) -> None:
+def test_demo_says_where_it_is_and_ends_cleanly(ending: signal.Signals, open_tab: Callable[..., Page]) -> None:
     port = free_port()
     with demo(port) as process:
         assert process.stdout is not None
@@ -52,7 +52,7 @@ def test_demo_says_where_it_is_and_ends_cleanly(ending: signal.Signals, open_tab
         rest = process.stdout.read()  # until the last process that prints has ended
         assert process.wait(20) == 0
     assert "Open it in two tabs" in rest
-    assert "Traceback" not in rest
+    assert str(DEMO) not in rest, "a traceback of the demo"  # some releases of Streamlit log tracebacks of their own
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(url, timeout=5)
 

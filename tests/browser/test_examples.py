@@ -31,8 +31,14 @@ def said(tab: Page, text: str) -> Locator:
 
 
 def enter_room(tab: Page, room: str) -> None:
-    tab.get_by_text(room, exact=True).click()
+    tab.get_by_test_id("stRadio").get_by_text(room, exact=True).click()
+    is_in_room(tab, room)
+
+
+def is_in_room(tab: Page, room: str) -> None:
     expect(tab.get_by_role("radio", name=room)).to_be_checked()
+    expect(tab.get_by_placeholder(f"Say something in {room}")).to_be_visible()
+    expect(chat_box(tab)).to_have_count(1)  # the last room's is gone
 
 
 def slider_shows(tab: Page, value: int) -> None:
@@ -41,7 +47,7 @@ def slider_shows(tab: Page, value: int) -> None:
     expect(tab.get_by_text(f"Everyone sees {value} %")).to_be_visible()
 
 
-def test_counter_is_in_step(examples: AppServer, open_tab: Callable[[str], Page]) -> None:
+def test_counter_is_in_step(examples: AppServer, open_tab: Callable[..., Page]) -> None:
     ours, theirs = open_tab(examples.url), open_tab(examples.url)
     ours.get_by_role("button", name="Reset").click()
     count = 0
@@ -52,21 +58,21 @@ def test_counter_is_in_step(examples: AppServer, open_tab: Callable[[str], Page]
             expect(page.get_by_test_id("stMetricValue")).to_have_text(str(count))
 
 
-def test_no_click_on_the_counter_is_lost(examples: AppServer, open_tab: Callable[[str], Page]) -> None:
+def test_clicks_at_the_same_time_all_count(examples: AppServer, open_tab: Callable[..., Page]) -> None:
     ours, theirs = open_tab(examples.url), open_tab(examples.url)
     ours.get_by_role("button", name="Reset").click()
-    for page in (ours, theirs):
-        expect(page.get_by_test_id("stMetricValue")).to_have_text("0")
-    for _ in range(10):
+    # One click of each at a time: Streamlit itself takes two clicks for one when it has not got round to the first.
+    for count in range(0, 20, 2):
+        for page in (ours, theirs):
+            expect(page.get_by_test_id("stMetricValue")).to_have_text(str(count))
         for page in (ours, theirs):
             page.get_by_role("button", name="+1").click()
     for page in (ours, theirs):
         expect(page.get_by_test_id("stMetricValue")).to_have_text("20")
 
 
-def test_chat_message_leaves_what_others_are_typing(examples: AppServer, open_tab: Callable[[str], Page]) -> None:
-    url = f"{examples.url}/chat"
-    ours, theirs = open_tab(url), open_tab(url)
+def test_chat_message_leaves_what_others_are_typing(examples: AppServer, open_tab: Callable[..., Page]) -> None:
+    ours, theirs = open_tab(examples.url, "Chat"), open_tab(examples.url, "Chat")
     draft, message = unique("Half a"), unique("Hello")
     chat_box(ours).click()
     ours.keyboard.type(draft)
@@ -84,9 +90,12 @@ def test_chat_message_leaves_what_others_are_typing(examples: AppServer, open_ta
     expect(chat_box(ours)).to_have_value("")
 
 
-def test_message_reaches_its_room_only(examples: AppServer, open_tab: Callable[[str], Page]) -> None:
-    url = f"{examples.url}/rooms"
-    ours, theirs, elsewhere = open_tab(url), open_tab(url), open_tab(url)
+def test_message_reaches_its_room_only(examples: AppServer, open_tab: Callable[..., Page]) -> None:
+    ours, theirs, elsewhere = (
+        open_tab(examples.url, "Chat rooms"),
+        open_tab(examples.url, "Chat rooms"),
+        open_tab(examples.url, "Chat rooms"),
+    )
     for tab in (ours, theirs):
         enter_room(tab, "Kitchen")
     enter_room(elsewhere, "Garden")
@@ -106,18 +115,17 @@ def test_message_reaches_its_room_only(examples: AppServer, open_tab: Callable[[
     expect(said(theirs, for_the_kitchen)).to_have_count(1)
 
 
-def test_new_room_opens_for_all_and_moves_nobody(examples: AppServer, open_tab: Callable[[str], Page]) -> None:
-    url = f"{examples.url}/rooms"
-    ours, theirs = open_tab(url), open_tab(url)
+def test_new_room_opens_for_all_and_moves_nobody(examples: AppServer, open_tab: Callable[..., Page]) -> None:
+    ours, theirs = open_tab(examples.url, "Chat rooms"), open_tab(examples.url, "Chat rooms")
     enter_room(theirs, "Garden")
     room, message = unique("Cellar"), unique("It is dark")
 
     ours.get_by_label("Open a new room").fill(room)
     ours.get_by_label("Open a new room").press("Enter")
 
-    expect(ours.get_by_role("radio", name=room)).to_be_checked()
-    expect(theirs.get_by_text(room, exact=True)).to_be_visible()
-    expect(theirs.get_by_role("radio", name="Garden")).to_be_checked()
+    is_in_room(ours, room)
+    expect(theirs.get_by_role("radio", name=room)).not_to_be_checked()
+    is_in_room(theirs, "Garden")
     enter_room(theirs, room)
     say(theirs, message)
     expect(said(ours, message)).to_have_count(1)
@@ -139,22 +147,23 @@ WATCH_SLIDER = """() => {
 SLIDER_RESTS = "() => performance.now() - window.movedAt > 1000"
 
 
-def test_slider_moves_both_ways_and_settles(examples: AppServer, open_tab: Callable[[str], Page]) -> None:
-    url = f"{examples.url}/slider"
-    ours, theirs = open_tab(url), open_tab(url)
-    ours.get_by_role("slider").press("Home")
-    for tab in (ours, theirs):
-        slider_shows(tab, 0)
+def test_slider_moves_both_ways_and_settles(examples: AppServer, open_tab: Callable[..., Page]) -> None:
+    ours, theirs = open_tab(examples.url, "Slider"), open_tab(examples.url, "Slider")
+    level = int(ours.get_by_role("slider").get_attribute("aria-valuetext") or "")
+    slider_shows(theirs, level)
 
-    for mover, key, presses, target in [(ours, "ArrowRight", 30, 30), (theirs, "ArrowLeft", 12, 18)]:
+    for mover, key, step in [(ours, "ArrowRight", 1), (theirs, "ArrowLeft", -1)]:
         for tab in (ours, theirs):
             tab.evaluate(WATCH_SLIDER)
         mover.get_by_role("slider").focus()
-        for _ in range(presses):
-            mover.keyboard.press(key, delay=20)
+        for _ in range(15):
+            mover.keyboard.press(key)
+            level += step
+            # Some releases of Streamlit drop a key that comes before they have shown what the last one did.
+            slider_shows(mover, level)
         for tab in (ours, theirs):
-            slider_shows(tab, target)
+            slider_shows(tab, level)
             tab.wait_for_function(SLIDER_RESTS)
+            slider_shows(tab, level)
             values = tab.evaluate("window.values")
-            assert values == sorted(values, reverse=key == "ArrowLeft")
-            assert values[-1] == target
+            assert values == sorted(values, reverse=step < 0)

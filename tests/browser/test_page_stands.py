@@ -28,7 +28,7 @@ def write_often(tab: Page) -> int:
     return writes
 
 
-def test_unsent_text_and_focus_stay_while_others_write(probe: AppServer, open_tab: Callable[[str], Page]) -> None:
+def test_unsent_text_and_focus_stay_while_others_write(probe: AppServer, open_tab: Callable[..., Page]) -> None:
     ours, theirs = open_tab(probe.url), open_tab(probe.url)
     notes = ours.get_by_label("Notes")
     notes.click()
@@ -45,9 +45,8 @@ def test_unsent_text_and_focus_stay_while_others_write(probe: AppServer, open_ta
     expect(ours.get_by_text("Notes received: 'Half a sentence'")).to_be_visible()
 
 
-def test_fragment_alone_is_rerun(probe: AppServer, open_tab: Callable[[str], Page]) -> None:
-    url = f"{probe.url}/fragment_page"
-    ours, theirs = open_tab(url), open_tab(url)
+def test_fragment_alone_is_rerun(probe: AppServer, open_tab: Callable[..., Page]) -> None:
+    ours, theirs = open_tab(probe.url, "Fragment"), open_tab(probe.url, "Fragment")
     body_runs, fragment_runs = number_after(ours, "Body runs"), number_after(ours, "Fragment runs")
     body = ours.get_by_text("Body runs: ").element_handle()
 

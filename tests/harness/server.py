@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 QUIET = {
+    "server.address": "127.0.0.1",
     "server.headless": "true",
     "browser.gatherUsageStats": "false",
     "server.fileWatcherType": "none",

@@ -38,7 +38,7 @@ class Tab:
         self.started = 0
         self.finished = 0
         self.fragment_runs = 0
-        self.settled = False  # no run is going on, as far as the tab has heard
+        self.settled = False  # nothing was asked for and no run goes on, as far as the tab has heard
         self.messages = 0
 
     async def __aenter__(self) -> Self:
@@ -124,6 +124,7 @@ class Tab:
         message.rerun_script.widget_states.widgets.extend(
             [*self._widgets.values(), *([trigger] if trigger is not None else [])]
         )
+        self.settled = False
         await self._socket.send(message.SerializeToString())
 
     # What the server sends

@@ -10,7 +10,7 @@ import asyncio
 import textwrap
 
 import pytest
-from harness.steps import FENCE, Serve, fence, with_tabs
+from harness.steps import FENCE, Serve, fence, settle, with_tabs
 from harness.tab import Tab
 
 
@@ -255,9 +255,9 @@ def test_own_writes_rerun_only_what_was_shown(serve: Serve, script: str, runs_pe
         for i in range(1, 4):
             await tab.click("go")
             await tab.shows(f"n {i}")
-        await fence(tab)
-        # The fence itself is shown before it is written, in one click.
-        assert tab.started == 1 + 3 * runs_per_click + 2
+            await tab.until(lambda tab, n=1 + i * runs_per_click: tab.finished == n)
+        await settle(tab)
+        assert tab.started == 1 + 3 * runs_per_click + 1 + 2  # to settle takes one click that shows, one that reruns
 
     with_tabs(server, 1, steps)
 
@@ -418,6 +418,7 @@ def test_a_run_that_was_replaced_subscribes_nobody(serve: Serve) -> None:
         go_on, done = gates()
         server_state.get("anything")
         if st.button("slow"):
+            st.text("waiting")
             assert go_on.wait(20)
             server_state.get("read by the old run")
             done.set()
@@ -432,6 +433,7 @@ def test_a_run_that_was_replaced_subscribes_nobody(serve: Serve) -> None:
 
     async def steps(tab: Tab, other: Tab) -> None:
         await tab.click("slow")
+        await tab.shows("waiting")
         await tab.click("fence")  # replaces the slow run
         await tab.shows("fence 1")
         await other.until(lambda tab: "fence 1" in tab.texts and tab.settled)

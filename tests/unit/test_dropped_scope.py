@@ -4,45 +4,11 @@ The script thread of a session goes on for a while after the event loop has clos
 """
 
 import threading
-from types import SimpleNamespace
 
 import pytest
+from unit.helpers import DEADLINE, enter, leave
 
 from fastserverstate import _core
-
-ATTRIBUTE = "_scope_of_test"
-DEADLINE = 10
-
-
-@pytest.fixture
-def store():
-    _core.locate_scopes(ATTRIBUTE, None, "part", lambda context, part: context.session.scope(part))
-    yield _core.Store(reserved=dir(_core.Namespace))
-    leave()
-    # There is no way to read the locator back: one that finds nothing is what a thread without a session sees.
-    _core.locate_scopes("_nothing", None, "part", lambda _context, _part: None)
-
-
-@pytest.fixture
-def state(store):
-    return _core.Namespace(store)
-
-
-def enter(session, part=None):
-    setattr(threading.current_thread(), ATTRIBUTE, SimpleNamespace(session=session, part=part))
-
-
-def leave():
-    setattr(threading.current_thread(), ATTRIBUTE, None)
-
-
-@pytest.fixture
-def session(store):
-    session = _core.Session(store)
-    session.start_run()
-    enter(session)
-    return session
-
 
 READS = {
     "item": lambda state: state["k"],

@@ -16,6 +16,7 @@ def count_run_of(part: str) -> None:
 
 
 def whole_page() -> None:
+    st.title("Whole page")
     st.button("Write", on_click=write, args=("page writes",))
     notes = st.text_input("Notes")
     st.text(f"Notes received: {notes!r}")
@@ -23,6 +24,8 @@ def whole_page() -> None:
 
 
 def fragment_page() -> None:
+    st.title("Fragment")
+    st.button("Write", on_click=write, args=("fragment writes",))
     st.button("Rerun the page")
     count_run_of("Body")
     shared_fragment()
@@ -31,8 +34,7 @@ def fragment_page() -> None:
 @st.fragment
 def shared_fragment() -> None:
     count_run_of("Fragment")
-    st.button("Write", on_click=write, args=("fragment writes",))
     st.text(f"Writes: {server_state.get('fragment writes', 0)}")
 
 
-st.navigation([st.Page(whole_page, default=True), st.Page(fragment_page)]).run()
+st.navigation([st.Page(whole_page, title="Whole page", default=True), st.Page(fragment_page, title="Fragment")]).run()

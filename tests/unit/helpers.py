@@ -1,0 +1,114 @@
+"""What the unit tests share: the scope a thread runs in, threads that report their errors, scripts of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from fastserverstate import _core, _shared
+
+ATTRIBUTE = "_scope_of_test"
+DEADLINE = 20
+
+
+def locate_in_tests() -> None:
+    """Let `enter` and `leave` say which scope a thread runs in."""
+    _core.locate_scopes(ATTRIBUTE, None, "part", lambda context, part: context.session.scope(part))
+
+
+def locate_in_streamlit() -> None:
+    _shared.Bridge(_shared.store, _shared.scheduler)
+
+
+def enter(session: _core.Session, part: str | None = None, *, context: Any = None) -> None:
+    """Run in a part of a session from here on: in a script context of its own unless one is given."""
+    setattr(threading.current_thread(), ATTRIBUTE, context or SimpleNamespace(session=session, part=part))
+
+
+def leave() -> None:
+    setattr(threading.current_thread(), ATTRIBUTE, None)
+
+
+class ThreadSet:
+    """Threads that start together at the end of the ``with`` block, or at `go`, and raise their errors there."""
+
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
+        self._errors: list[BaseException] = []
+        self._started = threading.Event()
+
+    def add(self, function: Callable[..., object], *args: Any) -> threading.Thread:
+        def run() -> None:
+            self._started.wait()
+            try:
+                function(*args)
+            except BaseException as error:
+                self._errors.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return thread
+
+    def go(self) -> None:
+        self._started.set()
+
+    def __enter__(self) -> ThreadSet:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.go()
+        for thread in self._threads:
+            thread.join(DEADLINE)
+        if self._errors:
+            raise self._errors[0]
+        assert not any(thread.is_alive() for thread in self._threads), "a thread hangs"
+
+
+# The core by itself starts in a twentieth of the time that the package takes, which imports Streamlit.
+_CORE = f"""
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("fastserverstate._core", {_core.__file__!r})
+_core = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(_core)
+"""
+_PRELUDE = """
+import faulthandler, gc, os, signal, threading, time, weakref
+
+faulthandler.dump_traceback_later(30, exit=True)
+
+class Context:
+    def __init__(self, session, part=None):
+        self.session, self.part = session, part
+
+_core.locate_scopes("scope", None, "part", lambda context, part: context.session.scope(part))
+store = _core.Store(reserved=dir(_core.Namespace))
+state = _core.Namespace(store)
+
+def enter(session, part=None):
+    threading.current_thread().scope = Context(session, part)
+
+def leave():
+    threading.current_thread().scope = None
+"""
+
+
+def run_script(source: str, *, package: bool = False) -> str:
+    """What a script prints that has a store and the scopes of `enter` and `leave`, in an interpreter of its own.
+
+    It has to end well and to keep its error output empty.
+    """
+    core = "from fastserverstate import _core\n" if package else _CORE
+    script = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-W", "error", "-c", core + _PRELUDE + textwrap.dedent(source)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (script.returncode, script.stderr) == (0, ""), script.stderr
+    return script.stdout

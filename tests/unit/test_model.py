@@ -1,0 +1,294 @@
+"""Random histories of several sessions, against the plain model in model.py."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from unit.helpers import enter, leave, locate_in_streamlit, locate_in_tests
+from unit.model import ABSENT, ModelSession, ModelStore
+
+from fastserverstate import _core, no_rerun
+
+KEYS = st.sampled_from(["a", "b", "c"])
+PARTS = st.sampled_from([None, None, "f", "g"])
+FRAGMENTS = st.sets(st.sampled_from(["f", "g"]))
+ACTORS = st.integers(0, 4)  # the last one is a thread without a session
+MUTED = st.sampled_from([False, False, True])
+VALUES = st.one_of(
+    st.sampled_from([0, 1, True, 1.0, 0.0, -0.0, float("nan"), None, "", "x", (1, 2), (1, True)]),
+    st.builds(object),  # never certain to be what it was
+)
+
+
+def muting(muted):
+    return no_rerun if muted else nullcontext()
+
+
+class Actor:
+    """One session as it is and as the model sees it."""
+
+    def __init__(self, store: _core.Store, model: ModelStore) -> None:
+        self.real = _core.Session(store)
+        self.model = ModelSession(model)
+        self.renew()
+
+    def renew(self) -> None:
+        """A new script context, where the old one may have led to a scope that was dropped."""
+        self.context = SimpleNamespace(session=self.real, part=None)
+
+
+class Histories(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = _core.Store(reserved=dir(_core.Namespace))
+        self.state = _core.Namespace(self.store)
+        self.model = ModelStore()
+        self.wakes = 0
+        self.newest = {}
+        self.actors = [Actor(self.store, self.model) for _ in range(4)]
+        self.crowd = []
+
+        def wake():
+            self.wakes += 1
+
+        self.store.on_stale(wake)
+
+    @initialize(size=st.sampled_from([0, 3, 6, 70]))
+    def idle_sessions(self, size):
+        """They take the low slots, so that the sets of the others go from a few slots to words of bits and back."""
+        for _ in range(size):
+            actor = Actor(self.store, self.model)
+            self.crowd.append(actor)
+            self.start_run_of(actor, None)
+            actor.real.scope(None)
+            actor.model.scope(None)
+
+    def start_run_of(self, actor, parts):
+        actor.real.start_run(parts)
+        actor.model.start_run(parts)
+
+    def become(self, number, part):
+        """Have this thread run in a part of a session; the model's scope of it."""
+        if number >= len(self.actors):
+            leave()
+            return None
+        actor = self.actors[number]
+        actor.context.part = part
+        enter(actor.real, part, context=actor.context)
+        return actor.model.scope(part)
+
+    # Reads
+
+    @rule(actor=ACTORS, part=PARTS, key=KEYS, how=st.sampled_from(["item", "get", "attribute"]))
+    def read(self, actor, part, key, how):
+        expected = self.model.read(self.become(actor, part), key)
+        if how == "get":
+            value = self.state.get(key, ABSENT)
+        else:
+            error = KeyError if how == "item" else AttributeError
+            try:
+                value = self.state[key] if how == "item" else getattr(self.state, key)
+            except error:
+                value = ABSENT
+        assert value is expected
+
+    @rule(actor=ACTORS, part=PARTS, key=KEYS)
+    def contains(self, actor, part, key):
+        expected = self.model.contains(self.become(actor, part), key)
+        assert (key in self.state) is expected
+
+    @rule(actor=ACTORS, part=PARTS, how=st.sampled_from([len, list]))
+    def count(self, actor, part, how):
+        self.model.depend(self.become(actor, part), None)
+        assert how(self.state) == how(self.model.values)
+
+    @rule(key=KEYS, presence=st.booleans())
+    def crowd_reads(self, key, presence):
+        for actor in self.crowd:
+            enter(actor.real)
+            self.model.depend(actor.model.scope(None), key, presence)
+            key in self.state if presence else self.state.get(key)
+
+    # Writes
+
+    @rule(actor=ACTORS, part=PARTS, key=KEYS, value=VALUES, muted=MUTED, attribute=st.booleans())
+    def write(self, actor, part, key, value, *, muted, attribute):
+        self.model.write(self.become(actor, part), key, value, muted)
+        with muting(muted):
+            if attribute:
+                setattr(self.state, key, value)
+            else:
+                self.state[key] = value
+
+    @rule(actor=ACTORS, part=PARTS, key=KEYS, muted=MUTED, attribute=st.booleans())
+    def delete(self, actor, part, key, muted, attribute):
+        expected = self.model.remove(self.become(actor, part), key, muted)
+        found, error = True, AttributeError if attribute else KeyError
+        with muting(muted):
+            try:
+                if attribute:
+                    delattr(self.state, key)
+                else:
+                    del self.state[key]
+            except error:
+                found = False
+        assert found == (expected is not ABSENT)
+
+    @rule(actor=ACTORS, part=PARTS, key=KEYS, muted=MUTED)
+    def pop(self, actor, part, key, muted):
+        expected = self.model.pop(self.become(actor, part), key, muted)
+        with muting(muted):
+            assert self.state.pop(key, ABSENT) is expected
+
+    @rule(actor=ACTORS, part=PARTS, key=KEYS, value=VALUES, muted=MUTED)
+    def setdefault(self, actor, part, key, value, muted):
+        expected = self.model.setdefault(self.become(actor, part), key, value, muted)
+        with muting(muted):
+            assert self.state.setdefault(key, value) is expected
+
+    @rule(actor=ACTORS, part=PARTS, key=KEYS, muted=MUTED)
+    def touch(self, actor, part, key, muted):
+        if key in self.model.values:
+            self.model.touch(self.become(actor, part), key, muted)
+            with muting(muted):
+                self.store.touch(key)
+        else:
+            with pytest.raises(KeyError):
+                self.store.touch(key)
+
+    # Runs
+
+    @rule(number=st.integers(0, 3), parts=st.none() | FRAGMENTS)
+    def start_run(self, number, parts):
+        self.start_run_of(self.actors[number], parts)
+
+    @rule(
+        number=st.integers(0, 3), executed=FRAGMENTS, existing=st.sampled_from([{"f", "g"}, {"f", "g"}, {"f"}, set()])
+    )
+    def finish_run(self, number, executed, existing):
+        actor = self.actors[number]
+        actor.real.finish_run(executed, set(existing).__contains__)
+        actor.model.finish_run(executed, set(existing))
+        actor.renew()
+
+    @rule(number=st.integers(0, 3), part=PARTS, key=KEYS, value=VALUES, sends=st.booleans())
+    def read_and_write_in_one_run(self, number, part, key, *, value, sends):
+        """What most scripts do, and random steps seldom: with or without showing what was read."""
+        self.start_run(number, None)
+        self.read(number, part, key, "get")
+        if sends:
+            self.message_sent(number)
+        self.write(number, part, key, value, muted=False, attribute=False)
+
+    @rule(number=st.integers(0, 3))
+    def message_sent(self, number):
+        self.actors[number].real.message_sent()
+        self.actors[number].model.sent += 1
+
+    @rule(number=st.integers(0, 3), part=PARTS)
+    def mark_stale(self, number, part):
+        actor = self.actors[number]
+        actor.real.mark_stale(part)
+        if part in actor.model.scopes:
+            actor.model.scopes[part].stale = True
+
+    @rule(number=st.integers(0, 3), part=PARTS)
+    def drop_scope(self, number, part):
+        actor = self.actors[number]
+        actor.real.drop_scope(part)
+        actor.model.drop(part)
+        actor.renew()
+
+    @rule(number=st.integers(0, 3))
+    def take_overwritten(self, number):
+        actor = self.actors[number]
+        assert actor.real.take_overwritten() == actor.model.take_overwritten()
+
+    @rule(number=st.integers(0, 3))
+    def close(self, number):
+        """Its script goes on for a while, with the same context."""
+        self.actors[number].real.close()
+        self.actors[number].model.close()
+
+    @rule(number=st.integers(0, 3))
+    def reopen(self, number):
+        if self.actors[number].model.closed:
+            self.actors[number] = Actor(self.store, self.model)
+
+    @rule()
+    def collect(self):
+        sessions = {id(actor.real): actor.model for actor in self.actors + self.crowd}
+        found = [sessions[id(scope.owner)] for scope in self.store.collect_stale()]
+        expected = [scope.session for scope in self.model.collect()]
+        assert sorted(map(id, found)) == sorted(map(id, expected))
+
+    @rule(policy=st.sampled_from([0, 0, 0, 1, 2]))
+    def set_policy(self, policy):
+        self.store.set_rerun_writer(policy)
+        self.model.policy = policy
+
+    # What holds at any time
+
+    @invariant()
+    def equals_the_model(self):
+        keys = self.store.keys()
+        assert keys == list(self.model.values)
+        assert all(self.store.peek(key) is self.model.values[key] for key in keys)
+        for key in ("a", "b", "c"):
+            version = self.store.version(key)
+            assert version == self.model.versions.get(key, 0)
+            assert version == 0 or version >= self.newest.get(key, 0)
+            self.newest[key] = version or self.newest.get(key, 0)
+        for actor in self.actors:
+            expected = [part for part, scope in actor.model.scopes.items() if scope.stale]
+            assert actor.real.stale_parts() == expected
+        statistics = self.store.statistics()
+        assert {name: statistics[name] for name in self.model.statistics()} == self.model.statistics()
+        assert self.wakes == self.model.wakes
+
+    def teardown(self):
+        leave()
+        self.collect()
+        self.equals_the_model()
+        for number in range(len(self.actors)):
+            self.take_overwritten(number)
+        for actor in self.actors + self.crowd:
+            actor.real.close()
+        for key in list(self.state):
+            del self.state[key]
+        statistics = self.store.statistics()
+        assert (statistics["keys"], statistics["cells"], statistics["scopes"]) == (0, 0, 0)
+        assert self.store.collect_stale() == []
+
+
+@pytest.fixture
+def _scopes_of_tests():
+    locate_in_tests()
+    yield
+    leave()
+    locate_in_streamlit()
+
+
+@pytest.mark.usefixtures("_scopes_of_tests")
+def test_histories():
+    run_state_machine_as_test(
+        Histories,
+        settings=settings(
+            max_examples=150,
+            stateful_step_count=60,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
