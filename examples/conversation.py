@@ -25,17 +25,19 @@ def choose_name() -> None:
     st.sidebar.text_input("Your name in the chats", key="name", max_chars=30)
 
 
-def conversation(key: str) -> None:
+def conversation(key: str, prompt: str = "Say something") -> None:
     """Show what was said under the key, and a box to say more."""
-    messages(key)
-    st.chat_input("Say something", key=f"draft of {key}", on_submit=post, args=(key,), max_chars=500)
+    # Not an argument of the fragment: Streamlit 1.37 reruns a fragment with the arguments of its very first call.
+    st.session_state.conversation = key
+    messages()
+    st.chat_input(prompt, key=f"draft of {key}", on_submit=post, args=(key,), max_chars=500)
 
 
 @st.fragment
-def messages(key: str) -> None:
-    # Only this fragment reads the messages, so only this fragment runs when somebody posts one.
+def messages() -> None:
+    # Only this fragment reads the messages, so only this fragment runs again when somebody posts one.
     with st.container(height=420):
-        said = server_state.get(key, ())
+        said = server_state.get(st.session_state.conversation, ())
         if not said:
             st.caption("Nobody has said anything yet.")
         for message in said:

@@ -66,10 +66,17 @@ class Demo:
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), self.ask_to_stop)
         self.port = port
-        options = [f"--server.port={port}", "--server.headless=true", "--browser.gatherUsageStats=false"]
+        options = {
+            "server.port": port,
+            "server.headless": "true",
+            "browser.serverAddress": "localhost",  # else it asks the internet for this machine's address
+            "browser.gatherUsageStats": "false",
+            "logger.level": "warning",
+        }
+        command = [sys.executable, "-m", "streamlit", "run", str(APP)]
         # Streamlit's own announcement is left out for ours; errors are shown.
         self.server = subprocess.Popen(
-            [sys.executable, "-m", "streamlit", "run", str(APP), *options], stdout=subprocess.DEVNULL
+            [*command, *(f"--{name}={value}" for name, value in options.items())], stdout=subprocess.DEVNULL
         )
 
     def ask_to_stop(self, *_: object) -> None:

@@ -18,15 +18,11 @@ def reset() -> None:
     server_state["count"] = 0
 
 
-@st.fragment
-def counter() -> None:
-    # Only this fragment reads the count, so only this fragment runs when somebody changes it.
-    with st.container(border=True):
-        st.metric("Everyone's count", server_state.get("count", 0))
-        less, more, zero = st.columns([1, 1, 6])
-        less.button("-1", on_click=add, args=(-1,))
-        more.button("+1", on_click=add, args=(1,), type="primary")
-        zero.button("Reset", on_click=reset)
-
-
-counter()
+with st.container(border=True):
+    # Having read the count, this page runs again whenever somebody changes it.
+    st.metric("Everyone's count", server_state.get("count", 0))
+    less, more, zero = st.columns([1, 1, 6])
+    # Callbacks run before the page does, so the click's own run shows the new count already.
+    less.button("-1", on_click=add, args=(-1,))
+    more.button("+1", on_click=add, args=(1,), type="primary")
+    zero.button("Reset", on_click=reset)

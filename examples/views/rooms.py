@@ -28,4 +28,4 @@ room = st.radio("Room", rooms, key="room", horizontal=True)
 st.sidebar.text_input("Open a new room", key="new_room", on_change=open_room, max_chars=30)
 
 # Each room has a key of its own: this tab depends on the room it is in, and no longer on the one it has left.
-conversation(f"room {room}")
+conversation(f"room {room}", f"Say something in {room}")

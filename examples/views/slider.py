@@ -12,14 +12,9 @@ def share() -> None:
     server_state["level"] = st.session_state.level
 
 
-@st.fragment
-def level() -> None:
-    value = server_state.setdefault("level", 50)
-    # Before the slider is made, and only when somebody else has moved it: so nothing pulls at the handle you hold.
-    if st.session_state.get("level") != value:
-        st.session_state.level = value
-    st.slider("Everyone's level", 0, 100, key="level", on_change=share)
-    st.progress(value, f"Everyone sees {value} %")
-
-
-level()
+level = server_state.setdefault("level", 50)
+# Before the slider is made, and only if somebody else has moved it: so nothing pulls at the handle that you hold.
+if st.session_state.get("level") != level:
+    st.session_state.level = level
+st.slider("Everyone's level", 0, 100, key="level", on_change=share)
+st.progress(level, f"Everyone sees {level} %")

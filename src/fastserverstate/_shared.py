@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from fastserverstate._core import Store
-from fastserverstate._streamlit import Bridge, check_streamlit, set_post_script_gc
+from fastserverstate._streamlit import Bridge, PostScriptGC, check_streamlit
 from fastserverstate.configuration import configure_with
 from fastserverstate.lock import ServerStateLock
+from fastserverstate.rerun.collector import SettingAside
 from fastserverstate.rerun.control import NoRerun, force_rerun_with
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.settings import Settings
@@ -15,11 +16,12 @@ check_streamlit()
 
 store = Store(reserved=dir(ServerState))
 settings = Settings()
-scheduler = Scheduler(store, settings)
+post_script_gc = PostScriptGC()
+scheduler = Scheduler(store, settings, SettingAside(post_script_gc.is_on))
 bridge = Bridge(store, scheduler)
 
 server_state = ServerState(store)
 server_state_lock = ServerStateLock(store)
 no_rerun = NoRerun()
 force_rerun_bound_sessions = force_rerun_with(store)
-configure = configure_with(store, settings, scheduler, set_post_script_gc)
+configure = configure_with(store, settings, scheduler, post_script_gc)

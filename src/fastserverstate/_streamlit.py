@@ -230,15 +230,23 @@ class Bridge:
         manager.__dict__[_ATTRIBUTE] = True
 
 
-_user_post_script_gc: bool | None = None
+class PostScriptGC:
+    """Streamlit's option to collect garbage after every run."""
 
+    _OPTION = "runner.postScriptGC"
 
-def set_post_script_gc(enabled: bool) -> None:
-    """Switch off Streamlit's collection after every run, or set it as the user had it."""
-    global _user_post_script_gc  # noqa: PLW0603
-    if _user_post_script_gc is None:
-        _user_post_script_gc = bool(config.get_option("runner.postScriptGC"))
-    config.set_option("runner.postScriptGC", enabled and _user_post_script_gc)
+    def __init__(self) -> None:
+        self._as_the_user_had_it: bool | None = None
+
+    def is_on(self) -> bool:
+        return bool(config.get_option(self._OPTION))
+
+    def switch_off(self) -> None:
+        self._as_the_user_had_it = self.is_on()
+        config.set_option(self._OPTION, False)
+
+    def restore(self) -> None:
+        config.set_option(self._OPTION, self._as_the_user_had_it)
 
 
 def _find_session(session_id: str) -> AppSession | None:

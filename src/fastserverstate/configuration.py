@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Literal, Protocol
 
 from fastserverstate._core import RERUN_WRITER_ALWAYS, RERUN_WRITER_NEVER, RERUN_WRITER_STALE, Store
-from fastserverstate.rerun.collector import PacedCollector
+from fastserverstate.rerun.collector import Paced, SettingAside
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.settings import Settings
 
@@ -28,9 +27,17 @@ class Configure(Protocol):
     ) -> None: ...
 
 
-def configure_with(
-    store: Store, settings: Settings, scheduler: Scheduler, set_post_script_gc: Callable[[bool], None]
-) -> Configure:
+class PostScriptGC(Protocol):
+    """Streamlit's option to collect garbage after every run."""
+
+    def is_on(self) -> bool: ...
+
+    def switch_off(self) -> None: ...
+
+    def restore(self) -> None: ...
+
+
+def configure_with(store: Store, settings: Settings, scheduler: Scheduler, post_script_gc: PostScriptGC) -> Configure:
     """Make `configure` for a store and its scheduler."""
 
     def configure(
@@ -55,8 +62,10 @@ def configure_with(
             only wait.
 
             ``gc``: ``"streamlit"`` (default) leaves Streamlit's garbage collection after every run as it is
-            configured. ``"paced"`` switches it off and collects once for many runs: when no run has ended for a
-            quarter of a second, or when the process has grown by 64 MiB or a quarter, whichever is more.
+            configured; while many sessions are rerun, objects that are older are set aside from it (``gc.freeze``).
+            ``"paced"`` switches it off and collects once for many runs: when no run has ended for a quarter of a
+            second, or when the process has grown by 64 MiB or a quarter, whichever is more (twice that while sessions
+            are being rerun).
 
         Thread-safety
             Safe from any thread. Call it once, where the app starts; calling it in every run does no harm.
@@ -85,12 +94,13 @@ def configure_with(
             settings.min_rerun_interval = seconds
         if max_parallel_reruns is not None:
             settings.max_parallel_reruns = max_parallel_reruns
-        if gc == "paced" and scheduler.collector is None:
-            set_post_script_gc(False)
-            scheduler.collector = PacedCollector()
-        elif gc == "streamlit" and scheduler.collector is not None:
+        if gc == "paced" and not isinstance(scheduler.collector, Paced):
             scheduler.collector.stop()
-            scheduler.collector = None
-            set_post_script_gc(True)
+            post_script_gc.switch_off()
+            scheduler.collector = Paced()
+        elif gc == "streamlit" and not isinstance(scheduler.collector, SettingAside):
+            scheduler.collector.stop()
+            post_script_gc.restore()
+            scheduler.collector = SettingAside(post_script_gc.is_on)
 
     return configure

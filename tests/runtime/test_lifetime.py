@@ -48,7 +48,7 @@ def test_two_thousand_sessions_leave_nothing(serve: Serve) -> None:
         for _ in range(3):
             runs = judge.finished
             await judge.click("collect")
-            await judge.until(lambda tab: tab.finished > runs)
+            await judge.until(lambda tab, n=runs: tab.finished > n)
         return eval(judge.texts[0].removeprefix("statistics ")), server.resident_bytes()
 
     async def steps() -> None:
@@ -72,7 +72,7 @@ def test_idle_sessions_cost_no_processor_time(serve: Serve) -> None:
     """Nothing is polled: with 60 open sessions that depend on shared state the server does next to nothing."""
     seconds = 4.0
 
-    async def idle(*tabs: Tab) -> None:
+    async def idle(*_: Tab) -> None:
         nonlocal used
         start = server.cpu_seconds()
         await asyncio.sleep(seconds)  # the length of the measurement

@@ -1,76 +1,161 @@
-"""One garbage collection for many script runs.
+"""Garbage collection around reruns.
 
-Streamlit collects all generations after every run, which costs more than most runs do. Here a collection happens when
-the server has come to rest, or when the process has grown. CPython's own collections go on as ever: they bound what
-sessions leave behind that use no shared state.
+Streamlit collects all generations after every run (``runner.postScriptGC``), and each such collection goes through
+every object of the process. When sessions are rerun one after another that costs several times what the runs do. Two
+ways out:
+
+* `SettingAside`, the default, leaves Streamlit's collections alone and makes them cheap: when many sessions are due,
+  all objects that there are then are set aside (`gc.freeze`), so that the collections of the fan-out go through what
+  came after. When it is over they are put back.
+* `Paced`, on request, takes the place of Streamlit's collections: one for many runs, when the server has come to rest
+  or the process has grown.
 """
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import asyncio
+
     from fastserverstate.rerun.scheduler import Pump
 
 # At rest: no run has ended for this many seconds.
 REST = 0.25
 
-# Grown: by this many bytes, or by this share of the size after the last collection if that is more. A collection waits
-# for a fan-out that is going on, but not beyond twice the growth.
+# Grown: by this many bytes, or by this share of the size after the last collection if that is more.
 GROWTH = 64 * 2**20
 GROWTH_SHARE = 0.25
 
 # How often the size is looked at, in seconds.
 SIZE_CHECK = 0.1
 
+# From so many sessions that are due at once it pays to set objects aside, and again after so many reruns.
+MANY = 8
+SET_ASIDE_AGAIN = 25
 
-class PacedCollector:
-    """Collects garbage for the runs that have ended since it last did.
 
-    Thread-safety
-        Runs on event loops. With several in one process, a collection may happen once more than it needs to.
+class Collector(Protocol):
+    """Hears of the reruns and runs of an event loop. Called on that loop."""
+
+    def admitted(self, pump: Pump) -> None: ...
+
+    def run_ended(self, pump: Pump) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class Rest:
+    """Calls back when no run has ended for a while. No timer runs while nothing runs."""
+
+    def __init__(self, at_rest: Callable[[], None]) -> None:
+        self._at_rest = at_rest
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_run = 0.0
+
+    def run_ended(self, pump: Pump) -> None:
+        self._last_run = pump.loop.time()
+        if self._timer is None:
+            self._timer = pump.loop.call_later(REST, self._check, pump)
+
+    def _check(self, pump: Pump) -> None:
+        self._timer = None
+        left = self._last_run + REST - pump.loop.time()
+        if left > 0 or pump.is_fanning_out:
+            self._timer = pump.loop.call_later(max(left, REST / 5), self._check, pump)
+        else:
+            self._at_rest()
+
+
+class Growth:
+    """How much the process has grown since the last collection, in units of what is called grown."""
+
+    def __init__(self) -> None:
+        self._size = resident_bytes()
+        self._checked = 0.0
+
+    def collected(self) -> None:
+        self._size = resident_bytes()
+
+    def measure(self, now: float) -> float:
+        """0 if it was measured a moment ago."""
+        if now - self._checked < SIZE_CHECK:
+            return 0.0
+        self._checked = now
+        return (resident_bytes() - self._size) / max(GROWTH, GROWTH_SHARE * self._size)
+
+
+class Paced:
+    """One collection for the runs that have ended since the last one.
+
+    It happens at rest, or when the process has grown. In the latter case it waits for a fan-out that is going on, but
+    not beyond twice the growth.
     """
 
     def __init__(self) -> None:
         self.collections = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._size = resident_bytes()
-        self._size_checked = 0.0
-        self._last_run = 0.0
         self._stopped = False
+        self._rest = Rest(self._collect)
+        self._growth = Growth()
+
+    def admitted(self, pump: Pump) -> None:
+        pass
+
+    def run_ended(self, pump: Pump) -> None:
+        self._rest.run_ended(pump)
+        growth = self._growth.measure(pump.loop.time())
+        if growth > 2 or (growth > 1 and not pump.is_fanning_out):
+            self._collect()
 
     def stop(self) -> None:
         self._stopped = True
-
-    def run_ended(self, pump: Pump) -> None:
-        now = pump.loop.time()
-        self._last_run = now
-        if self._timer is None:
-            self._timer = pump.loop.call_later(REST, self._when_at_rest, pump)
-        if now - self._size_checked >= SIZE_CHECK:
-            self._size_checked = now
-            growth = (resident_bytes() - self._size) / max(GROWTH, GROWTH_SHARE * self._size)
-            if growth > 2 or (growth > 1 and not pump.is_fanning_out):
-                self._collect()
-
-    def _when_at_rest(self, pump: Pump) -> None:
-        self._timer = None
-        left = self._last_run + REST - pump.loop.time()
-        if left > 0 or pump.is_fanning_out:
-            self._timer = pump.loop.call_later(max(left, REST / 5), self._when_at_rest, pump)
-        else:
-            self._collect()
 
     def _collect(self) -> None:
         if not self._stopped:
             gc.collect()
             self.collections += 1
-            self._size = resident_bytes()
+            self._growth.collected()
+
+
+class SettingAside:
+    """Sets objects aside while many sessions are rerun, unless the app itself has frozen objects."""
+
+    def __init__(self, collects_after_runs: Callable[[], bool]) -> None:
+        self._collects_after_runs = collects_after_runs
+        self._reruns = 0  # since the fan-out began; 0 when nothing is set aside
+        self._rest = Rest(self._put_back)
+        self._growth = Growth()
+
+    def admitted(self, pump: Pump) -> None:
+        if self._reruns == 0:
+            if pump.due < MANY or gc.get_freeze_count() or not self._collects_after_runs():
+                return
+            self._growth.collected()
+        elif self._growth.measure(pump.loop.time()) > 1:
+            # What became garbage while it was set aside: the collection after this run finds it.
+            gc.unfreeze()
+            self._reruns = 0
+            return
+        if self._reruns % SET_ASIDE_AGAIN == 0:
+            gc.freeze()
+        self._reruns += 1
+
+    def run_ended(self, pump: Pump) -> None:
+        if self._reruns:
+            self._rest.run_ended(pump)
+
+    def stop(self) -> None:
+        self._put_back()
+
+    def _put_back(self) -> None:
+        if self._reruns:
+            gc.unfreeze()
+            self._reruns = 0
 
 
 def resident_bytes() -> int:

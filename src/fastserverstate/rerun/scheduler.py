@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import cast
 
 from fastserverstate._core import Store
-from fastserverstate.rerun.collector import PacedCollector
+from fastserverstate.rerun.collector import Collector
 from fastserverstate.rerun.session import LiveSession, Readiness
 from fastserverstate.rerun.settings import Settings
 
@@ -18,10 +18,12 @@ from fastserverstate.rerun.settings import Settings
 SENDING_RETRY = 0.005
 ENDING_RETRY = 0.001
 
-# Runs also wait, for I/O above all. While more sessions are due, one more is admitted each time that the process has
-# used less than this share of the processors that runs can keep busy, looked at every so many seconds.
+# Runs also wait, for I/O above all. While more sessions are due, twice as many are admitted each time that the process
+# is found to have used less than this share of the processors that runs can keep busy. It is looked at every so many
+# seconds. A look that comes too late by more than a part of that says that processors are short, whoever uses them.
 BUSY_SHARE = 0.7
 BUSY_CHECK = 0.005
+BUSY_LATENESS = 0.002
 
 # After this many seconds a run no longer counts: a script that never ends must not take the place of the others.
 LONG_RUN = 1.0
@@ -34,8 +36,8 @@ class Scheduler:
         Safe from any thread.
     """
 
-    def __init__(self, store: Store, settings: Settings) -> None:
-        self.collector: PacedCollector | None = None
+    def __init__(self, store: Store, settings: Settings, collector: Collector) -> None:
+        self.collector = collector
         self._store = store
         self._settings = settings
         self._lock = threading.Lock()
@@ -51,7 +53,7 @@ class Scheduler:
             self._pumps = {known: pump for known, pump in self._pumps.items() if not known.is_closed()}
             pump = self._pumps.get(loop)
             if pump is None:
-                pump = self._pumps[loop] = Pump(loop, self._settings, self._warned)
+                pump = self._pumps[loop] = Pump(loop, self._settings, self._warned, self._admitted)
                 # An earlier loop may have been closed with a wake-up in it.
                 pump.call(self._collect)
         live.pump = pump
@@ -74,8 +76,10 @@ class Scheduler:
 
     def _run_ended(self, pump: Pump, live: LiveSession) -> None:
         pump.run_ended(live)
-        if self.collector is not None:
-            self.collector.run_ended(pump)
+        self.collector.run_ended(pump)
+
+    def _admitted(self, pump: Pump) -> None:
+        self.collector.admitted(pump)
 
     def _bury(self) -> None:
         while self._departed:
@@ -109,14 +113,26 @@ class Pump:
         `call` is safe from any thread. The rest runs on the loop.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, settings: Settings, warned: set[str]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        settings: Settings,
+        warned: set[str],
+        on_admission: Callable[[Pump], None],
+    ) -> None:
         self.loop = loop
+        self._on_admission = on_admission
         self._settings = settings
         self._warned = warned
         self._queue: deque[LiveSession] = deque()
         self._admitted = 0
         self._busy_check: asyncio.TimerHandle | None = None
         self._checked = (0.0, 0.0)  # wall and processor seconds at the last check
+
+    @property
+    def due(self) -> int:
+        """How many sessions wait for a rerun."""
+        return len(self._queue)
 
     @property
     def is_fanning_out(self) -> bool:
@@ -163,11 +179,12 @@ class Pump:
             self._busy_check = self.loop.call_later(BUSY_CHECK, self._check_busy)
 
     def _check_busy(self) -> None:
-        """Admit one more if those that were admitted leave processors idle."""
+        """Admit more if those that were admitted leave processors idle."""
         self._busy_check = None
         wall, processor = time.monotonic() - self._checked[0], time.process_time() - self._checked[1]
-        if self._queue and processor < BUSY_SHARE * self._settings.max_parallel_reruns * wall:
-            self._rerun_next()
+        if wall < BUSY_CHECK + BUSY_LATENESS and processor < BUSY_SHARE * self._settings.max_parallel_reruns * wall:
+            for _ in range(min(self._admitted, len(self._queue))):
+                self._rerun_next()
         self._admit()
 
     def _rerun_next(self) -> None:
@@ -191,6 +208,7 @@ class Pump:
         stale, fragment = live.stale_fragment_or_body()
         if not stale:
             return
+        self._on_admission(self)
         live.requested_at = self.loop.time()
         live.request_rerun(fragment)
         if live.link.readiness() is Readiness.RUNNING:
