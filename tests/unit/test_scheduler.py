@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 from unit.helpers import enter, leave
 
+from fastserverstate.rerun import rest
 from fastserverstate.rerun import scheduler as module
 from fastserverstate.rerun.collector import SettingAside
 from fastserverstate.rerun.scheduler import Scheduler
@@ -196,3 +198,24 @@ def test_writes_without_any_loop_left(server: Server) -> None:
     for i in range(3):
         server.state["k"] = i
     assert server.state["k"] == 2
+
+
+@pytest.mark.parametrize(("interval", "during"), [(0.005, 0.001), (0.003, 0.003)], ids=["CPython's", "the app's"])
+def test_switch_interval(server: Server, monkeypatch: pytest.MonkeyPatch, interval: float, during: float) -> None:
+    """Short turns while reruns go on, and as before when they are over; never against the app's own setting."""
+    monkeypatch.setattr(rest, "REST", 0.01)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(interval)
+    try:
+        live = server.session("k")
+        server.state["k"] = 1
+        server.turn()
+        assert requests(live) == [1]
+        assert sys.getswitchinterval() == pytest.approx(during)
+        server.end_run(live)
+        deadline = time.monotonic() + 10
+        while sys.getswitchinterval() != pytest.approx(interval) and time.monotonic() < deadline:
+            server.turn(0.01)
+        assert sys.getswitchinterval() == pytest.approx(interval)
+    finally:
+        sys.setswitchinterval(before)

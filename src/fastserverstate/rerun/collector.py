@@ -18,15 +18,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+from fastserverstate.rerun.rest import Rest
 
 if TYPE_CHECKING:
-    import asyncio
-
     from fastserverstate.rerun.scheduler import Pump
-
-# At rest: no run has ended for this many seconds.
-REST = 0.25
 
 # Grown: by this many bytes, or by this share of the size after the last collection if that is more.
 GROWTH = 64 * 2**20
@@ -38,38 +35,6 @@ SIZE_CHECK = 0.1
 # From so many sessions that are due at once it pays to set objects aside, and again after so many reruns.
 MANY = 8
 SET_ASIDE_AGAIN = 25
-
-
-class Collector(Protocol):
-    """Hears of the reruns and runs of an event loop. Called on that loop."""
-
-    def admitted(self, pump: Pump) -> None: ...
-
-    def run_ended(self, pump: Pump) -> None: ...
-
-    def stop(self) -> None: ...
-
-
-class Rest:
-    """Calls back when no run has ended for a while. No timer runs while nothing runs."""
-
-    def __init__(self, at_rest: Callable[[], None]) -> None:
-        self._at_rest = at_rest
-        self._timer: asyncio.TimerHandle | None = None
-        self._last_run = 0.0
-
-    def run_ended(self, pump: Pump) -> None:
-        self._last_run = pump.loop.time()
-        if self._timer is None:
-            self._timer = pump.loop.call_later(REST, self._check, pump)
-
-    def _check(self, pump: Pump) -> None:
-        self._timer = None
-        left = self._last_run + REST - pump.loop.time()
-        if left > 0 or pump.is_fanning_out:
-            self._timer = pump.loop.call_later(max(left, REST / 5), self._check, pump)
-        else:
-            self._at_rest()
 
 
 class Growth:

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import cast
 
 from fastserverstate._core import Store
-from fastserverstate.rerun.collector import Collector
+from fastserverstate.rerun.rest import Companion
 from fastserverstate.rerun.session import LiveSession, Readiness
 from fastserverstate.rerun.settings import Settings
+from fastserverstate.rerun.turns import ShortTurns
 
 # How soon to look again at a session whose last output has not left, or whose end is about to be noticed.
 SENDING_RETRY = 0.005
@@ -36,8 +37,9 @@ class Scheduler:
         Safe from any thread.
     """
 
-    def __init__(self, store: Store, settings: Settings, collector: Collector) -> None:
+    def __init__(self, store: Store, settings: Settings, collector: Companion) -> None:
         self.collector = collector
+        self._turns = ShortTurns()
         self._store = store
         self._settings = settings
         self._lock = threading.Lock()
@@ -77,9 +79,11 @@ class Scheduler:
     def _run_ended(self, pump: Pump, live: LiveSession) -> None:
         pump.run_ended(live)
         self.collector.run_ended(pump)
+        self._turns.run_ended(pump)
 
     def _admitted(self, pump: Pump) -> None:
         self.collector.admitted(pump)
+        self._turns.admitted(pump)
 
     def _bury(self) -> None:
         while self._departed:

@@ -22,29 +22,30 @@ def write() -> None:
 
 
 def write_on() -> None:
-    while server_state["writing"]:
+    while server_state["writer"] == "at work":
         write()
         time.sleep(0.02)
+    server_state["writer"] = "at rest"
 
 
 def start_writing() -> None:
-    server_state["writing"] = True
+    server_state["writer"] = "at work"
     threading.Thread(target=write_on, daemon=True).start()
 
 
 def stop_writing() -> None:
-    server_state["writing"] = False
+    server_state["writer"] = "about to rest"
 
 
 def writer() -> str:
     st.button("Write", on_click=write)
     st.button("Start writing", on_click=start_writing)
     st.button("Stop writing", on_click=stop_writing)
-    return "written"
+    return server_state.get("writer", "at rest")
 
 
 def text() -> str:
-    return f"{st.text_input('Line')!r}, {st.text_area('Lines')!r}"
+    return st.text_input("Line") + st.text_area("Lines") or "nothing"
 
 
 def form() -> str:
@@ -106,7 +107,8 @@ def opener() -> None:
 
 
 def show(section: Callable[[], str]) -> None:
-    st.text(f"Write {writes()}: {section()}")
+    received = section()
+    st.text(f"Write {writes()}: {received}")
 
 
 SECTIONS = {section.__name__: section for section in (writer, text, form, upload, choices, opened, buttons, download)}
