@@ -57,7 +57,7 @@ def visit(survival: AppServer, open_tab: Callable[..., Page]) -> Callable[..., V
 
 @in_body_and_fragment
 @pytest.mark.parametrize(("label", "send"), [("Line", "Enter"), ("Lines", "Control+Enter")])
-def test_unsent_text_and_focus(visit: Callable[..., Visitors], scope: str, label: str, send: str) -> None:
+def test_unsent_text_and_focus(  # noqa: PLR0917visit: Callable[..., Visitors], scope: str, label: str, send: str) -> None:
     visitors = visit("text", scope)
     box = visitors.ours.get_by_label(label, exact=True)
     box.click()
@@ -120,7 +120,8 @@ def test_choices(visit: Callable[..., Visitors], scope: str) -> None:
 
     visitors.write("green, 1, True")
 
-    expect(visitors.ours.get_by_test_id("stSelectbox").locator("[value=green]")).to_be_visible()
+    shown = visitors.ours.get_by_test_id("stSelectbox").locator("[value=green], :text-is('green')")
+    expect(shown.first).to_be_visible()  # text, or the value of an input in new releases
     expect(level).to_have_attribute("aria-valuetext", "1")
     expect(agreed).to_be_checked()
 
@@ -153,7 +154,7 @@ def test_click_is_not_replayed(visit: Callable[..., Visitors], scope: str) -> No
 def test_click_is_not_lost_while_others_write_all_the_time(visit: Callable[..., Visitors], scope: str) -> None:
     visitors = visit("buttons", scope)
     visitors.theirs.get_by_role("button", name="Start writing").click()
-    for clicks in range(1, 11):
+    for clicks in range(1, 6):
         for button, received in [
             ("Callback", f"Callback {clicks}, Result {clicks - 1}"),
             ("Result", f"Callback {clicks}, Result {clicks}"),
@@ -165,7 +166,7 @@ def test_click_is_not_lost_while_others_write_all_the_time(visit: Callable[..., 
             expect(visitors.line(received, writes)).to_have_count(0)
     visitors.theirs.get_by_role("button", name="Stop writing").click()
     expect(visitors.theirs.get_by_text(": at rest")).to_be_visible()
-    visitors.write("Callback 10, Result 10")
+    visitors.write("Callback 5, Result 5")
 
 
 @in_body_and_fragment
