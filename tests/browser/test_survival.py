@@ -57,7 +57,7 @@ def visit(survival: AppServer, open_tab: Callable[..., Page]) -> Callable[..., V
 
 @in_body_and_fragment
 @pytest.mark.parametrize(("label", "send"), [("Line", "Enter"), ("Lines", "Control+Enter")])
-def test_unsent_text_and_focus(  # noqa: PLR0917visit: Callable[..., Visitors], scope: str, label: str, send: str) -> None:
+def test_unsent_text_and_focus(visit: Callable[..., Visitors], scope: str, label: str, send: str) -> None:
     visitors = visit("text", scope)
     box = visitors.ours.get_by_label(label, exact=True)
     box.click()
