@@ -3,6 +3,11 @@
 import streamlit as st
 from conversation import choose_name
 
+from fastserverstate import configure
+
+# One garbage collection for many runs instead of one after every run: what busy apps should have.
+configure(gc="paced")
+
 st.set_page_config(page_title="fastserverstate", page_icon="🔗")
 
 page = st.navigation(

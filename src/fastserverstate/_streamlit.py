@@ -20,9 +20,6 @@ from typing import Any
 
 import streamlit
 from streamlit import config
-from streamlit.runtime import Runtime
-from streamlit.runtime.app_session import AppSession, AppSessionState
-from streamlit.runtime.scriptrunner import ScriptRunner, ScriptRunnerEvent, get_script_run_ctx
 
 from fastserverstate._core import Scope, Store, locate_scopes
 from fastserverstate.rerun.scheduler import Scheduler
@@ -31,9 +28,30 @@ from fastserverstate.rerun.session import LiveSession, Readiness
 OLDEST = "1.37"
 NEWEST = "1.67"
 
+
+def unsupported(lacks: str) -> ImportError:
+    following = f"1.{int(NEWEST.partition('.')[2]) + 1}"
+    return ImportError(
+        f"fastserverstate supports Streamlit {OLDEST} to {NEWEST}; the installed Streamlit {streamlit.__version__} "
+        f'lacks {lacks}. Install a supported release: pip install "streamlit>={OLDEST},<{following}"'
+    )
+
+
+try:
+    from streamlit.runtime import Runtime
+    from streamlit.runtime.app_session import AppSession, AppSessionState
+    from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
+    from streamlit.runtime.fragment import MemoryFragmentStorage
+    from streamlit.runtime.scriptrunner import ScriptRunContext, ScriptRunner, ScriptRunnerEvent, get_script_run_ctx
+    from streamlit.runtime.websocket_session_manager import WebsocketSessionManager
+
+    _context_module = sys.modules[get_script_run_ctx.__module__]
+    _CONTEXT_ATTRIBUTE: str = _context_module.SCRIPT_RUN_CONTEXT_ATTR_NAME
+except (ImportError, AttributeError) as error:
+    raise unsupported(f"a name ({error})") from error
+
 _ATTRIBUTE = "_fastserverstate"  # of AppSession and ScriptRunContext: the LiveSession
 
-_context_module = sys.modules[get_script_run_ctx.__module__]
 # Streamlit 1.58 moved the current fragment from the context to a context variable, for parallel fragments.
 _thread_state = getattr(_context_module, "_thread_state", None)
 
@@ -41,7 +59,6 @@ _NEEDED: dict[Any, set[str]] = {
     AppSession: {
         "_browser_queue",
         "_client_state",
-        "_create_scriptrunner",
         "_event_loop",
         "_fragment_storage",
         "_on_scriptrunner_event",
@@ -49,9 +66,18 @@ _NEEDED: dict[Any, set[str]] = {
         "_state",
         "request_rerun",
     },
-    Runtime: {"_session_mgr"},
-    ScriptRunner: {"on_event"},
+    AppSession._create_scriptrunner: {"_on_scriptrunner_event", "on_event"},
     AppSessionState: {"SHUTDOWN_REQUESTED"},
+    ForwardMsgQueue: {"__len__"},
+    MemoryFragmentStorage: {"contains"},
+    Runtime: {"_session_mgr", "exists", "instance"},
+    ScriptRunContext: {
+        "_enqueue",
+        "fragment_ids_this_run",
+        "session_id",
+        *(["current_fragment_id"] if _thread_state is None else []),
+    },
+    ScriptRunner: {"on_event"},
     ScriptRunnerEvent: {
         "ENQUEUE_FORWARD_MSG",
         "FRAGMENT_STOPPED_WITH_SUCCESS",
@@ -61,33 +87,25 @@ _NEEDED: dict[Any, set[str]] = {
         "SCRIPT_STOPPED_WITH_SUCCESS",
         "SHUTDOWN",
     },
-    _context_module.ScriptRunContext: {
-        "_enqueue",
-        "fragment_ids_this_run",
-        "session_id",
-        *(() if _thread_state else ("current_fragment_id",)),
-    },
+    WebsocketSessionManager: {"connect_session", "get_active_session_info", "is_active_session"},
 }
 
 
 def missing_names() -> list[str]:
     """What the installed Streamlit lacks of the names that this file uses."""
-    missing = [] if hasattr(_context_module, "SCRIPT_RUN_CONTEXT_ATTR_NAME") else ["SCRIPT_RUN_CONTEXT_ATTR_NAME"]
+    missing = []
     for owner, names in _NEEDED.items():
-        # Attributes that __init__ sets are among the names that its code uses.
-        known = {*dir(owner), *owner.__init__.__code__.co_names} if hasattr(owner.__init__, "__code__") else dir(owner)
-        missing += [f"{owner.__name__}.{name}" for name in sorted(names.difference(known))]
+        # Attributes that a function sets or uses are among the names of its code.
+        function = vars(owner).get("__init__") if isinstance(owner, type) else owner
+        known = {*dir(owner), *getattr(getattr(function, "__code__", None), "co_names", ())}
+        missing += [f"{owner.__qualname__}.{name}" for name in sorted(names - known)]
     return missing
 
 
 def check_streamlit() -> None:
     missing = missing_names()
     if missing:
-        raise ImportError(
-            f"fastserverstate supports Streamlit {OLDEST} to {NEWEST}; the installed Streamlit "
-            f"{streamlit.__version__} lacks {', '.join(missing)}. "
-            f'Install a supported release: pip install "streamlit>={OLDEST},<={NEWEST}.*"'
-        )
+        raise unsupported(", ".join(missing))
 
 
 class AppSessionLink:
@@ -139,7 +157,7 @@ class Bridge:
         self._store = store
         self._scheduler = scheduler
         locate_scopes(
-            _context_module.SCRIPT_RUN_CONTEXT_ATTR_NAME,
+            _CONTEXT_ATTRIBUTE,
             _thread_state,
             "current_fragment_id" if _thread_state is None else "fragment_id",
             self.resolve,

@@ -226,5 +226,15 @@ def test_streamlit_without_what_is_needed(name: str) -> None:
     assert "supports Streamlit 1.37 to 1.67" in done.stdout
 
 
+def test_streamlit_without_a_module_that_is_needed() -> None:
+    done = python("""
+        import sys, types, streamlit.runtime.app_session
+        sys.modules["streamlit.runtime.app_session"] = types.ModuleType("streamlit.runtime.app_session")
+        import fastserverstate
+    """)
+    assert "ImportError: fastserverstate supports Streamlit 1.37 to 1.67" in done.stderr
+    assert "cannot import name 'AppSession'" in done.stderr
+
+
 def test_no_private_name_is_missing() -> None:
     assert missing_names() == []
