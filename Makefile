@@ -16,7 +16,7 @@ STREAMLIT_RELEASES := 1.37.1 1.44.1 1.50.0 1.58.0 1.67.0
 TEST_PROCESSES := 3
 
 help:  ## List the targets.
-	@awk -F ':.*##' '/^[a-z-]+:.*##/ { printf "  make %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*##' '/^[a-z-]+:.*##/ { printf "  make %-13s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -32,16 +32,18 @@ demo: $(READY)  ## Start the example app and print its address.
 test: $(READY) lint  ## Run the linters and the whole test suite.
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES)
 
-test-matrix: $(READY) $(STREAMLIT_RELEASES:%=.venvs/streamlit-%/.tested)  ## Run the server and browser tests on every supported Streamlit.
+MATRIX := $(STREAMLIT_RELEASES:%=test-streamlit-%)
+.PHONY: $(MATRIX)
 
-.venvs/streamlit-%/bin/python:
+test-matrix: $(MATRIX)  ## Run the server and browser tests on every supported Streamlit.
+
+$(MATRIX): test-streamlit-%: .venvs/streamlit-%/bin/python $(READY)
+	PYTHONPATH=src $< -m pytest tests/runtime tests/browser --numprocesses $(TEST_PROCESSES) -p no:cacheprovider
+
+$(STREAMLIT_RELEASES:%=.venvs/streamlit-%/bin/python): .venvs/streamlit-%/bin/python:
 	$(PYTHON) -m venv .venvs/streamlit-$*
 	$@ -m pip install --quiet --upgrade "pip>=25.1"
 	$@ -m pip install --quiet "streamlit==$*" --group test
-
-.PHONY: $(STREAMLIT_RELEASES:%=.venvs/streamlit-%/.tested)
-.venvs/streamlit-%/.tested: .venvs/streamlit-%/bin/python
-	PYTHONPATH=src $< -m pytest tests/runtime tests/browser --numprocesses $(TEST_PROCESSES) -p no:cacheprovider
 
 lint: $(READY)  ## Check style and types.
 	$(BIN)/ruff check .
