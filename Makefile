@@ -8,6 +8,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 SOURCES := setup.py pyproject.toml $(foreach end,pyx pxd pxi,$(wildcard src/fastserverstate/*.$(end)))
 
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 .PHONY: help demo test test-matrix lint bench load clean
 
 # The oldest, three middle and the newest release that is supported.

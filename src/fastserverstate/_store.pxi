@@ -202,13 +202,12 @@ cdef class Store:
         self.clock += 1
         cell.version = self.clock
         if presence_changed:
+            cell.presence_owed = True
             if old is ABSENT:
                 cell.born = self.clock
                 self.present += 1
             else:
                 self.present -= 1
-        if presence_changed:
-            cell.presence_owed = True
         if cell.readers.count or (cell.presence_owed and (cell.watchers.count or self.members.readers.count)):
             if _context_value(rerun_suppression_depth) is not ZERO:
                 return 0
