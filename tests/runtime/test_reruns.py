@@ -35,6 +35,7 @@ def test_convergence(serve: Serve) -> None:
 
     async def steps(*tabs: Tab) -> None:
         await tabs[0].click("start")
+        await tabs[0].until(lambda tab: "thread None" not in tab.texts and tab.settled)
         for i in range(1, 5):
             await asyncio.gather(*(tab.click("plus") for tab in tabs))
             await asyncio.gather(*(tab.shows(f"mine {i}") for tab in tabs))
