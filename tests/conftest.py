@@ -1,0 +1,16 @@
+"""What holds for the whole suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with real servers and browsers get a second try on a machine that is busy; the summary says when."""
+    for item in items:
+        if item.path.is_relative_to(HERE / "runtime") or item.path.is_relative_to(HERE / "browser"):
+            item.add_marker(pytest.mark.flaky(reruns=1))
