@@ -8,6 +8,7 @@ import pytest
 import streamlit as st
 from harness.steps import FENCE, Serve, fence, with_tabs
 from harness.tab import Tab
+from streamlit.runtime.fragment import MemoryFragmentStorage
 
 # Every region counts its own executions in the session that it runs in, and shows the count.
 COUNTING = """
@@ -72,6 +73,10 @@ def test_nested_fragments(serve: Serve, decorator: str) -> None:
     with_tabs(server, 1, steps)
 
 
+@pytest.mark.skipif(
+    not hasattr(MemoryFragmentStorage, "clear_stale_descendants"),
+    reason="this Streamlit release keeps such a fragment until the next full run",
+)
 def test_a_nested_fragment_that_was_left_out_costs_nothing(serve: Serve) -> None:
     server = serve(
         COUNTING
