@@ -379,9 +379,8 @@ cdef class Store:
     def watch_members(self):
         """Make the calling scope depend on the set of keys."""
         cdef Scope scope = current_scope(self)
-        if scope is not None and not subscribers_has(&self.members.readers, scope.slot) and not self.is_pending(scope):
-            subscribers_add(&self.members.readers, scope.slot)
-            scope.values.add(self.members, scope.session.sent)
+        if scope is not None:
+            self.subscribe(self.members, scope)
 
     def on_stale(self, wake):
         self.wake = wake
