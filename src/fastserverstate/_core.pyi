@@ -54,7 +54,7 @@ def locate_scopes(
     """
 
 @final
-class Cell:
+class KeyLock:
     """The re-entrant lock of one key, as ``server_state_lock[key]`` returns it.
 
     Behaves as ``threading.RLock``, errors included. While a thread holds it, other threads' reads and writes of the
@@ -149,9 +149,9 @@ class Store:
         """Behave as if the key's value had changed. Raises ``KeyError`` when it has none."""
 
     def version(self, key: str) -> int:
-        """A number that grows with every change of the key and is never used twice; 0 when it is not set."""
+        """A number that grows with every change of the key, and is never used for it twice; 0 when it is not set."""
 
-    def lock(self, key: str) -> Cell:
+    def lock(self, key: str) -> KeyLock:
         """The key's lock. Always the same object, whether or not the key is set."""
 
     def keys(self) -> list[str]:
@@ -169,9 +169,18 @@ class Store:
     def set_rerun_writer(self, policy: int) -> None:
         """When `Session.take_overwritten` names a part: one of the ``RERUN_WRITER_`` constants."""
 
+    def reset_after_fork(self) -> None:
+        """Empty the store and close its sessions. For a forked process, before it does anything else with them."""
+
     def statistics(self) -> dict[str, int]:
         """Numbers of ``keys``, ``cells`` (absent keys that something depends on included), ``buckets``, ``scopes``
         and ``slots``, and the ``clock`` of changes."""
+
+class LockNamespace:
+    """Item access to the locks of a store."""
+
+    def __new__(cls, store: Store) -> LockNamespace: ...
+    def __getitem__(self, key: str) -> KeyLock: ...
 
 class Namespace:
     """Item and attribute access to a store. `fastserverstate.state.ServerState` makes it a full mapping."""

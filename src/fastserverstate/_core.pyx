@@ -1,34 +1,51 @@
 # cython: language_level=3, binding=True, embedsignature=False, boundscheck=False, wraparound=False
-# cython: initializedcheck=False
+# cython: initializedcheck=False, freethreading_compatible=True
 """The compiled core: keys, values, per-key locks, and who depends on what. It knows nothing of Streamlit.
 
-                Store
-                  buckets ──► [ Cell ─next─► Cell ]   one Cell per key: value, version, lock, subscribers
-                              [ None ]
-                              [ Cell ]
-                  slots   ──► [ Scope, Scope, None ]  one Scope per region that reruns as a whole
-                  pending     a bit per slot: marked stale, not yet collected
+    Store ──► Table
+                shards[] ──► Shard    mutex, and the buckets of the keys whose hash ends in its number
+                               buckets[] ──► Cell ─next─► Cell    key, value, version, lock, readers
+                                               extra ──► Extra    what few keys have: watchers, KeyLock, waiters
+                slots    ──► Slots    mutex, and a number for every region that reruns as a whole:
+                               scopes[]   the Scope in each slot
+                               alive      bits: has a scope      retired    bits: had one, sets may still hold it
+                               pending    bits: marked stale, not yet collected
+    Session ──► scopes: a Scope each for the body of its script and for every fragment
 
 A *scope* is what can be rerun: the body of one session's script, or one fragment in it. Scopes of one session share a
 `Session`, which numbers the runs and counts what was sent to the screen.
 
-Reading a key sets the bit of the reading scope's slot in the key's subscriber set. A write that changes the value moves
-the set, a word at a time, into `pending`, and leaves it empty: subscriptions are one-shot, because a scope that is
-rerun reads again. So a key that is written a thousand times between two reruns pays for its subscribers once. The first
-bit that enters an empty `pending` wakes whoever collects stale scopes.
+Reading a key puts the slot of the reading scope into the key's set of readers. A write that changes the value moves the
+set, a word at a time, into `pending`, and leaves it empty: subscriptions are one-shot, because a scope that is rerun
+reads again. So a key that is written a thousand times between two reruns pays for its subscribers once. The first bit
+that enters an empty `pending` wakes whoever collects stale scopes.
 
-Exclusion. The module needs the GIL. No operation lets go of it between looking at a cell and changing it, with two
-exceptions that check the cell again afterwards: waiting for a key's lock, and comparing an old with a new value. Memory
-for Python objects is obtained before a structure is changed, since it may start the garbage collector and with it
-anybody's finalizer; values that were replaced are dropped after the structure is whole again.
+A scope that starts a new run gets another slot, and the old one is retired. So all its subscriptions are taken back at
+once, and no list of them is kept. The sets that hold a retired slot are swept when half of the slots are.
+
+Exclusion. Three kinds of mutex, taken in this order: one session's, one shard's (all of them in the order of their
+numbers for a snapshot), the slots'. With the GIL they are nothing, for no operation lets go of it where one is held.
+Python code never runs under any of them: not a value's, nor a finalizer's or a callback's. That forbids more than it
+seems to: every reference that is dropped may be the last one, and on CPython 3.11 whatever is made for the garbage
+collector may start it. So values are dropped and Python objects made outside, and the table is made of plain structs.
+
+Two things look at a cell, let go and look again: waiting for a key's lock, which another thread has, and comparing an
+old value with a new one that cannot be compared at once. A cell is freed when nothing would be lost with it
+(`is_unused`): whoever keeps a pointer to one beyond its mutex holds its lock, stands in its queue, or is its KeyLock.
+
+Reads that find the scope subscribed take the shard's mutex alone.
 """
 cimport cython
+from cpython.bool cimport PyBool_Check
 from cpython.contextvars cimport PyContextVar_Get
-from cpython.dict cimport PyDict_GetItemWithError
-from cpython.list cimport PyList_GET_ITEM
-from cpython.object cimport PyObject, PyObject_GenericGetAttr, PyObject_Hash
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
+from cpython.long cimport PyLong_CheckExact
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
+from cpython.object cimport Py_EQ, PyObject, PyObject_GenericGetAttr, PyObject_RichCompareBool
 from cpython.pythread cimport (
+    NOWAIT_LOCK,
     PY_LOCK_ACQUIRED,
+    PY_LOCK_FAILURE,
     PY_LOCK_INTR,
     PyThread_acquire_lock,
     PyThread_allocate_lock,
@@ -37,17 +54,23 @@ from cpython.pythread cimport (
     PyThread_release_lock,
     PyThread_type_lock,
 )
+from cpython.time cimport monotonic_ns
 from cpython.unicode cimport PyUnicode_CheckExact
+from libc.math cimport copysign
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
-from libc.string cimport memset
+from libc.stdlib cimport qsort
+from libc.string cimport memcpy, memset
 
 from fastserverstate._subscribers cimport (
     Subscribers,
+    clear_bit,
+    has_bit,
+    set_bit,
     subscribers_add,
     subscribers_discard,
     subscribers_free,
     subscribers_has,
+    subscribers_purge,
     subscribers_take,
 )
 
@@ -56,26 +79,21 @@ import datetime
 import decimal
 import enum
 import threading
-from time import monotonic_ns
+import weakref
 
-cdef extern from *:
-    """
-    #if defined(_MSC_VER)
-    #  define FSS_THREAD_LOCAL __declspec(thread)
-    #else
-    #  define FSS_THREAD_LOCAL __thread
-    #endif
-    /* The calling thread's ThreadCache. Borrowed: the thread state's dict owns it. */
-    static FSS_THREAD_LOCAL PyObject *fss_thread_cache = NULL;
-    """
-    PyObject *fss_thread_cache
+include "_platform.pxi"
 
-cdef extern from "Python.h":
-    PyObject *PyThreadState_GetDict()
-    int PyErr_CheckSignals() except -1
-    Py_ssize_t Py_REFCNT(object)
-    void _decref "Py_DECREF"(PyObject *)
-    int PyThread_acquire_lock_timed(PyThread_type_lock, long long microseconds, int interruptible) nogil
+cdef enum:
+    WRITER_STALE
+    WRITER_NEVER
+    WRITER_ALWAYS
+
+RERUN_WRITER_STALE = WRITER_STALE
+RERUN_WRITER_NEVER = WRITER_NEVER
+RERUN_WRITER_ALWAYS = WRITER_ALWAYS
+
+# The key that is named when the set of keys was overwritten.
+cdef str SET_OF_KEYS = "(the set of keys)"
 
 
 @cython.final
@@ -94,7 +112,10 @@ rerun_suppression_depth = contextvars.ContextVar("fastserverstate.no_rerun", def
 
 include "_cell.pxi"
 include "_scope.pxi"
+include "_slots.pxi"
+include "_table.pxi"
+include "_lock.pxi"
 include "_locate.pxi"
+include "_same.pxi"
 include "_store.pxi"
 include "_namespace.pxi"
-include "_same.pxi"

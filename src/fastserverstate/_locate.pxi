@@ -1,26 +1,35 @@
 # cython: language_level=3
 # Which scope the calling thread runs in. See _core.pyx for the whole.
 
-@cython.final
-cdef class _Locator:
-    """How to find the scope that the calling thread runs in."""
-    cdef str attribute      # of the threading.Thread object; its value is the thread's context
-    cdef object variable    # a ContextVar, or None
-    cdef str part           # attribute of the variable's value, or of the context when there is no variable
-    cdef object resolve     # (context, part) -> Scope | None
+# How to find it. References that are never given back: a thread may be using them when others take their place.
+cdef PyObject *locator_attribute = NULL  # of the threading.Thread object; its value is the thread's context
+cdef PyObject *locator_variable = NULL   # a ContextVar, or NULL
+cdef PyObject *locator_part = NULL       # attribute of the variable's value, or of the context without a variable
+cdef PyObject *locator_resolve = NULL    # (context, part) -> Scope | None
 
-cdef _Locator locator = None
+
+def locate_scopes(str attribute not None, variable, str part not None, resolve):
+    global locator_attribute, locator_variable, locator_part, locator_resolve, fss_generation
+    for kept in (attribute, variable, part, resolve):
+        _incref(<PyObject *>kept)
+    locator_variable = <PyObject *>variable if variable is not None else NULL
+    locator_part = <PyObject *>part
+    locator_resolve = <PyObject *>resolve
+    locator_attribute = <PyObject *>attribute
+    fss_generation += 1
 
 
 @cython.final
 cdef class _ThreadCache:
     """What the calling thread's last look-up found, and what must still be so for it to hold."""
-    cdef dict attributes    # the Thread object's __dict__
+    cdef dict attributes       # the Thread object's __dict__
+    cdef bint watched          # `attributes_tag` tells when they change
+    cdef uint64_t tag          # NO_TAG: look again every time
     cdef object context
     cdef object source
     cdef object part
     cdef Scope scope
-    cdef uint64_t run       # of the scope's session, at the look-up: the next one may have another thread
+    cdef uint64_t run          # of the scope's session, at the look-up: the next one may have another thread
 
     def __dealloc__(self):
         global fss_thread_cache
@@ -28,76 +37,93 @@ cdef class _ThreadCache:
             fss_thread_cache = NULL
 
 
+cdef uint64_t NO_TAG = 0
 cdef object THREAD_CACHE_KEY = object()
 
 
-cdef _ThreadCache _make_thread_cache():
+cdef PyObject *_make_thread_cache() except NULL:
+    """The thread's cache, which its thread state owns."""
     global fss_thread_cache
     cdef PyObject *state = PyThreadState_GetDict()
     cdef _ThreadCache cache = _ThreadCache()
-    cache.attributes = threading.current_thread().__dict__
     if state == NULL:
-        return cache
+        raise RuntimeError("This thread has no Python state, so it cannot use server_state.")
+    cache.attributes = threading.current_thread().__dict__
+    cache.watched = watch_attributes(<PyObject *>cache.attributes)
     (<dict>state)[THREAD_CACHE_KEY] = cache
     fss_thread_cache = <PyObject *>cache
-    return cache
+    return fss_thread_cache
 
 
-cdef inline Scope current_scope(Store store):
-    """The scope of the store that the calling thread runs in, or None."""
-    cdef Scope scope = located_scope()
-    return scope if scope is not None and scope.session.store is store else None
+cdef inline PyObject *current_scope(const Table *table) except? NULL:
+    """The scope of the table that the calling thread runs in, NULL if there is none. Borrowed from the thread."""
+    cdef PyObject *here = fss_thread_cache
+    cdef PyObject *scope
+    if (
+        here != NULL
+        and (<_ThreadCache>here).tag == attributes_tag(<PyObject *>(<_ThreadCache>here).attributes)
+        and has_value(locator_variable, <PyObject *>(<_ThreadCache>here).source, <PyObject *>None)
+    ):
+        scope = <PyObject *>(<_ThreadCache>here).scope
+        if scope == <PyObject *>None:
+            return NULL
+        if (<_ThreadCache>here).run == load64((<Scope>scope).session.run):
+            return scope if (<Scope>scope).table == table else NULL
+    scope = locate()
+    return scope if scope != NULL and (<Scope>scope).table == table else NULL
 
 
-cdef Scope located_scope():
-    cdef _ThreadCache cache
-    cdef PyObject *found
-    cdef object context, part, source
-    if locator is None:
-        return None
-    cache = <_ThreadCache>fss_thread_cache if fss_thread_cache != NULL else _make_thread_cache()
-    found = PyDict_GetItemWithError(cache.attributes, locator.attribute)
-    if found == NULL or found == <PyObject *>None:
-        if cache.context is not None:
-            cache.context = cache.source = cache.part = cache.scope = None
-        return None
-    context = <object>found
-    if locator.variable is not None:
-        source = _context_value(locator.variable)
-        if source is cache.source:
-            part = cache.part
-        else:
-            part = None if source is None else getattr(source, locator.part)
-    else:
-        source = None
-        part = getattr(context, locator.part)
-    if context is cache.context and (part is cache.part or part == cache.part):
-        cache.source = source
-        if cache.scope is None or cache.run == cache.scope.session.run:
-            return cache.scope
-    cache.scope = locator.resolve(context, part)
-    cache.context, cache.source, cache.part = context, source, part
-    if cache.scope is not None:
-        cache.run = cache.scope.session.run
-    return cache.scope
-
-
-cdef inline object _context_value(object variable):
-    """The value of a context variable, None where it has none."""
+cdef inline bint has_value(PyObject *variable, PyObject *expected, PyObject *default) noexcept:
+    """Whether a context variable's value, or the default if it has none, is this object."""
     cdef PyObject *value = NULL
-    PyContextVar_Get(variable, NULL, &value)
-    if value == NULL:
-        return None
-    result = <object>value
-    _decref(value)
-    return result
+    PyContextVar_Get(<object>variable, default, &value)
+    _xdecref(value)
+    return value == expected
 
 
-def locate_scopes(str attribute, variable, str part, resolve):
-    global locator
-    cdef _Locator new = _Locator()
-    new.attribute = attribute
-    new.variable = variable
-    new.part = part
-    new.resolve = resolve
-    locator = new
+cdef PyObject *locate() except? NULL:
+    """Bring the thread's cache up to date. Returns its scope, NULL for None."""
+    cdef PyObject *found
+    cdef _ThreadCache cache
+    cdef uint64_t tag
+    if locator_attribute == NULL:
+        return NULL
+    cache = <_ThreadCache>(fss_thread_cache if fss_thread_cache != NULL else _make_thread_cache())
+    tag = attributes_tag(<PyObject *>cache.attributes)
+    found = dict_get(<PyObject *>cache.attributes, locator_attribute)
+    look_closely(cache, None if found == NULL else owned(found))
+    # Without a variable the part is an attribute of the context, which may change unseen.
+    cache.tag = tag if cache.watched and locator_variable != NULL else NO_TAG
+    return <PyObject *>cache.scope if cache.scope is not None else NULL
+
+
+cdef int look_closely(_ThreadCache cache, object context) except -1:
+    cdef PyObject *found = NULL
+    cdef object source = None
+    cdef object part = None
+    cdef Scope scope
+    if locator_variable != NULL:
+        PyContextVar_Get(<object>locator_variable, <PyObject *>None, &found)
+        source = owned(found)
+    if context is None:
+        cache.context = cache.part = cache.scope = None
+        cache.source = source
+        return 0
+    if locator_variable == NULL:
+        part = getattr(context, <object>locator_part)
+    elif source is not None:
+        part = cache.part if source is cache.source else getattr(source, <object>locator_part)
+    if context is not cache.context or not (part is cache.part or part == cache.part) or (
+        cache.scope is not None and cache.run != load64(cache.scope.session.run)
+    ):
+        scope = (<object>locator_resolve)(context, part)
+        cache.context, cache.part, cache.scope = context, part, scope
+        if scope is not None:
+            cache.run = load64(scope.session.run)
+    cache.source = source
+    return 0
+
+
+cdef bint reruns_are_suppressed() noexcept:
+    """Whether the running code is in a `no_rerun` block."""
+    return not has_value(<PyObject *>rerun_suppression_depth, <PyObject *>ZERO, <PyObject *>ZERO)

@@ -3,95 +3,79 @@
 
 cdef class Namespace:
     """Item and attribute access to a store. A method of a subclass is a name that no key can have as an attribute."""
-    cdef Store _store
+    cdef Store store
+    cdef Table *table
 
     def __cinit__(self, Store store not None):
-        self._store = store
+        self.store = store
+        self.table = store.table
 
     def __getitem__(self, key):
-        value = self._store.read(checked_key(key))
-        if value is ABSENT:
-            raise KeyError(key)
-        return value
+        cdef PyObject *value
+        if PyUnicode_CheckExact(key):
+            value = read(self.table, <PyObject *>key)
+            if value != NULL:
+                return owned(value)
+        raise KeyError(<object>checked_key(key))
 
     def __setitem__(self, key, value):
-        self._store.write(checked_key(key), value, False)
+        checked_key(key)
+        assign(self.store, <str>key, value, False)
 
     def __delitem__(self, key):
-        if self._store.remove(checked_key(key)) is ABSENT:
+        checked_key(key)
+        if change_presence(self.store, <str>key, True) is ABSENT:
             raise KeyError(key)
 
     def __contains__(self, key):
-        cdef Scope scope
-        cdef Cell cell
-        if not PyUnicode_CheckExact(key):
-            return False
-        scope = current_scope(self._store)
-        cell = self._store.find(<str>key)
-        if cell is None:
-            if scope is None:
-                return False
-            cell = self._store.find_or_make(<str>key)
-        if _is_held_by_other(cell):
-            self._store.read_when_free(cell, None)
-        if scope is not None:
-            self._store.watch(cell, scope)
-            self._store.drop_if_unused(cell)
-        return cell.value is not ABSENT
+        return PyUnicode_CheckExact(key) and contains(self.table, <PyObject *>key)
 
     def __len__(self):
-        self._store.watch_members()
-        return self._store.present
+        watch_members(self.table)
+        return load_size(self.table.present)
 
     def __iter__(self):
-        self._store.watch_members()
-        return iter(self._store.keys())
+        watch_members(self.table)
+        return iter(sorted_keys(self.table))
 
     def __getattribute__(self, name):
         # No __getattr__ beside it: with one, subclasses would look attributes up the slow way.
-        cdef Store store = self._store
-        cdef Cell cell
-        if not PyUnicode_CheckExact(name):
+        cdef PyObject *value
+        if not PyUnicode_CheckExact(name) or is_method(self.table, <PyObject *>name):
             return PyObject_GenericGetAttr(self, name)
-        cell = store.find(<str>name)
-        if cell is None or cell.reserved:
-            if is_reserved(store, <str>name):
-                return PyObject_GenericGetAttr(self, name)
-        value = store.read(<str>name)
-        if value is ABSENT:
-            raise AttributeError(
-                f"server_state has no {name!r} yet. Set it first: server_state.{name} = ...", name=name, obj=self
-            )
-        return value
+        value = read(self.table, <PyObject *>name)
+        if value != NULL:
+            return owned(value)
+        raise AttributeError(
+            f"server_state has no {name!r} yet. Set it first: server_state.{name} = ...", name=name, obj=self
+        )
 
     def __setattr__(self, name, value):
-        check_attribute(self._store, name)
-        self._store.write(checked_key(name), value, False)
+        check_attribute(self.table, name)
+        assign(self.store, <str>name, value, False)
 
     def __delattr__(self, name):
-        check_attribute(self._store, name)
-        if self._store.remove(checked_key(name)) is ABSENT:
+        check_attribute(self.table, name)
+        if change_presence(self.store, <str>name, True) is ABSENT:
             raise AttributeError(f"server_state has no {name!r} to delete.", name=name, obj=self)
 
     def get(self, key, default=None):
-        value = self._store.read(checked_key(key))
-        return default if value is ABSENT else value
+        cdef PyObject *value = read(self.table, checked_key(key))
+        return default if value == NULL else owned(value)
 
     def setdefault(self, key, default=None):
-        cdef str name = checked_key(key)
-        value = self._store.read(name)
-        if value is ABSENT:
-            value = self._store.write(name, default, True)
-        return default if value is ABSENT else value
+        cdef PyObject *value = read(self.table, checked_key(key))
+        if value != NULL:
+            return owned(value)
+        found = assign(self.store, <str>key, default, True)
+        return default if found is ABSENT else found
 
     def pop(self, key, *default):
-        cdef Scope scope = current_scope(self._store)
-        cdef str name = checked_key(key)
+        checked_key(key)
         if len(default) > 1:
             raise TypeError(f"pop expected at most 2 arguments, got {1 + len(default)}")
-        if scope is not None:
-            self._store.watch(self._store.find_or_make(name), scope)
-        value = self._store.remove(name)
+        contains(self.table, <PyObject *>key)
+        value = change_presence(self.store, <str>key, True)
         if value is not ABSENT:
             return value
         if default:
@@ -99,16 +83,34 @@ cdef class Namespace:
         raise KeyError(key)
 
 
-cdef inline bint is_dunder(str name):
-    return name.startswith("__") and name.endswith("__")
+cdef class LockNamespace:
+    """Item access to the locks of a store."""
+    cdef Store store
+
+    def __cinit__(self, Store store not None):
+        self.store = store
+
+    def __getitem__(self, key):
+        return owned(key_lock(self.store.table, checked_key(key)))
 
 
-cdef inline bint is_reserved(Store store, str name) except -1:
-    return name in store.reserved or is_dunder(name)
+cdef bint is_method(Table *table, PyObject *name) noexcept:
+    """Whether attribute access finds something else under this name than a key."""
+    cdef Py_hash_t hashed = key_hash(name)
+    cdef Shard *shard = shard_of(table, hashed)
+    cdef Cell *cell
+    cdef bint found
+    if is_dunder(name):
+        return True
+    lock(&shard.mutex)
+    cell = find(shard, name, hashed)
+    found = cell != NULL and cell.is_method
+    unlock(&shard.mutex)
+    return found
 
 
-cdef int check_attribute(Store store, name) except -1:
-    if is_reserved(store, checked_key(name)):
+cdef int check_attribute(Table *table, name) except -1:
+    if is_method(table, checked_key(name)):
         raise AttributeError(
             f"{name!r} is a method of server_state and cannot be a key by attribute. Use server_state[{name!r}]."
         )

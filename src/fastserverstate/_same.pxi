@@ -6,8 +6,10 @@ cdef enum:
     MOST_CONTAINERS = 100_000  # a nest of shared containers is walked once for every way into it
     MOST_ITEMS = 10_000_000    # and all their items with it
 
-cdef extern from "Python.h":
-    bint PyType_IsSubtype(type, type)
+cdef enum Verdict:
+    UNKNOWN
+    SAME
+    DIFFERENT
 
 cdef frozenset PLAIN = frozenset({type(None), bool, int, str, bytes, datetime.date, datetime.timedelta})
 cdef type ENUM_TYPE = enum.EnumMeta
@@ -19,6 +21,27 @@ def same_value(old, new):
         return _same(old, new, 0, &budget)
     except RuntimeError:  # a finalizer, run by the garbage collector, has changed a dict or a set meanwhile
         return False
+
+
+cdef Verdict compare_plain(PyObject *old, PyObject *new) noexcept:
+    """Compare what can be compared at once and without anybody's code: under a mutex."""
+    cdef double one, other
+    if old == <PyObject *>None or PyBool_Check(<object>old):
+        return SAME if old == new else DIFFERENT
+    if PyUnicode_CheckExact(<object>old):
+        if not PyUnicode_CheckExact(<object>new):
+            return DIFFERENT
+        return SAME if old == new or PyObject_RichCompareBool(<object>old, <object>new, Py_EQ) == 1 else DIFFERENT
+    if PyLong_CheckExact(<object>old):
+        if not PyLong_CheckExact(<object>new):
+            return DIFFERENT
+        return SAME if old == new or PyObject_RichCompareBool(<object>old, <object>new, Py_EQ) == 1 else DIFFERENT
+    if PyFloat_CheckExact(<object>old) and PyFloat_CheckExact(<object>new):
+        one, other = PyFloat_AS_DOUBLE(<object>old), PyFloat_AS_DOUBLE(<object>new)
+        if one == other:
+            return SAME if one != 0 or copysign(1, one) == copysign(1, other) else DIFFERENT
+        return SAME if one != one and other != other else DIFFERENT
+    return UNKNOWN
 
 
 ctypedef struct Budget:

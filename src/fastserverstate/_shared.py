@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from fastserverstate._core import Store
 from fastserverstate._streamlit import Bridge, PostScriptGC, check_streamlit
 from fastserverstate.configuration import configure_with
@@ -25,3 +27,12 @@ server_state_lock = ServerStateLock(store)
 no_rerun = NoRerun()
 force_rerun_bound_sessions = force_rerun_with(store)
 configure = configure_with(store, settings, scheduler, post_script_gc)
+
+
+def _start_afresh() -> None:
+    store.reset_after_fork()
+    scheduler.reset_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)

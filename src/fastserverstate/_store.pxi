@@ -1,432 +1,512 @@
 # cython: language_level=3
-# The table of keys: reading, subscribing, changing, marking stale. See _core.pyx for the whole.
-
-cdef enum:
-    FIRST_BUCKETS = 64
-
-cdef enum:
-    WRITER_STALE
-    WRITER_NEVER
-    WRITER_ALWAYS
-
-RERUN_WRITER_STALE = WRITER_STALE
-RERUN_WRITER_NEVER = WRITER_NEVER
-RERUN_WRITER_ALWAYS = WRITER_ALWAYS
-
+# What can be done with a key: reading, changing, locking. See _core.pyx for the whole.
 
 cdef class Store:
-    """A table of cells, and the scopes that depend on them."""
-    cdef list buckets            # heads of the chains; their number is a power of two
-    cdef Py_ssize_t mask
-    cdef Py_ssize_t cells        # in the table, absent ones included
-    cdef Py_ssize_t present
-    cdef uint64_t clock
-    cdef Cell members            # not in the table: its readers depend on the set of keys
-    cdef frozenset reserved      # names that attribute access gives to methods
-    cdef list slots
-    cdef list free_slots
-    cdef uint64_t *pending
-    cdef uint32_t pending_words
-    cdef bint woken              # `wake` was called and nobody has collected yet
-    cdef object wake
-    cdef int rerun_writer
+    """A table of keys, and the scopes that depend on them."""
+    cdef Table *table
+    cdef tuple reserved          # names that attribute access gives to methods
+    cdef object wake             # guarded by the mutex of the slots
 
     def __cinit__(self, reserved=()):
-        self.buckets = [None] * FIRST_BUCKETS
-        self.mask = FIRST_BUCKETS - 1
-        self.reserved = frozenset(reserved)
-        self.slots = []
-        self.free_slots = []
-        self.members = Cell.__new__(Cell)
-        self.members.value = ABSENT
+        self.table = table_new()
+        self.reserved = tuple(reserved)
+        reserve(self.table, self.reserved)
 
     def __dealloc__(self):
-        free(self.pending)
-
-    # The table
-
-    cdef inline Cell find(self, str key):
-        cdef Py_hash_t hashed = PyObject_Hash(key)
-        cdef PyObject *head = <PyObject *>PyList_GET_ITEM(self.buckets, hashed & self.mask)
-        cdef Cell cell
-        while head != <PyObject *>None:
-            cell = <Cell>head
-            if cell.key is key or (cell.hash == hashed and cell.key == key):
-                return cell
-            head = <PyObject *>cell.next
-        return None
-
-    cdef Cell find_or_make(self, str key):
-        cdef Cell cell = self.find(key)
-        cdef Cell made
-        if cell is not None:
-            return cell
-        made = Cell.__new__(Cell)
-        made.key = key
-        made.hash = PyObject_Hash(key)
-        made.value = ABSENT
-        made.reserved = is_reserved(self, key)
-        if self.cells > self.mask:
-            self.grow()
-        cell = self.find(key)  # a finalizer may have made it meanwhile
-        if cell is not None:
-            return cell
-        made.next = self.buckets[made.hash & self.mask]
-        self.buckets[made.hash & self.mask] = made
-        made.linked = True
-        self.cells += 1
-        return made
-
-    cdef int grow(self) except -1:
-        """Double the buckets, unless dropping the cells that nobody needs makes enough room."""
-        cdef list old, new
-        cdef Cell cell, following
-        for cell in self.all_cells():
-            # One reference is the chain's, one the list's, one the loop's.
-            if cell.handed_out and Py_REFCNT(cell) == 3:
-                cell.handed_out = False
-            self.drop_if_unused(cell)
-        if self.cells * 2 <= self.mask:
-            return 0
-        new = [None] * (2 * (self.mask + 1))
-        if len(new) != 2 * (self.mask + 1):
-            return 0  # a finalizer has grown the table meanwhile
-        old, self.buckets, self.mask = self.buckets, new, len(new) - 1
-        for cell in old:
-            while cell is not None:
-                following = cell.next
-                cell.next = new[cell.hash & self.mask]
-                new[cell.hash & self.mask] = cell
-                cell = following
-        return 0
-
-    cdef list all_cells(self):
-        cdef list found = []
-        cdef Cell cell
-        for cell in self.buckets:
-            while cell is not None:
-                found.append(cell)
-                cell = cell.next
-        return found
-
-    cdef inline int drop_if_unused(self, Cell cell) except -1:
-        if (cell.linked and cell.value is ABSENT and not cell.readers.count and not cell.watchers.count
-                and not cell.handed_out and cell.owner == 0 and not cell.waiters):
-            self.unlink(cell)
-        return 0
-
-    cdef int unlink(self, Cell cell) except -1:
-        cdef Py_ssize_t at = cell.hash & self.mask
-        cdef Cell before = self.buckets[at]
-        if before is cell:
-            self.buckets[at] = cell.next
-        else:
-            while before.next is not cell:
-                before = before.next
-            before.next = cell.next
-        cell.next = None
-        cell.linked = False
-        self.cells -= 1
-        return 0
-
-    # Subscribing
-
-    cdef inline int subscribe(self, Cell cell, Scope scope) except -1:
-        """Depend on the cell's value, which may be that it has none."""
-        if not subscribers_has(&cell.readers, scope.slot) and not self.is_pending(scope):
-            subscribers_add(&cell.readers, scope.slot)
-            scope.values.add(cell, scope.session.sent)
-        return 0
-
-    cdef int watch(self, Cell cell, Scope scope) except -1:
-        """Depend on whether the cell has a value."""
-        if not subscribers_has(&cell.watchers, scope.slot) and not self.is_pending(scope):
-            subscribers_add(&cell.watchers, scope.slot)
-            scope.presence.add(cell, scope.session.sent)
-        return 0
-
-    cdef inline bint is_pending(self, Scope scope) noexcept:
-        # What is going to be rerun anyway need not subscribe: this bounds the log of a run that never ends.
-        return scope.stale or (self.pending[scope.slot >> 6] >> (scope.slot & 63)) & 1
-
-    cdef int forget(self, Scope scope) except -1:
-        """Take back every subscription of the scope, and what has made it stale."""
-        cdef list values = []
-        cdef list presence = []
-        cdef Cell cell
-        scope.stale = False
-        scope.overwritten = None
-        self.pending[scope.slot >> 6] &= ~((<uint64_t>1) << (scope.slot & 63))
-        values, scope.values.cells, scope.values.unshown = scope.values.cells, values, 0
-        presence, scope.presence.cells, scope.presence.unshown = scope.presence.cells, presence, 0
-        for cell in values:
-            subscribers_discard(&cell.readers, scope.slot)
-            self.drop_if_unused(cell)
-        for cell in presence:
-            subscribers_discard(&cell.watchers, scope.slot)
-            self.drop_if_unused(cell)
-        return 0
-
-    cdef int take_slot(self, Scope scope) except -1:
-        cdef uint64_t *wider
-        cdef uint32_t words
-        if self.free_slots:
-            scope.slot = self.free_slots.pop()
-            self.slots[scope.slot] = scope
-            return 0
-        scope.slot = len(self.slots)
-        if scope.slot >> 6 >= self.pending_words:
-            words = 2 * self.pending_words + 1
-            wider = <uint64_t *>realloc(self.pending, words * sizeof(uint64_t))
-            if wider == NULL:
-                raise MemoryError()
-            memset(wider + self.pending_words, 0, (words - self.pending_words) * sizeof(uint64_t))
-            self.pending, self.pending_words = wider, words
-        self.slots.append(scope)
-        return 0
-
-    cdef int give_back_slot(self, Scope scope) except -1:
-        self.forget(scope)
-        scope.stale = True  # a thread may still run in it: what is stale does not subscribe
-        self.slots[scope.slot] = None
-        self.free_slots.append(scope.slot)
-        return 0
-
-    # Changing
-
-    cdef int commit(self, Cell cell, object value, Session writer) except -1:
-        """Give the cell a new value and mark who depends on it. The caller keeps the old value alive until after it."""
-        cdef object old = cell.value
-        cdef bint presence_changed = (old is ABSENT) != (value is ABSENT)
-        cell.value = value
-        self.clock += 1
-        cell.version = self.clock
-        if presence_changed:
-            cell.presence_owed = True
-            if old is ABSENT:
-                cell.born = self.clock
-                self.present += 1
-            else:
-                self.present -= 1
-        if cell.readers.count or (cell.presence_owed and (cell.watchers.count or self.members.readers.count)):
-            if _context_value(rerun_suppression_depth) is not ZERO:
-                return 0
-            self.mark(cell, &cell.readers, False, writer)
-            if cell.presence_owed:
-                self.mark(cell, &cell.watchers, True, writer)
-                self.mark(self.members, &self.members.readers, False, writer)
-        cell.presence_owed = False
-        return 0
-
-    cdef int mark(self, Cell cell, Subscribers *subscribers, bint presence, Session writer) except -1:
-        """Make the subscribers pending, but for the writer's own scopes as long as its run goes on.
-
-        Those keep their subscription. They are noted as overwritten if they may have shown what was there before.
-        """
-        cdef uint32_t own = 0
-        cdef list kept
-        cdef Scope scope
-        if subscribers.count == 0:
-            return 0
-        if writer is not None and writer.running:
-            for scope in writer.scopes.values():
-                if subscribers_has(subscribers, scope.slot):
-                    own += 1
-                    if self.is_overwritten(cell, scope, scope.presence if presence else scope.values):
-                        scope.overwritten = cell.key or "(the set of keys)"
-            if subscribers.count == own:
-                return 0
-        kept = []
-        if own:
-            for scope in writer.scopes.values():
-                if subscribers_has(subscribers, scope.slot):
-                    subscribers_discard(subscribers, scope.slot)
-                    kept.append(scope)
-        subscribers_take(subscribers, self.pending)
-        for scope in kept:
-            subscribers_add(subscribers, scope.slot)
-        return 0
-
-    cdef inline bint is_overwritten(self, Cell cell, Scope scope, _ReadLog log) noexcept:
-        """Whether a change of the cell by the scope's own session is a reason to rerun the scope."""
-        if self.rerun_writer == WRITER_NEVER:
-            return False
-        if self.rerun_writer == WRITER_ALWAYS or scope.run != scope.session.run:
-            return True
-        return log.may_show(cell, scope.session.sent)
-
-    cdef inline int wake_collector(self) except -1:
-        """Call `wake` if something is pending and nobody has been told. Holds nothing of the store's."""
-        cdef uint32_t i
-        if self.woken or self.wake is None:
-            return 0
-        for i in range(self.pending_words):
-            if self.pending[i]:
-                self.woken = True
-                self.wake()
-                break
-        return 0
-
-    cdef object write(self, str key, object value, bint if_absent):
-        """Assign, unless `if_absent` and there is a value. Returns the value that was there, or ABSENT."""
-        cdef Session writer = current_session(self)
-        cdef Cell cell
-        cdef object old
-        cdef bint equal, held
-        while True:
-            cell = self.find_or_make(key)
-            held = _is_held_by_other(cell) and _wait_for_lock(cell, -1)
-            try:
-                old = cell.value
-                equal = old is not ABSENT and same_value(old, value)
-                if cell.value is not old or not cell.linked or (not held and _is_held_by_other(cell)):
-                    continue  # somebody else came in while the values were compared
-                if if_absent and old is not ABSENT:
-                    break
-                if equal:
-                    cell.value = value
-                else:
-                    self.commit(cell, value, writer)
-            finally:
-                if held:
-                    _unlock(cell)
-            break
-        self.wake_collector()
-        return old
-
-    cdef object remove(self, str key):
-        """Take the key away and return its value, ABSENT when it has none."""
-        cdef Session writer = current_session(self)
-        cdef Cell cell = self.find(key)
-        cdef object old
-        cdef bint held
-        if cell is None:
-            return ABSENT
-        held = _is_held_by_other(cell) and _wait_for_lock(cell, -1)
-        try:
-            old = cell.value
-            if old is not ABSENT:
-                self.commit(cell, ABSENT, writer)
-        finally:
-            if held:
-                _unlock(cell)
-        self.drop_if_unused(cell)
-        self.wake_collector()
-        return old
-
-    cdef inline object read(self, str key):
-        """The key's value, ABSENT when it has none; the calling scope depends on it from now on."""
-        cdef Scope scope = current_scope(self)
-        cdef Cell cell = self.find(key)
-        if cell is None:
-            if scope is None:
-                return ABSENT
-            cell = self.find_or_make(key)
-        if cell.owner != 0 and _is_held_by_other(cell):
-            return self.read_when_free(cell, scope)
-        if scope is not None:
-            self.subscribe(cell, scope)
-            self.drop_if_unused(cell)
-        return cell.value
-
-    cdef object read_when_free(self, Cell cell, Scope scope):
-        _wait_for_lock(cell, -1)
-        try:
-            if scope is not None:
-                self.subscribe(cell, scope)
-            return cell.value
-        finally:
-            _unlock(cell)
+        if self.table != NULL:
+            empty(self.table)
+            table_disown(self.table)
 
     # For the Python layers. `key` is an exact str everywhere.
 
     def peek(self, key, default=None):
-        cdef Cell cell = self.find(checked_key(key))
-        if cell is None:
-            return default
-        value = self.read_when_free(cell, None) if _is_held_by_other(cell) else cell.value
-        return default if value is ABSENT else value
+        cdef PyObject *value = peek(self.table, checked_key(key))
+        return default if value == NULL else owned(value)
 
     def touch(self, key):
-        cdef Cell cell = self.find(checked_key(key))
-        cdef Session writer = current_session(self)
-        cdef bint held = cell is not None and _is_held_by_other(cell) and _wait_for_lock(cell, -1)
-        try:
-            if cell is None or cell.value is ABSENT:
-                raise KeyError(key)
-            self.commit(cell, cell.value, writer)
-        finally:
-            if held:
-                _unlock(cell)
-        self.wake_collector()
+        checked_key(key)
+        if change_presence(self, <str>key, False) is ABSENT:
+            raise KeyError(key)
 
     def version(self, key):
-        cdef Cell cell = self.find(checked_key(key))
-        return 0 if cell is None or cell.value is ABSENT else cell.version
+        cdef Py_hash_t hashed = key_hash(checked_key(key))
+        cdef Shard *shard = shard_of(self.table, hashed)
+        cdef uint64_t version = 0
+        cdef Cell *cell
+        lock(&shard.mutex)
+        cell = find(shard, <PyObject *>key, hashed)
+        if cell != NULL and cell.value != NULL:
+            version = cell.version
+        unlock(&shard.mutex)
+        return version
 
     def lock(self, key):
-        cdef Cell cell = self.find_or_make(checked_key(key))
-        cell.handed_out = True
-        return cell
+        return owned(key_lock(self.table, checked_key(key)))
 
     def keys(self):
         """The keys that are set, oldest first. Subscribes to nothing."""
-        cdef Cell cell
-        cdef list found = [(cell.born, cell.key) for cell in self.all_cells() if cell.value is not ABSENT]
-        found.sort()
-        return [key for _, key in found]
+        return sorted_keys(self.table)
 
     def watch_members(self):
         """Make the calling scope depend on the set of keys."""
-        cdef Scope scope = current_scope(self)
-        if scope is not None:
-            self.subscribe(self.members, scope)
+        watch_members(self.table)
 
     def on_stale(self, wake):
-        self.wake = wake
+        lock(&self.table.slots.mutex)
+        old, self.wake = self.wake, wake
+        unlock(&self.table.slots.mutex)
 
     def set_rerun_writer(self, int policy):
-        self.rerun_writer = policy
+        self.table.slots.rerun_writer = policy
 
     def collect_stale(self):
-        cdef list found = []
-        cdef uint32_t i, bit
-        cdef uint64_t word
-        cdef Scope scope
-        self.woken = False
-        for i in range(self.pending_words):
-            word = self.pending[i]
-            self.pending[i] = 0
-            bit = 0
-            while word:
-                if word & 1:
-                    scope = <Scope>self.slots[(i << 6) + bit]
-                    scope.stale = True
-                    found.append(scope)
-                word >>= 1
-                bit += 1
-        return found
+        return collect(&self.table.slots)
+
+    def reset_after_fork(self):
+        """Empty the store and close its sessions, in a new process whose other threads are gone.
+
+        They may have left any mutex locked and any chain half linked, and what they used belongs to the parent. So
+        nothing is given back, and no finalizer runs.
+        """
+        cdef Table *table = self.table
+        cdef Slots *slots = &table.slots
+        cdef Session session
+        cdef uint32_t slot
+        cdef int rerun_writer = slots.rerun_writer
+        for slot in range(slots.used):
+            if slots.scopes[slot] != NULL:
+                store32((<Scope>slots.scopes[slot]).slot, NO_SLOT)
+                session = (<Scope>slots.scopes[slot]).session
+                memset(&session.mutex, 0, sizeof(Mutex))
+                session.closed = True
+                session.running = False
+        memset(slots, 0, sizeof(Slots))
+        slots.rerun_writer = rerun_writer
+        table.present = 0
+        if not table_start(table):
+            raise MemoryError()
+        reserve(table, self.reserved)
 
     def statistics(self):
+        cdef Shard *shard
+        cdef Cell *cell
+        cdef Py_ssize_t at, cells = 0, buckets = 0
+        cdef uint64_t clock = 0
+        cdef int i
+        if not sweep(self.table):
+            raise MemoryError()
+        for i in range(SHARDS):
+            shard = &self.table.shards[i]
+            lock(&shard.mutex)
+            buckets += shard.mask + 1
+            clock += shard.clock
+            for at in range(shard.mask + 1):
+                cell = shard.buckets[at]
+                while cell != NULL:
+                    cells += not cell.is_method or cell.value != NULL or cell.readers.count != 0
+                    cell = cell.next
+            unlock(&shard.mutex)
         return {
-            "keys": self.present,
-            "cells": self.cells,
-            "buckets": self.mask + 1,
-            "scopes": len(self.slots) - len(self.free_slots),
-            "slots": len(self.slots),
-            "clock": self.clock,
+            "keys": load_size(self.table.present),
+            "cells": cells,
+            "buckets": buckets,
+            "scopes": load32(self.table.slots.live),
+            "slots": load32(self.table.slots.used),
+            "clock": clock,
         }
 
 
-cdef inline Session current_session(Store store):
-    cdef Scope scope = current_scope(store)
-    return None if scope is None else scope.session
+cdef int reserve(Table *table, tuple names) except -1:
+    """Make the cells of names that stand for methods. They stay."""
+    cdef Cell *cell
+    cdef Py_hash_t hashed
+    cdef str name
+    for name in names:
+        hashed = key_hash(<PyObject *>name)
+        cell = find_or_make(shard_of(table, hashed), <PyObject *>name, hashed)
+        if cell == NULL:
+            raise MemoryError()
+        cell.is_method = True
+    return 0
 
 
-cdef inline str checked_key(object key):
+cdef int wake_collector(Store store) except -1:
+    """Call `wake` if something is pending and nobody has been told. Nothing is locked."""
+    cdef Slots *slots = &store.table.slots
+    wake = None
+    lock(&slots.mutex)
+    if slots.any_pending and not slots.woken and store.wake is not None:
+        slots.woken = True
+        wake = store.wake
+    unlock(&slots.mutex)
+    if wake is not None:
+        wake()
+    return 0
+
+
+cdef void empty(Table *table) noexcept:
+    """Take away every value, and let go of every KeyLock."""
+    cdef Shard *shard
+    cdef Cell *cell
+    cdef PyObject **values
+    cdef Py_ssize_t at, n
+    cdef int i
+    for i in range(SHARDS):
+        shard = &table.shards[i]
+        lock(&shard.mutex)
+        n = 0
+        values = <PyObject **>PyMem_RawMalloc((shard.cells + 1) * sizeof(PyObject *))
+        for at in range(shard.mask + 1):
+            cell = shard.buckets[at]
+            while cell != NULL:
+                if cell.value != NULL and values != NULL:  # without memory the values live on
+                    values[n] = cell.value
+                    n += 1
+                cell.value = NULL
+                release_handle(shard, cell)
+                cell = cell.next
+        unlock_shard(shard)
+        for at in range(n):
+            _decref(values[at])
+        PyMem_RawFree(values)
+
+
+# Reading
+
+cdef inline PyObject *read(Table *table, PyObject *key) except? NULL:
+    """A new reference to the key's value, NULL when it has none. The calling scope depends on it from now on."""
+    cdef PyObject *scope = current_scope(table)
+    cdef Py_hash_t hashed = key_hash(key)
+    cdef Shard *shard = shard_of(table, hashed)
+    cdef Cell *cell
+    cdef PyObject *value
+    lock(&shard.mutex)
+    cell = find(shard, key, hashed)
+    if (cell != NULL and not is_held_by_other(cell)
+            and (scope == NULL or subscribers_has(&cell.readers, load32((<Scope>scope).slot)))):
+        value = cell.value
+        _xincref(value)
+        unlock(&shard.mutex)
+        return value
+    unlock(&shard.mutex)
+    return read_slowly(table, key, hashed, <Scope>scope if scope != NULL else None, False)
+
+
+cdef inline bint contains(Table *table, PyObject *key) except -1:
+    """Whether the key is set. The calling scope depends on that from now on."""
+    cdef PyObject *scope = current_scope(table)
+    cdef Py_hash_t hashed = key_hash(key)
+    cdef Shard *shard = shard_of(table, hashed)
+    cdef Cell *cell
+    cdef PyObject *value
+    lock(&shard.mutex)
+    cell = find(shard, key, hashed)
+    if (cell != NULL and not is_held_by_other(cell) and (scope == NULL or (
+            cell.extra != NULL and subscribers_has(&cell.extra.watchers, load32((<Scope>scope).slot))))):
+        value = cell.value
+        unlock(&shard.mutex)
+        return value != NULL
+    unlock(&shard.mutex)
+    value = read_slowly(table, key, hashed, <Scope>scope if scope != NULL else None, True)
+    _xdecref(value)
+    return value != NULL
+
+
+cdef PyObject *peek(Table *table, PyObject *key) except? NULL:
+    """A new reference to the key's value, NULL when it has none. Nobody depends on it."""
+    return read_slowly(table, key, key_hash(key), None, False)
+
+
+cdef PyObject *read_slowly(Table *table, PyObject *key, Py_hash_t hashed, Scope scope, bint presence) except? NULL:
+    """Read when the key may be locked by another thread, or the scope may have to be subscribed."""
+    cdef Shard *shard = shard_of(table, hashed)
+    cdef Cell *cell
+    cdef PyObject *value
+    cdef bint held = False
+    cdef bint done = True
+    while True:
+        if scope is not None:
+            lock(&scope.session.mutex)
+        lock(&shard.mutex)
+        cell = find(shard, key, hashed) if scope is None else find_or_make(shard, key, hashed)
+        if cell == NULL or not is_held_by_other(cell):
+            break
+        if scope is not None:
+            unlock(&scope.session.mutex)
+        held = wait_for_lock(shard, cell, -1)
+    if cell == NULL:
+        value = NULL
+        done = scope is None
+    else:
+        value = cell.value
+        _xincref(value)
+        if scope is None:
+            pass
+        elif not presence:
+            done = subscribe(&table.slots, &cell.readers, scope, &scope.values, cell)
+        elif cell_extra(cell) == NULL:
+            done = False
+        else:
+            done = subscribe(&table.slots, &cell.extra.watchers, scope, &scope.presence, cell)
+        if held:
+            unlock_cell(shard, cell)
+        else:
+            drop_if_unused(shard, cell)
+    if scope is not None:
+        unlock(&scope.session.mutex)
+    unlock_shard(shard)
+    if not done:
+        _xdecref(value)
+        raise MemoryError()
+    return value
+
+
+cdef int watch_members(Table *table) except -1:
+    cdef PyObject *found = current_scope(table)
+    cdef Slots *slots = &table.slots
+    cdef Scope scope
+    cdef bint done
+    if found != NULL:
+        scope = <Scope>found
+        lock(&scope.session.mutex)
+        done = subscribe(slots, &slots.members, scope, &scope.values, &slots.members)
+        unlock(&scope.session.mutex)
+        if not done:
+            raise MemoryError()
+    return 0
+
+
+cdef list sorted_keys(Table *table):
+    cdef Cell **cells
+    cdef Cell *cell
+    cdef Py_ssize_t at, room, n = 0
+    cdef int i
+    cdef list found = []
+    while True:
+        room = load_size(table.present)
+        cells = <Cell **>PyMem_RawMalloc((room + 1) * sizeof(Cell *))
+        if cells == NULL:
+            raise MemoryError()
+        for i in range(SHARDS):
+            lock(&table.shards[i].mutex)
+        if table.present <= room:
+            break
+        for i in range(SHARDS):
+            unlock(&table.shards[i].mutex)
+        PyMem_RawFree(cells)
+    for i in range(SHARDS):
+        for at in range(table.shards[i].mask + 1):
+            cell = table.shards[i].buckets[at]
+            while cell != NULL:
+                if cell.value != NULL:
+                    cells[n] = cell
+                    n += 1
+                cell = cell.next
+    qsort(cells, n, sizeof(Cell *), compare_births)
+    for at in range(n):
+        cells[at] = <Cell *>cells[at].key  # which outlives the cell by this reference
+        _incref(<PyObject *>cells[at])
+    for i in range(SHARDS):
+        unlock(&table.shards[i].mutex)
+    try:
+        for at in range(n):
+            found.append(<object><PyObject *>cells[at])
+    finally:
+        for at in range(n):
+            _decref(<PyObject *>cells[at])
+        PyMem_RawFree(cells)
+    return found
+
+
+cdef int compare_births(const void *one, const void *other) noexcept nogil:
+    cdef const Cell *first = (<const Cell **>one)[0]
+    cdef const Cell *second = (<const Cell **>other)[0]
+    return (first.born > second.born) - (first.born < second.born)
+
+
+# Changing
+
+cdef inline void enter(Session writer, Shard *shard) noexcept:
+    if writer is not None:
+        lock(&writer.mutex)
+    lock(&shard.mutex)
+
+
+cdef inline void leave(Session writer, Shard *shard) noexcept:
+    if writer is not None:
+        unlock(&writer.mutex)
+    unlock_shard(shard)
+
+
+cdef inline Session current_session(Table *table):
+    cdef PyObject *scope = current_scope(table)
+    return (<Scope>scope).session if scope != NULL else None
+
+
+cdef PyObject *commit(Table *table, Shard *shard, Cell *cell, PyObject *value, Session writer) noexcept:
+    """Give the cell a new value, or none, and mark who depends on it. Returns the reference that it held so far.
+
+    The writer's session and the shard are locked.
+    """
+    cdef PyObject *old = cell.value
+    _xincref(value)
+    cell.value = value
+    shard.clock += 1
+    cell.version = shard.clock
+    if (old == NULL) != (value == NULL):
+        cell.presence_owed = True
+        add_size(table.present, 1 if old == NULL else -1)
+        if old == NULL:
+            cell.born = add64(table.births, 1)
+    if cell.presence_owed or cell.readers.count:
+        if not reruns_are_suppressed():
+            notify(&table.slots, cell, writer)
+            cell.presence_owed = False
+        elif not is_watched(&table.slots, cell):
+            cell.presence_owed = False
+    return old
+
+
+cdef object assign(Store store, str key, object value, bint if_absent):
+    """Set the key, unless `if_absent` and it has a value. Returns the value that it had, or ABSENT."""
+    cdef Table *table = store.table
+    cdef Session writer = current_session(table)
+    cdef Py_hash_t hashed = key_hash(<PyObject *>key)
+    cdef Shard *shard = shard_of(table, hashed)
+    cdef Cell *cell
+    cdef PyObject *old
+    cdef object compared = None
+    cdef uint64_t version = 0
+    cdef Verdict compared_as = UNKNOWN
+    cdef Verdict verdict
+    cdef bint held = False
+    while True:
+        enter(writer, shard)
+        cell = find_or_make(shard, <PyObject *>key, hashed)
+        if cell == NULL:
+            leave(writer, shard)
+            raise MemoryError()
+        if is_held_by_other(cell):
+            if writer is not None:
+                unlock(&writer.mutex)
+            held = wait_for_lock(shard, cell, -1)
+            continue
+        old = cell.value
+        if old == NULL:
+            verdict = DIFFERENT
+        elif if_absent:
+            break
+        elif compared_as != UNKNOWN and old == <PyObject *>compared and cell.version == version:
+            verdict = compared_as
+        else:
+            verdict = compare_plain(old, <PyObject *>value)
+        if verdict == UNKNOWN:
+            # Comparing may take long, so nothing is locked meanwhile. Whoever writes meanwhile has it done again.
+            compared, version = <object>old, cell.version
+            leave(writer, shard)
+            try:
+                compared_as = SAME if same_value(compared, value) else DIFFERENT
+            except BaseException:
+                if held:
+                    lock(&shard.mutex)
+                    unlock_cell(shard, cell)
+                    unlock_shard(shard)
+                raise
+            continue
+        if verdict == DIFFERENT:
+            old = commit(table, shard, cell, <PyObject *>value, writer)
+        else:
+            _incref(<PyObject *>value)
+            cell.value = <PyObject *>value
+        break
+    if if_absent:
+        _xincref(old)
+    if held:
+        unlock_cell(shard, cell)
+    leave(writer, shard)
+    if load_flag(table.slots.any_pending) and not load_flag(table.slots.woken):
+        wake_collector(store)
+    return ABSENT if old == NULL else owned(old)
+
+
+cdef object change_presence(Store store, str key, bint remove):
+    """Remove the key, or touch its value. Returns the value that it had, or ABSENT."""
+    cdef Table *table = store.table
+    cdef Session writer = current_session(table)
+    cdef Py_hash_t hashed = key_hash(<PyObject *>key)
+    cdef Shard *shard = shard_of(table, hashed)
+    cdef Cell *cell
+    cdef PyObject *old = NULL
+    cdef bint held = False
+    while True:
+        enter(writer, shard)
+        cell = find(shard, <PyObject *>key, hashed)
+        if cell == NULL or not is_held_by_other(cell):
+            break
+        if writer is not None:
+            unlock(&writer.mutex)
+        held = wait_for_lock(shard, cell, -1)
+    if cell != NULL and cell.value != NULL:
+        old = commit(table, shard, cell, NULL if remove else cell.value, writer)
+    if held:
+        unlock_cell(shard, cell)
+    elif cell != NULL:
+        drop_if_unused(shard, cell)
+    leave(writer, shard)
+    if load_flag(table.slots.any_pending) and not load_flag(table.slots.woken):
+        wake_collector(store)
+    return ABSENT if old == NULL else owned(old)
+
+
+# Locking
+
+cdef PyObject *key_lock(Table *table, PyObject *key) except NULL:
+    """A new reference to the key's lock."""
+    cdef Py_hash_t hashed = key_hash(key)
+    cdef Shard *shard = shard_of(table, hashed)
+    cdef Cell *cell
+    cdef Extra *extra
+    cdef KeyLock made = None
+    cdef PyObject *weak = NULL
+    cdef PyObject *handle = NULL
+    while True:
+        lock(&shard.mutex)
+        cell = find_or_make(shard, key, hashed)
+        extra = NULL if cell == NULL else cell_extra(cell)
+        if extra == NULL:
+            unlock_shard(shard)
+            raise MemoryError()
+        if extra.handle != NULL and not extra.handle_is_weak:
+            handle = extra.handle
+            _incref(handle)
+            unlock(&shard.mutex)
+            return handle
+        if extra.handle != NULL:
+            handle = weakref_get(extra.handle)
+        if handle != NULL or made is not None:
+            break
+        unlock_shard(shard)
+        made = KeyLock.__new__(KeyLock)
+        made.reference = weakref.ref(made)
+    weak = extra.handle
+    if handle == NULL:
+        handle = <PyObject *>made
+        _incref(handle)
+        made.table, made.shard, made.cell = table, shard, cell
+        add_size(table.owners, 1)
+    _incref(handle)  # one for the cell, one for the caller
+    extra.handle = handle
+    extra.handle_is_weak = False
+    unlock_shard(shard)
+    _xdecref(weak)
+    return handle
+
+
+cdef inline PyObject *checked_key(object key) except NULL:
+    """The key itself, if it can be one."""
     if not PyUnicode_CheckExact(key):
         raise TypeError(
             f"server_state keys are of type str, not {type(key).__module__}.{type(key).__qualname__}: {key!r}. "
             f"Use str(key)."
         )
-    return <str>key
+    return <PyObject *>key

@@ -1,18 +1,21 @@
 # cython: language_level=3
 """A set of scope slots: who read this key.
 
-    count   words   body
-    0..4    0       few[4]             slots, in no order, inside the struct
-    any     n > 0   bits -> n words    bit `slot % 64` of word `slot / 64`
+    words   body
+    0       few[4]             `count` slots, in no order, inside the struct
+    n > 0   bits -> n words    bit `slot % 64` of word `slot / 64`; `count` of them are set
 
 Most keys have a handful of readers among thousands of slots and must not pay for a bitset; a hot key has thousands
-and must be marked a word at a time. The set moves from the first form to the second when a fifth slot is added, and
-back when the last one is discarded. `take` empties it and keeps the words: a hot key is read again at once.
+and must be marked a word at a time. The set takes the second form when a fifth slot is added. `subscribers_take`
+empties it and keeps the words: a hot key is read again at once. `subscribers_purge` goes back to the first form.
+
+A slot that was retired stays in the sets that it is in. It is passed over where slots are counted on, by means of the
+bitset of those that are `alive`, and removed by the next purge.
 
 Nothing here touches a Python object. The functions assume that their caller excludes every other thread.
 """
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawRealloc
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
 
 cdef enum:
@@ -28,71 +31,86 @@ ctypedef struct Subscribers:
     SubscribersBody body
 
 
+cdef inline bint has_bit(const uint64_t *bits, uint32_t slot) noexcept nogil:
+    return (bits[slot >> 6] >> (slot & 63)) & 1
+
+
+cdef inline void set_bit(uint64_t *bits, uint32_t slot) noexcept nogil:
+    bits[slot >> 6] |= (<uint64_t>1) << (slot & 63)
+
+
+cdef inline void clear_bit(uint64_t *bits, uint32_t slot) noexcept nogil:
+    bits[slot >> 6] &= ~((<uint64_t>1) << (slot & 63))
+
+
 cdef inline bint subscribers_has(const Subscribers *self, uint32_t slot) noexcept nogil:
     cdef uint32_t i
     if self.words:
-        return slot >> 6 < self.words and (self.body.bits[slot >> 6] >> (slot & 63)) & 1
+        return slot >> 6 < self.words and has_bit(self.body.bits, slot)
     for i in range(self.count):
         if self.body.few[i] == slot:
             return True
     return False
 
 
+cdef inline void subscribers_free(Subscribers *self) noexcept nogil:
+    if self.words:
+        PyMem_RawFree(self.body.bits)
+    self.words = 0
+    self.count = 0
+
+
 cdef inline bint _subscribers_widen(Subscribers *self, uint32_t words) noexcept nogil:
     """Make room for `words` words of bits; False when there is no memory."""
     cdef uint64_t *bits
-    cdef uint32_t i, slot
+    cdef uint32_t i
     if self.words:
-        bits = <uint64_t *>realloc(self.body.bits, words * sizeof(uint64_t))
+        bits = <uint64_t *>PyMem_RawRealloc(self.body.bits, words * sizeof(uint64_t))
         if bits == NULL:
             return False
         memset(bits + self.words, 0, (words - self.words) * sizeof(uint64_t))
     else:
-        bits = <uint64_t *>calloc(words, sizeof(uint64_t))
+        bits = <uint64_t *>PyMem_RawCalloc(words, sizeof(uint64_t))
         if bits == NULL:
             return False
         for i in range(self.count):
-            slot = self.body.few[i]
-            bits[slot >> 6] |= (<uint64_t>1) << (slot & 63)
+            set_bit(bits, self.body.few[i])
     self.body.bits = bits
     self.words = words
     return True
 
 
-cdef inline int subscribers_add(Subscribers *self, uint32_t slot) except -1 nogil:
-    """Add a slot that is not in the set."""
-    cdef uint32_t i, highest = slot
+cdef inline bint subscribers_add(Subscribers *self, uint32_t slot, const uint64_t *alive) noexcept nogil:
+    """Add a slot that is not in the set; False when there is no memory."""
+    cdef uint32_t i, kept = 0, highest = slot
     if not self.words:
+        if self.count == FEW:
+            for i in range(<uint32_t>FEW):
+                if has_bit(alive, self.body.few[i]):
+                    self.body.few[kept] = self.body.few[i]
+                    kept += 1
+            self.count = kept
         if self.count < FEW:
             self.body.few[self.count] = slot
             self.count += 1
-            return 0
-        for i in range(self.count):
+            return True
+        for i in range(<uint32_t>FEW):
             highest = max(highest, self.body.few[i])
     if highest >> 6 >= self.words and not _subscribers_widen(self, (highest >> 6) + 1):
-        with gil:
-            raise MemoryError()
-    self.body.bits[slot >> 6] |= (<uint64_t>1) << (slot & 63)
+        return False
+    set_bit(self.body.bits, slot)
     self.count += 1
-    return 0
-
-
-cdef inline void subscribers_free(Subscribers *self) noexcept nogil:
-    if self.words:
-        free(self.body.bits)
-    self.words = 0
-    self.count = 0
+    return True
 
 
 cdef inline void subscribers_discard(Subscribers *self, uint32_t slot) noexcept nogil:
+    """Take a slot out. The set keeps its form, so that adding the slot again needs no memory."""
     cdef uint32_t i
     if not subscribers_has(self, slot):
         return
     self.count -= 1
     if self.words:
-        self.body.bits[slot >> 6] &= ~((<uint64_t>1) << (slot & 63))
-        if self.count == 0:
-            subscribers_free(self)
+        clear_bit(self.body.bits, slot)
         return
     for i in range(self.count):
         if self.body.few[i] == slot:
@@ -100,15 +118,52 @@ cdef inline void subscribers_discard(Subscribers *self, uint32_t slot) noexcept 
             return
 
 
-cdef inline void subscribers_take(Subscribers *self, uint64_t *target) noexcept nogil:
-    """Move every slot into the bitset `target`, which has room for all slots that exist."""
-    cdef uint32_t i, slot
+cdef inline bint subscribers_take(Subscribers *self, uint64_t *target, const uint64_t *alive) noexcept nogil:
+    """Move every slot that is alive into the bitset `target`, and forget the others. Whether there was one."""
+    cdef uint32_t i
+    cdef uint64_t moved, some = 0
     if self.words:
         for i in range(self.words):
-            target[i] |= self.body.bits[i]
+            moved = self.body.bits[i] & alive[i]
+            target[i] |= moved
+            some |= moved
         memset(self.body.bits, 0, self.words * sizeof(uint64_t))
     else:
         for i in range(self.count):
-            slot = self.body.few[i]
-            target[slot >> 6] |= (<uint64_t>1) << (slot & 63)
+            if has_bit(alive, self.body.few[i]):
+                set_bit(target, self.body.few[i])
+                some = 1
     self.count = 0
+    return some != 0
+
+
+cdef inline void subscribers_purge(Subscribers *self, const uint64_t *retired, uint32_t words) noexcept nogil:
+    """Take out the slots in the bitset `retired`, of so many words."""
+    cdef uint32_t i, slot, kept = 0
+    cdef uint32_t few[4]
+    cdef uint64_t word
+    if not self.words:
+        for i in range(self.count):
+            slot = self.body.few[i]
+            if slot >> 6 >= words or not has_bit(retired, slot):
+                self.body.few[kept] = slot
+                kept += 1
+        self.count = kept
+        return
+    for i in range(self.words):
+        if i < words:
+            self.body.bits[i] &= ~retired[i]
+        word = self.body.bits[i]
+        while word:
+            if kept < FEW:
+                slot = i << 6
+                while not has_bit(self.body.bits, slot) or (kept and few[kept - 1] >= slot):
+                    slot += 1
+                few[kept] = slot
+            kept += 1
+            word &= word - 1
+    if kept <= FEW:
+        subscribers_free(self)
+        for i in range(kept):
+            self.body.few[i] = few[i]
+    self.count = kept

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from fastserverstate._core import Cell, Store
+from fastserverstate._core import KeyLock, LockNamespace, Store
 
 
-class ServerStateLock(Mapping[str, Cell]):
+class ServerStateLock(LockNamespace, Mapping[str, KeyLock]):
     """The locks of the keys: ``server_state_lock["k"]`` or ``server_state_lock.k``.
 
     A lock behaves as ``threading.RLock``. While a thread holds it, other threads' reads and writes of that key wait.
@@ -30,10 +30,7 @@ class ServerStateLock(Mapping[str, Cell]):
     def __init__(self, store: Store) -> None:
         object.__setattr__(self, "_store", store)
 
-    def __getitem__(self, key: str) -> Cell:
-        return self._store.lock(key)
-
-    def __getattr__(self, name: str) -> Cell:
+    def __getattr__(self, name: str) -> KeyLock:
         if name.startswith("__"):
             raise AttributeError(name)
         return self._store.lock(name)

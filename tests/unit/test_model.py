@@ -246,10 +246,12 @@ class Histories(RuleBasedStateMachine):
         assert keys == list(self.model.values)
         assert all(self.store.peek(key) is self.model.values[key] for key in keys)
         for key in ("a", "b", "c"):
-            version = self.store.version(key)
-            assert version == self.model.versions.get(key, 0)
-            assert version == 0 or version >= self.newest.get(key, 0)
-            self.newest[key] = version or self.newest.get(key, 0)
+            version, changed = self.store.version(key), self.model.versions.get(key, 0)
+            assert (version == 0) == (changed == 0)
+            if version:
+                newest, newest_changed = self.newest.get(key, (0, 0))
+                assert version > newest if changed > newest_changed else version == newest
+                self.newest[key] = version, changed
         for actor in self.actors:
             expected = [part for part, scope in actor.model.scopes.items() if scope.stale]
             assert actor.real.stale_parts() == expected

@@ -48,6 +48,12 @@ class Scheduler:
         self._warned: set[str] = set()
         store.on_stale(self._wake)
 
+    def reset_after_fork(self) -> None:
+        """Forget the event loops: their threads belong to the parent process."""
+        self._lock = threading.Lock()
+        self._pumps = {}
+        self._departed.clear()
+
     def adopt(self, live: LiveSession) -> None:
         """Take care of a new session."""
         loop = live.link.loop

@@ -1,0 +1,279 @@
+# cython: language_level=3
+# Slots: the numbers that stand for scopes in the sets of subscribers, and which of them are marked. See _core.pyx.
+
+cdef enum:
+    FIRST_SLOTS = 1024
+
+ctypedef struct Slots:
+    Mutex mutex
+    PyObject **scopes         # the Scope in a slot, NULL when it is retired or was never used
+    uint64_t *alive           # slots with a scope
+    uint64_t *retired         # slots that sets may still hold
+    uint64_t *pending         # marked stale, not yet collected
+    uint32_t *spare           # slots that no set holds
+    uint32_t size             # of these arrays, in slots
+    uint32_t used             # slots that were ever taken
+    uint32_t live
+    uint32_t spares
+    bint sweeping
+    bint any_pending
+    bint woken                # somebody was told and has not collected yet
+    int rerun_writer
+    Subscribers members       # depend on the set of keys
+
+
+cdef void slots_free(Slots *self) noexcept:
+    PyMem_RawFree(self.scopes)
+    PyMem_RawFree(self.alive)
+    PyMem_RawFree(self.retired)
+    PyMem_RawFree(self.pending)
+    PyMem_RawFree(self.spare)
+    subscribers_free(&self.members)
+
+
+cdef bint _widen(void **array, Py_ssize_t old, Py_ssize_t new) noexcept:
+    cdef void *wider = PyMem_RawRealloc(array[0], new)
+    if wider == NULL:
+        return False
+    memset(<char *>wider + old, 0, new - old)
+    array[0] = wider
+    return True
+
+
+cdef bint slots_widen(Slots *self) noexcept:
+    """Double the number of slots; False when there is no memory."""
+    cdef Py_ssize_t old = self.size, new = 2 * self.size or FIRST_SLOTS
+    if not (
+        _widen(<void **>&self.scopes, old * sizeof(PyObject *), new * sizeof(PyObject *))
+        and _widen(<void **>&self.spare, old * sizeof(uint32_t), new * sizeof(uint32_t))
+        and _widen(<void **>&self.alive, old // 8, new // 8)
+        and _widen(<void **>&self.retired, old // 8, new // 8)
+        and _widen(<void **>&self.pending, old // 8, new // 8)
+    ):
+        return False
+    self.size = new
+    return True
+
+
+cdef int take_slot(Table *table, Scope scope) except -1:
+    """Give the scope a slot that is in no set. Its session is locked."""
+    cdef Slots *slots = &table.slots
+    cdef uint32_t slot
+    cdef bint found
+    while True:
+        lock(&slots.mutex)
+        if slots.spares:
+            slots.spares -= 1
+            slot = slots.spare[slots.spares]
+            break
+        if slots.used < slots.size:
+            slot = slots.used
+            slots.used += 1
+            break
+        # Sweeping looks at every cell, so it has to be worth it.
+        if slots.live <= slots.size // 2 and slots.size and not slots.sweeping:
+            unlock(&slots.mutex)
+            found = sweep(table)
+        else:
+            found = slots_widen(slots)
+            unlock(&slots.mutex)
+        if not found:
+            raise MemoryError()
+    _incref(<PyObject *>scope)
+    slots.scopes[slot] = <PyObject *>scope
+    set_bit(slots.alive, slot)
+    slots.live += 1
+    store32(scope.slot, slot)
+    scope.subscribed = False
+    unlock(&slots.mutex)
+    return 0
+
+
+cdef void retire_slot(Table *table, Scope scope) noexcept:
+    """Take the scope's slot away, and all its subscriptions with it. Its session is locked."""
+    cdef Slots *slots = &table.slots
+    cdef uint32_t slot = scope.slot
+    if slot == NO_SLOT:
+        return
+    lock(&slots.mutex)
+    slots.scopes[slot] = NULL
+    slots.live -= 1
+    clear_bit(slots.alive, slot)
+    clear_bit(slots.pending, slot)
+    if scope.subscribed:
+        set_bit(slots.retired, slot)
+    else:
+        slots.spare[slots.spares] = slot
+        slots.spares += 1
+    store32(scope.slot, NO_SLOT)
+    store_flag(scope.stale, False)
+    unlock(&slots.mutex)
+    _decref(<PyObject *>scope)
+
+
+cdef bint sweep(Table *table) noexcept:
+    """Take the retired slots out of every set, so that they can be used again; False when there is no memory.
+
+    No shard is locked. Nobody adds a retired slot to a set: that takes the lock of the session under which it was
+    retired.
+    """
+    cdef Slots *slots = &table.slots
+    cdef Shard *shard
+    cdef Cell *cell
+    cdef Cell *following
+    cdef uint64_t *retired
+    cdef uint32_t words, slot
+    cdef Py_ssize_t at
+    cdef int i
+    lock(&slots.mutex)
+    if slots.sweeping or slots.size == 0:
+        unlock(&slots.mutex)
+        return True
+    words = slots.size // 64
+    retired = <uint64_t *>PyMem_RawMalloc(words * sizeof(uint64_t))
+    if retired == NULL:
+        unlock(&slots.mutex)
+        return False
+    slots.sweeping = True
+    memcpy(retired, slots.retired, words * sizeof(uint64_t))
+    subscribers_purge(&slots.members, retired, words)
+    unlock(&slots.mutex)
+    for i in range(SHARDS):
+        shard = &table.shards[i]
+        lock(&shard.mutex)
+        for at in range(shard.mask + 1):
+            cell = shard.buckets[at]
+            while cell != NULL:
+                following = cell.next
+                subscribers_purge(&cell.readers, retired, words)
+                if cell.extra != NULL:
+                    subscribers_purge(&cell.extra.watchers, retired, words)
+                drop_if_unused(shard, cell)
+                cell = following
+        unlock_shard(shard)
+    lock(&slots.mutex)
+    for slot in range(words * 64):
+        if has_bit(retired, slot):
+            clear_bit(slots.retired, slot)
+            slots.spare[slots.spares] = slot
+            slots.spares += 1
+    slots.sweeping = False
+    unlock(&slots.mutex)
+    PyMem_RawFree(retired)
+    return True
+
+
+# Subscribing. The scope's session is locked, and the shard of the subscribers' cell.
+
+cdef bint subscribe(Slots *slots, Subscribers *subscribers, Scope scope, Unshown *unshown, const void *what) noexcept:
+    """Add the scope unless it is going to be rerun anyway; False when there is no memory."""
+    cdef bint done = True
+    lock(&slots.mutex)
+    if (
+        scope.slot != NO_SLOT
+        and not scope.stale
+        and not has_bit(slots.pending, scope.slot)
+        and not subscribers_has(subscribers, scope.slot)
+    ):
+        done = (
+            unshown_add(unshown, what, scope.session.sent)
+            and subscribers_add(subscribers, scope.slot, slots.alive)
+        )
+        scope.subscribed = True
+    unlock(&slots.mutex)
+    return done
+
+
+# Marking. The writer's session is locked, and the shard of the cell.
+
+cdef void notify(Slots *slots, Cell *cell, Session writer) noexcept:
+    """Mark whoever depends on the cell as stale, after it has changed."""
+    lock(&slots.mutex)
+    mark(slots, &cell.readers, writer, cell.key, False, cell)
+    if cell.presence_owed:
+        if cell.extra != NULL:
+            mark(slots, &cell.extra.watchers, writer, cell.key, True, cell)
+        mark(slots, &slots.members, writer, <PyObject *>SET_OF_KEYS, False, &slots.members)
+    unlock(&slots.mutex)
+
+
+cdef bint is_watched(Slots *slots, const Cell *cell) noexcept:
+    """Whether anybody depends on the cell's presence."""
+    cdef bint watched
+    lock(&slots.mutex)
+    watched = slots.members.count != 0 or (cell.extra != NULL and cell.extra.watchers.count != 0)
+    unlock(&slots.mutex)
+    return watched
+
+
+cdef void mark(
+    Slots *slots, Subscribers *subscribers, Session writer, PyObject *name, bint presence, const void *what
+) noexcept:
+    """Make the subscribers pending, but for the writer's own scopes as long as its run goes on.
+
+    Those keep their subscription. They are noted as overwritten if they may have shown what was there before.
+    """
+    cdef Scope scope
+    cdef bint own = False
+    if subscribers.count == 0:
+        return
+    if writer is not None and writer.running:
+        for scope in writer.scopes.values():
+            scope.kept = subscribers_has(subscribers, scope.slot)
+            if scope.kept:
+                own = True
+                subscribers_discard(subscribers, scope.slot)
+                if is_overwritten(slots, scope, &scope.presence if presence else &scope.values, what):
+                    scope.overwritten = <str>name
+    if subscribers_take(subscribers, slots.pending, slots.alive):
+        store_flag(slots.any_pending, True)
+    if own:
+        for scope in writer.scopes.values():
+            if scope.kept:
+                subscribers_add(subscribers, scope.slot, slots.alive)  # it was there, so there is room
+
+
+cdef inline bint is_overwritten(Slots *slots, Scope scope, const Unshown *unshown, const void *what) noexcept:
+    """Whether a change of the cell by the scope's own session is a reason to rerun the scope."""
+    if slots.rerun_writer == WRITER_NEVER:
+        return False
+    if slots.rerun_writer == WRITER_ALWAYS or scope.run != scope.session.run:
+        return True
+    return not unshown_has(unshown, what, scope.session.sent)
+
+
+# Collecting. Nothing is locked.
+
+cdef list collect(Slots *slots):
+    """The scopes that are pending. They are stale from now on."""
+    cdef list found = []
+    cdef PyObject **scopes = NULL
+    cdef uint32_t slot, room, n = 0
+    while True:
+        lock(&slots.mutex)
+        if scopes != NULL and slots.live <= room:
+            break
+        room = slots.live
+        unlock(&slots.mutex)
+        PyMem_RawFree(scopes)
+        scopes = <PyObject **>PyMem_RawMalloc(room * sizeof(PyObject *))
+        if scopes == NULL:
+            raise MemoryError()
+    slots.woken = False
+    store_flag(slots.any_pending, False)
+    for slot in range(slots.used):
+        if has_bit(slots.pending, slot) and slots.scopes[slot] != NULL:
+            scopes[n] = slots.scopes[slot]
+            _incref(scopes[n])
+            store_flag((<Scope>scopes[n]).stale, True)
+            n += 1
+    memset(slots.pending, 0, slots.size // 8)
+    unlock(&slots.mutex)
+    try:
+        for slot in range(n):
+            found.append(<Scope>scopes[slot])
+    finally:
+        for slot in range(n):
+            _decref(scopes[slot])
+        PyMem_RawFree(scopes)
+    return found
