@@ -67,6 +67,7 @@ from fastserverstate._subscribers cimport (
     has_bit,
     set_bit,
     subscribers_add,
+    subscribers_any,
     subscribers_discard,
     subscribers_free,
     subscribers_has,

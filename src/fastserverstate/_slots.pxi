@@ -201,7 +201,9 @@ cdef bint is_watched(Slots *slots, const Cell *cell) noexcept:
     """Whether anybody depends on the cell's presence."""
     cdef bint watched
     lock(&slots.mutex)
-    watched = slots.members.count != 0 or (cell.extra != NULL and cell.extra.watchers.count != 0)
+    watched = subscribers_any(&slots.members, slots.alive) or (
+        cell.extra != NULL and subscribers_any(&cell.extra.watchers, slots.alive)
+    )
     unlock(&slots.mutex)
     return watched
 

@@ -53,6 +53,20 @@ cdef inline bint subscribers_has(const Subscribers *self, uint32_t slot) noexcep
     return False
 
 
+cdef inline bint subscribers_any(const Subscribers *self, const uint64_t *alive) noexcept nogil:
+    """Whether a slot that is alive is in the set."""
+    cdef uint32_t i
+    if self.words:
+        for i in range(self.words):
+            if self.body.bits[i] & alive[i]:
+                return True
+        return False
+    for i in range(self.count):
+        if has_bit(alive, self.body.few[i]):
+            return True
+    return False
+
+
 cdef inline void subscribers_free(Subscribers *self) noexcept nogil:
     if self.words:
         PyMem_RawFree(self.body.bits)

@@ -159,7 +159,9 @@ class ModelStore:
         readers = [other for other in self.scopes if key in other.values]
         watchers = [other for other in self.scopes if key in other.presence] if key in self.owed else []
         counters = [other for other in self.scopes if MEMBERS in other.values] if key in self.owed else []
-        if muted and (readers or watchers or counters):
+        if muted:
+            if not watchers and not counters:
+                self.owed.discard(key)
             return
         writer = None if scope is None or not scope.session.running else scope.session
         for other in readers:

@@ -159,8 +159,9 @@ class Histories(RuleBasedStateMachine):
 
     @rule(actor=ACTORS, part=PARTS, key=KEYS, muted=MUTED)
     def touch(self, actor, part, key, muted):
+        scope = self.become(actor, part)
         if key in self.model.values:
-            self.model.touch(self.become(actor, part), key, muted)
+            self.model.touch(scope, key, muted)
             with muting(muted):
                 self.store.touch(key)
         else:
