@@ -1,21 +1,18 @@
 # cython: language_level=3
 # One key and all that belongs to it. See _core.pyx for the whole.
 
-ctypedef struct Waiter:
-    # A thread that waits for a key's lock. Lives on that thread's stack.
-    PyThread_type_lock gate   # an OS lock, closed until somebody wakes the thread
-    unsigned long thread
-    long long since
-    bint woken                # the gate was opened and the thread has not looked yet
-    bint granted              # the thread already is the owner, and no longer in the queue
-    Waiter *next
-
 ctypedef struct Extra:
     # What few keys have.
     Subscribers watchers      # depend on whether there is a value
     PyObject *handle          # the KeyLock, or a weak reference to it
     bint handle_is_weak       # nobody may have the lock in hand, and the key is not set
-    Waiter *waiters           # longest first
+    Waiter *waiters           # for the lock, longest first
+    Waiter *sleepers          # for a change of the value
+    PyObject *code            # where the lock was taken: a code object
+    int instruction           # and an offset in it
+    PyObject *listeners       # called after a change
+    uint32_t calls_due
+    bint calling
 
 ctypedef struct Cell:
     PyObject *key
@@ -28,6 +25,7 @@ ctypedef struct Cell:
     Extra *extra
     unsigned long owner       # ident of the thread that holds the lock, 0 when free
     uint32_t depth
+    bint drafted              # the owner's transaction has written it
     bint presence_owed        # it appeared or vanished in a `no_rerun` block, and the watchers do not know
     bint is_method            # the key is also a method's name, which wins in attribute access; the cell stays
 
@@ -47,6 +45,8 @@ cdef void cell_free(Cell *cell) noexcept:
     subscribers_free(&cell.readers)
     if cell.extra != NULL:
         subscribers_free(&cell.extra.watchers)
+        _xdecref(cell.extra.code)
+        _xdecref(cell.extra.listeners)
         PyMem_Free(cell.extra)
     PyMem_Free(cell)
 
@@ -62,8 +62,20 @@ cdef inline bint is_unused(const Cell *cell) noexcept:
     """Whether nothing would be lost with the cell."""
     return (cell.value == NULL and cell.readers.count == 0 and cell.owner == 0 and not cell.is_method and (
         cell.extra == NULL
-        or (cell.extra.watchers.count == 0 and cell.extra.handle == NULL and cell.extra.waiters == NULL)
+        or (
+            cell.extra.watchers.count == 0
+            and cell.extra.handle == NULL
+            and cell.extra.waiters == NULL
+            and cell.extra.sleepers == NULL
+            and cell.extra.listeners == NULL
+            and not cell.extra.calling
+        )
     ))
+
+
+cdef inline bint is_open(const Cell *cell) noexcept:
+    """Whether what the calling thread reads of the cell is what the cell says."""
+    return cell.owner == 0 or (not cell.drafted and cell.owner == PyThread_get_thread_ident())
 
 
 cdef inline bint is_held_by_other(const Cell *cell) noexcept:

@@ -41,6 +41,7 @@ from cpython.contextvars cimport PyContextVar_Get
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_CheckExact
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
+from cpython.number cimport PyNumber_Add
 from cpython.object cimport Py_EQ, PyObject, PyObject_GenericGetAttr, PyObject_RichCompareBool
 from cpython.pythread cimport (
     NOWAIT_LOCK,
@@ -115,8 +116,11 @@ include "_cell.pxi"
 include "_scope.pxi"
 include "_slots.pxi"
 include "_table.pxi"
-include "_lock.pxi"
 include "_locate.pxi"
+include "_wait.pxi"
+include "_lock.pxi"
+include "_observe.pxi"
 include "_same.pxi"
 include "_store.pxi"
+include "_transaction.pxi"
 include "_namespace.pxi"

@@ -69,7 +69,7 @@ cdef inline PyObject *current_scope(const Table *table) except? NULL:
             return NULL
         if (<_ThreadCache>here).run == load64((<Scope>scope).session.run):
             return scope if (<Scope>scope).table == table else NULL
-    scope = locate()
+    scope = located_scope()
     return scope if scope != NULL and (<Scope>scope).table == table else NULL
 
 
@@ -81,8 +81,8 @@ cdef inline bint has_value(PyObject *variable, PyObject *expected, PyObject *def
     return value == expected
 
 
-cdef PyObject *locate() except? NULL:
-    """Bring the thread's cache up to date. Returns its scope, NULL for None."""
+cdef PyObject *located_scope() except? NULL:
+    """The scope that the calling thread runs in, NULL if there is none: bring the thread's cache up to date."""
     cdef PyObject *found
     cdef _ThreadCache cache
     cdef uint64_t tag

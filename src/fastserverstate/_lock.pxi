@@ -43,14 +43,9 @@ cdef class KeyLock:
             raise ValueError("timeout value must be a non-negative number")
         if seconds > threading.TIMEOUT_MAX:
             raise OverflowError("timeout value is too large")
-        lock(&self.shard.mutex)
-        if try_lock(self.cell):
-            unlock(&self.shard.mutex)
-            return True
         if not blocking:
-            unlock(&self.shard.mutex)
-            return False
-        return wait_for_lock(self.shard, self.cell, -1 if seconds == -1 else <long long>min(seconds * 1e9, FOR_EVER_NS))
+            return enter_lock(self, 0)
+        return enter_lock(self, -1 if seconds == -1 else <long long>min(seconds * 1e9, FOR_EVER_NS))
 
     @cython.binding(False)
     def release(self):
@@ -65,8 +60,7 @@ cdef class KeyLock:
 
     @cython.binding(False)
     def __enter__(self):
-        enter_lock(self)
-        return True
+        return enter_lock(self, -1)
 
     @cython.binding(False)
     def __exit__(self, exc_type, exc_value, traceback):
@@ -81,45 +75,93 @@ cdef class KeyLock:
         return owned
 
     def _release_save(self):
-        cdef uint32_t depth
-        lock(&self.shard.mutex)
-        if self.cell.owner != PyThread_get_thread_ident():
-            unlock(&self.shard.mutex)
-            raise RuntimeError(NOT_OWNED)
-        depth = self.cell.depth
-        self.cell.depth = 1
-        unlock_cell(self.shard, self.cell)
-        unlock_shard(self.shard)
+        cdef uint32_t depth = self.cell.depth
+        if self._is_owned():
+            self.cell.depth = 1
+        leave_lock(self)
         return depth
 
     def _acquire_restore(self, uint32_t depth):
-        enter_lock(self)
+        enter_lock(self, -1)
         self.cell.depth = depth
 
     def __repr__(self):
         return f"<server_state_lock[{<str>self.cell.key!r}] {'locked' if self.locked() else 'unlocked'}>"
 
 
-cdef str NOT_OWNED = "cannot release un-acquired lock"
-
-
-cdef inline int enter_lock(KeyLock self) except -1:
+cdef bint enter_lock(KeyLock self, long long timeout_ns) except -1:
+    """Take the lock; False if it was not free for `timeout_ns` (-1: try for ever)."""
+    global fss_locks_held
+    cdef int instruction = 0
+    cdef PyObject *code = here(&instruction)
+    cdef Cell *cell = self.cell
     lock(&self.shard.mutex)
-    if try_lock(self.cell):
-        unlock(&self.shard.mutex)
-        return 0
-    wait_for_lock(self.shard, self.cell, -1)
-    return 0
+    if not try_lock(cell):
+        if timeout_ns == 0:
+            unlock(&self.shard.mutex)
+            _xdecref(code)
+            return False
+        try:
+            if not wait_for_lock(self.shard, cell, timeout_ns):
+                _xdecref(code)
+                return False
+        except BaseException:
+            _xdecref(code)
+            raise
+        lock(&self.shard.mutex)
+    if cell.depth == 1:
+        fss_locks_held += 1
+        code, cell.extra.code = cell.extra.code, code
+        cell.extra.instruction = instruction
+    unlock(&self.shard.mutex)
+    _xdecref(code)
+    return True
 
 
-cdef inline int leave_lock(KeyLock self) except -1:
+cdef int leave_lock(KeyLock self) except -1:
+    global fss_locks_held
+    cdef Cell *cell = self.cell
+    cdef bint due
     lock(&self.shard.mutex)
-    if self.cell.owner != PyThread_get_thread_ident():
+    if cell.owner != PyThread_get_thread_ident():
         unlock(&self.shard.mutex)
-        raise RuntimeError(NOT_OWNED)
-    unlock_cell(self.shard, self.cell)
+        raise RuntimeError("cannot release un-acquired lock")
+    if cell.depth == 1:
+        fss_locks_held -= 1
+    unlock_cell(self.shard, cell)
+    due = cell.extra.calls_due != 0
     unlock_shard(self.shard)
+    if due:
+        call_listeners(self.shard, cell.key)
     return 0
+
+
+cdef list release_locks(Table *table):
+    """Release what the calling thread still holds. Returns the keys."""
+    global fss_locks_held
+    cdef unsigned long me = PyThread_get_thread_ident()
+    cdef list keys = []
+    cdef Shard *shard
+    cdef Cell *cell
+    cdef PyObject *key
+    cdef int i = 0
+    while i < SHARDS and fss_locks_held > 0:
+        shard = &table.shards[i]
+        lock(&shard.mutex)
+        cell = held_cell(shard, me)
+        if cell == NULL:
+            i += 1
+            unlock(&shard.mutex)
+            continue
+        key = cell.key
+        _incref(key)
+        fss_locks_held -= 1
+        cell.depth = 1
+        unlock_cell(shard, cell)
+        unlock_shard(shard)
+        keys.append(owned(key))
+        call_listeners(shard, key)
+    return keys
 
 
 # The shard is locked.
@@ -130,17 +172,30 @@ cdef inline bint try_lock(Cell *cell) noexcept:
         cell.depth += 1
         return True
     if cell.owner == 0:
-        cell.owner = me
+        store_owner(cell.owner, me)
         cell.depth = 1
         return True
     return False
+
+
+cdef Cell *held_cell(Shard *shard, unsigned long thread) noexcept:
+    """A cell whose lock the thread holds, or NULL."""
+    cdef Cell *cell
+    cdef Py_ssize_t at
+    for at in range(shard.mask + 1):
+        cell = shard.buckets[at]
+        while cell != NULL:
+            if cell.owner == thread:
+                return cell
+            cell = cell.next
+    return NULL
 
 
 cdef inline void unlock_cell(Shard *shard, Cell *cell) noexcept:
     """Give the lock back once. This thread holds it."""
     cell.depth -= 1
     if cell.depth == 0:
-        cell.owner = 0
+        store_owner(cell.owner, 0)
         if cell.extra != NULL and cell.extra.waiters != NULL:
             hand_over(cell)
         else:
@@ -152,10 +207,11 @@ cdef void hand_over(Cell *cell) noexcept:
     cdef Waiter *waiter = cell.extra.waiters
     cdef Waiter *other
     if monotonic_ns() - waiter.since <= FAIR_AFTER_NS:
+        waiter.told = True
         wake(waiter)
         return
     cell.extra.waiters = waiter.next
-    cell.owner = waiter.thread
+    store_owner(cell.owner, waiter.thread)
     cell.depth = 1
     waiter.granted = True
     wake(waiter)
@@ -166,17 +222,16 @@ cdef void hand_over(Cell *cell) noexcept:
         other = other.next
 
 
-cdef inline void wake(Waiter *waiter) noexcept:
-    if not waiter.woken:
-        waiter.woken = True
-        PyThread_release_lock(waiter.gate)
+cdef void join_queue(Waiter **queue, Waiter *waiter) noexcept:
+    while queue[0] != NULL:
+        queue = &queue[0].next
+    queue[0] = waiter
 
 
-cdef void leave_queue(Cell *cell, Waiter *waiter) noexcept:
-    cdef Waiter **link = &cell.extra.waiters
-    while link[0] != waiter:
-        link = &link[0].next
-    link[0] = waiter.next
+cdef void leave_queue(Waiter **queue, Waiter *waiter) noexcept:
+    while queue[0] != waiter:
+        queue = &queue[0].next
+    queue[0] = waiter.next
 
 
 cdef bint wait_for_lock(Shard *shard, Cell *cell, long long timeout_ns) except -1:
@@ -185,41 +240,24 @@ cdef bint wait_for_lock(Shard *shard, Cell *cell, long long timeout_ns) except -
     Another thread holds it at the call, and the shard is locked. The shard is unlocked after it.
     """
     cdef Waiter waiter
-    cdef Waiter **link
-    cdef long long left
-    cdef long long microseconds = -1
-    cdef int status = PY_LOCK_FAILURE
     cdef bint locked = False
-    memset(&waiter, 0, sizeof(Waiter))
-    waiter.gate = PyThread_allocate_lock()
-    if waiter.gate == NULL or cell_extra(cell) == NULL:
-        unlock(&shard.mutex)
-        if waiter.gate != NULL:
-            PyThread_free_lock(waiter.gate)
+    cdef bint awake
+    if cell_extra(cell) == NULL or not waiter_start(&waiter):
+        unlock_shard(shard)
         raise MemoryError()
-    PyThread_acquire_lock(waiter.gate, NOWAIT_LOCK)
-    waiter.thread = PyThread_get_thread_ident()
-    waiter.since = monotonic_ns()
-    link = &cell.extra.waiters
-    while link[0] != NULL:
-        link = &link[0].next
-    link[0] = &waiter
-    unlock(&shard.mutex)
+    join_queue(&cell.extra.waiters, &waiter)
+    unlock_shard(shard)
     try:
+        waiter_register(&waiter)
+        if timeout_ns < 0:
+            block(&waiter, cell)
         while True:
-            if timeout_ns >= 0:
-                left = waiter.since + timeout_ns - monotonic_ns()
-                microseconds = left // 1000 + 1 if left > 0 else 0
-            with nogil:
-                status = PyThread_acquire_lock_timed(waiter.gate, microseconds, 1)
-            if status == PY_LOCK_INTR:
-                PyErr_CheckSignals()
+            awake = waiter_sleep(&waiter, timeout_ns)
             lock(&shard.mutex)
             locked = waiter.granted or try_lock(cell)
-            if locked or status == PY_LOCK_FAILURE:
+            if locked or not awake:
                 break
-            if status == PY_LOCK_ACQUIRED:
-                waiter.woken = False
+            waiter.told = False
             unlock(&shard.mutex)
     except BaseException:
         lock(&shard.mutex)
@@ -228,10 +266,11 @@ cdef bint wait_for_lock(Shard *shard, Cell *cell, long long timeout_ns) except -
         raise
     finally:  # the shard is locked
         if not waiter.granted:
-            leave_queue(cell, &waiter)
-            if waiter.woken and cell.owner == 0 and cell.extra.waiters != NULL:
+            leave_queue(&cell.extra.waiters, &waiter)
+            if waiter.told and cell.owner == 0 and cell.extra.waiters != NULL:
+                cell.extra.waiters.told = True
                 wake(cell.extra.waiters)  # this thread was told that the lock is free and did not take it
         drop_if_unused(shard, cell)
         unlock_shard(shard)
-        PyThread_free_lock(waiter.gate)
+        waiter_end(&waiter)
     return locked

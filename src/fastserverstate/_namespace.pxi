@@ -32,11 +32,13 @@ cdef class Namespace:
 
     def __len__(self):
         watch_members(self.table)
+        if fss_transaction != NULL:
+            return len(visible_keys(self.store))
         return load_size(self.table.present)
 
     def __iter__(self):
         watch_members(self.table)
-        return iter(sorted_keys(self.table))
+        return iter(visible_keys(self.store))
 
     def __getattribute__(self, name):
         # No __getattr__ beside it: with one, subclasses would look attributes up the slow way.

@@ -90,6 +90,8 @@ cdef extern from *:
     static int fss_watch(PyObject *dict)
     {
         static int watcher = -1;
+        if (Py_Version >= 0x030D0000 && Py_Version < 0x030D0100)
+            return 0; /* 3.13.0 does not tell of attributes that are set */
         if (watcher < 0)
             watcher = PyDict_AddWatcher(fss_on_change);
         if (watcher >= 0 && PyDict_Watch(watcher, dict) == 0)
@@ -124,8 +126,27 @@ cdef extern from *:
     #endif
     }
 
+    /* Where the calling Python code is: a new reference to its code object, and an offset in it. */
+    static inline PyObject *fss_here(int *instruction)
+    {
+        PyFrameObject *frame = PyEval_GetFrame();
+        if (frame == NULL)
+            return NULL;
+        *instruction = PyFrame_GetLasti(frame);
+        return (PyObject *)PyFrame_GetCode(frame);
+    }
+
+    static inline int fss_line(PyObject *code, int instruction)
+    {
+        return PyCode_Addr2Line((PyCodeObject *)code, instruction);
+    }
+
     /* The calling thread's ThreadCache. Borrowed: the thread state's dict owns it. */
     static FSS_THREAD_LOCAL PyObject *fss_thread_cache = NULL;
+    /* How many KeyLocks the calling thread holds. */
+    static FSS_THREAD_LOCAL long fss_locks_held = 0;
+    /* The transaction that the calling thread is in. Borrowed: its `with` block owns it. */
+    static FSS_THREAD_LOCAL PyObject *fss_transaction = NULL;
     """
     enum:
         SHARDS "FSS_SHARDS"
@@ -142,6 +163,8 @@ cdef extern from *:
     uint64_t add64 "fss_add"(uint64_t, uint64_t) noexcept
     Py_ssize_t load_size "fss_load"(Py_ssize_t) noexcept
     Py_ssize_t add_size "fss_add"(Py_ssize_t, Py_ssize_t) noexcept
+    unsigned long load_owner "fss_load"(unsigned long) noexcept
+    void store_owner "fss_store"(unsigned long, unsigned long) noexcept
     bint load_flag "fss_load"(bint) noexcept
     void store_flag "fss_store"(bint, bint) noexcept
     object owned "fss_owned"(PyObject *)
@@ -149,8 +172,12 @@ cdef extern from *:
     bint same_key "fss_same_key"(PyObject *, PyObject *) noexcept
     bint is_dunder "fss_is_dunder"(PyObject *) noexcept
     PyObject *dict_get "fss_dict_get"(PyObject *, PyObject *) noexcept
+    PyObject *here "fss_here"(int *instruction) noexcept
+    int line_of "fss_line"(PyObject *code, int instruction) noexcept
     PyObject *weakref_get "fss_weakref_get"(PyObject *) noexcept
     PyObject *fss_thread_cache
+    long fss_locks_held
+    PyObject *fss_transaction
     uint64_t fss_generation
     uint64_t attributes_tag "fss_tag"(PyObject *) noexcept
     bint watch_attributes "fss_watch"(PyObject *) noexcept

@@ -132,7 +132,7 @@ cdef class Session:
 
     def start_run(self, parts=None):
         cdef Scope scope
-        started = [scope for part, scope in self._items() if parts is None or part in parts]
+        started = [scope for part, scope in self.items() if parts is None or part in parts]
         lock(&self.mutex)
         try:
             store64(self.run, self.run + 1)
@@ -151,7 +151,7 @@ cdef class Session:
 
     def finish_run(self, executed=(), exists=None):
         cdef Scope scope
-        items = self._items()
+        items = self.items()
         gone = [part for part, _ in items if part is not None and exists is not None and not exists(part)]
         idle = [scope for part, scope in items if part is not None and part in executed]
         for part in gone:
@@ -168,7 +168,13 @@ cdef class Session:
         finally:
             unlock(&self.mutex)
 
-    def _items(self):
+    def raise_if_stopped(self):
+        """For subclasses."""
+
+    def stop_waiting(self):
+        stop_waiters(self)
+
+    cdef list items(self):
         lock(&self.mutex)
         items = list(self.scopes.items())
         unlock(&self.mutex)
@@ -176,7 +182,7 @@ cdef class Session:
 
     def stale_parts(self):
         cdef Scope scope
-        return [part for part, scope in self._items() if load_flag(scope.stale)]
+        return [part for part, scope in self.items() if load_flag(scope.stale)]
 
     def take_overwritten(self):
         cdef Scope scope

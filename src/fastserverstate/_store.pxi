@@ -62,6 +62,24 @@ cdef class Store:
     def collect_stale(self):
         return collect(&self.table.slots)
 
+    def increment(self, key, by, default):
+        checked_key(key)
+        return add(self, <str>key, by, default)
+
+    def transaction(self, keys, timeout):
+        return Transaction(self, keys, timeout)
+
+    def wait_for_change(self, key, uint64_t version, double timeout):
+        return wait_for_change(
+            self.table, checked_key(key), version, -1 if timeout < 0 else <long long>min(timeout * 1e9, FOR_EVER_NS)
+        )
+
+    def set_listeners(self, key, listeners):
+        return set_listeners(self.table, checked_key(key), listeners)
+
+    def release_locks(self):
+        return release_locks(self.table)
+
     def reset_after_fork(self):
         """Empty the store and close its sessions, in a new process whose other threads are gone.
 
@@ -73,6 +91,7 @@ cdef class Store:
         cdef Session session
         cdef uint32_t slot
         cdef int rerun_writer = slots.rerun_writer
+        forget_waiters()
         for slot in range(slots.used):
             if slots.scopes[slot] != NULL:
                 store32((<Scope>slots.scopes[slot]).slot, NO_SLOT)
@@ -182,7 +201,7 @@ cdef inline PyObject *read(Table *table, PyObject *key) except? NULL:
     cdef PyObject *value
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    if (cell != NULL and not is_held_by_other(cell)
+    if (cell != NULL and is_open(cell)
             and (scope == NULL or subscribers_has(&cell.readers, load32((<Scope>scope).slot)))):
         value = cell.value
         _xincref(value)
@@ -201,7 +220,7 @@ cdef inline bint contains(Table *table, PyObject *key) except -1:
     cdef PyObject *value
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    if (cell != NULL and not is_held_by_other(cell) and (scope == NULL or (
+    if (cell != NULL and is_open(cell) and (scope == NULL or (
             cell.extra != NULL and subscribers_has(&cell.extra.watchers, load32((<Scope>scope).slot))))):
         value = cell.value
         unlock(&shard.mutex)
@@ -238,8 +257,11 @@ cdef PyObject *read_slowly(Table *table, PyObject *key, Py_hash_t hashed, Scope 
         value = NULL
         done = scope is None
     else:
-        value = cell.value
-        _xincref(value)
+        if cell.drafted and not held:
+            value = draft(key)
+        else:
+            value = cell.value
+            _xincref(value)
         if scope is None:
             pass
         elif not presence:
@@ -358,6 +380,8 @@ cdef PyObject *commit(Table *table, Shard *shard, Cell *cell, PyObject *value, S
         add_size(table.present, 1 if old == NULL else -1)
         if old == NULL:
             cell.born = add64(table.births, 1)
+    if cell.extra != NULL:
+        announce(cell)
     if cell.presence_owed or cell.readers.count:
         if not reruns_are_suppressed():
             notify(&table.slots, cell, writer)
@@ -380,6 +404,9 @@ cdef object assign(Store store, str key, object value, bint if_absent):
     cdef Verdict compared_as = UNKNOWN
     cdef Verdict verdict
     cdef bint held = False
+    cdef bint due
+    if fss_transaction != NULL and transaction_of(store) is not None:
+        return transaction_of(store).write(key, value, if_absent)
     while True:
         enter(writer, shard)
         cell = find_or_make(shard, <PyObject *>key, hashed)
@@ -421,12 +448,13 @@ cdef object assign(Store store, str key, object value, bint if_absent):
         break
     if if_absent:
         _xincref(old)
+    due = cell.extra != NULL and cell.extra.calls_due != 0
     if held:
         unlock_cell(shard, cell)
     leave(writer, shard)
-    if load_flag(table.slots.any_pending) and not load_flag(table.slots.woken):
-        wake_collector(store)
-    return ABSENT if old == NULL else owned(old)
+    was = ABSENT if old == NULL else owned(old)
+    after_change(store, shard, <PyObject *>key, due)
+    return was
 
 
 cdef object change_presence(Store store, str key, bint remove):
@@ -438,6 +466,9 @@ cdef object change_presence(Store store, str key, bint remove):
     cdef Cell *cell
     cdef PyObject *old = NULL
     cdef bint held = False
+    cdef bint due
+    if fss_transaction != NULL and transaction_of(store) is not None:
+        return transaction_of(store).write(key, ABSENT, False) if remove else transaction_of(store).touch(key)
     while True:
         enter(writer, shard)
         cell = find(shard, <PyObject *>key, hashed)
@@ -448,14 +479,58 @@ cdef object change_presence(Store store, str key, bint remove):
         held = wait_for_lock(shard, cell, -1)
     if cell != NULL and cell.value != NULL:
         old = commit(table, shard, cell, NULL if remove else cell.value, writer)
+    due = cell != NULL and cell.extra != NULL and cell.extra.calls_due != 0
     if held:
         unlock_cell(shard, cell)
     elif cell != NULL:
         drop_if_unused(shard, cell)
     leave(writer, shard)
-    if load_flag(table.slots.any_pending) and not load_flag(table.slots.woken):
+    was = ABSENT if old == NULL else owned(old)
+    after_change(store, shard, <PyObject *>key, due)
+    return was
+
+
+cdef inline int after_change(Store store, Shard *shard, PyObject *key, bint due) except -1:
+    """What is left to do once nothing is locked."""
+    if load_flag(store.table.slots.any_pending) and not load_flag(store.table.slots.woken):
         wake_collector(store)
-    return ABSENT if old == NULL else owned(old)
+    if due:
+        call_listeners(shard, key)
+    return 0
+
+
+cdef object add(Store store, str key, object by, object default):
+    """Add to the key's number, or to the default if it has none. Returns the sum."""
+    cdef Table *table = store.table
+    cdef Session writer = current_session(table)
+    cdef Py_hash_t hashed = key_hash(<PyObject *>key)
+    cdef Shard *shard = shard_of(table, hashed)
+    cdef Cell *cell
+    cdef PyObject *old = NULL
+    cdef KeyLock handle
+    cdef bint due = False
+    total = None
+    if PyLong_CheckExact(by) and by and fss_transaction == NULL:
+        enter(writer, shard)
+        cell = find(shard, <PyObject *>key, hashed)
+        if cell != NULL and is_open(cell) and cell.value != NULL and PyLong_CheckExact(<object>cell.value):
+            total = PyNumber_Add(<object>cell.value, by)  # of ints: makes nothing for the collector, runs nobody's code
+            old = commit(table, shard, cell, <PyObject *>total, writer)
+            due = cell.extra != NULL and cell.extra.calls_due != 0
+        leave(writer, shard)
+    if old != NULL:
+        _decref(old)
+        after_change(store, shard, <PyObject *>key, due)
+        return total
+    handle = owned(key_lock(table, <PyObject *>key))
+    enter_lock(handle, -1)
+    try:
+        old = peek(table, <PyObject *>key)
+        total = (default if old == NULL else owned(old)) + by
+        assign(store, key, total, False)
+    finally:
+        leave_lock(handle)
+    return total
 
 
 # Locking

@@ -1,0 +1,106 @@
+# cython: language_level=3
+# Threads and callbacks that are told of every change of a key. See _core.pyx for the whole.
+
+cdef void announce(Cell *cell) noexcept:
+    """Tell who waits for a change, and owe the listeners a call. The shard is locked."""
+    cdef Waiter *sleeper = cell.extra.sleepers
+    while sleeper != NULL:
+        wake(sleeper)
+        sleeper = sleeper.next
+    if cell.extra.listeners != NULL:
+        cell.extra.calls_due += 1
+
+
+cdef int call_listeners(Shard *shard, PyObject *key) except -1:
+    """Make the calls that are owed, one for every change: in their order, and never two at a time for one key.
+
+    Whoever comes while another thread is calling leaves its calls to that one. Nobody calls while the calling thread
+    holds the key's lock. No mutex is locked.
+    """
+    cdef Py_hash_t hashed = key_hash(key)
+    cdef Cell *cell
+    cdef PyObject *listeners
+    lock(&shard.mutex)
+    cell = find(shard, key, hashed)
+    while (cell != NULL and cell.extra != NULL and cell.extra.calls_due and not cell.extra.calling
+            and cell.owner != PyThread_get_thread_ident()):
+        cell.extra.calling = True
+        cell.extra.calls_due -= 1
+        listeners = cell.extra.listeners
+        _xincref(listeners)
+        unlock(&shard.mutex)
+        try:
+            if listeners != NULL:
+                owned(listeners)()
+        finally:
+            lock(&shard.mutex)
+            cell.extra.calling = False  # which has kept the cell
+            if cell.extra.listeners == NULL:
+                cell.extra.calls_due = 0
+                drop_if_unused(shard, cell)
+                cell = NULL
+    unlock_shard(shard)
+    return 0
+
+
+cdef object set_listeners(Table *table, PyObject *key, object listeners):
+    """Have a function called after every change of the key, or none. Returns the one that was called so far."""
+    cdef Py_hash_t hashed = key_hash(key)
+    cdef Shard *shard = shard_of(table, hashed)
+    cdef PyObject *old
+    cdef Cell *cell
+    lock(&shard.mutex)
+    cell = find_or_make(shard, key, hashed)
+    if cell == NULL or cell_extra(cell) == NULL:
+        unlock_shard(shard)
+        raise MemoryError()
+    old = cell.extra.listeners
+    cell.extra.listeners = NULL
+    if listeners is not None:
+        cell.extra.listeners = <PyObject *>listeners
+        _incref(cell.extra.listeners)
+    drop_if_unused(shard, cell)
+    unlock_shard(shard)
+    return None if old == NULL else owned(old)
+
+
+cdef bint wait_for_change(Table *table, PyObject *key, uint64_t version, long long timeout_ns) except -1:
+    """Wait until the key's version is another than this; False when `timeout_ns` (-1: for ever) went by first."""
+    cdef Py_hash_t hashed = key_hash(key)
+    cdef Shard *shard = shard_of(table, hashed)
+    cdef Cell *cell
+    cdef Waiter waiter
+    cdef bint changed
+    cdef bint awake = True
+    lock(&shard.mutex)
+    cell = find_or_make(shard, key, hashed)
+    if cell == NULL or cell_extra(cell) == NULL or not waiter_start(&waiter):
+        unlock_shard(shard)
+        raise MemoryError()
+    if cell.owner == waiter.thread:
+        unlock_shard(shard)
+        waiter_end(&waiter)
+        raise RuntimeError(
+            f"server_state[{<object>key!r}] cannot change while this thread holds its lock. Wait outside of the lock "
+            f"or transaction."
+        )
+    join_queue(&cell.extra.sleepers, &waiter)
+    unlock_shard(shard)
+    try:
+        waiter_register(&waiter)
+        while True:
+            lock(&shard.mutex)
+            changed = version != (cell.version if cell.value != NULL else 0)
+            if changed or not awake:
+                break
+            unlock(&shard.mutex)
+            awake = waiter_sleep(&waiter, timeout_ns)
+    except BaseException:
+        lock(&shard.mutex)
+        raise
+    finally:  # the shard is locked
+        leave_queue(&cell.extra.sleepers, &waiter)
+        drop_if_unused(shard, cell)
+        unlock_shard(shard)
+        waiter_end(&waiter)
+    return changed

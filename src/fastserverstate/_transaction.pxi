@@ -1,0 +1,235 @@
+# cython: language_level=3
+# Several changes that appear at once, or not at all. See _core.pyx for the whole.
+
+@cython.final
+cdef class Transaction:
+    """Writes of one thread that nobody else sees yet. It holds the locks of their keys, so that nobody else looks."""
+    cdef Store store
+    cdef tuple keys            # that were declared
+    cdef object timeout
+    cdef Transaction outer     # the one that this one has joined
+    cdef dict writes           # key -> value, ABSENT for a deletion
+    cdef dict savepoint        # what the outer one had written when this one began
+    cdef set touched
+    cdef list held             # KeyLocks, in the order in which they were taken
+
+    def __init__(self, Store store not None, keys, timeout):
+        for key in keys:
+            checked_key(key)
+        self.store = store
+        self.keys = tuple(sorted(set(keys)))
+        self.timeout = timeout
+
+    def __enter__(self):
+        global fss_transaction
+        cdef Transaction current = current_transaction()
+        if self.held is not None:
+            raise RuntimeError("This transaction is open. Make another one: with transaction(...):")
+        if current is not None and current.store is not self.store:
+            raise RuntimeError("This thread is in a transaction of another store.")
+        self.outer = current
+        self.held = []
+        self.writes = {} if current is None else current.writes
+        self.touched = set() if current is None else current.touched
+        self.savepoint = dict(self.writes)
+        end = None if self.timeout is None else monotonic_ns() + <long long>min(self.timeout * 1e9, FOR_EVER_NS)
+        try:
+            for key in self.keys:
+                if not self.hold(key, -1 if end is None else max(0, end - monotonic_ns())):
+                    raise TimeoutError(f"The lock of {key!r} was not free within {self.timeout} seconds.")
+        except BaseException:
+            self.end()
+            raise
+        if current is None:
+            fss_transaction = <PyObject *>self
+
+    def __exit__(self, exc_type, exc_value, traceback):
+        global fss_transaction
+        cdef list locks
+        if self.held is None or fss_transaction != <PyObject *>(self.outer if self.outer is not None else self):
+            raise RuntimeError("A transaction ends on the thread and in the block in which it began.")
+        if self.outer is not None:
+            if exc_type is not None:
+                self.undo()
+            self.outer.held += self.held
+            self.held = self.writes = self.savepoint = self.touched = self.outer = None
+            return
+        try:
+            if exc_type is None:
+                commit_all(self.store, self.writes, self.touched)
+            else:
+                self.undo()
+        except BaseException:
+            self.undo()
+            raise
+        finally:
+            fss_transaction = NULL
+            self.end()
+
+    cdef int undo(self) except -1:
+        """Forget what was written since the block began. The outer transaction keeps the locks."""
+        for key in self.writes:
+            set_drafted(self.store.table, <PyObject *>key, key in self.savepoint)
+        self.writes.clear()
+        self.writes.update(self.savepoint)
+        return 0
+
+    cdef int end(self) except -1:
+        cdef list held = self.held
+        self.held = self.writes = self.savepoint = self.touched = self.outer = None
+        for lock in reversed(held):
+            leave_lock(lock)
+        return 0
+
+    cdef bint hold(self, key, long long timeout_ns) except -1:
+        cdef KeyLock handle = owned(key_lock(self.store.table, <PyObject *>key))
+        if not enter_lock(handle, timeout_ns):
+            return False
+        self.held.append(handle)
+        return True
+
+    cdef object write(self, key, value, bint if_absent):
+        """As `assign` does it, and with ABSENT as `remove`. Returns the value that the key had here, or ABSENT."""
+        cdef Table *table = self.store.table
+        if not is_drafted(table, <PyObject *>key):
+            self.hold(key, -1)
+        old = self.writes.get(key, self)
+        if old is self:
+            old = committed(table, <PyObject *>key)
+        if (if_absent and old is not ABSENT) or (value is ABSENT and old is ABSENT):
+            return old
+        self.writes[key] = value
+        set_drafted(table, <PyObject *>key, True)
+        return old
+
+    cdef object touch(self, key):
+        value = self.write(key, None, True)
+        if value is not ABSENT:
+            self.write(key, value, False)
+            self.touched.add(key)
+        return value
+
+
+cdef inline Transaction current_transaction():
+    return <Transaction>fss_transaction if fss_transaction != NULL else None
+
+
+cdef inline Transaction transaction_of(Store store):
+    """The calling thread's transaction, if it is one of this store."""
+    cdef Transaction current = current_transaction()
+    return current if current is not None and current.store is store else None
+
+
+cdef bint is_drafted(Table *table, PyObject *key) noexcept:
+    """Whether the calling thread's transaction has written the key."""
+    cdef Py_hash_t hashed = key_hash(key)
+    cdef Shard *shard = shard_of(table, hashed)
+    cdef Cell *cell
+    cdef bint drafted
+    lock(&shard.mutex)
+    cell = find(shard, key, hashed)
+    drafted = cell != NULL and cell.drafted and cell.owner == PyThread_get_thread_ident()
+    unlock(&shard.mutex)
+    return drafted
+
+
+cdef object committed(Table *table, PyObject *key):
+    """The key's value outside of the transaction, or ABSENT. The calling thread holds the key's lock."""
+    cdef Py_hash_t hashed = key_hash(key)
+    cdef Shard *shard = shard_of(table, hashed)
+    cdef PyObject *value
+    lock(&shard.mutex)
+    value = find(shard, key, hashed).value
+    _xincref(value)
+    unlock(&shard.mutex)
+    return ABSENT if value == NULL else owned(value)
+
+
+cdef void set_drafted(Table *table, PyObject *key, bint drafted) noexcept:
+    """The calling thread holds the key's lock."""
+    cdef Py_hash_t hashed = key_hash(key)
+    cdef Shard *shard = shard_of(table, hashed)
+    lock(&shard.mutex)
+    find(shard, key, hashed).drafted = drafted
+    unlock(&shard.mutex)
+
+
+cdef PyObject *draft(PyObject *key) noexcept:
+    """A new reference to what the calling thread's transaction has written, NULL for a deletion."""
+    cdef PyObject *value = dict_get(<PyObject *>(<Transaction>fss_transaction).writes, key)
+    if value == <PyObject *>ABSENT:
+        _decref(value)
+        return NULL
+    return value
+
+
+cdef list visible_keys(Store store):
+    """The keys that are set, oldest first, as the calling thread's transaction has it."""
+    cdef list keys = sorted_keys(store.table)
+    cdef Transaction current = transaction_of(store)
+    if current is not None:
+        kept = dict.fromkeys(keys)
+        for key, value in current.writes.items():
+            if value is ABSENT:
+                kept.pop(key, None)
+            else:
+                kept[key] = None
+        keys = list(kept)
+    return keys
+
+
+@cython.final
+cdef class _Change:
+    cdef str key
+    cdef object value
+    cdef bint same
+    cdef PyObject *old  # what the cell has held, to be dropped
+
+    def __dealloc__(self):
+        _xdecref(self.old)
+
+
+cdef int commit_all(Store store, dict writes, set touched) except -1:
+    """Make all changes at once. The calling thread holds the locks of the keys."""
+    cdef Table *table = store.table
+    cdef Session writer = current_session(table)
+    cdef Shard *shard
+    cdef Cell *cell
+    cdef Py_hash_t hashed
+    cdef PyObject *new
+    cdef list changes = []
+    cdef bint involved[SHARDS]
+    cdef _Change change
+    cdef int i
+    memset(involved, 0, sizeof(involved))
+    for key, value in writes.items():
+        old = committed(table, <PyObject *>key)
+        change = _Change()
+        change.key, change.value = key, value
+        change.same = value is not ABSENT and old is not ABSENT and key not in touched and same_value(old, value)
+        changes.append(change)
+        involved[key_hash(<PyObject *>key) & (SHARDS - 1)] = True
+    if writer is not None:
+        lock(&writer.mutex)
+    for i in range(SHARDS):
+        if involved[i]:
+            lock(&table.shards[i].mutex)
+    for change in changes:
+        hashed = key_hash(<PyObject *>change.key)
+        shard = shard_of(table, hashed)
+        cell = find(shard, <PyObject *>change.key, hashed)
+        cell.drafted = False
+        new = NULL if change.value is ABSENT else <PyObject *>change.value
+        if change.same:
+            change.old, cell.value = cell.value, new
+            _incref(new)
+        elif new != NULL or cell.value != NULL:
+            change.old = commit(table, shard, cell, new, writer)
+    for i in range(SHARDS):
+        if involved[i]:
+            unlock(&table.shards[i].mutex)
+    if writer is not None:
+        unlock(&writer.mutex)
+    writes.clear()
+    wake_collector(store)
+    return 0

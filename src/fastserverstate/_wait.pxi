@@ -1,0 +1,221 @@
+# cython: language_level=3
+# Threads that wait: how they sleep, who wakes them, and how a circle of them is found. See _core.pyx for the whole.
+
+ctypedef struct Waiter:
+    # A thread that waits. Lives on that thread's stack.
+    PyThread_type_lock gate   # an OS lock, closed while the thread is to sleep
+    bint open                 # whether the gate is
+    bint stopped              # the session's run is to end, and the thread has not looked yet
+    unsigned long thread
+    PyObject *session         # whose script run the thread is in, or NULL
+    const Cell *blocked_by    # whose lock it waits for, with no limit of time
+    Waiter *registered        # the next one in the register
+    # Guarded by the shard:
+    Waiter *next              # in the queue
+    long long since
+    bint told                 # that the lock is free, and has not looked yet
+    bint granted              # the thread already is the owner, and no longer in the queue
+
+# Every waiter of the process. The mutex is taken last of all.
+cdef Mutex register_mutex
+cdef Waiter *register = NULL
+
+
+cdef bint waiter_start(Waiter *self) noexcept:
+    """Make a waiter of the calling thread; False when there is no memory."""
+    memset(self, 0, sizeof(Waiter))
+    self.gate = PyThread_allocate_lock()
+    if self.gate == NULL:
+        return False
+    PyThread_acquire_lock(self.gate, NOWAIT_LOCK)
+    self.thread = PyThread_get_thread_ident()
+    self.since = monotonic_ns()
+    return True
+
+
+cdef int waiter_register(Waiter *self) except -1:
+    """Let the waiter be found. No mutex is locked."""
+    global register
+    cdef PyObject *scope = located_scope()
+    if scope != NULL:
+        self.session = <PyObject *>(<Scope>scope).session
+        _incref(self.session)
+        self.stopped = True  # it may be: look before the first sleep
+    lock(&register_mutex)
+    self.registered = register
+    register = self
+    unlock(&register_mutex)
+    return 0
+
+
+cdef void waiter_end(Waiter *self) noexcept:
+    """No mutex is locked, and the waiter is in no queue."""
+    cdef Waiter **link = &register
+    lock(&register_mutex)
+    while link[0] != NULL and link[0] != self:
+        link = &link[0].registered
+    if link[0] != NULL:
+        link[0] = self.registered
+    unlock(&register_mutex)
+    PyThread_free_lock(self.gate)
+    _xdecref(self.session)
+
+
+cdef void forget_waiters() noexcept:
+    """In a forked process: the other threads are gone."""
+    global register
+    register = NULL
+    memset(&register_mutex, 0, sizeof(Mutex))
+
+
+cdef void wake(Waiter *self) noexcept:
+    lock(&register_mutex)
+    wake_registered(self)
+    unlock(&register_mutex)
+
+
+cdef inline void wake_registered(Waiter *self) noexcept:
+    if not self.open:
+        self.open = True
+        PyThread_release_lock(self.gate)
+
+
+cdef bint waiter_sleep(Waiter *self, long long timeout_ns) except -1:
+    """Sleep until the waiter is woken; False when `timeout_ns` after its start (-1: never) comes first.
+
+    Raises what a signal's handler raises, and what ends the script run that the thread is in. No mutex is locked.
+    """
+    cdef long long left, microseconds = -1
+    cdef int status
+    cdef bint stopped
+    lock(&register_mutex)
+    stopped, self.stopped = self.stopped, False
+    unlock(&register_mutex)
+    if stopped:
+        (<Session>self.session).raise_if_stopped()
+    if timeout_ns >= 0:
+        left = self.since + timeout_ns - monotonic_ns()
+        microseconds = left // 1000 + 1 if left > 0 else 0
+    with nogil:
+        status = PyThread_acquire_lock_timed(self.gate, microseconds, 1)
+    if status == PY_LOCK_INTR:
+        PyErr_CheckSignals()
+        return True
+    if status == PY_LOCK_ACQUIRED:
+        lock(&register_mutex)
+        self.open = False
+        unlock(&register_mutex)
+        return True
+    return False
+
+
+cdef void stop_waiters(Session session) noexcept:
+    """Have the session's threads that wait look whether their run is to end."""
+    cdef Waiter *waiter
+    lock(&register_mutex)
+    waiter = register
+    while waiter != NULL:
+        if waiter.session == <PyObject *>session:
+            waiter.stopped = True
+            wake_registered(waiter)
+        waiter = waiter.registered
+    unlock(&register_mutex)
+
+
+# A circle of threads, each waiting for a lock that the next one holds, is closed by the last that starts to wait. So
+# that one looks. All others stand still meanwhile, and what they hold with them, for none has a limit of time.
+
+cdef Waiter *blocked(unsigned long thread) noexcept:
+    """The waiter of a thread that waits for a lock, NULL if it does not. The register is locked."""
+    cdef Waiter *waiter = register
+    while waiter != NULL:
+        if waiter.thread == thread and waiter.blocked_by != NULL:
+            # Who has just been given the lock has not said so yet.
+            return waiter if load_owner(waiter.blocked_by.owner) != thread else NULL
+        waiter = waiter.registered
+    return NULL
+
+
+cdef enum:
+    MOST_HOPS = 10_000
+    MOST_NAMED = 32  # of a circle's locks
+
+ctypedef struct Held:
+    # A lock in a circle: references that outlive the register's mutex.
+    PyObject *key
+    PyObject *code
+    PyObject *session
+    int instruction
+    unsigned long thread
+
+
+cdef int block(Waiter *self, const Cell *cell) except -1:
+    """Note what the thread is going to wait for. Raises DeadlockError if that would never end.
+
+    The thread is in the cell's queue. No mutex is locked.
+    """
+    cdef Held circle[MOST_NAMED]
+    cdef Held *held
+    cdef const Cell *at = cell
+    cdef Waiter *other = self
+    cdef int n = 0, hops = 0
+    lock(&register_mutex)
+    self.blocked_by = cell
+    while other != NULL and hops < MOST_HOPS and load_owner(at.owner) != self.thread:
+        hops += 1
+        other = blocked(load_owner(at.owner))
+        if other != NULL:
+            at = other.blocked_by
+    if other == NULL or hops == MOST_HOPS:
+        unlock(&register_mutex)
+        return 0
+    # Nobody in the circle can leave it while the register is locked.
+    self.blocked_by = NULL
+    at = cell
+    other = self
+    while n < MOST_NAMED:
+        held = &circle[n]
+        n += 1
+        held.thread = load_owner(at.owner)
+        held.key = at.key
+        held.code = NULL if at.extra == NULL else at.extra.code
+        held.instruction = 0 if at.extra == NULL else at.extra.instruction
+        other = self if held.thread == self.thread else blocked(held.thread)
+        held.session = other.session
+        _incref(held.key)
+        _xincref(held.code)
+        _xincref(held.session)
+        if other == self:
+            break
+        at = other.blocked_by
+    unlock(&register_mutex)
+    raise_deadlock([
+        (
+            owned(circle[i].key),
+            circle[i].thread,
+            None if circle[i].session == NULL else owned(circle[i].session),
+            None if circle[i].code == NULL else owned(circle[i].code),
+            circle[i].instruction,
+        )
+        for i in range(n)
+    ])
+    return -1
+
+
+cdef int raise_deadlock(list circle) except -1:
+    from fastserverstate.errors import DeadlockError
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    steps = []
+    for at, (key, thread, session, code, instruction) in enumerate(circle):
+        who = f"thread {names.get(thread, 'unknown')!r} ({thread})" + (f" of {session}" if session is not None else "")
+        where = f"at {place(code, instruction)}" if code is not None else "by an operation on it"
+        steps.append(f"{who} holds {key!r}, taken {where}, and waits for {circle[(at + 1) % len(circle)][0]!r}")
+    keys = ", ".join(sorted(repr(key) for key, *_ in circle))
+    raise DeadlockError(
+        f"Waiting for server_state_lock[{circle[0][0]!r}] would never end: {'; '.join(steps)}. Take several locks at "
+        f"once, server_state_lock[{keys}], or in the same order everywhere."
+    )
+
+
+cdef str place(code, int instruction):
+    return f"{code.co_filename}:{line_of(<PyObject *>code, instruction)} in {code.co_qualname}"
