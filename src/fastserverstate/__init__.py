@@ -18,22 +18,37 @@ if find_spec("fastserverstate._core") is None:
     raise ImportError("fastserverstate is not compiled. In a checkout, compile it with: pip install --editable .")
 
 from fastserverstate._shared import (
+    atomic,
+    compare_and_set,
     configure,
     force_rerun_bound_sessions,
     no_rerun,
+    on_change,
+    peek,
     server_state,
     server_state_lock,
+    touch,
+    transaction,
+    wait_for,
 )
-from fastserverstate.errors import FastServerStateError, RerunSuppressedError
+from fastserverstate.errors import DeadlockError, FastServerStateError, RerunSuppressedError
 
 _reload.keep()
 
 __all__ = [
+    "DeadlockError",
     "FastServerStateError",
     "RerunSuppressedError",
+    "atomic",
+    "compare_and_set",
     "configure",
     "force_rerun_bound_sessions",
     "no_rerun",
+    "on_change",
+    "peek",
     "server_state",
     "server_state_lock",
+    "touch",
+    "transaction",
+    "wait_for",
 ]

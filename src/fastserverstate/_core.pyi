@@ -13,9 +13,10 @@ Thread-safety
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Final, final
+from typing import Any, Final, final, overload
 
 rerun_suppression_depth: ContextVar[int]
 """How many ``no_rerun`` blocks the running code is in. Changes made at a depth above 0 make nobody stale."""
@@ -127,6 +128,12 @@ class Session:
     def mark_stale(self, part: str | None) -> None:
         """Make a part stale, if it exists."""
 
+    def raise_if_stopped(self) -> None:
+        """For subclasses: raise what ends the session's run if it is to end. Called by its threads when they wait."""
+
+    def stop_waiting(self) -> None:
+        """Have the session's threads that wait for a lock or a change call `raise_if_stopped`, from any thread."""
+
     def take_overwritten(self) -> dict[str | None, str]:
         """The parts that may show a value which the session itself has changed since, with the last such key each."""
 
@@ -169,6 +176,28 @@ class Store:
     def set_rerun_writer(self, policy: int) -> None:
         """When `Session.take_overwritten` names a part: one of the ``RERUN_WRITER_`` constants."""
 
+    def increment(self, key: str, by: Any, default: Any) -> Any:
+        """Set the key to ``value + by``, or ``default + by`` if it has none, and return that. Subscribes to nothing."""
+
+    def transaction(self, keys: Iterable[str], timeout: float | None) -> Transaction:
+        """See `fastserverstate.transaction`. `timeout` is in seconds."""
+
+    def wait_for_change(self, key: str, version: int, timeout: float) -> bool:
+        """Sleep until ``version(key)`` is another than this. False after `timeout` seconds; a negative one is for ever.
+
+        Raises ``RuntimeError`` if the calling thread holds the key's lock.
+        """
+
+    def set_listeners(self, key: str, listeners: Callable[[], object] | None) -> Callable[[], object] | None:
+        """Have a function called after every change of the key, or none. Returns the one that was called so far.
+
+        The calls are made by a thread that has changed the key and no longer holds its lock: in the order of the
+        changes, and never two at a time.
+        """
+
+    def release_locks(self) -> list[str]:
+        """Release all locks that the calling thread holds. Returns their keys."""
+
     def reset_after_fork(self) -> None:
         """Empty the store and close its sessions. For a forked process, before it does anything else with them."""
 
@@ -176,11 +205,24 @@ class Store:
         """Numbers of ``keys``, ``cells`` (absent keys that something depends on included), ``buckets``, ``scopes``
         and ``slots``, and the ``clock`` of changes."""
 
+@final
+class Transaction(AbstractContextManager[None]):
+    """Writes of one thread that nobody else sees yet. Made by `Store.transaction`."""
+
+    def __enter__(self) -> None: ...
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
 class LockNamespace:
     """Item access to the locks of a store."""
 
     def __new__(cls, store: Store) -> LockNamespace: ...
+    @overload
     def __getitem__(self, key: str) -> KeyLock: ...
+    @overload
+    def __getitem__(self, key: tuple[str, ...]) -> Any:
+        """What the method `several` of a subclass returns for the keys."""
 
 class Namespace:
     """Item and attribute access to a store. `fastserverstate.state.ServerState` makes it a full mapping."""

@@ -46,7 +46,6 @@ from cpython.object cimport Py_EQ, PyObject, PyObject_GenericGetAttr, PyObject_R
 from cpython.pythread cimport (
     NOWAIT_LOCK,
     PY_LOCK_ACQUIRED,
-    PY_LOCK_FAILURE,
     PY_LOCK_INTR,
     PyThread_acquire_lock,
     PyThread_allocate_lock,

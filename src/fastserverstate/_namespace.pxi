@@ -86,13 +86,15 @@ cdef class Namespace:
 
 
 cdef class LockNamespace:
-    """Item access to the locks of a store."""
+    """Item access to the locks of a store. A subclass has a method `several`, for keys in a tuple."""
     cdef Store store
 
     def __cinit__(self, Store store not None):
         self.store = store
 
     def __getitem__(self, key):
+        if type(key) is tuple:
+            return self.several(key)
         return owned(key_lock(self.store.table, checked_key(key)))
 
 

@@ -6,6 +6,15 @@ import os
 
 from fastserverstate._core import Store
 from fastserverstate._streamlit import Bridge, PostScriptGC, check_streamlit
+from fastserverstate.atomic import (
+    Atomic,
+    compare_and_set_with,
+    on_change_with,
+    peek_with,
+    touch_with,
+    transaction_with,
+    wait_for_with,
+)
 from fastserverstate.configuration import configure_with
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.rerun.collector import SettingAside
@@ -24,6 +33,13 @@ bridge = Bridge(store, scheduler)
 
 server_state = ServerState(store)
 server_state_lock = ServerStateLock(store)
+atomic = Atomic(store)
+compare_and_set = compare_and_set_with(store)
+on_change = on_change_with(store)
+peek = peek_with(store)
+touch = touch_with(store)
+transaction = transaction_with(store)
+wait_for = wait_for_with(store)
 no_rerun = NoRerun()
 force_rerun_bound_sessions = force_rerun_with(store)
 configure = configure_with(store, settings, scheduler, post_script_gc)

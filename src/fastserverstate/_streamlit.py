@@ -13,6 +13,7 @@ receiver of its own.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import weakref
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from streamlit import config
 from fastserverstate._core import Scope, Store, locate_scopes
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.session import LiveSession, Readiness
+
+logger = logging.getLogger("fastserverstate")
 
 OLDEST = "1.37"
 NEWEST = "1.67"
@@ -149,6 +152,35 @@ class AppSessionLink:
             state.fragment_id = fragment
         session.request_rerun(state)
 
+    def raise_if_stopped(self) -> None:
+        context: Any = get_script_run_ctx(suppress_warning=True)
+        if context is not None:
+            context._enqueue.__self__._maybe_handle_execution_control_request()
+
+    def __str__(self) -> str:
+        return self._id
+
+
+def _announce_stops(live: LiveSession, runner: Any) -> None:
+    """Have threads of the session that wait look up when the user clicks again or closes the tab."""
+    if _ATTRIBUTE in runner.__dict__:
+        return
+    runner.__dict__[_ATTRIBUTE] = live
+    session = weakref.ref(live)
+
+    def announcing(request: Callable[..., Any]) -> Callable[..., Any]:
+        def announce(*args: Any, **kwargs: Any) -> Any:
+            result = request(*args, **kwargs)
+            live = session()
+            if live is not None:
+                live.stop_waiting()
+            return result
+
+        return announce
+
+    for name in ("request_stop", "request_rerun"):
+        runner.__dict__[name] = announcing(getattr(runner, name))
+
 
 class Bridge:
     """Connects a store and a scheduler to the Streamlit server of this process."""
@@ -202,6 +234,7 @@ class Bridge:
         runner = session._scriptrunner
         if runner is not None:
             live.run_started(runner, None)
+            _announce_stops(live, runner)
             runner.on_event.connect(observe, weak=False)
         session.__dict__["_on_scriptrunner_event"] = on_scriptrunner_event
         session.__dict__[_ATTRIBUTE] = live
@@ -223,13 +256,26 @@ class Bridge:
         elif event is ScriptRunnerEvent.SCRIPT_STARTED:
             if session is not None and sender is session._scriptrunner:
                 live.run_started(sender, details.get("fragment_ids_this_run"))
+                _announce_stops(live, sender)
         elif sender is not live.runner:
             pass
         elif event is ScriptRunnerEvent.SHUTDOWN:
             live.runner_ended = True
             self._scheduler.run_ended(live)
         elif session is not None:
+            self._release_locks(live)
             live.finish_run(_executed_fragments(), session._fragment_storage.contains)
+
+    def _release_locks(self, live: LiveSession) -> None:
+        """A run that was interrupted between `acquire` and `release` would keep everybody else waiting."""
+        for key in self._store.release_locks():
+            logger.warning(
+                "A run of %r has ended while it held server_state_lock[%r], which was released. Use: "
+                "with server_state_lock[%r]:",
+                live,
+                key,
+                key,
+            )
 
     def _watch_returns(self, manager: Any) -> None:
         """Refresh a session that comes back after its connection was lost."""

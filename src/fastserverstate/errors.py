@@ -10,3 +10,7 @@ class FastServerStateError(Exception):
 
 class RerunSuppressedError(FastServerStateError):
     """`force_rerun_bound_sessions` was called inside of a `no_rerun` block."""
+
+
+class DeadlockError(FastServerStateError, RuntimeError):
+    """Threads wait for each other's locks in a circle. Raised in one of them, which has to release what it holds."""

@@ -41,6 +41,9 @@ class SessionLink(Protocol):
 
     def request_rerun(self, fragment: str | None) -> None: ...
 
+    def raise_if_stopped(self) -> None:
+        """Raise what ends the run that the calling thread is in, if it is to end. From any thread."""
+
 
 class LiveSession(Session):
     """A session whose script has read or written shared state.
@@ -62,6 +65,12 @@ class LiveSession(Session):
         self._self_reruns = 0
         self._owed_to_self = False
         self._requested_for_self = False
+
+    def __repr__(self) -> str:
+        return f"session {self.link}"
+
+    def raise_if_stopped(self) -> None:
+        self.link.raise_if_stopped()
 
     def run_started(self, runner: object, fragments: list[str] | None) -> None:
         self.runner = runner

@@ -1,0 +1,333 @@
+"""Changes that depend on the value that is there, changes of several keys at once, and waiting for changes."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar, overload
+
+from fastserverstate._core import Namespace, Store, same_value
+
+logger = logging.getLogger("fastserverstate")
+
+_MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<no default>"})()
+_Callback = TypeVar("_Callback", bound=Callable[..., object])
+
+
+class Atomic:
+    """Change a key by a function of its value, while nobody else can. See `__call__`.
+
+    Thread-safety
+        Safe from any thread. A return value is what the key had at that moment; it subscribes to nothing, so a script
+        that counts its runs is not rerun for another one's count. Read the key to show it.
+
+    >>> from fastserverstate import atomic, server_state
+    >>> atomic("votes", lambda votes: {**votes, "yes": votes.get("yes", 0) + 1}, default={})
+    {'yes': 1}
+    >>> atomic.increment("visitors")
+    1
+    >>> atomic.append("log", "started", max_length=1000)
+    ['started']
+    >>> for key in ("votes", "visitors", "log"):
+    ...     del server_state[key]
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._state = Namespace(store)
+
+    def __call__(self, key: str, function: Callable[[Any], Any], *, default: Any = _MISSING) -> Any:
+        """Set the key to ``function(value)`` and return that. The function is called once, with the key's lock held.
+
+        `default` is passed if the key is not set. What the function raises leaves the key as it was.
+
+        Raises
+            ``KeyError`` if the key is not set and there is no default, ``TypeError`` if it is not a ``str``.
+        """
+        with self._store.lock(key):
+            value = self._store.peek(key, default)
+            if value is _MISSING:
+                raise KeyError(key)
+            changed = function(value)
+            self._state[key] = changed
+            return changed
+
+    def increment(self, key: str, by: Any = 1, *, default: Any = 0) -> Any:
+        """Add `by` to the key's number, or to `default` if it is not set, and return the sum."""
+        return self._store.increment(key, by, default)
+
+    def append(self, key: str, item: Any, *, max_length: int | None = None) -> Any:
+        """Append to the key's list, tuple or deque and return the result; a key that is not set becomes a list.
+
+        A new object takes the place of the old one, which others may be showing. Only the last `max_length` items are
+        kept.
+
+        Raises
+            ``TypeError`` if the value is something else, ``ValueError`` if `max_length` is below 1.
+        """
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length is 1 or more, or None for no limit, not {max_length!r}.")
+
+        def appended(value: Any) -> Any:
+            if type(value) not in {list, tuple, deque}:
+                raise TypeError(
+                    f"atomic.append({key!r}, ...) needs a list, tuple or deque, and server_state[{key!r}] is of type "
+                    f"{type(value).__qualname__}. Use atomic({key!r}, function) for other types."
+                )
+            kept = len(value) if max_length is None else max_length - 1
+            items = list(value)[max(0, len(value) - kept) :] if kept else []
+            items.append(item)
+            if type(value) is deque:
+                return deque(items, value.maxlen)
+            return type(value)(items)
+
+        return self(key, appended, default=[])
+
+
+class Subscription:
+    """A callback that `on_change` has registered."""
+
+    def __init__(self, remove: Callable[[Subscription], None], call: Callable[[], object]) -> None:
+        self._remove = remove
+        self.call = call
+
+    def remove(self) -> None:
+        """Do not call it any more. Harmless if it was removed before."""
+        self._remove(self)
+
+
+class OnChange(Protocol):
+    """The type of `fastserverstate.on_change`."""
+
+    @overload
+    def __call__(
+        self, key: str, callback: None = None, *, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Callable[[_Callback], _Callback]: ...
+
+    @overload
+    def __call__(
+        self,
+        key: str,
+        callback: Callable[..., object],
+        *,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Subscription: ...
+
+
+class Listeners:
+    """The callbacks of the keys.
+
+    Thread-safety
+        Safe from any thread.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.RLock()  # a finalizer may remove a callback while another one is added
+        self._subscriptions: dict[str, tuple[Subscription, ...]] = {}
+
+    def add(self, key: str, call: Callable[[], object]) -> Subscription:
+        subscription = Subscription(functools.partial(self._remove, key), call)
+        with self._lock:
+            self._set(key, (*self._subscriptions.get(key, ()), subscription))
+        return subscription
+
+    def _remove(self, key: str, subscription: Subscription) -> None:
+        with self._lock:
+            others = (other for other in self._subscriptions.get(key, ()) if other is not subscription)
+            self._set(key, tuple(others))
+
+    def _set(self, key: str, subscriptions: tuple[Subscription, ...]) -> None:
+        self._store.set_listeners(key, functools.partial(_call_all, key, subscriptions) if subscriptions else None)
+        if subscriptions:
+            self._subscriptions[key] = subscriptions
+        else:
+            self._subscriptions.pop(key, None)
+
+
+def _call_all(key: str, subscriptions: tuple[Subscription, ...]) -> None:
+    for subscription in subscriptions:
+        try:
+            subscription.call()
+        except Exception:
+            logger.exception("A callback of on_change(%r) has failed.", key)
+
+
+def on_change_with(store: Store) -> OnChange:
+    """Make `on_change` for a store."""
+    listeners = Listeners(store)
+
+    def on_change(
+        key: str,
+        callback: Any = None,
+        *,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Have ``callback(*args, **kwargs)`` called after every change of the key, its deletion included.
+
+        Without a callback it is a decorator. Returns a `Subscription`, whose ``remove()`` ends the calls; the decorator
+        returns the function. Register once per process, in a module or in an ``st.cache_resource`` function: a script
+        that registers in every run is called once for each of them.
+
+        Thread-safety
+            The calls are made on a thread that has changed the key, after its locks on the key are released: in the
+            order of the changes, one for each, and never two at a time for one key. They hold no lock. What they raise
+            is logged and harms nobody.
+
+        >>> from fastserverstate import on_change, server_state
+        >>> subscription = on_change("level", print, args=("level has changed",))
+        >>> server_state["level"] = 1
+        level has changed
+        >>> subscription.remove()
+        >>> del server_state["level"]
+        """
+        if callback is None:
+
+            def register(function: _Callback) -> _Callback:
+                on_change(key, function, args=args, kwargs=kwargs)
+                return function
+
+            return register
+        if not callable(callback):
+            raise TypeError(f"The callback of on_change({key!r}) has to be callable, not {callback!r}.")
+        return listeners.add(key, functools.partial(callback, *args, **(kwargs or {})))
+
+    return on_change
+
+
+def peek_with(store: Store) -> Callable[..., Any]:
+    def peek(key: str, default: Any = None) -> Any:
+        """The key's value, or `default` if it is not set, without depending on it: no change of it reruns the reader.
+
+        >>> from fastserverstate import peek
+        >>> peek("never set", default=0)
+        0
+        """
+        return store.peek(key, default)
+
+    return peek
+
+
+def touch_with(store: Store) -> Callable[[str], None]:
+    def touch(key: str) -> None:
+        """Behave as if the key's value had changed: rerun who depends on it, and call who listens.
+
+        Inside of a ``no_rerun`` block nobody is rerun. Raises ``KeyError`` if the key is not set.
+
+        >>> from fastserverstate import server_state, touch
+        >>> server_state["frames"] = []
+        >>> server_state["frames"].append("changed in place")
+        >>> touch("frames")
+        >>> del server_state["frames"]
+        """
+        store.touch(key)
+
+    return touch
+
+
+def compare_and_set_with(store: Store) -> Callable[[str, Any, Any], bool]:
+    state = Namespace(store)
+
+    def compare_and_set(key: str, expected: Any, value: Any) -> bool:
+        """Set the key if its value is `expected`. Whether it was.
+
+        The values are compared by content, as an assignment does. A key that is not set is never as expected: use
+        ``server_state.setdefault`` for that.
+
+        >>> from fastserverstate import compare_and_set, server_state
+        >>> server_state["job"] = "waiting"
+        >>> compare_and_set("job", "waiting", "running")
+        True
+        >>> compare_and_set("job", "waiting", "running")
+        False
+        >>> del server_state["job"]
+        """
+        with store.lock(key):
+            found = store.peek(key, _MISSING)
+            if found is not expected and not same_value(found, expected):
+                return False
+            state[key] = value
+            return True
+
+    return compare_and_set
+
+
+def transaction_with(store: Store) -> Callable[..., AbstractContextManager[None]]:
+    def transaction(*keys: str, timeout: float | timedelta | None = None) -> AbstractContextManager[None]:
+        """A ``with`` block whose writes appear to everyone else at once at its end, or not at all.
+
+        The locks of `keys` are taken when it begins, all in one order. Keys that were not named may be written too:
+        their locks are taken then, which may end in a ``DeadlockError``. What is written can be read inside. At the
+        end all of it appears and whoever depends on any of it is rerun once. An exception discards it: also one that
+        stops or reruns the script.
+
+        A transaction inside of another joins it. An exception that leaves the inner block undoes what was written
+        since that began, and the outer one can go on.
+
+        A transaction belongs to its thread. Do not ``await`` in it.
+
+        Raises
+            ``TimeoutError`` if the locks of `keys` are not free within `timeout` (seconds or a ``timedelta``),
+            ``DeadlockError`` if they never would be.
+
+        >>> from fastserverstate import server_state, transaction
+        >>> server_state.update(mine=5, yours=0)
+        >>> with transaction("mine", "yours"):
+        ...     server_state["mine"] -= 2
+        ...     server_state["yours"] += 2
+        >>> server_state["mine"], server_state["yours"]
+        (3, 2)
+        >>> del server_state["mine"], server_state["yours"]
+        """
+        return store.transaction(keys, _seconds(timeout))
+
+    return transaction
+
+
+def wait_for_with(store: Store) -> Callable[..., Any]:
+    def wait_for(
+        key: str, predicate: Callable[[Any], object] | None = None, *, timeout: float | timedelta | None = None
+    ) -> Any:
+        """Wait until the key is set and ``predicate(value)`` is true, if there is one. Returns the value.
+
+        Sleeps until the key changes. In a script run the wait ends with the run: when the user clicks, or closes the
+        tab. Subscribes to nothing.
+
+        Raises
+            ``TimeoutError`` after `timeout` (seconds or a ``timedelta``), ``RuntimeError`` if the calling thread holds
+            the key's lock.
+
+        >>> import threading
+        >>> from fastserverstate import server_state, wait_for
+        >>> threading.Timer(0.01, server_state.update, [{"result": 42}]).start()
+        >>> wait_for("result", lambda value: value > 40, timeout=10)
+        42
+        >>> del server_state["result"]
+        """
+        seconds = _seconds(timeout)
+        end = None if seconds is None else time.monotonic() + seconds
+        while True:
+            version = store.version(key)
+            value = store.peek(key, _MISSING)
+            if value is not _MISSING and (predicate is None or predicate(value)):
+                return value
+            left = -1 if end is None else max(0.0, end - time.monotonic())
+            if not store.wait_for_change(key, version, left):
+                raise TimeoutError(f"server_state[{key!r}] was not as expected within {seconds:g} seconds.")
+
+    return wait_for
+
+
+def _seconds(timeout: float | timedelta | None) -> float | None:
+    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    if seconds is not None and not seconds >= 0:
+        raise ValueError(f"timeout is a number of seconds from 0 up, or None for no limit, not {timeout!r}.")
+    return seconds
