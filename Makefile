@@ -9,7 +9,7 @@ SOURCES := setup.py pyproject.toml $(foreach end,pyx pxd pxi,$(wildcard src/fast
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-matrix lint bench load clean
+.PHONY: help demo test test-matrix test-ft test-asan test-tsan lint bench bench-check bench-ft load clean
 
 # The oldest, three middle and the newest release that is supported.
 STREAMLIT_RELEASES := 1.37.1 1.44.1 1.50.0 1.58.0 1.67.0
@@ -46,6 +46,63 @@ $(STREAMLIT_RELEASES:%=.venvs/streamlit-%/bin/python): .venvs/streamlit-%/bin/py
 	$@ -m pip install --quiet --upgrade "pip>=25.1"
 	$@ -m pip install --quiet "streamlit==$*" --group test
 
+# Builds that look for races and for errors with memory. Each has an environment of its own; no other target needs them.
+FREE_THREADED := .venvs/free-threaded
+ADDRESS := .venvs/address-undefined
+THREAD := .venvs/thread
+STRESS_SECONDS ?= 10
+STRESS := FASTSERVERSTATE_STRESS_SECONDS=$(STRESS_SECONDS)
+UNIT_TOOLS := "hypothesis>=6.100" "pytest>=8.3" "pytest-rerunfailures>=15" "pytest-timeout>=2.3" "pytest-xdist>=3.6"
+BUILD_TOOLS := "setuptools>=77" "Cython>=3.1,<4"
+INSTALL := pip install --quiet --no-deps --no-build-isolation --force-reinstall
+
+test-ft: $(FREE_THREADED)/.ready  ## Run the unit tests, and minutes of stress, without the GIL.
+	$(FREE_THREADED)/bin/python -m $(INSTALL) .
+	$(FREE_THREADED)/bin/python -c "import fastserverstate, sys; sys.exit(sys._is_gil_enabled() and 'The GIL is on.')"
+	$(STRESS) $(FREE_THREADED)/bin/python -m pytest tests/unit tests/stress
+
+bench-ft: $(FREE_THREADED)/.ready  ## Measure how reads and writes scale with threads, without the GIL.
+	$(FREE_THREADED)/bin/python -m $(INSTALL) .
+	$(FREE_THREADED)/bin/python bench/scaling.py
+
+# The newest releases of some packages have no wheel for this interpreter; older ones have.
+$(FREE_THREADED)/.ready: tools/build_python.sh
+	"$$(tools/build_python.sh free-threaded)" -m venv $(FREE_THREADED)
+	$(FREE_THREADED)/bin/python -m pip install --quiet --only-binary=:all: $(UNIT_TOOLS) $(BUILD_TOOLS) streamlit
+	@touch $@
+
+# The sanitizer has to be there before Python is, and the C++ library before the sanitizer asks for it. With malloc it
+# sees every object. Leaks are not looked for: at its end Python leaves much behind (tests/unit/test_lifetime.py looks).
+# Capturing only what Python prints leaves what the sanitizer prints, which then ends the process, on the screen.
+LIBRARIES = $(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libstdc++.so.6)
+WATCHED = LD_PRELOAD="$(LIBRARIES)" PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
+
+# Memory that was freed is kept from being used again, so it does not stay flat.
+test-asan: $(ADDRESS)/.ready  ## Run the unit tests and the stress with AddressSanitizer and UndefinedBehaviorSanitizer.
+	FASTSERVERSTATE_SANITIZE=address,undefined $(ADDRESS)/bin/python -m $(INSTALL) .
+	$(STRESS) $(WATCHED) $(ADDRESS)/bin/python -m pytest tests/unit tests/stress --capture=sys -k "not memory_stays_flat"
+
+$(ADDRESS)/.ready:
+	$(PYTHON) -m venv $(ADDRESS)
+	$(ADDRESS)/bin/python -m pip install --quiet $(UNIT_TOOLS) $(BUILD_TOOLS) streamlit
+	@touch $@
+
+# The sanitized interpreter is slow, so the other one, of the same version, installs for it.
+PACKAGES := $(THREAD)/lib/python3.13t/site-packages
+SUPPRESSIONS := build/thread/suppressions.txt
+
+test-tsan: $(THREAD)/.ready  ## Run the stress with ThreadSanitizer, on an interpreter that was built with it.
+	FASTSERVERSTATE_SANITIZE=thread $(FREE_THREADED)/bin/python -m $(INSTALL) --upgrade --target $(PACKAGES) .
+	cat "$$(tools/build_python.sh thread-sanitizer | xargs dirname)/../suppressions_free_threading.txt" \
+		tools/tsan_suppressions.txt >$(SUPPRESSIONS)
+	$(STRESS) TSAN_OPTIONS="suppressions=$(abspath $(SUPPRESSIONS)) history_size=7 die_after_fork=0" \
+		$(THREAD)/bin/python -m pytest tests/stress --capture=sys
+
+$(THREAD)/.ready: $(FREE_THREADED)/.ready tools/build_python.sh
+	"$$(tools/build_python.sh thread-sanitizer)" -m venv --without-pip $(THREAD)
+	$(FREE_THREADED)/bin/python -m pip install --quiet --upgrade --target $(PACKAGES) --only-binary=:all: $(UNIT_TOOLS)
+	@touch $@
+
 lint: $(READY)  ## Check style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -54,6 +111,10 @@ lint: $(READY)  ## Check style and types.
 
 bench: $(READY)  ## Compare with a dict and with streamlit-server-state.
 	$(BIN)/python -m pytest bench --benchmark-only
+	$(BIN)/python bench/instructions.py
+
+bench-check: $(READY)  ## Compare what the operations take with the counts in bench/instructions.json.
+	$(BIN)/python bench/instructions.py --check
 
 load: $(READY)  ## Load a real server with hundreds of sessions, beside streamlit-server-state.
 	cd bench && PYTHONPATH=../tests $(abspath $(BIN))/python -m load

@@ -71,6 +71,23 @@ class LiveServer:
         await server.stopped
 
     @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Keep the server's event loop from doing anything for the length of the block."""
+        entered, over = threading.Event(), threading.Event()
+
+        def wait() -> None:
+            entered.set()
+            over.wait(30)
+
+        self._loop.call_soon_threadsafe(wait)
+        try:
+            if not entered.wait(30):
+                raise TimeoutError("The event loop did not take the call.")
+            yield
+        finally:
+            over.set()
+
+    @contextlib.contextmanager
     def script_run(self) -> Iterator[None]:
         """Give the calling thread the context of a new session's run."""
         meeting: Any = ModuleType(MEETING)

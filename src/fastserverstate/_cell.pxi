@@ -5,6 +5,7 @@ ctypedef struct Extra:
     # What few keys have.
     Subscribers watchers      # depend on whether there is a value
     PyObject *handle          # the KeyLock, or a weak reference to it
+    uint32_t handles          # KeyLocks that were not freed yet: one that is dying, and another made since
     bint handle_is_weak       # nobody may have the lock in hand, and the key is not set
     Waiter *waiters           # for the lock, longest first
     Waiter *sleepers          # for a change of the value
@@ -58,13 +59,20 @@ cdef inline Extra *cell_extra(Cell *cell) noexcept:
     return cell.extra
 
 
+cdef inline void purge(Cell *cell, const uint64_t *retired, uint32_t words) noexcept:
+    """Take retired slots out of the cell's sets."""
+    subscribers_purge(&cell.readers, retired, words)
+    if cell.extra != NULL:
+        subscribers_purge(&cell.extra.watchers, retired, words)
+
+
 cdef inline bint is_unused(const Cell *cell) noexcept:
     """Whether nothing would be lost with the cell."""
     return (cell.value == NULL and cell.readers.count == 0 and cell.owner == 0 and not cell.is_method and (
         cell.extra == NULL
         or (
             cell.extra.watchers.count == 0
-            and cell.extra.handle == NULL
+            and cell.extra.handles == 0
             and cell.extra.waiters == NULL
             and cell.extra.sleepers == NULL
             and cell.extra.listeners == NULL

@@ -44,6 +44,9 @@ def same_value(old: object, new: object) -> bool:
     False
     """
 
+def share_between_threads(value: object) -> None:
+    """Never free the object, so that threads without the GIL do not fight for its reference count. Call it at once."""
+
 def locate_scopes(
     attribute: str, variable: ContextVar[Any] | None, part: str, resolve: Callable[[Any, Any], Scope | None]
 ) -> None:

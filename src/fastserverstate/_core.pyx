@@ -37,7 +37,6 @@ Reads that find the scope subscribed take the shard's mutex alone.
 """
 cimport cython
 from cpython.bool cimport PyBool_Check
-from cpython.contextvars cimport PyContextVar_Get
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_CheckExact
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
@@ -110,6 +109,11 @@ cdef object ABSENT = _Absent()
 # fragments each have what their own code says.
 cdef object ZERO = 0
 rerun_suppression_depth = contextvars.ContextVar("fastserverstate.no_rerun", default=ZERO)
+
+
+def share_between_threads(value):
+    make_immortal(<PyObject *>value)
+
 
 include "_cell.pxi"
 include "_scope.pxi"

@@ -76,7 +76,7 @@ cdef inline PyObject *current_scope(const Table *table) except? NULL:
 cdef inline bint has_value(PyObject *variable, PyObject *expected, PyObject *default) noexcept:
     """Whether a context variable's value, or the default if it has none, is this object."""
     cdef PyObject *value = NULL
-    PyContextVar_Get(<object>variable, default, &value)
+    PyContextVar_Get(variable, default, &value)
     _xdecref(value)
     return value == expected
 
@@ -103,7 +103,7 @@ cdef int look_closely(_ThreadCache cache, object context) except -1:
     cdef object part = None
     cdef Scope scope
     if locator_variable != NULL:
-        PyContextVar_Get(<object>locator_variable, <PyObject *>None, &found)
+        PyContextVar_Get(locator_variable, <PyObject *>None, &found)
         source = owned(found)
     if context is None:
         cache.context = cache.part = cache.scope = None

@@ -24,10 +24,11 @@ cdef class KeyLock:
         if self.cell == NULL:
             return
         lock(&self.shard.mutex)
+        self.cell.extra.handles -= 1
         if self.cell.extra.handle == <PyObject *>self.reference:
             weak = self.cell.extra.handle
             self.cell.extra.handle = NULL
-            drop_if_unused(self.shard, self.cell)
+        drop_if_unused(self.shard, self.cell)
         unlock_shard(self.shard)
         _xdecref(weak)
         table_disown(self.table)
@@ -82,8 +83,16 @@ cdef class KeyLock:
         return depth
 
     def _acquire_restore(self, uint32_t depth):
-        enter_lock(self, -1)
+        interruption = None
+        while True:
+            try:
+                enter_lock(self, -1)
+                break
+            except BaseException as error:  # the caller is in a block that releases the lock
+                interruption = error
         self.cell.depth = depth
+        if interruption is not None:
+            raise interruption
 
     def __repr__(self):
         return f"<server_state_lock[{<str>self.cell.key!r}] {'locked' if self.locked() else 'unlocked'}>"

@@ -49,7 +49,9 @@ cdef class Namespace:
         if value != NULL:
             return owned(value)
         raise AttributeError(
-            f"server_state has no {name!r} yet. Set it first: server_state.{name} = ...", name=name, obj=self
+            f"server_state has no {shown(name)} yet. Set it first: server_state[{shown(name)}] = ...",
+            name=name,
+            obj=self,
         )
 
     def __setattr__(self, name, value):
@@ -59,7 +61,7 @@ cdef class Namespace:
     def __delattr__(self, name):
         check_attribute(self.table, name)
         if change_presence(self.store, <str>name, True) is ABSENT:
-            raise AttributeError(f"server_state has no {name!r} to delete.", name=name, obj=self)
+            raise AttributeError(f"server_state has no {shown(name)} to delete.", name=name, obj=self)
 
     def get(self, key, default=None):
         cdef PyObject *value = read(self.table, checked_key(key))

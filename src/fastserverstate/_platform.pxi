@@ -126,6 +126,18 @@ cdef extern from *:
     #endif
     }
 
+    /* For what lives as long as the process: threads that use it at the same time need not fight for its count. */
+    static inline void fss_make_immortal(PyObject *object)
+    {
+    #ifdef Py_GIL_DISABLED
+        object->ob_tid = 0;
+        object->ob_ref_local = UINT32_MAX;
+        object->ob_ref_shared = 0;
+    #else
+        (void)object;
+    #endif
+    }
+
     /* Where the calling Python code is: a new reference to its code object, and an offset in it. */
     static inline PyObject *fss_here(int *instruction)
     {
@@ -172,6 +184,7 @@ cdef extern from *:
     bint same_key "fss_same_key"(PyObject *, PyObject *) noexcept
     bint is_dunder "fss_is_dunder"(PyObject *) noexcept
     PyObject *dict_get "fss_dict_get"(PyObject *, PyObject *) noexcept
+    void make_immortal "fss_make_immortal"(PyObject *) noexcept
     PyObject *here "fss_here"(int *instruction) noexcept
     int line_of "fss_line"(PyObject *code, int instruction) noexcept
     PyObject *weakref_get "fss_weakref_get"(PyObject *) noexcept
@@ -184,6 +197,8 @@ cdef extern from *:
 
 cdef extern from "Python.h":
     PyObject *PyThreadState_GetDict()
+    # Declared so that the variable's reference count, which all threads would fight for, stays as it is.
+    int PyContextVar_Get(PyObject *variable, PyObject *default, PyObject **value) noexcept
     int PyErr_CheckSignals() except -1
     void _incref "Py_INCREF"(PyObject *) noexcept
     void _decref "Py_DECREF"(PyObject *) noexcept

@@ -197,6 +197,7 @@ cdef class Session:
 
     def mark_stale(self, part):
         cdef Scope scope
+        hash(part)
         lock(&self.mutex)
         scope = self.scopes.get(part)
         if scope is not None and scope.slot != NO_SLOT:
@@ -207,6 +208,7 @@ cdef class Session:
 
     def drop_scope(self, part):
         cdef Scope scope
+        hash(part)
         lock(&self.mutex)
         scope = self.scopes.pop(part, None)
         if scope is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from fastserverstate._core import Store
+from fastserverstate._core import Store, share_between_threads
 from fastserverstate._streamlit import Bridge, PostScriptGC, check_streamlit
 from fastserverstate.atomic import (
     Atomic,
@@ -43,6 +43,9 @@ wait_for = wait_for_with(store)
 no_rerun = NoRerun()
 force_rerun_bound_sessions = force_rerun_with(store)
 configure = configure_with(store, settings, scheduler, post_script_gc)
+
+for _singleton in (server_state, server_state_lock, atomic):
+    share_between_threads(_singleton)
 
 
 def _start_afresh() -> None:

@@ -68,7 +68,7 @@ cdef int take_slot(Table *table, Scope scope) except -1:
             break
         if slots.used < slots.size:
             slot = slots.used
-            slots.used += 1
+            store32(slots.used, slots.used + 1)
             break
         # Sweeping looks at every cell, so it has to be worth it.
         if slots.live <= slots.size // 2 and slots.size and not slots.sweeping:
@@ -82,7 +82,7 @@ cdef int take_slot(Table *table, Scope scope) except -1:
     _incref(<PyObject *>scope)
     slots.scopes[slot] = <PyObject *>scope
     set_bit(slots.alive, slot)
-    slots.live += 1
+    store32(slots.live, slots.live + 1)
     store32(scope.slot, slot)
     scope.subscribed = False
     unlock(&slots.mutex)
@@ -97,7 +97,7 @@ cdef void retire_slot(Table *table, Scope scope) noexcept:
         return
     lock(&slots.mutex)
     slots.scopes[slot] = NULL
-    slots.live -= 1
+    store32(slots.live, slots.live - 1)
     clear_bit(slots.alive, slot)
     clear_bit(slots.pending, slot)
     if scope.subscribed:
@@ -145,9 +145,7 @@ cdef bint sweep(Table *table) noexcept:
             cell = shard.buckets[at]
             while cell != NULL:
                 following = cell.next
-                subscribers_purge(&cell.readers, retired, words)
-                if cell.extra != NULL:
-                    subscribers_purge(&cell.extra.watchers, retired, words)
+                purge(cell, retired, words)
                 drop_if_unused(shard, cell)
                 cell = following
         unlock_shard(shard)
@@ -261,7 +259,7 @@ cdef list collect(Slots *slots):
         scopes = <PyObject **>PyMem_RawMalloc(room * sizeof(PyObject *))
         if scopes == NULL:
             raise MemoryError()
-    slots.woken = False
+    store_flag(slots.woken, False)
     store_flag(slots.any_pending, False)
     for slot in range(slots.used):
         if has_bit(slots.pending, slot) and slots.scopes[slot] != NULL:
@@ -269,7 +267,8 @@ cdef list collect(Slots *slots):
             _incref(scopes[n])
             store_flag((<Scope>scopes[n]).stale, True)
             n += 1
-    memset(slots.pending, 0, slots.size // 8)
+    if slots.size:
+        memset(slots.pending, 0, slots.size // 8)
     unlock(&slots.mutex)
     try:
         for slot in range(n):

@@ -57,7 +57,9 @@ cdef class Store:
         unlock(&self.table.slots.mutex)
 
     def set_rerun_writer(self, int policy):
+        lock(&self.table.slots.mutex)
         self.table.slots.rerun_writer = policy
+        unlock(&self.table.slots.mutex)
 
     def collect_stale(self):
         return collect(&self.table.slots)
@@ -155,11 +157,17 @@ cdef int wake_collector(Store store) except -1:
     wake = None
     lock(&slots.mutex)
     if slots.any_pending and not slots.woken and store.wake is not None:
-        slots.woken = True
+        store_flag(slots.woken, True)
         wake = store.wake
     unlock(&slots.mutex)
     if wake is not None:
-        wake()
+        try:
+            wake()
+        except BaseException:
+            lock(&slots.mutex)
+            store_flag(slots.woken, False)  # nobody was told, so the next change has to tell
+            unlock(&slots.mutex)
+            raise
     return 0
 
 
@@ -429,8 +437,10 @@ cdef object assign(Store store, str key, object value, bint if_absent):
             verdict = compare_plain(old, <PyObject *>value)
         if verdict == UNKNOWN:
             # Comparing may take long, so nothing is locked meanwhile. Whoever writes meanwhile has it done again.
-            compared, version = <object>old, cell.version
+            version = cell.version
+            _incref(old)
             leave(writer, shard)
+            compared = owned(old)  # in the place of an earlier one, which may die
             try:
                 compared_as = SAME if same_value(compared, value) else DIFFERENT
             except BaseException:
@@ -568,6 +578,7 @@ cdef PyObject *key_lock(Table *table, PyObject *key) except NULL:
         handle = <PyObject *>made
         _incref(handle)
         made.table, made.shard, made.cell = table, shard, cell
+        extra.handles += 1
         add_size(table.owners, 1)
     _incref(handle)  # one for the cell, one for the caller
     extra.handle = handle
@@ -580,8 +591,21 @@ cdef PyObject *key_lock(Table *table, PyObject *key) except NULL:
 cdef inline PyObject *checked_key(object key) except NULL:
     """The key itself, if it can be one."""
     if not PyUnicode_CheckExact(key):
-        raise TypeError(
-            f"server_state keys are of type str, not {type(key).__module__}.{type(key).__qualname__}: {key!r}. "
-            f"Use str(key)."
-        )
+        refuse_key(key)
     return <PyObject *>key
+
+
+cdef int refuse_key(key) except -1:
+    kind = f"{type(key).__module__}.{type(key).__qualname__}"
+    raise TypeError(f"server_state keys are of type str, not {kind}: {shown(key)}. Use str(key).")
+
+
+cdef str shown(key):
+    """What stands for a key in a message."""
+    try:
+        text = repr(key)
+    except Exception:
+        text = object.__repr__(key)
+    if len(text) > 200:
+        text = text[:200] + "..."
+    return text.encode("ascii", "backslashreplace").decode() if not text.isprintable() else text

@@ -8,9 +8,10 @@ ctypedef struct Shard:
     Py_ssize_t mask
     Py_ssize_t cells
     uint64_t clock            # counts the changes of its keys
+    Slots *slots              # of the table
     Cell *dropped             # to be freed, and
     PyObject *released        # KeyLocks to be let go of, once the mutex is
-    char padding[72]
+    char padding[64]
 
 ctypedef struct Table:
     Py_ssize_t owners         # the store and the KeyLocks
@@ -42,10 +43,14 @@ cdef Table *table_new() except NULL:
 cdef bint table_start(Table *table) noexcept:
     """Give every shard its first buckets; False when there is no memory."""
     cdef Shard *shard
+    cdef uint64_t clock
     cdef int i
     for i in range(SHARDS):
         shard = &table.shards[i]
+        clock = shard.clock  # versions go on after a fork
         memset(shard, 0, sizeof(Shard))
+        shard.clock = clock
+        shard.slots = &table.slots
         shard.buckets = <Cell **>PyMem_Calloc(FIRST_BUCKETS, sizeof(Cell *))
         if shard.buckets == NULL:
             return False
@@ -125,6 +130,13 @@ cdef void make_room(Shard *shard) noexcept:
     cdef Cell *cell
     cdef Cell *following
     cdef Py_ssize_t at, size = shard.mask + 1, unneeded = 0
+    lock(&shard.slots.mutex)
+    for at in range(size):
+        cell = old[at]
+        while cell != NULL:
+            purge(cell, shard.slots.retired, shard.slots.size // 64)
+            cell = cell.next
+    unlock(&shard.slots.mutex)
     for at in range(size):
         cell = old[at]
         while cell != NULL:

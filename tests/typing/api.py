@@ -43,5 +43,5 @@ assert_type(force_rerun_bound_sessions("a"), None)
 assert issubclass(RerunSuppressedError, FastServerStateError)
 
 server_state[1] = 2  # type: ignore[index]
-server_state_lock[1]  # type: ignore[index]
+server_state_lock[1]  # type: ignore[call-overload]
 force_rerun_bound_sessions(1)  # type: ignore[arg-type]

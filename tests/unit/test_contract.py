@@ -124,8 +124,7 @@ def test_keys_are_exact_str(store, state, locks, force_rerun, key):
         lambda: state.pop(key),
         lambda: state.pop(key, None),
         lambda: state.update([(key, 1)]),
-        lambda: locks[key],
-        lambda: locks.get(key),
+        lambda: locks[key, 1] if type(key) is tuple else locks[key],  # a tuple of keys has locks
         lambda: force_rerun(key),
         lambda: store.peek(key),
         lambda: store.version(key),

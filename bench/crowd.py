@@ -1,0 +1,37 @@
+"""Many sessions without a server."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+from fastserverstate import _shared, server_state
+from fastserverstate._core import locate_scopes
+from fastserverstate.rerun.session import LiveSession
+
+ATTRIBUTE = "_session_of_crowd"
+
+
+class Crowd:
+    """Sessions that read what all others do. They become stale; since no event loop is theirs, nobody reruns them."""
+
+    def __init__(self, size: int) -> None:
+        # The core asks once for the scope of a context, so each session needs one of its own.
+        self._contexts = [
+            SimpleNamespace(session=LiveSession(_shared.store, SimpleNamespace()), part=None) for _ in range(size)
+        ]
+
+    def read(self, key: str) -> None:
+        """Have each session read a key in a new run, on this thread."""
+        thread = threading.current_thread()
+        locate_scopes(ATTRIBUTE, None, "part", lambda context, part: context.session.scope(part))
+        for context in self._contexts:
+            context.session.start_run()
+            setattr(thread, ATTRIBUTE, context)
+            server_state[key]
+        delattr(thread, ATTRIBUTE)
+        _shared.Bridge(_shared.store, _shared.scheduler)  # finds this thread's own scope again
+
+    def leave(self) -> None:
+        for context in self._contexts:
+            context.session.close()

@@ -1,0 +1,53 @@
+"""The operations that are measured, and the same with a dict and an RLock."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import fastserverstate
+
+UNROLLED = 100
+
+
+@dataclass(frozen=True)
+class Row:
+    ours: str
+    plain: str
+    at_most: float  # times the cost of `plain`
+    older: str = ""  # the same with streamlit-server-state, where it is not what `ours` says
+    operations: int = 1
+
+
+INCREMENT = 'with locks["k"]: state["k"] += 1'
+PLAIN_INCREMENT = 'with rlock: d["k"] += 1'
+
+# The session is subscribed to "k", and nobody to "unread".
+ROWS = {
+    "item read, subscribed": Row('state["k"]', 'd["k"]', 2.0),
+    # There is nothing cheaper to compare an attribute with than an item.
+    "attribute read, subscribed": Row("state.k", 'd["k"]', 2.5),
+    "membership, subscribed": Row('"k" in state', '"k" in d', 2.5),
+    "write, no subscriber": Row(
+        'state["unread"] = 1; state["unread"] = 2', 'd["unread"] = 1; d["unread"] = 2', 3.0, operations=2
+    ),
+    "locked increment": Row(INCREMENT, PLAIN_INCREMENT, 1.2),
+}
+
+atomic: Any = getattr(fastserverstate, "atomic", None)
+if hasattr(atomic, "increment"):
+    ROWS["atomic increment"] = Row('atomic.increment("k")', PLAIN_INCREMENT, 0.8, INCREMENT)
+
+
+def unrolled(statement: str, *, times: int = UNROLLED, repeated: int = 1, **names: Any) -> Callable[[], None]:
+    """A function in which the statement stands so many times, all of it in a loop."""
+    body = f"        {statement}\n" * times
+    exec(compile(f"def run():\n    for _ in range({repeated}):\n{body}", "<benchmark>", "exec"), names)
+    run: Callable[[], None] = names["run"]
+    return run
+
+
+def unrolled_plain(statement: str, *, times: int = UNROLLED, repeated: int = 1) -> Callable[[], None]:
+    return unrolled(statement, times=times, repeated=repeated, d={"k": 1, "unread": 1}, rlock=threading.RLock())

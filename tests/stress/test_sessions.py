@@ -1,0 +1,260 @@
+"""Sessions and their scopes: every change reaches who depends on it, and nobody else."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from stress.helpers import DEADLINE, Crew, World, enter, leave
+
+from fastserverstate import _core
+
+VALUES = [f"v{i}" for i in range(4)]
+FLAGS = [f"flag{i}" for i in range(3)]
+WRITERS = 2
+FRAGMENTS = ["f", "g"]
+LOOKS: list[Any] = [  # what a part shows, by all ways to read
+    lambda state: state["v0"],
+    lambda state: state.v1,
+    lambda state: state.get("v2"),
+    lambda state: state.setdefault("v3", 0),
+    lambda state: "flag0" in state,
+    lambda state: state.get("flag1", None),
+    lambda state: [*state],
+    len,
+]
+
+
+class Reader(_core.Session):
+    """A session that runs what it was told is stale, as a Streamlit session would."""
+
+    def __init__(self, store: _core.Store) -> None:
+        super().__init__(store)
+        self.told = threading.Event()
+        self.told.set()
+        self.shown: dict[str | None, list[object]] = {}
+        self.runs = 0
+
+
+def look(world: World, session: Reader, part: str | None, chance: random.Random) -> list[object]:
+    """Run a part of a session: read everything, in any order."""
+    enter(session, part)
+    shown: list[object] = [None] * len(LOOKS)
+    for i in chance.sample(range(len(LOOKS)), len(LOOKS)):
+        shown[i] = LOOKS[i](world.state)
+    leave()
+    return shown
+
+
+def run_once(world: World, session: Reader, pool: ThreadPoolExecutor, chance: random.Random, *, writes: bool) -> None:
+    """Run the parts that are stale, a fragment beside the body as Streamlit's parallel ones do."""
+    stale = session.stale_parts() if session.shown else [None]
+    running = [None, *FRAGMENTS] if None in stale else stale
+    if not running:
+        return  # was told of what an earlier run has seen to
+    session.start_run(None if None in stale else running)
+
+    def write() -> None:
+        enter(session, running[0])
+        world.state[chance.choice(VALUES)] = ("own", chance.random())
+        leave()
+
+    if writes and chance.random() < 0.2:
+        write()  # over what parts that are not in this run have shown
+    futures = {part: pool.submit(look, world, session, part, random.Random(chance.random())) for part in running[1:]}
+    session.shown[running[0]] = look(world, session, running[0], chance)
+    session.shown.update({part: future.result(DEADLINE) for part, future in futures.items()})
+    if chance.random() < 0.5:
+        session.message_sent()
+        if writes:
+            write()  # over what this run has shown
+    session.finish_run({part for part in running if part is not None})
+    for part in session.take_overwritten():
+        session.mark_stale(part)
+        session.told.set()
+
+
+class Idler(_core.Session):
+    """A session that reads nothing, and so is never stale, whoever had its slots before."""
+
+
+def idle(world: World) -> None:
+    session = Idler(world.store)
+    session.start_run()
+    for part in (None, "f"):
+        enter(session, part)
+        assert session.scope(part).owner is session
+        world.store.peek("v0")
+    assert session.stale_parts() == []
+    session.finish_run({"f"})
+    assert session.take_overwritten() == {}
+    assert session.stale_parts() == []
+    session.close()
+    leave()
+
+
+@pytest.mark.parametrize("collectors", [1, 2])
+def test_in_the_end_everybody_shows_what_is(world, collectors):
+    """Sessions run only what they are told is stale, and whenever the writing pauses they soon show what there is."""
+    readers = [Reader(world.store) for _ in range(3)]
+    writing = True
+    settled = threading.Event()
+    pause = threading.Barrier(WRITERS + 1)
+    wakes = threading.Semaphore(0)
+    world.store.on_stale(wakes.release)
+    world.state.update(v0=0, v1=0, v2=0)
+
+    def read(at):
+        chance = random.Random(at)
+        session = readers[at]
+        with ThreadPoolExecutor(1) as pool:
+            while not settled.is_set() and not crew.failed:
+                if session.told.wait(0.02):
+                    session.told.clear()
+                    run_once(world, session, pool, chance, writes=writing)
+                if writing and chance.random() < 0.02:
+                    session.close()
+                    session = readers[at] = Reader(world.store)
+        session.close()
+
+    def write(seed):
+        chance = random.Random(seed)
+        while not settled.is_set():
+            for n in range(chance.randrange(20)):
+                world.state[chance.choice(VALUES)] = (seed, n % 3)
+                flag = chance.choice(FLAGS)
+                if world.state.pop(flag, None) is None:
+                    world.state[flag] = n
+                if chance.random() < 0.1:
+                    world.store.touch("v0")
+            pause.wait(DEADLINE)
+            pause.wait(DEADLINE)  # until everybody is current
+
+    def collect():
+        while not settled.is_set() and not crew.failed:
+            if wakes.acquire(timeout=0.02):  # only when told
+                for scope in world.store.collect_stale():
+                    assert type(scope.owner) is Reader
+                    scope.owner.told.set()
+
+    def are_current():
+        current = [show(world.state) for show in LOOKS]
+        return all(reader.shown == dict.fromkeys([None, *FRAGMENTS], current) for reader in readers)
+
+    def settle():
+        nonlocal writing
+        try:
+            while not settled.is_set():
+                writing = True
+                pause.wait(DEADLINE)
+                writing = False
+                crew.wait_for(are_current, lambda: [reader.shown for reader in readers])
+                if crew.over:
+                    settled.set()
+                pause.wait(DEADLINE)
+        finally:
+            settled.set()
+            pause.abort()
+
+    with Crew() as crew:
+        for at in range(len(readers)):
+            crew.add(read, at)
+        for seed in range(WRITERS):
+            crew.add(write, seed)
+        for _ in range(collectors):
+            crew.add(collect)
+        crew.repeat(idle, world)
+        crew.add(settle)
+    world.state.clear()
+    world.assert_empty()
+
+
+def test_slots_change_hands_while_their_sessions_die(world):
+    """Threads go on reading in sessions that others have closed. Whoever has their slots next knows nothing of it."""
+    keys = [f"k{i}" for i in range(70)]
+    world.state.update(dict.fromkeys(keys, 0))
+    sessions = [_core.Session(world.store) for _ in range(3)]
+
+    def read(seed):
+        chance = random.Random(seed)
+        session = chance.choice(sessions)
+        session.start_run()
+        for part in (None, "f"):
+            enter(session, part)
+            for key in chance.sample(keys, 10):
+                world.state[key]
+                f"absent {key}" in world.state  # noqa: B015
+                len(world.state)
+        session.message_sent()
+        session.finish_run({"f"})
+
+    def reap(seed):
+        at = seed % len(sessions)
+        old, sessions[at] = sessions[at], _core.Session(world.store)
+        old.drop_scope("f")
+        old.close()
+        assert old.scope(None) is None
+
+    def write(seed):
+        chance = random.Random(seed)
+        key = chance.choice(keys)
+        world.state[key] = chance.random()
+        world.state[f"absent {key}"] = 1
+        world.state.pop(f"absent {key}", None)
+
+    def collect():
+        for scope in world.store.collect_stale():
+            assert type(scope.owner) is not Idler
+
+    with Crew() as crew:
+        for seed in range(3):
+            crew.repeat(read, seed)
+            crew.repeat(reap, seed)
+        crew.repeat(write, 3)
+        crew.repeat(collect)
+        crew.repeat(idle, world)
+    for session in sessions:
+        session.close()
+    statistics = world.store.statistics()
+    assert (statistics["scopes"], statistics["cells"]) == (0, len(keys)), statistics
+    for key in keys:
+        world.store.touch(key)
+    assert world.store.collect_stale() == []
+
+
+def test_each_staleness_is_collected_once(world):
+    """By one of the threads that collect, and as often as the scope was made stale."""
+    rounds = 0
+    ended = False
+    sessions = [_core.Session(world.store) for _ in range(200)]
+    collected: list[list[_core.Session]] = [[], [], []]
+
+    def collect(at):
+        while not ended and not crew.failed:
+            collected[at] += [scope.owner for scope in world.store.collect_stale()]
+
+    def make_stale():
+        nonlocal rounds, ended
+        while not crew.over:
+            world.state["k"] = rounds
+            for session in sessions:
+                session.start_run()
+                enter(session)
+                world.state.get("k")
+            leave()
+            before = rounds * len(sessions)
+            rounds += 1
+            world.state["k"] = -1
+            crew.wait_for(lambda: sum(map(len, collected)) >= before + len(sessions))  # noqa: B023  (called here only)
+        ended = True
+
+    with Crew() as crew:
+        crew.add(make_stale)
+        for at in range(len(collected)):
+            crew.add(collect, at)
+    assert len([*collected[0], *collected[1], *collected[2]]) == rounds * len(sessions)
+    assert all(session.stale_parts() == [None] for session in sessions)

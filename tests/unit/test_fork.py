@@ -1,0 +1,103 @@
+"""A forked process has an empty store that works; its parent's is as it was."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from unit.helpers import run_script
+
+FORK = """
+def in_child(check):
+    pid = os.fork()
+    if not pid:
+        try:
+            check()
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+"""
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+
+
+def test_child_has_an_empty_store_that_works():
+    run_script(
+        FORK
+        + """
+from fastserverstate import atomic, server_state, server_state_lock, transaction
+
+def child():
+    assert len(server_state) == 0 and list(server_state) == []
+    assert "k" not in server_state and callable(server_state.keys)
+    server_state.k = 1
+    with server_state_lock["k"], transaction("k", "other"):
+        server_state["other"] = atomic.increment("k")
+    assert dict(server_state) == {"k": 2, "other": 2}
+
+server_state.update(k=0, keys=1)
+with server_state_lock["k"]:
+    in_child(child)
+assert dict(server_state) == {"k": 0, "keys": 1}
+""",
+        package=True,
+    )
+
+
+def test_locks_of_other_threads_are_free_in_the_child():
+    run_script(
+        FORK
+        + """
+state["k"] = 0
+held, done = threading.Event(), threading.Event()
+
+def hold():
+    with store.lock("k"):
+        held.set()
+        done.wait()
+
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+
+def child():
+    store.reset_after_fork()
+    assert store.lock("k").acquire(timeout=5)
+    state["k"] = 1
+
+in_child(child)
+done.set()
+thread.join()
+"""
+    )
+
+
+def test_sessions_are_dead_in_the_child_and_versions_go_on():
+    run_script(
+        FORK
+        + """
+session = _core.Session(store)
+session.start_run()
+enter(session)
+state["k"] = 0
+state["k"]
+version = store.version("k")
+
+def child():
+    store.reset_after_fork()
+    state["k"] = 1
+    assert store.version("k") > version
+    state.get("k")
+    assert store.statistics()["scopes"] == 0
+    assert store.collect_stale() == []
+
+in_child(child)
+session.finish_run()
+leave()
+state["k"] = 2
+assert [scope.owner for scope in store.collect_stale()] == [session]
+"""
+    )
