@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -97,78 +96,88 @@ def idle(world: World) -> None:
     leave()
 
 
-@pytest.mark.parametrize("collectors", [1, 2])
-def test_in_the_end_everybody_shows_what_is(world, collectors):
-    """Sessions run only what they are told is stale, and whenever the writing pauses they soon show what there is."""
-    readers = [Reader(world.store) for _ in range(3)]
-    writing = True
-    settled = threading.Event()
-    pause = threading.Barrier(WRITERS + 1)
-    wakes = threading.Semaphore(0)
-    world.store.on_stale(wakes.release)
-    world.state.update(v0=0, v1=0, v2=0)
+class Audience:
+    """Sessions, writers, and pauses between the writing in which every session has to become current."""
 
-    def read(at):
+    def __init__(self, world: World, crew: Crew) -> None:
+        self.world, self.crew = world, crew
+        self.readers = [Reader(world.store) for _ in range(3)]
+        self.wakes = threading.Semaphore(0)
+        self.pause = threading.Barrier(WRITERS + 1)
+        self.writing = True
+        self.ended = False
+        world.store.on_stale(self.wakes.release)
+        world.state.update(v0=0, v1=0, v2=0)
+
+    def goes_on(self) -> bool:
+        return not self.ended and not self.crew.failed
+
+    def read(self, at: int) -> None:
+        """Run what is stale, and be another session now and then."""
         chance = random.Random(at)
-        session = readers[at]
+        session = self.readers[at]
         with ThreadPoolExecutor(1) as pool:
-            while not settled.is_set() and not crew.failed:
+            while self.goes_on():
                 if session.told.wait(0.02):
                     session.told.clear()
-                    run_once(world, session, pool, chance, writes=writing)
-                if writing and chance.random() < 0.02:
+                    run_once(self.world, session, pool, chance, writes=self.writing)
+                if self.writing and chance.random() < 0.02:
                     session.close()
-                    session = readers[at] = Reader(world.store)
+                    session = self.readers[at] = Reader(self.world.store)
         session.close()
 
-    def write(seed):
+    def write(self, seed: int) -> None:
         chance = random.Random(seed)
-        while not settled.is_set():
+        state = self.world.state
+        while not self.ended:
             for n in range(chance.randrange(20)):
-                world.state[chance.choice(VALUES)] = (seed, n % 3)
+                state[chance.choice(VALUES)] = (seed, n % 3)
                 flag = chance.choice(FLAGS)
-                if world.state.pop(flag, None) is None:
-                    world.state[flag] = n
+                if state.pop(flag, None) is None:
+                    state[flag] = n
                 if chance.random() < 0.1:
-                    world.store.touch("v0")
-            pause.wait(DEADLINE)
-            pause.wait(DEADLINE)  # until everybody is current
+                    self.world.store.touch("v0")
+            self.pause.wait(DEADLINE)
+            self.pause.wait(DEADLINE)  # until everybody is current
 
-    def collect():
-        while not settled.is_set() and not crew.failed:
-            if wakes.acquire(timeout=0.02):  # only when told
-                for scope in world.store.collect_stale():
+    def collect(self) -> None:
+        while self.goes_on():
+            if self.wakes.acquire(timeout=0.02):  # only when told
+                for scope in self.world.store.collect_stale():
                     assert type(scope.owner) is Reader
                     scope.owner.told.set()
 
-    def are_current():
-        current = [show(world.state) for show in LOOKS]
-        return all(reader.shown == dict.fromkeys([None, *FRAGMENTS], current) for reader in readers)
+    def are_current(self) -> bool:
+        current = [show(self.world.state) for show in LOOKS]
+        return all(reader.shown == dict.fromkeys([None, *FRAGMENTS], current) for reader in self.readers)
 
-    def settle():
-        nonlocal writing
+    def settle(self) -> None:
         try:
-            while not settled.is_set():
-                writing = True
-                pause.wait(DEADLINE)
-                writing = False
-                crew.wait_for(are_current, lambda: [reader.shown for reader in readers])
-                if crew.over:
-                    settled.set()
-                pause.wait(DEADLINE)
-        finally:
-            settled.set()
-            pause.abort()
+            while not self.ended:
+                self.writing = True
+                self.pause.wait(DEADLINE)
+                self.writing = False
+                self.crew.wait_for(self.are_current, lambda: [reader.shown for reader in self.readers])
+                self.ended = self.crew.over
+                self.pause.wait(DEADLINE)
+        except BaseException:
+            self.pause.abort()
+            raise
 
+
+@pytest.mark.parametrize("collectors", [1, 2])
+def test_whenever_the_writing_pauses_everybody_shows_what_is(world, collectors):
+    """Though sessions run only what they are told is stale."""
     with Crew() as crew:
-        for at in range(len(readers)):
-            crew.add(read, at)
+        audience = Audience(world, crew)
+        for at in range(len(audience.readers)):
+            crew.add(audience.read, at)
         for seed in range(WRITERS):
-            crew.add(write, seed)
+            crew.add(audience.write, seed)
         for _ in range(collectors):
-            crew.add(collect)
+            crew.add(audience.collect)
+        crew.add(audience.settle)
         crew.repeat(idle, world)
-        crew.add(settle)
     world.state.clear()
     world.assert_empty()
 

@@ -1,0 +1,530 @@
+"""Changes that depend on the value that is there, `peek` and `touch`."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+
+import pytest
+from unit.helpers import DEADLINE, ThreadSet, enter, leave
+
+from fastserverstate import _core, no_rerun
+from fastserverstate.atomic import Atomic, compare_and_set_with, peek_with, touch_with
+
+THREADS = 8
+
+
+@pytest.fixture(autouse=True)
+def _many_switches():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.fixture
+def atomic(store):
+    return Atomic(store)
+
+
+@pytest.fixture
+def compare_and_set(store):
+    return compare_and_set_with(store)
+
+
+@pytest.fixture
+def peek(store):
+    return peek_with(store)
+
+
+@pytest.fixture
+def touch(store):
+    return touch_with(store)
+
+
+@pytest.fixture
+def stale_after(store, state):
+    """Whether a change, made by a thread without a session, makes a reader of ``state["k"]`` stale."""
+
+    def check(change):
+        session = _core.Session(store)
+        session.start_run()
+        enter(session)
+        state.get("k")
+        leave()
+        change()
+        found = bool(store.collect_stale())
+        session.close()
+        return found
+
+    return check
+
+
+class Unreadable:
+    """Not to be compared, added, hashed or copied."""
+
+    def _refuse(self, *_):
+        raise AssertionError("called")
+
+    __eq__ = __hash__ = __add__ = __radd__ = __reduce_ex__ = _refuse
+
+
+# --------------------------------------------------------------------------------------------------------------- atomic
+
+
+def test_atomic_sets_and_returns_the_new_value(state, atomic):
+    state["k"] = 20
+    new = {}
+    assert atomic("k", lambda value: value + 1) == 21
+    assert state["k"] == 21
+    assert atomic("k", lambda _: new) is new
+    assert state["k"] is new
+
+
+def test_atomic_passes_the_default_for_a_missing_key_only(state, atomic):
+    assert atomic("k", lambda value: value + 1, default=5) == 6
+    assert atomic("k", lambda value: value + 1, default=5) == 7
+    assert atomic("other", lambda value: [value], default=None) == [None]
+    state["none"] = None
+    assert atomic("none", lambda value: value is None, default=5) is True
+
+
+def test_atomic_of_a_missing_key_without_default(state, locks, atomic):
+    calls = []
+    with pytest.raises(KeyError) as caught:
+        atomic("k", calls.append)
+    assert caught.value.args == ("k",)
+    assert calls == []
+    assert "k" not in state
+    assert not locks["k"].locked()
+
+
+def test_atomic_takes_its_default_by_name(atomic):
+    with pytest.raises(TypeError):
+        atomic("k", lambda value: value, 0)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyError, KeyboardInterrupt, SystemExit, GeneratorExit])
+@pytest.mark.parametrize("present", [True, False], ids=["present", "absent"])
+def test_what_the_function_raises_leaves_the_key_as_it_was(store, state, locks, atomic, *, error, present):
+    if present:
+        state["k"] = "old"
+    before = store.version("k")
+
+    def fail(_):
+        raise error
+
+    with pytest.raises(error):
+        atomic("k", fail, default=0)
+    assert state.get("k") == ("old" if present else None)
+    assert store.version("k") == before
+    assert not locks["k"].locked()
+
+
+def test_function_is_called_once_however_many_compete(state, atomic):
+    calls = []
+    state["n"] = 0
+
+    def add(value):
+        calls.append(value)
+        return value + 1
+
+    def work():
+        returned.extend([atomic("n", add) for _ in range(300)])
+
+    returned = []
+    with ThreadSet() as threads:
+        for _ in range(THREADS):
+            threads.add(work)
+    total = THREADS * 300
+    assert state["n"] == total
+    assert calls == list(range(total))
+    assert sorted(returned) == list(range(1, total + 1))
+
+
+def test_others_wait_while_the_function_runs(state, locks, atomic):
+    seen = []
+    running = threading.Event()
+    state.update(k=1, other=1)
+
+    def read():
+        assert running.wait(DEADLINE)
+        seen.append(state["other"])
+        seen.append(state["k"])
+
+    with ThreadSet() as threads:
+        reader = threads.add(read)
+        threads.go()
+
+        def change(value):
+            assert locks["k"]._is_owned()
+            running.set()
+            reader.join(0.03)
+            assert seen == [1]  # other keys can be read
+            assert state["k"] == 1
+            return value + 1
+
+        atomic("k", change)
+    assert seen == [1, 2]
+    assert not locks["k"].locked()
+
+
+def test_function_may_use_the_store(state, atomic):
+    state.update(k=1, other=10)
+
+    def change(value):
+        state["k"] = "overwritten by what is returned"
+        assert atomic("k", lambda _: "this too") == "this too"
+        return value + atomic.increment("other")
+
+    assert atomic("k", change) == 12
+    assert (state["k"], state["other"]) == (12, 11)
+
+
+def test_function_may_delete_the_key(state, atomic):
+    state["k"] = 1
+    assert atomic("k", lambda value: state.pop("k") + value) == 2
+    assert state["k"] == 2
+
+
+def test_equal_result_is_no_change(store, state, atomic, stale_after):
+    state["k"] = (1, "x")
+    before = store.version("k")
+    assert not stale_after(lambda: atomic("k", lambda value: (value[0], "".join(["x"]))))
+    assert not stale_after(lambda: atomic("k", lambda value: value))
+    assert store.version("k") == before
+    assert stale_after(lambda: atomic("k", lambda _: (2, "x")))
+
+
+CHANGES = {
+    "atomic": lambda atomic: atomic("k", lambda value: value + 1, default=0),
+    "increment": lambda atomic: atomic.increment("k"),
+    "append": lambda atomic: atomic.append("k", 1),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("present", [True, False], ids=["present", "absent"])
+def test_readers_are_told_and_the_writer_is_not(store, state, atomic, stale_after, *, change, present):
+    """A script that changes a key and reads it nowhere is not rerun for it, not even for another session's change."""
+    if present:
+        state["k"] = [] if change is CHANGES["append"] else 0
+    session = _core.Session(store)
+    session.start_run()
+    enter(session)
+    change(atomic)
+    session.message_sent()
+    change(atomic)
+    assert session.take_overwritten() == {}
+    assert stale_after(lambda: change(atomic))
+    assert session.stale_parts() == []
+
+    def muted():
+        with no_rerun:
+            change(atomic)
+
+    assert not stale_after(muted)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_changes_keep_the_version_growing(store, atomic, change):
+    versions = []
+    for _ in range(5):
+        change(atomic)
+        versions.append(store.version("k"))
+    assert versions == sorted(set(versions))
+
+
+NOT_KEYS = {"int": 1, "None": None, "bytes": b"k", "tuple": ("a", "b"), "unhashable": []}
+
+
+@pytest.mark.parametrize("key", NOT_KEYS.values(), ids=NOT_KEYS)
+def test_keys_are_exact_str(atomic, compare_and_set, peek, touch, key):
+    uses = [
+        lambda: atomic(key, lambda value: value, default=0),
+        lambda: atomic.increment(key),
+        lambda: atomic.append(key, 1),
+        lambda: compare_and_set(key, 1, 2),
+        lambda: peek(key),
+        lambda: touch(key),
+    ]
+    for use in uses:
+        with pytest.raises(TypeError, match="server_state keys are of type str"):
+            use()
+
+
+# ------------------------------------------------------------------------------------------------------------ increment
+
+
+def test_increment(state, atomic):
+    assert atomic.increment("k") == 1
+    assert atomic.increment("k", 5) == 6
+    assert atomic.increment("k", by=-10) == -4
+    assert atomic.increment("k", 0.5) == -3.5
+    assert atomic.increment("k", 0) == -3.5
+    assert atomic.increment("other", default=100) == 101
+    assert atomic.increment("other", default=100) == 102
+    assert dict(state) == {"k": -3.5, "other": 102}
+
+
+def test_increment_goes_beyond_machine_words(state, atomic):
+    state["k"] = 2**63 - 1
+    assert atomic.increment("k") == 2**63
+    assert atomic.increment("k", 2**200) == 2**63 + 2**200
+    assert atomic.increment("k", -(2**200)) == state["k"] == 2**63
+
+
+def test_increment_by_what_can_be_added(state, atomic):
+    state.update(text="a", flag=True, money=(1,))
+    assert atomic.increment("text", "b") == "ab"
+    assert atomic.increment("flag") == 2
+    assert atomic.increment("money", (2,), default=()) == (1, 2)
+    assert atomic.increment("new", "x", default="") == "x"
+
+
+@pytest.mark.parametrize("value", [None, "text", [], Unreadable()], ids=["None", "str", "list", "hostile"])
+def test_increment_that_fails_leaves_the_key_as_it_was(store, state, locks, atomic, value):
+    state["k"] = value
+    before = store.version("k")
+    with pytest.raises((TypeError, AssertionError)):
+        atomic.increment("k")
+    assert state["k"] is value
+    assert store.version("k") == before
+    assert not locks["k"].locked()
+    with pytest.raises(TypeError):
+        atomic.increment("absent", "text")
+    assert "absent" not in state
+
+
+@pytest.mark.parametrize("by", [1, 0.5, True])
+def test_no_increment_is_lost(state, atomic, by):
+    """The key does not exist at first, and is looked at and locked by others meanwhile."""
+    locked = threading.Event()
+
+    def count():
+        for _ in range(1_000):
+            atomic.increment("n", by)
+
+    def disturb():
+        for _ in range(300):
+            atomic("n", lambda value: value, default=0)
+            locked.set()
+            state.get("n")
+
+    with ThreadSet() as threads:
+        for _ in range(THREADS):
+            threads.add(count)
+        threads.add(disturb)
+    assert state["n"] == THREADS * 1_000 * by
+
+
+def test_increment_returns_each_number_once(atomic):
+    """So it can hand out tickets."""
+    tickets = []
+
+    def draw():
+        mine = [atomic.increment("ticket") for _ in range(1_000)]
+        assert mine == sorted(mine)
+        tickets.extend(mine)
+
+    with ThreadSet() as threads:
+        for _ in range(THREADS):
+            threads.add(draw)
+    assert sorted(tickets) == list(range(1, THREADS * 1_000 + 1))
+
+
+def test_increment_waits_for_the_lock(state, locks, atomic):
+    state["n"] = 0
+    with ThreadSet() as threads:
+        thread = threads.add(atomic.increment, "n")
+        with locks["n"]:
+            threads.go()
+            thread.join(0.02)
+            assert thread.is_alive()
+            assert atomic.increment("n", 10) == 10  # it is ours
+            state["n"] = 100
+    assert state["n"] == 101
+
+
+# --------------------------------------------------------------------------------------------------------------- append
+
+
+def test_append_makes_a_new_list_and_leaves_the_old_one_alone(state, atomic):
+    old = ["a"]
+    state["k"] = old
+    new = atomic.append("k", "b")
+    assert new == ["a", "b"]
+    assert state["k"] is new
+    assert old == ["a"]
+    assert atomic.append("absent", "x") == ["x"] == state["absent"]
+
+
+def test_append_keeps_the_type(state, atomic):
+    state.update(list=[1], tuple=(1,), deque=deque([1]), bounded=deque([1, 2], maxlen=2))
+    assert atomic.append("list", 2) == [1, 2]
+    assert atomic.append("tuple", 2) == (1, 2)
+    assert atomic.append("deque", 2) == deque([1, 2])
+    assert atomic.append("bounded", 3) == deque([2, 3])
+    assert state["bounded"].maxlen == 2
+    assert state["deque"].maxlen is None
+
+
+@pytest.mark.parametrize("kind", [list, tuple, deque])
+@pytest.mark.parametrize("max_length", [1, 2, 3, 10])
+def test_append_keeps_the_last_items(state, atomic, kind, max_length):
+    state["k"] = kind()
+    for n in range(12):
+        kept = atomic.append("k", n, max_length=max_length)
+        assert list(kept) == list(range(n + 1))[-max_length:]
+    state["k"] = kind(range(50))  # longer than it may be
+    assert atomic.append("k", 50, max_length=max_length) == kind(range(50 - max_length + 1, 51))
+
+
+@pytest.mark.parametrize("max_length", [0, -1])
+def test_append_to_nothing_is_refused(state, atomic, max_length):
+    state["k"] = [1]
+    with pytest.raises(ValueError, match="max_length"):
+        atomic.append("k", 2, max_length=max_length)
+    assert state["k"] == [1]
+
+
+@pytest.mark.parametrize("value", ["text", {}, {1}, 5, None, b"x"], ids=repr)
+def test_append_to_something_else_is_refused(state, locks, atomic, value):
+    state["k"] = value
+    with pytest.raises(TypeError, match=rf"'k'.*{type(value).__name__}"):
+        atomic.append("k", 1)
+    assert state["k"] is value
+    assert not locks["k"].locked()
+
+
+def test_append_looks_at_no_item(state, atomic):
+    state["k"] = [Unreadable()]
+    assert len(atomic.append("k", Unreadable())) == 2
+
+
+def test_no_appended_item_is_lost(state, atomic):
+    def work(thread):
+        for n in range(100):
+            atomic.append("log", (thread, n))
+
+    with ThreadSet() as threads:
+        for thread in range(THREADS):
+            threads.add(work, thread)
+    for thread in range(THREADS):
+        assert [item for item in state["log"] if item[0] == thread] == [(thread, n) for n in range(100)]
+    assert len(state["log"]) == THREADS * 100
+
+
+# ------------------------------------------------------------------------------------------------------ compare_and_set
+
+
+def test_compare_and_set(state, compare_and_set):
+    state["k"] = "waiting"
+    assert compare_and_set("k", "running", "done") is False
+    assert state["k"] == "waiting"
+    assert compare_and_set("k", "waiting", "running") is True
+    assert state["k"] == "running"
+
+
+@pytest.mark.parametrize("expected", [None, False, 0, "", ()], ids=repr)
+def test_key_that_is_not_set_is_never_as_expected(state, locks, compare_and_set, expected):
+    assert compare_and_set("k", expected, 1) is False
+    assert "k" not in state
+    assert not locks["k"].locked()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ([1, {"a": (2,)}], [1, {"a": (2,)}]),
+        (float("nan"), float("nan")),
+        ("long " * 100, "long " * 100),
+        (None, None),
+        (2**100, 2**100),
+    ],
+)
+def test_values_are_compared_by_content(state, compare_and_set, value, expected):
+    state["k"] = value
+    assert compare_and_set("k", expected, "new") is True
+    assert state["k"] == "new"
+
+
+@pytest.mark.parametrize(("value", "expected"), [([1, 2], [1, 3]), (1, 2), ("a", b"a"), (0.0, -0.0), (None, 0)])
+def test_other_content_is_not_as_expected(state, compare_and_set, value, expected):
+    state["k"] = value
+    assert compare_and_set("k", expected, "new") is False
+    assert state["k"] is value
+
+
+def test_same_object_is_as_expected(state, compare_and_set):
+    """Whatever it is: it has the content that it has."""
+    for value in (["list"], object(), Unreadable()):
+        state["k"] = value
+        assert compare_and_set("k", value, "new") is True
+
+
+def test_set_to_what_it_was_is_no_change(store, state, compare_and_set, stale_after):
+    state["k"] = 1
+    before = store.version("k")
+    assert not stale_after(lambda: compare_and_set("k", 1, 1))
+    assert not stale_after(lambda: compare_and_set("k", 2, 3))
+    assert store.version("k") == before
+    assert stale_after(lambda: compare_and_set("k", 1, 2))
+
+
+def test_one_of_many_wins_each_round(state, compare_and_set):
+    won = []
+    state["turn"] = 0
+    rounds = 300
+    gate = threading.Barrier(THREADS)
+
+    def race(thread):
+        for n in range(rounds):
+            gate.wait(DEADLINE)
+            if compare_and_set("turn", n, n + 1):
+                won.append((n, thread))
+            gate.wait(DEADLINE)
+
+    with ThreadSet() as threads:
+        for thread in range(THREADS):
+            threads.add(race, thread)
+    assert [n for n, _ in won] == list(range(rounds))
+    assert state["turn"] == rounds
+
+
+# ------------------------------------------------------------------------------------------------------- peek and touch
+
+
+def test_peek_subscribes_to_nothing(store, state, session, peek):
+    assert peek("k") is None
+    assert peek("k", 5) == 5
+    assert peek("k", default=6) == 6
+    state["k"] = value = []
+    assert peek("k", 5) is value
+    session.message_sent()
+    leave()
+    state["k"] = 2
+    del state["k"]
+    assert store.collect_stale() == []
+
+
+def test_touch_behaves_as_a_change(store, state, touch, stale_after):
+    state["k"] = value = [1]
+    before = store.version("k")
+    assert stale_after(lambda: touch("k"))
+    assert state["k"] is value
+    assert store.version("k") > before
+
+    def muted():
+        with no_rerun:
+            touch("k")
+
+    assert not stale_after(muted)
+
+
+def test_touch_of_a_missing_key(state, touch):
+    with pytest.raises(KeyError) as caught:
+        touch("k")
+    assert caught.value.args == ("k",)
+    assert "k" not in state

@@ -1,0 +1,643 @@
+"""`on_change`: callbacks of a key, in the order of its changes, one call for each, with no lock held."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+import threading
+import time
+import weakref
+from contextlib import suppress
+
+import pytest
+from unit.helpers import DEADLINE, ThreadSet, enter, leave
+
+from fastserverstate import _core, no_rerun
+from fastserverstate.atomic import Atomic, on_change_with, transaction_with
+from fastserverstate.lock import ServerStateLock
+from fastserverstate.state import ServerState
+
+WRITERS = 8
+
+
+@pytest.fixture(autouse=True)
+def _many_switches():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.fixture
+def on_change(store):
+    return on_change_with(store)
+
+
+@pytest.fixture
+def transaction(store):
+    return transaction_with(store)
+
+
+@pytest.fixture
+def calls(state, on_change):
+    """The value at each call, None for a key that is gone."""
+    calls = []
+    on_change("k", lambda: calls.append(state.get("k")))
+    return calls
+
+
+def is_free(lock):
+    results = []
+
+    def try_it():
+        taken = lock.acquire(blocking=False)
+        if taken:
+            lock.release()
+        results.append(taken)
+
+    with ThreadSet() as threads:
+        threads.add(try_it)
+    return results[0]
+
+
+# --------------------------------------------------------------------------------------------------------- registration
+
+
+def test_callback_gets_its_arguments(state, on_change):
+    calls = []
+    on_change("k", lambda *args, **kwargs: calls.append((args, kwargs)), args=(1, "x"), kwargs={"flag": True})
+    on_change("k", lambda *args, **kwargs: calls.append((args, kwargs)))
+    on_change("k", lambda *args: calls.append(args), args=[1, 2])
+    state["k"] = 1
+    assert calls == [((1, "x"), {"flag": True}), ((), {}), (1, 2)]
+
+
+def test_decorator_returns_the_function(state, on_change):
+    calls = []
+
+    @on_change("k", args=("decorated",), kwargs={"times": 2})
+    def listen(text, times):
+        calls.append(text * times)
+
+    @on_change("k")
+    @on_change("other")
+    def listen_to_both():
+        calls.append("both")
+
+    state["k"] = 1
+    state["other"] = 1
+    assert calls == ["decorateddecorated", "both", "both"]
+    listen("called", times=1)
+    assert calls[-1] == "called"
+
+
+def test_arguments_are_those_of_the_registration(state, on_change):
+    calls, args, kwargs = [], [1], {"b": 2}
+    on_change("k", lambda *args, **kwargs: calls.append((args, kwargs)), args=args, kwargs=kwargs)
+    args.append(3)
+    kwargs["c"] = 4
+    state["k"] = 1
+    assert calls == [((1,), {"b": 2})]
+
+
+@pytest.mark.parametrize("key", [1, None, b"k", ("a", "b"), []])
+def test_keys_are_exact_str(on_change, key):
+    with pytest.raises(TypeError, match="server_state keys are of type str"):
+        on_change(key, print)
+
+
+@pytest.mark.parametrize("callback", [1, "print", []])
+def test_callback_has_to_be_callable(state, on_change, callback):
+    with pytest.raises(TypeError, match="'k'"):
+        on_change("k", callback)
+    state["k"] = 1
+
+
+def test_registration_makes_no_key(store, state, on_change):
+    subscription = on_change("k", print)
+    assert "k" not in state
+    assert list(state) == []
+    subscription.remove()
+    assert store.statistics()["keys"] == 0
+
+
+def test_remove(state, on_change):
+    calls = []
+    first = on_change("k", calls.append, args=("first",))
+    second = on_change("k", calls.append, args=("second",))
+    state["k"] = 1
+    first.remove()
+    first.remove()  # harmless
+    state["k"] = 2
+    second.remove()
+    state["k"] = 3
+    del state["k"]
+    assert calls == ["first", "second", "second"]
+    on_change("k", calls.append, args=("third",))
+    state["k"] = 4
+    assert calls[3:] == ["third"]
+
+
+def test_same_callback_twice_is_two_subscriptions(state, on_change):
+    calls = []
+    subscriptions = [on_change("k", calls.append, args=("same",)) for _ in range(2)]
+    state["k"] = 1
+    subscriptions[0].remove()
+    state["k"] = 2
+    assert calls == ["same"] * 3
+
+
+def test_removed_callbacks_are_let_go_of(on_change):
+    def callback():
+        pass
+
+    subscription = on_change("k", callback)
+    gone = weakref.ref(callback)
+    subscription.remove()
+    del callback, subscription
+    gc.collect()
+    assert gone() is None
+
+
+# ------------------------------------------------------------------------------------------------- what calls, and when
+
+
+def test_one_call_for_each_change(store, state, calls):
+    state["k"] = 1
+    state["k"] = 2
+    state.k = 3
+    store.touch("k")
+    del state["k"]
+    state.setdefault("k", 4)
+    assert state.pop("k") == 4
+    Atomic(store).increment("k")
+    Atomic(store).increment("k")
+    Atomic(store)("k", lambda value: -value)
+    assert calls == [1, 2, 3, 3, None, 4, None, 1, 2, -2]
+
+
+def test_no_call_without_a_change(store, state, calls):
+    state["k"] = (1, "x")
+    state["k"] = (1, "".join(["x"]))
+    state.setdefault("k", 2)
+    state.pop("other", None)
+    state["other"] = 1
+    assert state["k"]
+    assert "k" in state
+    assert calls == [(1, "x")]
+    state.clear()
+    for miss in (lambda: state.pop("k", None), lambda: state.__delitem__("k"), lambda: store.touch("k")):
+        with suppress(KeyError):
+            miss()
+    assert calls == [(1, "x"), None]
+
+
+def test_callbacks_are_called_where_nobody_is_rerun(state, calls):
+    with no_rerun:
+        state["k"] = 1
+    assert calls == [1]
+
+
+def test_callbacks_run_on_the_writer_s_thread(state, on_change):
+    ran_on = []
+    on_change("k", lambda: ran_on.append(threading.current_thread()))
+    with ThreadSet() as threads:
+        thread = threads.add(state.__setitem__, "k", 1)
+    state["k"] = 2
+    assert ran_on == [thread, threading.current_thread()]
+
+
+def test_readers_are_marked_before_callbacks_run(store, state, on_change):
+    """So a callback that wakes somebody finds the sessions stale."""
+    session = _core.Session(store)
+    session.start_run()
+    enter(session)
+    state.get("k")
+    leave()
+    found = []
+    on_change("k", lambda: found.append(len(store.collect_stale())))
+    state["k"] = 1
+    assert found == [1]
+
+
+def test_callbacks_come_in_the_order_of_registration(state, on_change):
+    calls = []
+    for n in range(10):
+        on_change("k", calls.append, args=(n,))
+    state["k"] = 1
+    assert calls == list(range(10))
+
+
+# --------------------------------------------------------------------------------------------------------- no lock held
+
+
+LOCKED_WRITES = {
+    "lock": lambda s: [s.locks["k"]],
+    "lock, twice": lambda s: [s.locks["k"], s.locks["k"]],
+    "several locks": lambda s: [s.locks["a", "k", "z"]],
+    "another lock inside": lambda s: [s.locks["k"], s.locks["z"]],
+    "another lock outside": lambda s: [s.locks["z"], s.locks["k"]],
+    "only another lock": lambda s: [s.locks["z"]],
+    "transaction": lambda s: [s.transaction("a", "k", "z")],
+    "undeclared": lambda s: [s.transaction()],
+    "undeclared beside declared": lambda s: [s.transaction("z", "a")],
+    "nested": lambda s: [s.transaction("z"), s.transaction("k")],
+    "transaction in a lock": lambda s: [s.locks["a"], s.transaction("k")],
+}
+
+
+class Stand:
+    def __init__(self):
+        self.store = _core.Store(reserved=dir(ServerState))
+        self.state = ServerState(self.store)
+        self.locks = ServerStateLock(self.store)
+        self.transaction = transaction_with(self.store)
+        self.on_change = on_change_with(self.store)
+
+
+@pytest.mark.parametrize("blocks", LOCKED_WRITES.values(), ids=LOCKED_WRITES)
+def test_callbacks_hold_no_lock(blocks):
+    """They run after the outermost block, so they can wait for whatever they like."""
+    stand = Stand()
+    found = []
+    stand.on_change("k", lambda: found.append([is_free(stand.locks[key]) for key in ("a", "k", "z")]))
+    entered = blocks(stand)
+    for block in entered:
+        block.__enter__()
+    stand.state["k"] = 1
+    for block in entered[::-1]:
+        assert found == []
+        block.__exit__(None, None, None)
+    assert found == [[True] * 3]
+
+
+def test_changes_under_a_lock_are_called_for_one_by_one_after_it(state, locks, calls):
+    with locks["k"]:
+        for n in range(5):
+            state["k"] = n
+        assert calls == []
+    assert calls == [4] * 5
+
+
+def test_callbacks_do_not_run_inside_of_atomic(store, state, locks, on_change):
+    found = []
+    on_change("k", lambda: found.append((state["k"], is_free(locks["k"]))))
+    Atomic(store)("k", lambda value: value + len(found) + 1, default=0)
+    assert found == [(1, True)]
+
+
+def test_writers_need_not_wait_for_callbacks(state, on_change):
+    """They leave their calls to the thread that is calling already."""
+    calling, go_on = threading.Event(), threading.Event()
+    seen = []
+
+    def slow():
+        calling.set()
+        assert go_on.wait(DEADLINE)
+        seen.append(state["k"])
+
+    on_change("k", slow)
+    with ThreadSet() as threads:
+        first = threads.add(state.__setitem__, "k", 1)
+        threads.go()
+        assert calling.wait(DEADLINE)
+        state["k"] = 2
+        assert state["k"] == 2
+        with ThreadSet() as more:
+            more.add(state.__setitem__, "k", 3)
+        assert seen == []
+        assert first.is_alive()
+        go_on.set()
+    assert seen == [3, 3, 3]
+
+
+def test_callback_that_waits_for_a_writer_is_no_deadlock(state, locks, on_change):
+    """The writer holds the lock that the callback wants, and writes the key that it is called for."""
+    calling = threading.Event()
+    seen = []
+
+    def callback():
+        calling.set()
+        with locks["other"]:
+            seen.append(state["k"])
+
+    on_change("k", callback)
+    with ThreadSet() as threads, locks["other"]:
+        threads.add(state.__setitem__, "k", 1)
+        threads.go()
+        assert calling.wait(DEADLINE)
+        state["k"] = 2
+    assert len(seen) == 2
+    assert set(seen) <= {1, 2}
+    assert seen[-1] == 2
+
+
+# ------------------------------------------------------------------------------------------------------ order and count
+
+
+@pytest.mark.parametrize("how", ["set", "increment", "lock", "transaction", "mixed"])
+def test_calls_are_as_many_as_changes_and_in_their_order(store, state, locks, transaction, on_change, *, how):
+    """With eight writers: what a callback sees never goes back, and no two calls run at once."""
+    each = 200
+    atomic = Atomic(store)
+    versions, inside = [], [0]
+
+    def callback():
+        inside[0] += 1
+        assert inside == [1]
+        versions.append(store.version("k"))
+        time.sleep(0)
+        inside[0] -= 1
+
+    on_change("k", callback)
+
+    def write(writer):
+        for n in range(each):
+            way = ["set", "increment", "lock", "transaction"][n % 4] if how == "mixed" else how
+            if way == "set":
+                state["k"] = writer * each + n
+            elif way == "increment":
+                atomic.increment("k", 10_000)
+            elif way == "lock":
+                with locks["k"]:
+                    state["k"] = (writer, n)
+                    state["k"] = writer * each + n
+            else:
+                with transaction("k", "other"):
+                    state["k"] = state["other"] = (writer, n)
+                    state["k"] = writer * each + n
+
+    before = store.statistics()["clock"]
+    with ThreadSet() as threads:
+        for writer in range(WRITERS):
+            threads.add(write, writer)
+    changes = WRITERS * each * (2 if how == "lock" else 1)
+    if how == "mixed":
+        changes = WRITERS * each * 5 // 4
+    assert store.statistics()["clock"] > before
+    assert len(versions) == changes
+    assert versions == sorted(versions)
+    assert versions[-1] == store.version("k")
+
+
+def test_no_call_is_lost_while_others_register_and_leave(state, on_change):
+    counted = []
+    on_change("k", lambda: counted.append(1))
+    over = threading.Event()
+
+    def come_and_go():
+        while not over.is_set():
+            on_change("k", lambda: None).remove()
+
+    def write(writer):
+        for n in range(1_000):
+            state["k"] = (writer, n)
+        ended.append(writer)
+        if len(ended) == 4:
+            over.set()
+
+    ended = []
+    with ThreadSet() as threads:
+        threads.add(come_and_go)
+        threads.add(come_and_go)
+        for writer in range(4):
+            threads.add(write, writer)
+    state["k"] = "last"
+    assert len(counted) == 4_001
+
+
+def test_who_registers_is_called_for_every_change_after_that(state, on_change):
+    """And no more once it has left, as far as one thread can tell."""
+
+    def use(thread):
+        for n in range(300):
+            mine = []
+            subscription = on_change(f"k{n % 2}", mine.append, args=(n,))
+            state[f"own {thread}"] = n
+            subscription.remove()
+            left = len(mine)
+            time.sleep(0)
+            missed.append(len(mine) - left)
+
+    def write():
+        for n in range(2_000):
+            state[f"k{n % 2}"] = n
+
+    missed = []
+    with ThreadSet() as threads:
+        for thread in range(3):
+            threads.add(use, thread)
+        threads.add(write)
+    assert sum(missed) <= 3 * 2  # calls that were on their way
+
+
+# ---------------------------------------------------------------------------------------------------- what can go wrong
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyError, RecursionError, TimeoutError])
+def test_errors_are_logged_and_harm_nobody(state, on_change, caplog, error):
+    calls = []
+
+    def fail():
+        raise error("on purpose")
+
+    on_change("k", calls.append, args=("before",))
+    on_change("k", fail)
+    on_change("k", calls.append, args=("after",))
+    with caplog.at_level(logging.ERROR, logger="fastserverstate"):
+        state["k"] = 1
+        state["k"] = 2
+    assert state["k"] == 2
+    assert calls == ["before", "after"] * 2
+    records = [record for record in caplog.records if record.name == "fastserverstate"]
+    assert len(records) == 2
+    for record in records:
+        assert "'k'" in record.getMessage()
+        assert record.exc_info[0] is error
+
+
+def test_wrong_arguments_are_the_callback_s_error(state, on_change, caplog):
+    on_change("k", lambda: None, args=(1, 2))
+    state["k"] = 1
+    assert state["k"] == 1
+    assert "TypeError" in caplog.text
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+@pytest.mark.parametrize("write", ["set", "lock", "several locks", "transaction"])
+def test_interrupted_callback_leaves_everything_usable(state, locks, transaction, on_change, *, error, write):
+    """The change has happened, all locks are free, and nobody's calls stop for good."""
+    calls = []
+    interrupt = [True, False, False]
+
+    def interrupted():
+        if interrupt.pop(0):
+            raise error
+
+    on_change("k", interrupted)
+    on_change("j", calls.append, args=("j",))
+    with suppress(error):
+        if write == "set":
+            state["k"] = 1
+        elif write == "transaction":
+            with transaction("a", "j", "k", "z"):
+                state["j"] = state["k"] = 1
+        else:
+            with locks["k"] if write == "lock" else locks["a", "j", "k", "z"]:
+                state["k"] = 1
+    assert state["k"] == 1
+    assert [is_free(locks[key]) for key in "ajkz"] == [True] * 4
+    on_change("k", calls.append, args=("k",))
+    state["k"] = 2
+    state["j"] = 2
+    assert {"j", "k"} <= set(calls)
+    with transaction("a", "j", "k", "z"):
+        assert state["k"] == 2
+
+
+def test_callback_may_remove_itself_and_others(state, on_change):
+    calls = []
+
+    def once():
+        calls.append("once")
+        first.remove()
+        third.remove()
+
+    first = on_change("k", once)
+    on_change("k", calls.append, args=("second",))
+    third = on_change("k", calls.append, args=("third",))
+    state["k"] = 1
+    assert calls[:2] == ["once", "second"]
+    del calls[:]
+    state["k"] = 2
+    assert calls == ["second"]
+
+
+def test_callback_may_register_more(state, on_change):
+    calls = []
+
+    def register():
+        calls.append("first")
+        if len(calls) == 1:
+            on_change("k", calls.append, args=("new",))
+
+    on_change("k", register)
+    state["k"] = 1
+    state["k"] = 2
+    assert [call for call in calls if call == "first"] == ["first"] * 2
+    assert calls[-1] == "new"
+
+
+def test_callback_may_remove_the_last_subscription(store, state, on_change):
+    """Also while changes are owed a call, and while the key is gone."""
+    calls = []
+
+    def leave_at_once():
+        calls.append(1)
+        subscription.remove()
+        state["k"] = "again"
+        del state["k"]
+
+    subscription = on_change("k", leave_at_once)
+    state["k"] = 1
+    assert calls == [1]
+    assert store.statistics()["keys"] == 0
+    on_change("k", calls.append, args=(2,))
+    assert calls == [1]
+    state["k"] = 3
+    assert calls == [1, 2]
+
+
+def test_callback_that_changes_its_own_key(state, on_change):
+    """It is called again after it has returned, for each change: it never runs inside of itself."""
+    depth, deepest, calls = [0], [0], []
+
+    def count_up():
+        depth[0] += 1
+        deepest[0] = max(deepest[0], depth[0])
+        calls.append(state["k"])
+        if state["k"] < 2_000:
+            state["k"] += 1
+        depth[0] -= 1
+
+    on_change("k", count_up)
+    state["k"] = 0
+    assert calls == list(range(2_001))
+    assert deepest == [1]
+
+
+def test_callbacks_that_change_each_other_s_keys(state, on_change):
+    state.update(a=0, b=0)
+
+    def follow(mine, other):
+        if state[mine] < 2_000:
+            state[other] = state[mine] + 1
+
+    on_change("a", follow, args=("a", "b"))
+    on_change("b", follow, args=("b", "a"))
+    state["a"] = 1
+    assert max(state["a"], state["b"]) == 2_000
+
+
+def test_callback_keeps_a_derived_value_in_step(state, on_change):
+    @on_change("numbers")
+    def add_up():
+        state["sum"] = sum(state["numbers"])
+
+    def write(writer):
+        for n in range(200):
+            state["numbers"] = [writer, n]
+
+    with ThreadSet() as threads:
+        for writer in range(4):
+            threads.add(write, writer)
+    assert state["sum"] == sum(state["numbers"])
+
+
+# --------------------------------------------------------------------------------------------------------- transactions
+
+
+def test_transaction_calls_once_for_each_key_that_changed(state, transaction, on_change):
+    state.update(changed=1, same=1, deleted=1)
+    calls = []
+    for key in ("changed", "same", "deleted", "new", "passing", "untouched"):
+        on_change(key, lambda key=key: calls.append((key, dict(state))))
+    with transaction("untouched"):
+        for n in range(5):
+            state["changed"] = n
+            state["new"] = n
+        state["same"] = 2
+        state["same"] = 1
+        del state["deleted"]
+        state["passing"] = 1
+        del state["passing"]
+        assert calls == []
+    after = {"changed": 4, "same": 1, "new": 4}
+    assert sorted(key for key, _ in calls) == ["changed", "deleted", "new"]
+    assert all(seen == after for _, seen in calls)
+
+
+def test_transaction_that_is_discarded_calls_nobody(state, transaction, calls):
+    state["k"] = 1
+    with suppress(ZeroDivisionError), transaction("k"):
+        state["k"] = 2
+        raise ZeroDivisionError
+    with transaction("k"), suppress(ZeroDivisionError), transaction():
+        state["k"] = 3
+        del state["k"]
+        raise ZeroDivisionError
+    assert calls == [1]
+
+
+def test_callback_may_begin_a_transaction(state, transaction, on_change):
+    def book():
+        with transaction("k", "total"):
+            state["total"] = state.get("total", 0) + state["k"]
+
+    on_change("k", book)
+    with transaction("k", "total", "other"):
+        state["k"] = 5
+        state["other"] = 1
+    state["k"] = 7
+    assert state["total"] == 12
