@@ -15,7 +15,7 @@ Thread-safety
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from types import TracebackType
+from types import CodeType, TracebackType
 from typing import Any, Final, final, overload
 
 rerun_suppression_depth: ContextVar[int]
@@ -46,6 +46,9 @@ def same_value(old: object, new: object) -> bool:
 
 def share_between_threads(value: object) -> None:
     """Never free the object, so that threads without the GIL do not fight for its reference count. Call it at once."""
+
+def look_past(code: CodeType) -> None:
+    """Do not name functions of this one's file as the place where a lock was taken, but who has called them."""
 
 def locate_scopes(
     attribute: str, variable: ContextVar[Any] | None, part: str, resolve: Callable[[Any, Any], Scope | None]
@@ -88,6 +91,28 @@ class KeyLock:
     def _is_owned(self) -> bool: ...
     def _release_save(self) -> int: ...
     def _acquire_restore(self, depth: int) -> None: ...
+
+@final
+class KeyLocks:
+    """The locks of several keys as one re-entrant lock, as ``server_state_lock["a", "b"]`` returns it.
+
+    They are taken in the order of the keys' names, all or none, and released in the opposite one.
+    """
+
+    def __init__(self, store: Store, keys: Iterable[str]) -> None: ...
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take all locks. ``timeout`` is for all together; see `KeyLock.acquire`."""
+
+    def release(self) -> None:
+        """Give all locks back once. Raises ``RuntimeError`` if this thread does not hold them."""
+
+    def locked(self) -> bool:
+        """Whether any thread holds any of the locks."""
+
+    def __enter__(self) -> bool: ...
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
 
 @final
 class Scope:
@@ -152,8 +177,11 @@ class Store:
     def __new__(cls, reserved: Iterable[str] = ()) -> Store:
         """An empty store. The `reserved` names are methods in attribute access, and never keys."""
 
-    def peek(self, key: str, default: Any = None) -> Any:
-        """The key's value without subscribing, `default` when it has none. Waits while another thread has its lock."""
+    def peek(self, key: str, default: Any = None, timeout: float = -1) -> Any:
+        """The key's value without subscribing, `default` when it has none. Waits while another thread has its lock.
+
+        Raises ``TimeoutError`` if that takes longer than `timeout` seconds; a negative one is for ever.
+        """
 
     def touch(self, key: str) -> None:
         """Behave as if the key's value had changed. Raises ``KeyError`` when it has none."""
@@ -194,7 +222,7 @@ class Store:
     def set_listeners(self, key: str, listeners: Callable[[], object] | None) -> Callable[[], object] | None:
         """Have a function called after every change of the key, or none. Returns the one that was called so far.
 
-        The calls are made by a thread that has changed the key and no longer holds its lock: in the order of the
+        The calls are made by a thread that has changed the key, once it holds no key's lock: in the order of the
         changes, and never two at a time.
         """
 
@@ -224,8 +252,7 @@ class LockNamespace:
     @overload
     def __getitem__(self, key: str) -> KeyLock: ...
     @overload
-    def __getitem__(self, key: tuple[str, ...]) -> Any:
-        """What the method `several` of a subclass returns for the keys."""
+    def __getitem__(self, key: tuple[str, ...]) -> KeyLocks: ...
 
 class Namespace:
     """Item and attribute access to a store. `fastserverstate.state.ServerState` makes it a full mapping."""

@@ -115,6 +115,12 @@ def share_between_threads(value):
     make_immortal(<PyObject *>value)
 
 
+def look_past(code):
+    global fss_looked_past
+    fss_looked_past = <PyObject *>code.co_filename
+    _incref(fss_looked_past)
+
+
 include "_cell.pxi"
 include "_scope.pxi"
 include "_slots.pxi"

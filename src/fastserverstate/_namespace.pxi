@@ -88,7 +88,7 @@ cdef class Namespace:
 
 
 cdef class LockNamespace:
-    """Item access to the locks of a store. A subclass has a method `several`, for keys in a tuple."""
+    """Item access to the locks of a store."""
     cdef Store store
 
     def __cinit__(self, Store store not None):
@@ -96,7 +96,7 @@ cdef class LockNamespace:
 
     def __getitem__(self, key):
         if type(key) is tuple:
-            return self.several(key)
+            return KeyLocks(self.store, key)
         return owned(key_lock(self.store.table, checked_key(key)))
 
 

@@ -19,8 +19,9 @@ cdef class Store:
 
     # For the Python layers. `key` is an exact str everywhere.
 
-    def peek(self, key, default=None):
-        cdef PyObject *value = peek(self.table, checked_key(key))
+    def peek(self, key, default=None, double timeout=-1):
+        cdef Py_hash_t hashed = key_hash(checked_key(key))
+        cdef PyObject *value = read_slowly(self.table, <PyObject *>key, hashed, None, False, nanoseconds(timeout))
         return default if value == NULL else owned(value)
 
     def touch(self, key):
@@ -72,9 +73,7 @@ cdef class Store:
         return Transaction(self, keys, timeout)
 
     def wait_for_change(self, key, uint64_t version, double timeout):
-        return wait_for_change(
-            self.table, checked_key(key), version, -1 if timeout < 0 else <long long>min(timeout * 1e9, FOR_EVER_NS)
-        )
+        return wait_for_change(self.table, checked_key(key), version, nanoseconds(timeout))
 
     def set_listeners(self, key, listeners):
         return set_listeners(self.table, checked_key(key), listeners)
@@ -216,7 +215,7 @@ cdef inline PyObject *read(Table *table, PyObject *key) except? NULL:
         unlock(&shard.mutex)
         return value
     unlock(&shard.mutex)
-    return read_slowly(table, key, hashed, <Scope>scope if scope != NULL else None, False)
+    return read_slowly(table, key, hashed, <Scope>scope if scope != NULL else None, False, -1)
 
 
 cdef inline bint contains(Table *table, PyObject *key) except -1:
@@ -234,18 +233,21 @@ cdef inline bint contains(Table *table, PyObject *key) except -1:
         unlock(&shard.mutex)
         return value != NULL
     unlock(&shard.mutex)
-    value = read_slowly(table, key, hashed, <Scope>scope if scope != NULL else None, True)
+    value = read_slowly(table, key, hashed, <Scope>scope if scope != NULL else None, True, -1)
     _xdecref(value)
     return value != NULL
 
 
 cdef PyObject *peek(Table *table, PyObject *key) except? NULL:
     """A new reference to the key's value, NULL when it has none. Nobody depends on it."""
-    return read_slowly(table, key, key_hash(key), None, False)
+    return read_slowly(table, key, key_hash(key), None, False, -1)
 
 
-cdef PyObject *read_slowly(Table *table, PyObject *key, Py_hash_t hashed, Scope scope, bint presence) except? NULL:
+cdef PyObject *read_slowly(
+    Table *table, PyObject *key, Py_hash_t hashed, Scope scope, bint presence, long long timeout_ns
+) except? NULL:
     """Read when the key may be locked by another thread, or the scope may have to be subscribed."""
+    cdef long long end = 0 if timeout_ns < 0 else monotonic_ns() + timeout_ns
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell
     cdef PyObject *value
@@ -260,7 +262,11 @@ cdef PyObject *read_slowly(Table *table, PyObject *key, Py_hash_t hashed, Scope 
             break
         if scope is not None:
             unlock(&scope.session.mutex)
-        held = wait_for_lock(shard, cell, -1)
+        if timeout_ns > 0:
+            timeout_ns = max(0, end - monotonic_ns())
+        held = wait_for_lock(shard, cell, timeout_ns)
+        if not held:
+            raise TimeoutError(f"The lock of {<object>key!r} was not free in time.")
     if cell == NULL:
         value = NULL
         done = scope is None
@@ -373,8 +379,10 @@ cdef inline Session current_session(Table *table):
     return (<Scope>scope).session if scope != NULL else None
 
 
-cdef PyObject *commit(Table *table, Shard *shard, Cell *cell, PyObject *value, Session writer) noexcept:
-    """Give the cell a new value, or none, and mark who depends on it. Returns the reference that it held so far.
+cdef PyObject *commit(
+    Table *table, Shard *shard, Cell *cell, PyObject *value, Session writer, bint quiet
+) noexcept:
+    """Give the cell a new value, or none, and mark who depends on it unless `quiet`. Returns the old reference.
 
     The writer's session and the shard are locked.
     """
@@ -391,7 +399,7 @@ cdef PyObject *commit(Table *table, Shard *shard, Cell *cell, PyObject *value, S
     if cell.extra != NULL:
         announce(cell)
     if cell.presence_owed or cell.readers.count:
-        if not reruns_are_suppressed():
+        if not quiet:
             notify(&table.slots, cell, writer)
             cell.presence_owed = False
         elif not is_watched(&table.slots, cell):
@@ -451,7 +459,7 @@ cdef object assign(Store store, str key, object value, bint if_absent):
                 raise
             continue
         if verdict == DIFFERENT:
-            old = commit(table, shard, cell, <PyObject *>value, writer)
+            old = commit(table, shard, cell, <PyObject *>value, writer, reruns_are_suppressed())
         else:
             _incref(<PyObject *>value)
             cell.value = <PyObject *>value
@@ -488,7 +496,7 @@ cdef object change_presence(Store store, str key, bint remove):
             unlock(&writer.mutex)
         held = wait_for_lock(shard, cell, -1)
     if cell != NULL and cell.value != NULL:
-        old = commit(table, shard, cell, NULL if remove else cell.value, writer)
+        old = commit(table, shard, cell, NULL if remove else cell.value, writer, reruns_are_suppressed())
     due = cell != NULL and cell.extra != NULL and cell.extra.calls_due != 0
     if held:
         unlock_cell(shard, cell)
@@ -504,7 +512,9 @@ cdef inline int after_change(Store store, Shard *shard, PyObject *key, bint due)
     """What is left to do once nothing is locked."""
     if load_flag(store.table.slots.any_pending) and not load_flag(store.table.slots.woken):
         wake_collector(store)
-    if due:
+    if due and fss_locks_held:
+        owe_calls(store.table, key)
+    elif due:
         call_listeners(shard, key)
     return 0
 
@@ -525,7 +535,7 @@ cdef object add(Store store, str key, object by, object default):
         cell = find(shard, <PyObject *>key, hashed)
         if cell != NULL and is_open(cell) and cell.value != NULL and PyLong_CheckExact(<object>cell.value):
             total = PyNumber_Add(<object>cell.value, by)  # of ints: makes nothing for the collector, runs nobody's code
-            old = commit(table, shard, cell, <PyObject *>total, writer)
+            old = commit(table, shard, cell, <PyObject *>total, writer, reruns_are_suppressed())
             due = cell.extra != NULL and cell.extra.calls_due != 0
         leave(writer, shard)
     if old != NULL:

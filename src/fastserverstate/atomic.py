@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar, overload
 
-from fastserverstate._core import Namespace, Store, same_value
+from fastserverstate._core import Namespace, Store, look_past, same_value
 
 logger = logging.getLogger("fastserverstate")
 
@@ -88,6 +88,9 @@ class Atomic:
             return type(value)(items)
 
         return self(key, appended, default=[])
+
+
+look_past(Atomic.__call__.__code__)
 
 
 class Subscription:
@@ -178,9 +181,9 @@ def on_change_with(store: Store) -> OnChange:
         that registers in every run is called once for each of them.
 
         Thread-safety
-            The calls are made on a thread that has changed the key, after its locks on the key are released: in the
-            order of the changes, one for each, and never two at a time for one key. They hold no lock. What they raise
-            is logged and harms nobody.
+            The calls are made on a thread that has changed the key, after its locks are released: in the order of the
+            changes, one for each, and never two at a time for one key. They hold no lock. What they raise is logged
+            and harms nobody.
 
         >>> from fastserverstate import on_change, server_state
         >>> subscription = on_change("level", print, args=("level has changed",))
@@ -189,6 +192,7 @@ def on_change_with(store: Store) -> OnChange:
         >>> subscription.remove()
         >>> del server_state["level"]
         """
+        store.version(key)  # refuses what is no key
         if callback is None:
 
             def register(function: _Callback) -> _Callback:
@@ -314,13 +318,16 @@ def wait_for_with(store: Store) -> Callable[..., Any]:
         """
         seconds = _seconds(timeout)
         end = None if seconds is None else time.monotonic() + seconds
+
+        def left() -> float:
+            return -1 if end is None else max(0.0, end - time.monotonic())
+
         while True:
             version = store.version(key)
-            value = store.peek(key, _MISSING)
+            value = store.peek(key, _MISSING, left())
             if value is not _MISSING and (predicate is None or predicate(value)):
                 return value
-            left = -1 if end is None else max(0.0, end - time.monotonic())
-            if not store.wait_for_change(key, version, left):
+            if not store.wait_for_change(key, version, left()):
                 raise TimeoutError(f"server_state[{key!r}] was not as expected within {seconds:g} seconds.")
 
     return wait_for
