@@ -15,7 +15,7 @@ Thread-safety
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from types import CodeType, TracebackType
+from types import FunctionType, TracebackType
 from typing import Any, Final, final, overload
 
 rerun_suppression_depth: ContextVar[int]
@@ -25,30 +25,55 @@ RERUN_WRITER_STALE: Final = 0
 RERUN_WRITER_NEVER: Final = 1
 RERUN_WRITER_ALWAYS: Final = 2
 
-def same_value(old: object, new: object) -> bool:
-    """Whether assigning `new` in the place of `old` certainly changes nothing that a reader could see.
+COMPARE_CONTENT: Final = 0
+COMPARE_EQUALITY: Final = 2
+COMPARE_IDENTITY: Final = 3
+COMPARE_ALWAYS: Final = 4
 
-    Compares values of the built-in immutable types and of ``date``, ``time``, ``datetime``, ``timedelta`` and
-    ``Decimal`` within the same type (``1``, ``1.0`` and ``True`` differ, as do ``0.0`` and ``-0.0``; NaN equals NaN),
-    enum members by identity, and built-in containers item by item, dicts with the order of their keys. Everything
-    else counts as changed, also when it is the same object: it may have been changed in place. So does what is nested
-    more than 100 deep or holds more than 100,000 containers. Never raises on account of a value and calls no code of
-    the values' own.
+def same_value(old: object, new: object) -> bool:
+    """Whether two values hold the same, as `fastserverstate.change.content_fingerprint` tells it.
 
     >>> same_value({"a": [1, 2]}, {"a": [1, 2]})
     True
     >>> same_value(1, True)
     False
-    >>> shared = [1]
-    >>> same_value(shared, shared)
-    False
     """
+
+def content_fingerprint(value: object, hash_funcs: dict[str, Callable[[Any], object]] | None = None) -> bytes | None:
+    """16 bytes that tell what a value holds, or None where nothing can. See `fastserverstate.change`.
+
+    `hash_funcs` are by full name of the type.
+    """
+
+def plan_types(make: Callable[[type], TypePlan], report: Callable[[str, Exception], None]) -> None:
+    """Have ``make(type)`` say how the values of a type are written, and ``report(name, reason)`` told which type has
+    kept a value from having a fingerprint. Process-wide; the last call wins."""
+
+class TypePlan:
+    """How the values of one type are written for their fingerprint. Holds no reference to the type.
+
+    `name` is the type's full name. `parts` takes a value apart into values that stand for it. Without it, a value
+    consists of its `storage`, as the built-in type that it inherits from keeps it, its attributes if it `has_dict`, but
+    for those in `derived`, and its `slots`.
+    """
+
+    name: Final[str]
+
+    def __new__(
+        cls,
+        name: str,
+        parts: Callable[[Any], Iterable[object]] | None = None,
+        storage: type | None = None,
+        has_dict: bool = False,
+        slots: tuple[str, ...] = (),
+        derived: frozenset[str] = frozenset(),
+    ) -> TypePlan: ...
 
 def share_between_threads(value: object) -> None:
     """Never free the object, so that threads without the GIL do not fight for its reference count. Call it at once."""
 
-def look_past(code: CodeType) -> None:
-    """Do not name functions of this one's file as the place where a lock was taken, but who has called them."""
+def look_past(*functions: FunctionType) -> None:
+    """Do not name the files of these functions, 4 at most, as the place of an access, but who has called them."""
 
 def locate_scopes(
     attribute: str, variable: ContextVar[Any] | None, part: str, resolve: Callable[[Any, Any], Scope | None]
@@ -209,6 +234,16 @@ class Store:
 
     def increment(self, key: str, by: Any, default: Any) -> Any:
         """Set the key to ``value + by``, or ``default + by`` if it has none, and return that. Subscribes to nothing."""
+
+    def compare_by(self, key: str, policy: int, hash_funcs: dict[str, Callable[[Any], object]] | None) -> None:
+        """When an assigned value counts as changed: one of the ``COMPARE_`` constants.
+
+        `hash_funcs` are by full name of the type, and go with ``COMPARE_CONTENT``.
+        """
+
+    def report_in_place(self, report: Callable[[str, str], object] | None) -> None:
+        """Have ``report(key, place)`` called, once for every key, when a read finds a value that is not as it was
+        assigned. Every read then takes as long as an assignment. None ends it."""
 
     def transaction(self, keys: Iterable[str], timeout: float | None) -> Transaction:
         """See `fastserverstate.transaction`. `timeout` is in seconds."""

@@ -138,8 +138,14 @@ cdef extern from *:
     #endif
     }
 
-    /* Python code of which fss_here names the caller: that of this file. */
-    static PyObject *fss_looked_past = NULL;
+    /* Files of which fss_here names the caller. */
+    static PyObject *fss_looked_past[4];
+
+    static inline int fss_is_looked_past(PyCodeObject *code)
+    {
+        return code->co_filename == fss_looked_past[0] || code->co_filename == fss_looked_past[1]
+            || code->co_filename == fss_looked_past[2] || code->co_filename == fss_looked_past[3];
+    }
 
     /* Where the calling Python code is: a new reference to its code object, and an offset in it. */
     static inline PyObject *fss_here(int *instruction)
@@ -151,7 +157,7 @@ cdef extern from *:
             Py_XDECREF(code);
             code = PyFrame_GetCode(frame);
             *instruction = PyFrame_GetLasti(frame);
-            caller = code->co_filename == fss_looked_past ? PyFrame_GetBack(frame) : NULL;
+            caller = fss_is_looked_past(code) ? PyFrame_GetBack(frame) : NULL;
             Py_DECREF(frame);
             frame = caller;
         }
@@ -197,7 +203,7 @@ cdef extern from *:
     bint is_dunder "fss_is_dunder"(PyObject *) noexcept
     PyObject *dict_get "fss_dict_get"(PyObject *, PyObject *) noexcept
     void make_immortal "fss_make_immortal"(PyObject *) noexcept
-    PyObject *fss_looked_past
+    PyObject *fss_looked_past[4]
     PyObject *here "fss_here"(int *instruction) noexcept
     int line_of "fss_line"(PyObject *code, int instruction) noexcept
     PyObject *weakref_get "fss_weakref_get"(PyObject *) noexcept

@@ -6,10 +6,12 @@ cdef class Store:
     cdef Table *table
     cdef tuple reserved          # names that attribute access gives to methods
     cdef object wake             # guarded by the mutex of the slots
+    cdef dict policies           # key -> arguments of `compare_by`
 
     def __cinit__(self, reserved=()):
         self.table = table_new()
         self.reserved = tuple(reserved)
+        self.policies = {}
         reserve(self.table, self.reserved)
 
     def __dealloc__(self):
@@ -65,6 +67,39 @@ cdef class Store:
     def collect_stale(self):
         return collect(&self.table.slots)
 
+    def compare_by(self, key, int policy, dict hash_funcs):
+        cdef Py_hash_t hashed = key_hash(checked_key(key))
+        cdef Shard *shard = shard_of(self.table, hashed)
+        cdef Cell *cell
+        cdef PyObject *old = NULL
+        # A script may say the same in every run, with functions that it has defined anew.
+        cdef bint kept = same_value(self.policies.get(key, (BY_CONTENT, None)), (policy, hash_funcs))
+        lock(&shard.mutex)
+        cell = find_or_make(shard, <PyObject *>key, hashed)
+        if cell == NULL or cell_extra(cell) == NULL:
+            unlock_shard(shard)
+            raise MemoryError()
+        old = cell.extra.hash_funcs
+        cell.extra.hash_funcs = NULL
+        cell.policy = policy
+        cell.has_print = cell.has_print and kept
+        if hash_funcs:
+            cell.extra.hash_funcs = <PyObject *>hash_funcs
+            _incref(cell.extra.hash_funcs)
+            cell.policy = BY_HASH_FUNCS
+        drop_if_unused(shard, cell)
+        unlock_shard(shard)
+        _xdecref(old)
+        self.policies[key] = policy, hash_funcs
+
+    def report_in_place(self, report):
+        cdef PyObject *old = self.table.report_in_place
+        self.table.report_in_place = NULL
+        if report is not None:
+            _incref(<PyObject *>report)
+            self.table.report_in_place = <PyObject *>report
+        _xdecref(old)
+
     def increment(self, key, by, default):
         checked_key(key)
         return add(self, <str>key, by, default)
@@ -106,6 +141,8 @@ cdef class Store:
         if not table_start(table):
             raise MemoryError()
         reserve(table, self.reserved)
+        for key, policy in self.policies.items():
+            self.compare_by(key, *policy)
 
     def statistics(self):
         cdef Shard *shard
@@ -208,7 +245,7 @@ cdef inline PyObject *read(Table *table, PyObject *key) except? NULL:
     cdef PyObject *value
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    if (cell != NULL and is_open(cell)
+    if (cell != NULL and is_open(cell) and table.report_in_place == NULL
             and (scope == NULL or subscribers_has(&cell.readers, load32((<Scope>scope).slot)))):
         value = cell.value
         _xincref(value)
@@ -294,6 +331,12 @@ cdef PyObject *read_slowly(
     if not done:
         _xdecref(value)
         raise MemoryError()
+    if table.report_in_place != NULL and value != NULL and not presence:
+        try:
+            inspect(table, key, hashed, value)
+        except BaseException:
+            _decref(value)
+            raise
     return value
 
 
@@ -415,62 +458,52 @@ cdef object assign(Store store, str key, object value, bint if_absent):
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell
     cdef PyObject *old
-    cdef object compared = None
-    cdef uint64_t version = 0
-    cdef Verdict compared_as = UNKNOWN
-    cdef Verdict verdict
+    cdef Judge judge
     cdef bint held = False
     cdef bint due
     if fss_transaction != NULL and transaction_of(store) is not None:
         return transaction_of(store).write(key, value, if_absent)
+    judge_start(&judge, <PyObject *>value)
     while True:
         enter(writer, shard)
         cell = find_or_make(shard, <PyObject *>key, hashed)
         if cell == NULL:
             leave(writer, shard)
+            judge_end(&judge)
             raise MemoryError()
-        if is_held_by_other(cell):
-            if writer is not None:
-                unlock(&writer.mutex)
-            held = wait_for_lock(shard, cell, -1)
-            continue
         old = cell.value
-        if old == NULL:
-            verdict = DIFFERENT
-        elif if_absent:
-            break
-        elif compared_as != UNKNOWN and old == <PyObject *>compared and cell.version == version:
-            verdict = compared_as
-        else:
-            verdict = compare_plain(old, <PyObject *>value)
-        if verdict == UNKNOWN:
-            # Comparing may take long, so nothing is locked meanwhile. Whoever writes meanwhile has it done again.
-            version = cell.version
-            _incref(old)
-            leave(writer, shard)
-            compared = owned(old)  # in the place of an earlier one, which may die
-            try:
-                compared_as = SAME if same_value(compared, value) else DIFFERENT
-            except BaseException:
-                if held:
-                    lock(&shard.mutex)
-                    unlock_cell(shard, cell)
-                    unlock_shard(shard)
-                raise
-            continue
-        if verdict == DIFFERENT:
-            old = commit(table, shard, cell, <PyObject *>value, writer, reruns_are_suppressed())
-        else:
-            _incref(<PyObject *>value)
-            cell.value = <PyObject *>value
+        try:
+            if is_held_by_other(cell):
+                if writer is not None:
+                    unlock(&writer.mutex)
+                held = wait_for_lock(shard, cell, -1)
+                continue
+            if not (if_absent and old != NULL) and is_due(&judge, cell):
+                leave(writer, shard)
+                examine(&judge)
+                continue
+        except BaseException:  # nothing is locked
+            if held:
+                lock(&shard.mutex)
+                unlock_cell(shard, cell)
+                unlock_shard(shard)
+            judge_end(&judge)
+            raise
         break
-    if if_absent:
-        _xincref(old)
+    if if_absent and old != NULL:
+        _incref(old)
+    elif old != NULL and is_same(&judge, cell):
+        _incref(<PyObject *>value)
+        cell.value = <PyObject *>value
+    else:
+        keep_print(&judge, cell)
+        old = commit(table, shard, cell, <PyObject *>value, writer, reruns_are_suppressed())
     due = cell.extra != NULL and cell.extra.calls_due != 0
     if held:
         unlock_cell(shard, cell)
     leave(writer, shard)
     was = ABSENT if old == NULL else owned(old)
+    judge_end(&judge)
     after_change(store, shard, <PyObject *>key, due)
     return was
 
@@ -496,6 +529,7 @@ cdef object change_presence(Store store, str key, bint remove):
             unlock(&writer.mutex)
         held = wait_for_lock(shard, cell, -1)
     if cell != NULL and cell.value != NULL:
+        cell.touched = not remove
         old = commit(table, shard, cell, NULL if remove else cell.value, writer, reruns_are_suppressed())
     due = cell != NULL and cell.extra != NULL and cell.extra.calls_due != 0
     if held:
@@ -533,7 +567,8 @@ cdef object add(Store store, str key, object by, object default):
     if PyLong_CheckExact(by) and by and fss_transaction == NULL:
         enter(writer, shard)
         cell = find(shard, <PyObject *>key, hashed)
-        if cell != NULL and is_open(cell) and cell.value != NULL and PyLong_CheckExact(<object>cell.value):
+        if (cell != NULL and is_open(cell) and cell.value != NULL and PyLong_CheckExact(<object>cell.value)
+                and cell.policy != BY_HASH_FUNCS):
             total = PyNumber_Add(<object>cell.value, by)  # of ints: makes nothing for the collector, runs nobody's code
             old = commit(table, shard, cell, <PyObject *>total, writer, reruns_are_suppressed())
             due = cell.extra != NULL and cell.extra.calls_due != 0

@@ -182,12 +182,14 @@ cdef list visible_keys(Store store):
 cdef class _Change:
     cdef str key
     cdef object value
-    cdef bint same
+    cdef Judge judge
+    cdef bint touched   # counts as changed whatever its value
     cdef bint quiet     # made in `no_rerun` blocks
     cdef bint due       # listeners are to be called
     cdef PyObject *old  # what the cell has held, to be dropped
 
     def __dealloc__(self):
+        judge_end(&self.judge)
         _xdecref(self.old)
 
 
@@ -202,17 +204,26 @@ cdef list commit_all(Transaction self):
     cdef PyObject *new
     cdef list changes = []
     cdef bint involved[SHARDS]
+    cdef bint due
     cdef _Change change
     cdef int i
     memset(involved, 0, sizeof(involved))
     for key, value in self.writes.items():
-        old = committed(table, <PyObject *>key)
         change = _Change()
         change.key, change.value = key, value
-        change.same = value is not ABSENT and old is not ABSENT and key not in self.touched and same_value(old, value)
+        change.touched = key in self.touched
         change.quiet = key not in self.announced
         changes.append(change)
-        involved[key_hash(<PyObject *>key) & (SHARDS - 1)] = True
+        hashed = key_hash(<PyObject *>key)
+        shard = shard_of(table, hashed)
+        involved[shard - table.shards] = True
+        if value is not ABSENT:
+            judge_start(&change.judge, <PyObject *>value)
+            lock(&shard.mutex)
+            due = is_due(&change.judge, find(shard, <PyObject *>key, hashed))
+            unlock(&shard.mutex)
+            if due:
+                examine(&change.judge)
     if writer is not None:
         lock(&writer.mutex)
     for i in range(SHARDS):
@@ -223,13 +234,16 @@ cdef list commit_all(Transaction self):
         shard = shard_of(table, hashed)
         cell = find(shard, <PyObject *>change.key, hashed)
         cell.drafted = False
-        new = NULL if change.value is ABSENT else <PyObject *>change.value
-        if change.same:
+        new = change.judge.value  # NULL for a deletion
+        if new == NULL and cell.value == NULL:
+            continue
+        if new != NULL and cell.value != NULL and not change.touched and is_same(&change.judge, cell):
             change.old, cell.value = cell.value, new
             _incref(new)
-        elif new != NULL or cell.value != NULL:
-            change.old = commit(table, shard, cell, new, writer, change.quiet)
-            change.due = cell.extra.calls_due != 0
+            continue
+        keep_print(&change.judge, cell)
+        change.old = commit(table, shard, cell, new, writer, change.quiet)
+        change.due = cell.extra.calls_due != 0
     for i in range(SHARDS):
         if involved[i]:
             unlock(&table.shards[i].mutex)

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar, overload
 
-from fastserverstate._core import Namespace, Store, look_past, same_value
+from fastserverstate._core import Namespace, Store, same_value
 
 logger = logging.getLogger("fastserverstate")
 
@@ -88,9 +88,6 @@ class Atomic:
             return type(value)(items)
 
         return self(key, appended, default=[])
-
-
-look_past(Atomic.__call__.__code__)
 
 
 class Subscription:
