@@ -15,7 +15,7 @@ Thread-safety
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from types import FunctionType, TracebackType
+from types import TracebackType
 from typing import Any, Final, final, overload
 
 rerun_suppression_depth: ContextVar[int]
@@ -72,7 +72,7 @@ class TypePlan:
 def share_between_threads(value: object) -> None:
     """Never free the object, so that threads without the GIL do not fight for its reference count. Call it at once."""
 
-def look_past(*functions: FunctionType) -> None:
+def look_past(*functions: Callable[..., Any]) -> None:
     """Do not name the files of these functions, 4 at most, as the place of an access, but who has called them."""
 
 def locate_scopes(

@@ -30,8 +30,9 @@ seems to: every reference that is dropped may be the last one, and on CPython 3.
 collector may start it. So values are dropped and Python objects made outside, and the table is made of plain structs.
 
 Two things look at a cell, let go and look again: waiting for a key's lock, which another thread has, and finding out
-what a value holds, so that it can be told from the old one (`_same.pxi`). A cell is freed when nothing would be lost with it
-(`is_unused`): whoever keeps a pointer to one beyond its mutex holds its lock, stands in its queue, or is its KeyLock.
+what a value holds, so that it can be told from the old one (`_same.pxi`). A cell is freed when nothing would be lost
+with it (`is_unused`): whoever keeps a pointer to one beyond its mutex holds its lock, stands in its queue, or is its
+KeyLock.
 
 Reads that find the scope subscribed take the shard's mutex alone.
 """
