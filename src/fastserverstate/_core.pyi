@@ -232,9 +232,6 @@ class Store:
     def set_rerun_writer(self, policy: int) -> None:
         """When `Session.take_overwritten` names a part: one of the ``RERUN_WRITER_`` constants."""
 
-    def increment(self, key: str, by: Any, default: Any) -> Any:
-        """Set the key to ``value + by``, or ``default + by`` if it has none, and return that. Subscribes to nothing."""
-
     def compare_by(self, key: str, policy: int, hash_funcs: dict[str, Callable[[Any], object]] | None) -> None:
         """When an assigned value counts as changed: one of the ``COMPARE_`` constants.
 
@@ -279,6 +276,13 @@ class Transaction(AbstractContextManager[None]):
     def __exit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
+
+class Counters:
+    """Adding to the numbers of a store."""
+
+    def __new__(cls, store: Store) -> Counters: ...
+    def increment(self, key: str, by: Any = 1, *, default: Any = 0) -> Any:
+        """Add `by` to the key's number, or to `default` if it is not set, and return the sum. Subscribes to nothing."""
 
 class LockNamespace:
     """Item access to the locks of a store."""

@@ -87,6 +87,19 @@ cdef class Namespace:
         raise KeyError(key)
 
 
+cdef class Counters:
+    """Adding to the numbers of a store."""
+    cdef Store store
+
+    def __cinit__(self, Store store not None):
+        self.store = store
+
+    @cython.binding(False)
+    def increment(self, key, by=1, *, default=0):
+        checked_key(key)
+        return add(self.store, <str>key, by, default)
+
+
 cdef class LockNamespace:
     """Item access to the locks of a store."""
     cdef Store store

@@ -150,17 +150,23 @@ cdef extern from *:
     /* Where the calling Python code is: a new reference to its code object, and an offset in it. */
     static inline PyObject *fss_here(int *instruction)
     {
-        PyFrameObject *frame = (PyFrameObject *)Py_XNewRef(PyEval_GetFrame());
-        PyFrameObject *caller;
-        PyCodeObject *code = NULL;
-        while (frame != NULL) {
-            Py_XDECREF(code);
+        PyFrameObject *frame = PyEval_GetFrame();
+        PyFrameObject *caller = NULL;
+        PyCodeObject *code;
+        if (frame == NULL)
+            return NULL;
+        code = PyFrame_GetCode(frame);
+        while (fss_is_looked_past(code)) {
+            frame = PyFrame_GetBack(frame);
+            Py_XDECREF(caller);
+            caller = frame;
+            Py_DECREF(code);
+            if (frame == NULL)
+                return NULL;
             code = PyFrame_GetCode(frame);
-            *instruction = PyFrame_GetLasti(frame);
-            caller = fss_is_looked_past(code) ? PyFrame_GetBack(frame) : NULL;
-            Py_DECREF(frame);
-            frame = caller;
         }
+        *instruction = PyFrame_GetLasti(frame);
+        Py_XDECREF(caller);
         return (PyObject *)code;
     }
 

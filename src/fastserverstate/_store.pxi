@@ -100,10 +100,6 @@ cdef class Store:
             self.table.report_in_place = <PyObject *>report
         _xdecref(old)
 
-    def increment(self, key, by, default):
-        checked_key(key)
-        return add(self, <str>key, by, default)
-
     def transaction(self, keys, timeout):
         return Transaction(self, keys, timeout)
 
@@ -405,6 +401,10 @@ cdef int compare_births(const void *one, const void *other) noexcept nogil:
 
 # Changing
 
+cdef enum:
+    AS_THE_CODE_SAYS = -1   # whether it is in a `no_rerun` block
+
+
 cdef inline void enter(Session writer, Shard *shard) noexcept:
     if writer is not None:
         lock(&writer.mutex)
@@ -423,7 +423,7 @@ cdef inline Session current_session(Table *table):
 
 
 cdef PyObject *commit(
-    Table *table, Shard *shard, Cell *cell, PyObject *value, Session writer, bint quiet
+    Table *table, Shard *shard, Cell *cell, PyObject *value, Session writer, int quiet
 ) noexcept:
     """Give the cell a new value, or none, and mark who depends on it unless `quiet`. Returns the old reference.
 
@@ -442,7 +442,7 @@ cdef PyObject *commit(
     if cell.extra != NULL:
         announce(cell)
     if cell.presence_owed or cell.readers.count:
-        if not quiet:
+        if not (reruns_are_suppressed() if quiet == AS_THE_CODE_SAYS else quiet):
             notify(&table.slots, cell, writer)
             cell.presence_owed = False
         elif not is_watched(&table.slots, cell):
@@ -472,24 +472,15 @@ cdef object assign(Store store, str key, object value, bint if_absent):
             judge_end(&judge)
             raise MemoryError()
         old = cell.value
-        try:
-            if is_held_by_other(cell):
-                if writer is not None:
-                    unlock(&writer.mutex)
-                held = wait_for_lock(shard, cell, -1)
-                continue
-            if not (if_absent and old != NULL) and is_due(&judge, cell):
-                leave(writer, shard)
-                examine(&judge)
-                continue
-        except BaseException:  # nothing is locked
-            if held:
-                lock(&shard.mutex)
-                unlock_cell(shard, cell)
-                unlock_shard(shard)
-            judge_end(&judge)
-            raise
-        break
+        if is_held_by_other(cell):
+            if writer is not None:
+                unlock(&writer.mutex)
+            held = wait_to_assign(shard, cell, &judge)
+        elif not (if_absent and old != NULL) and is_due(&judge, cell):
+            leave(writer, shard)
+            examine_to_assign(shard, cell, &judge, held)
+        else:
+            break
     if if_absent and old != NULL:
         _incref(old)
     elif old != NULL and is_same(&judge, cell):
@@ -497,7 +488,7 @@ cdef object assign(Store store, str key, object value, bint if_absent):
         cell.value = <PyObject *>value
     else:
         keep_print(&judge, cell)
-        old = commit(table, shard, cell, <PyObject *>value, writer, reruns_are_suppressed())
+        old = commit(table, shard, cell, <PyObject *>value, writer, AS_THE_CODE_SAYS)
     due = cell.extra != NULL and cell.extra.calls_due != 0
     if held:
         unlock_cell(shard, cell)
@@ -506,6 +497,26 @@ cdef object assign(Store store, str key, object value, bint if_absent):
     judge_end(&judge)
     after_change(store, shard, <PyObject *>key, due)
     return was
+
+
+cdef bint wait_to_assign(Shard *shard, Cell *cell, Judge *judge) except -1:
+    try:
+        return wait_for_lock(shard, cell, -1)
+    except BaseException:
+        judge_end(judge)
+        raise
+
+
+cdef int examine_to_assign(Shard *shard, Cell *cell, Judge *judge, bint held) except -1:
+    try:
+        return examine(judge)
+    except BaseException:
+        judge_end(judge)
+        if held:
+            lock(&shard.mutex)
+            unlock_cell(shard, cell)
+            unlock_shard(shard)
+        raise
 
 
 cdef object change_presence(Store store, str key, bint remove):
@@ -530,7 +541,7 @@ cdef object change_presence(Store store, str key, bint remove):
         held = wait_for_lock(shard, cell, -1)
     if cell != NULL and cell.value != NULL:
         cell.touched = not remove
-        old = commit(table, shard, cell, NULL if remove else cell.value, writer, reruns_are_suppressed())
+        old = commit(table, shard, cell, NULL if remove else cell.value, writer, AS_THE_CODE_SAYS)
     due = cell != NULL and cell.extra != NULL and cell.extra.calls_due != 0
     if held:
         unlock_cell(shard, cell)
@@ -570,7 +581,7 @@ cdef object add(Store store, str key, object by, object default):
         if (cell != NULL and is_open(cell) and cell.value != NULL and PyLong_CheckExact(<object>cell.value)
                 and cell.policy != BY_HASH_FUNCS):
             total = PyNumber_Add(<object>cell.value, by)  # of ints: makes nothing for the collector, runs nobody's code
-            old = commit(table, shard, cell, <PyObject *>total, writer, reruns_are_suppressed())
+            old = commit(table, shard, cell, <PyObject *>total, writer, AS_THE_CODE_SAYS)
             due = cell.extra != NULL and cell.extra.calls_due != 0
         leave(writer, shard)
     if old != NULL:

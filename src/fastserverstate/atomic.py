@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar, overload
 
-from fastserverstate._core import Namespace, Store, same_value
+from fastserverstate._core import Counters, Namespace, Store, same_value
 
 logger = logging.getLogger("fastserverstate")
 
@@ -20,8 +20,11 @@ _MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<no default>"})()
 _Callback = TypeVar("_Callback", bound=Callable[..., object])
 
 
-class Atomic:
+class Atomic(Counters):
     """Change a key by a function of its value, while nobody else can. See `__call__`.
+
+    ``increment(key, by=1, *, default=0)`` adds to the key's number, or to `default` if it is not set, and returns the
+    sum. It takes a lock only if somebody else has it, or the values are not ``int``.
 
     Thread-safety
         Safe from any thread. A return value is what the key had at that moment; it subscribes to nothing, so a script
@@ -57,10 +60,6 @@ class Atomic:
             changed = function(value)
             self._state[key] = changed
             return changed
-
-    def increment(self, key: str, by: Any = 1, *, default: Any = 0) -> Any:
-        """Add `by` to the key's number, or to `default` if it is not set, and return the sum."""
-        return self._store.increment(key, by, default)
 
     def append(self, key: str, item: Any, *, max_length: int | None = None) -> Any:
         """Append to the key's list, tuple or deque and return the result; a key that is not set becomes a list.

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from unit.helpers import DEADLINE, ThreadSet, enter, leave
 
-from fastserverstate import _core, atomic
+from fastserverstate import _core
+from fastserverstate.atomic import Atomic
 from fastserverstate.configuration import configure_with
 
 
@@ -108,7 +109,7 @@ def test_content_counts_in_transactions(state, store, changed):
 
 def test_content_counts_in_atomic_changes(state, store, changed):
     state["k"] = [1]
-    change = atomic.__class__(store)
+    change = Atomic(store)
     assert not changed(lambda: change("k", list))
     assert changed(lambda: change("k", lambda value: value.append(2) or value))
 
@@ -243,8 +244,8 @@ def test_hash_funcs_for_plain_types(state, store, configure, changed):
     assert changed(assign(state, 1.7))
     configure("k", hash_funcs={"builtins.int": lambda value: value // 10})
     assert changed(assign(state, 10))
-    assert not changed(lambda: store.increment("k", 1, 0))
-    assert changed(lambda: store.increment("k", 10, 0))
+    assert not changed(lambda: Atomic(store).increment("k", 1))
+    assert changed(lambda: Atomic(store).increment("k", 10))
 
 
 def test_hash_func_that_fails(state, configure, changed):
@@ -301,7 +302,7 @@ READS: dict[str, Callable[..., object]] = {
     "setdefault": lambda state, _: state.setdefault("k", 0),
     "peek": lambda _, store: store.peek("k"),
     "items": lambda state, _: dict(state.items()),
-    "atomic": lambda _, store: atomic.__class__(store)("k", lambda value: value),
+    "atomic": lambda _, store: Atomic(store)("k", lambda value: value),
 }
 
 
