@@ -17,6 +17,7 @@ from fastserverstate._core import Counters, Namespace, Store, same_value
 logger = logging.getLogger("fastserverstate")
 
 _MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<no default>"})()
+_Value = TypeVar("_Value")
 _Callback = TypeVar("_Callback", bound=Callable[..., object])
 
 
@@ -45,7 +46,7 @@ class Atomic(Counters):
         self._store = store
         self._state = Namespace(store)
 
-    def __call__(self, key: str, function: Callable[[Any], Any], *, default: Any = _MISSING) -> Any:
+    def __call__(self, key: str, function: Callable[[Any], _Value], *, default: Any = _MISSING) -> _Value:
         """Set the key to ``function(value)`` and return that. The function is called once, with the key's lock held.
 
         `default` is passed if the key is not set. What the function raises leaves the key as it was.
