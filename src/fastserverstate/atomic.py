@@ -121,6 +121,26 @@ class OnChange(Protocol):
     ) -> Subscription: ...
 
 
+class Peek(Protocol):
+    """The type of `fastserverstate.peek`."""
+
+    def __call__(self, key: str, default: Any = None) -> Any: ...
+
+
+class BeginTransaction(Protocol):
+    """The type of `fastserverstate.transaction`."""
+
+    def __call__(self, *keys: str, timeout: float | timedelta | None = None) -> AbstractContextManager[None]: ...
+
+
+class WaitFor(Protocol):
+    """The type of `fastserverstate.wait_for`."""
+
+    def __call__(
+        self, key: str, predicate: Callable[[Any], object] | None = None, *, timeout: float | timedelta | None = None
+    ) -> Any: ...
+
+
 class Listeners:
     """The callbacks of the keys.
 
@@ -204,7 +224,7 @@ def on_change_with(store: Store) -> OnChange:
     return on_change
 
 
-def peek_with(store: Store) -> Callable[..., Any]:
+def peek_with(store: Store) -> Peek:
     def peek(key: str, default: Any = None) -> Any:
         """The key's value, or `default` if it is not set, without depending on it: no change of it reruns the reader.
 
@@ -261,7 +281,7 @@ def compare_and_set_with(store: Store) -> Callable[[str, Any, Any], bool]:
     return compare_and_set
 
 
-def transaction_with(store: Store) -> Callable[..., AbstractContextManager[None]]:
+def transaction_with(store: Store) -> BeginTransaction:
     def transaction(*keys: str, timeout: float | timedelta | None = None) -> AbstractContextManager[None]:
         """A ``with`` block whose writes appear to everyone else at once at its end, or not at all.
 
@@ -293,7 +313,7 @@ def transaction_with(store: Store) -> Callable[..., AbstractContextManager[None]
     return transaction
 
 
-def wait_for_with(store: Store) -> Callable[..., Any]:
+def wait_for_with(store: Store) -> WaitFor:
     def wait_for(
         key: str, predicate: Callable[[Any], object] | None = None, *, timeout: float | timedelta | None = None
     ) -> Any:
