@@ -44,7 +44,7 @@ $(MATRIX): test-streamlit-%: .venvs/streamlit-%/bin/python $(READY)
 $(STREAMLIT_RELEASES:%=.venvs/streamlit-%/bin/python): .venvs/streamlit-%/bin/python:
 	$(PYTHON) -m venv .venvs/streamlit-$*
 	$@ -m pip install --quiet --upgrade "pip>=25.1"
-	$@ -m pip install --quiet "streamlit==$*" --group test
+	$@ -m pip install --quiet "streamlit==$*" "xxhash>=3.6" --group test
 
 # Builds that look for races and for errors with memory. Each has an environment of its own; no other target needs them.
 FREE_THREADED := .venvs/free-threaded
