@@ -1,0 +1,61 @@
+"""Every sample of code in the documents runs, and every command is one that some test runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import samples
+from harness.samples import DOCUMENTS, ROOT
+
+# Where the commands of the documents are run, apart from those of make.
+COMMANDS = {
+    "pip install .": "Makefile",
+    "streamlit run app.py": "tests/harness/server.py",
+    "uvicorn service:app": "tests/runtime/test_guides.py",
+    "curl --json '{\"text\": \"Deployed\"}' http://localhost:8000/hooks/events": "tests/runtime/test_guides.py",
+}
+LANGUAGES = {"python", "pycon", "sh", "text"}
+
+
+def name(document: Path) -> str:
+    return str(document.relative_to(ROOT))
+
+
+WITH_CODE = [
+    document
+    for document in DOCUMENTS
+    if any(sample.language in {"python", "pycon"} for sample in samples.samples(document))
+]
+
+
+@pytest.mark.parametrize("document", WITH_CODE, ids=name)
+def test_samples_run(document: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, samples.__file__, str(document)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_samples_are_of_a_kind_that_is_run(document: Path) -> None:
+    """A block without a language is a drawing."""
+    languages = {sample.language for sample in samples.samples(document)}
+    assert languages <= {*LANGUAGES, ""}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_commands_are_known(document: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for sample in samples.samples(document):
+        if sample.language != "sh":
+            continue
+        for command in sample.text.splitlines():
+            target = re.fullmatch(r"make ([a-z-]+)", command)
+            if target:
+                assert re.search(rf"^{target[1]}:", makefile, re.MULTILINE), command
+            else:
+                assert (ROOT / COMMANDS[command]).is_file()
