@@ -82,13 +82,12 @@ def save(frame: Image.Image, name: str, share: float = 1) -> None:
 
 
 def count(tabs: Tabs) -> None:
-    number = 0
-    for page in (tabs.pages[0], tabs.pages[0], tabs.pages[1]):
+    left, right = tabs.pages
+    for number, page in enumerate([left, left, right], start=1):
         button = page.get_by_role("button", name="+1")
         tabs.take(pointer=button)
         button.click()
         page.mouse.move(0, 0)
-        number += 1
         for each in tabs.pages:
             expect(each.get_by_test_id("stMetricValue")).to_have_text(str(number))
             expect(each.locator(IDLE_APP)).to_be_visible()

@@ -68,7 +68,8 @@ def stub_names(body: list[ast.stmt]) -> Iterator[str]:
     """What a stub documents, in its order."""
     for statement, following in zip(body, [*body[1:], None], strict=True):
         if isinstance(statement, ast.AnnAssign):
-            yield from entry("data", ast.unparse(statement.target), string(following))
+            value = f"\n   :value: {ast.unparse(statement.value)}" if statement.value else ""
+            yield from entry("data", ast.unparse(statement.target) + value, string(following))
         elif isinstance(statement, ast.FunctionDef):
             yield from stub_function(statement, "function")
         elif isinstance(statement, ast.ClassDef):
@@ -120,8 +121,8 @@ class PublicNames(SphinxDirective):
         group = self.arguments[0]
         if group not in {*PUBLIC, OTHERS}:
             raise self.error(f"There is no group {group!r} of public names.")
-        self.env.note_dependency(fastserverstate.__file__)
-        return self.parse_text_to_nodes("\n".join([".. py:module:: fastserverstate", "   :no-index:", "", *public_names(group)]))
+        head = [".. py:module:: fastserverstate", "   :no-index:", ""]
+        return self.parse_text_to_nodes("\n".join([*head, *public_names(group)]))
 
 
 class CoreStub(SphinxDirective):

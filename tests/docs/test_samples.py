@@ -16,7 +16,7 @@ COMMANDS = {
     "pip install .": "Makefile",
     "streamlit run app.py": "tests/harness/server.py",
     "uvicorn service:app": "tests/runtime/test_guides.py",
-    "curl --json '{\"text\": \"Deployed\"}' http://localhost:8000/hooks/events": "tests/runtime/test_guides.py",
+    'curl --json \'{"text": "Deployed"}\' http://localhost:8000/hooks/events': "tests/runtime/test_guides.py",
 }
 # Samples of what is not there yet: once they run, the mark has to go.
 AHEAD = {"change-detection.md": "assignments do not go by fingerprints yet"}
