@@ -121,7 +121,7 @@ docs: $(READY)  ## Build the documentation into build/docs.
 	@$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet --doctree-dir build/doctrees docs build/docs
 	@echo "Built: $(abspath build/docs/index.html)"
 
-pictures: $(READY)  ## Take the pictures of the documentation anew, from the example app.
+pictures: $(READY)  ## Take the pictures of the documentation anew, from apps that run.
 	PYTHONPATH=tests $(BIN)/python tools/pictures.py
 
 bench: $(READY)  ## Compare with a dict and with streamlit-server-state.

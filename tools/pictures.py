@@ -1,4 +1,4 @@
-"""Makes the pictures of the documentation from the example app: docs/images/. Run it with: make pictures
+"""Makes the pictures of the documentation, in docs/images/, from apps that run. Use it with: make pictures
 
 It needs Chromium and a font with emoji (Debian: chromium, fonts-noto-color-emoji).
 """
@@ -10,7 +10,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from harness.samples import app
 from harness.server import streamlit_run
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
@@ -38,10 +40,11 @@ class Tabs:
         self.pages = (left, right)
         self.frames: list[tuple[Image.Image, int]] = []
 
-    def turn_to(self, url: str, heading: str) -> None:
+    def turn_to(self, url: str, element: str, text: str) -> None:
+        """Open a page that shows an element with this text."""
         for page in self.pages:
             page.goto(url)
-            expect(page.get_by_role("heading", name=heading, exact=True)).to_be_visible()
+            expect(page.locator(element, has_text=text).first).to_be_visible()
             expect(page.locator(IDLE_APP)).to_be_visible()
             page.add_style_tag(content=STYLE)
 
@@ -81,10 +84,10 @@ def save(frame: Image.Image, name: str, share: float = 1) -> None:
     part.quantize(256, dither=Image.Dither.NONE).save(TARGET / name, optimize=True)
 
 
-def count(tabs: Tabs) -> None:
+def count(tabs: Tabs, button_name: str) -> None:
     left, right = tabs.pages
     for number, page in enumerate([left, left, right], start=1):
-        button = page.get_by_role("button", name="+1")
+        button = page.get_by_role("button", name=button_name)
         tabs.take(pointer=button)
         button.click()
         page.mouse.move(0, 0)
@@ -121,19 +124,24 @@ def main() -> None:
     TARGET.mkdir(exist_ok=True)
     expect.set_options(timeout=30_000)
     with (
-        streamlit_run(ROOT / "examples" / "app.py") as server,
         sync_playwright() as playwright,
         playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]) as browser,
-        two_tabs(browser) as tabs,
     ):
-        tabs.turn_to(server.url, "Counter")
-        count(tabs)
-        save(tabs.frames[-1][0], "counter.png", share=0.5)
-        tabs.turn_to(f"{server.url}/chat", "Chat")
-        tabs.take()
-        talk(tabs)
-        save(tabs.frames[-1][0], "chat.png")
-        tabs.save_animation(TARGET / "two-tabs.gif")
+        with streamlit_run(ROOT / "examples" / "app.py") as server, two_tabs(browser) as tabs:
+            tabs.turn_to(server.url, "h1", "Counter")
+            count(tabs, "+1")
+            tabs.turn_to(f"{server.url}/chat", "h1", "Chat")
+            tabs.take()
+            talk(tabs)
+            save(tabs.frames[-1][0], "chat.png")
+            tabs.save_animation(TARGET / "two-tabs.gif")
+        with TemporaryDirectory() as folder:
+            script = Path(folder) / "app.py"
+            script.write_text(app("docs/quickstart.md"))
+            with streamlit_run(script) as server, two_tabs(browser) as tabs:
+                tabs.turn_to(server.url, "p", "Clicks of everyone")
+                count(tabs, "Click")
+                save(tabs.frames[-1][0], "quickstart.png", share=0.35)
     for path in sorted(TARGET.iterdir()):
         print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1024} KiB")
 
