@@ -36,10 +36,14 @@ def entry(kind: str, declaration: str, doc: str | None, nested: list[str] | None
 
 
 def public_names(group: str) -> list[str]:
-    names = PUBLIC.get(group)
-    if names is None:
-        named = {name for names in PUBLIC.values() for name in names}
-        names = [name for name in fastserverstate.__all__ if name not in named]
+    if group != OTHERS:
+        return described(PUBLIC[group])
+    grouped = {name for names in PUBLIC.values() for name in names}
+    others = [name for name in fastserverstate.__all__ if name not in grouped]
+    return [f".. rubric:: {OTHERS}", "", *described(others)] if others else []
+
+
+def described(names: list[str]) -> list[str]:
     return [line for name in names for line in public_name(name, getattr(fastserverstate, name))]
 
 
