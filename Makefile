@@ -118,7 +118,7 @@ lint: $(READY)  ## Check style and types.
 	$(BIN)/mypy
 
 docs: $(READY)  ## Build the documentation into build/docs.
-	@$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet --doctree-dir build/doctrees docs build/docs
+	@$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet --fresh-env --doctree-dir build/doctrees docs build/docs
 	@echo "Built: $(abspath build/docs/index.html)"
 
 pictures: $(READY)  ## Take the pictures of the documentation anew, from apps that run.
