@@ -19,8 +19,6 @@ COMMANDS = {
     'curl --json \'{"text": "Deployed"}\' http://localhost:8000/hooks/events': "tests/runtime/test_guides.py",
 }
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-# Samples of what is not there yet: once they run, the mark has to go.
-AHEAD = {"change-detection.md": "assignments do not go by fingerprints yet"}
 LANGUAGES = {"python", "pycon", "sh", "text"}
 
 
@@ -29,7 +27,7 @@ def name(document: Path) -> str:
 
 
 WITH_CODE = [
-    pytest.param(document, marks=pytest.mark.xfail(reason=AHEAD[document.name])) if document.name in AHEAD else document
+    document
     for document in DOCUMENTS
     if any(sample.language in {"python", "pycon"} for sample in samples.samples(document))
 ]
