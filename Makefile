@@ -10,7 +10,7 @@ SOURCES := setup.py pyproject.toml $(foreach end,pyx pxd pxi,$(wildcard src/fast
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-matrix test-ft test-asan test-tsan lint docs pictures bench bench-check bench-ft load clean
+.PHONY: help demo test test-matrix test-ft test-asan test-tsan lint bench bench-check bench-ft load clean
 
 # The oldest, three middle and the newest release that is supported.
 STREAMLIT_RELEASES := 1.37.1 1.44.1 1.50.0 1.58.0 1.67.0
@@ -116,6 +116,9 @@ lint: $(READY)  ## Check style and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/cython-lint src
 	$(BIN)/mypy
+
+# There is a folder of this name.
+.PHONY: docs pictures
 
 docs: $(READY)  ## Build the documentation into build/docs.
 	@$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet --fresh-env --doctree-dir build/doctrees docs build/docs
