@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 import pytest
 import streamlit
 from harness.samples import app
-from harness.server import QUIET, AppServer, free_port, running, streamlit_run
+from harness.server import AppServer, streamlit_run, uvicorn_run
 from harness.steps import with_tabs
 from harness.tab import Tab
 from streamlit.testing.v1 import AppTest
@@ -129,16 +127,11 @@ def test_jobs(start) -> None:
 
 
 @pytest.mark.skipif(not hasattr(streamlit, "App"), reason="this Streamlit release has no st.App")
-def test_webhook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_webhook(tmp_path: Path) -> None:
     for number, name in enumerate(["service.py", "app.py"]):
         (tmp_path / name).write_text(app("docs/guides/webhook.md", number))
-    port = free_port()
-    environment = {f"STREAMLIT_{name.upper().replace('.', '_')}": value for name, value in QUIET.items()}
-    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *sys.path])
-    command = [sys.executable, "-m", "uvicorn", "service:app", "--port", str(port)]
 
-    with running(command, port, env=environment) as server:
+    with uvicorn_run(tmp_path) as server:
 
         async def steps(one: Tab, two: Tab) -> None:
             for text in ("Deployed", "Rolled back"):
