@@ -82,3 +82,10 @@ def anchors_on_github(document: Path) -> set[str]:
 def test_links_outside_of_the_site_have_their_anchors(document: str) -> None:
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", (ROOT / document).read_text()):
         assert anchor in anchors_on_github(ROOT / (target or document)), f"{target}#{anchor}"
+
+
+def test_pictures_are_shown_and_small(site: dict[Path, Page]) -> None:
+    pictures = list((ROOT / "docs" / "images").iterdir())
+    shown = {Path(link).name for page in site.values() for link in page.loaded}
+    assert [picture.name for picture in pictures if picture.name not in shown] == []
+    assert sum(picture.stat().st_size for picture in pictures) < 1_000_000
