@@ -26,6 +26,7 @@ PUBLIC = {
     "Errors": ["FastServerStateError", "RerunSuppressedError", "DeadlockError"],
 }
 OTHERS = "More"
+MAKERS = {"__new__", "__init__"}
 STUB = Path(fastserverstate.__file__).with_name("_core.pyi")
 
 
@@ -58,14 +59,28 @@ def public_name(name: str, value: Any) -> list[str]:
         for key, method in own.items()
         if inspect.isfunction(method) and method.__doc__ and not key.startswith("_")
     ]
+    methods += [method for base in type(value).__mro__ for method in inherited(name, base)]
     if "__call__" not in own:
         return entry("data", name, value.__doc__, methods)
     of_call = inspect.cleandoc(own["__call__"].__doc__ or "")
     return entry("function", name + signature(value.__call__), value.__doc__, [of_call, *methods])
 
 
+def inherited(name: str, base: type) -> Iterator[str]:
+    """The methods that a public object has from a class of the core."""
+    for definition in stub().body:
+        if base.__module__ == f"{fastserverstate.__name__}._core" and getattr(definition, "name", "") == base.__name__:
+            for function in documented_methods(definition):
+                function.name = f"{name}.{function.name}"
+                yield "\n".join(stub_function(function, "function", without_first=True))
+
+
 def signature(function: Any) -> str:
     return stringify_signature(inspect.signature(function), unqualified_typehints=True)
+
+
+def stub() -> ast.Module:
+    return ast.parse(STUB.read_text(encoding="utf-8"))
 
 
 def stub_names(body: list[ast.stmt]) -> Iterator[str]:
@@ -75,7 +90,7 @@ def stub_names(body: list[ast.stmt]) -> Iterator[str]:
             value = f"\n   :value: {ast.unparse(statement.value)}" if statement.value else ""
             yield from entry("data", ast.unparse(statement.target) + value, string(following))
         elif isinstance(statement, ast.FunctionDef):
-            yield from stub_function(statement, "function")
+            yield from stub_function(statement, "function", without_first=False)
         elif isinstance(statement, ast.ClassDef):
             yield from stub_class(statement)
 
@@ -88,23 +103,29 @@ def string(statement: ast.stmt | None) -> str | None:
 
 def stub_class(definition: ast.ClassDef) -> list[str]:
     functions = [statement for statement in definition.body if isinstance(statement, ast.FunctionDef)]
-    makers = [function for function in functions if function.name in {"__new__", "__init__"}]
+    makers = [function for function in functions if function.name in MAKERS]
     arguments = parameters(makers[0], without_first=True) if makers else ""
     doc = [ast.get_docstring(definition) or "", *(ast.get_docstring(maker) or "" for maker in makers)]
     methods = [
-        "\n".join(stub_function(function, "method"))
-        for function in functions
-        if function not in makers and ast.get_docstring(function)
+        "\n".join(stub_function(function, "method", without_first=True)) for function in documented_methods(definition)
     ]
     return entry("class", definition.name + arguments, "\n\n".join(doc), methods)
 
 
-def stub_function(function: ast.FunctionDef, kind: str) -> list[str]:
+def documented_methods(definition: ast.ClassDef) -> list[ast.FunctionDef]:
+    return [
+        statement
+        for statement in definition.body
+        if isinstance(statement, ast.FunctionDef) and statement.name not in MAKERS and ast.get_docstring(statement)
+    ]
+
+
+def stub_function(function: ast.FunctionDef, kind: str, *, without_first: bool) -> list[str]:
     decorators = {ast.unparse(decorator) for decorator in function.decorator_list}
     returns = f" -> {ast.unparse(function.returns)}" if function.returns else ""
     if "property" in decorators:
         return entry("property", function.name, ast.get_docstring(function))
-    declaration = function.name + parameters(function, without_first=kind == "method") + returns
+    declaration = function.name + parameters(function, without_first=without_first) + returns
     return entry(kind, declaration, ast.get_docstring(function))
 
 
@@ -134,7 +155,7 @@ class CoreStub(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         self.env.note_dependency(str(STUB))
-        module = ast.parse(STUB.read_text(encoding="utf-8"))
+        module = stub()
         head = [".. py:module:: fastserverstate._core", "", inspect.cleandoc(ast.get_docstring(module) or ""), ""]
         return self.parse_text_to_nodes("\n".join([*head, *stub_names(module.body)]))
 
