@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 export PATH := $(abspath $(BIN)):$(PATH)
 SOURCES := setup.py pyproject.toml $(foreach end,pyx pxd pxi,$(wildcard src/fastserverstate/*.$(end)))
@@ -20,14 +21,21 @@ help:  ## List the targets.
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ { printf "  make %-13s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"Python 3.11 or newer is needed, and $(PYTHON) is %s.%s. Use: make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 
-$(READY): $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+$(INSTALLED): $(BIN)/python $(SOURCES)
+	@echo "Installing fastserverstate into $(VENV), which compiles its core. That takes a minute."
+	@$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-demo: $(READY)  ## Start the example app and print its address.
+$(READY): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+demo: $(INSTALLED)  ## Start the example app and print its address.
 	@$(BIN)/python examples/demo.py
 
 test: $(READY) lint  ## Run the linters and the whole test suite.
@@ -108,6 +116,16 @@ lint: $(READY)  ## Check style and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/cython-lint src
 	$(BIN)/mypy
+
+# There is a folder of this name.
+.PHONY: docs pictures
+
+docs: $(READY)  ## Build the documentation into build/docs.
+	@$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet --fresh-env --doctree-dir build/doctrees docs build/docs
+	@echo "Built: $(abspath build/docs/index.html)"
+
+pictures: $(READY)  ## Take the pictures of the documentation anew, from apps that run.
+	PYTHONPATH=tests $(BIN)/python tools/pictures.py
 
 bench: $(READY)  ## Compare with a dict and with streamlit-server-state.
 	$(BIN)/python -m pytest bench --benchmark-only
