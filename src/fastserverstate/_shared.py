@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from fastserverstate._core import Store, share_between_threads
-from fastserverstate._streamlit import Bridge, PostScriptGC, check_streamlit, widgets_of_session
+from fastserverstate._streamlit import Bridge, PostScriptGC, check_streamlit, widgets_of_run
 from fastserverstate.atomic import (
     Atomic,
     compare_and_set_with,
@@ -38,7 +38,7 @@ atomic = Atomic(store)
 compare_and_set = compare_and_set_with(store)
 on_change = on_change_with(store)
 peek = peek_with(store)
-shared = shared_with(server_state, widgets_of_session)
+shared = shared_with(server_state, widgets_of_run)
 touch = touch_with(store)
 transaction = transaction_with(store)
 wait_for = wait_for_with(store)

@@ -17,7 +17,7 @@ import logging
 import sys
 import weakref
 from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from typing import Any
 
 import streamlit
 from streamlit import config
@@ -41,7 +41,7 @@ def unsupported(lacks: str) -> ImportError:
 
 
 try:
-    from streamlit.elements.form import is_in_form
+    from streamlit.elements.form import is_in_form  # type: ignore[attr-defined]
     from streamlit.elements.lib import policies
     from streamlit.runtime import Runtime
     from streamlit.runtime.app_session import AppSession, AppSessionState
@@ -49,7 +49,7 @@ try:
     from streamlit.runtime.fragment import MemoryFragmentStorage
     from streamlit.runtime.scriptrunner import ScriptRunContext, ScriptRunner, ScriptRunnerEvent, get_script_run_ctx
     from streamlit.runtime.state import SafeSessionState
-    from streamlit.runtime.state.session_state import SessionState
+    from streamlit.runtime.state.session_state import STREAMLIT_INTERNAL_KEY_PREFIX, SessionState
     from streamlit.runtime.websocket_session_manager import WebsocketSessionManager
 
     _context_module = sys.modules[get_script_run_ctx.__module__]
@@ -59,7 +59,6 @@ except (ImportError, AttributeError) as error:
 
 _ATTRIBUTE = "_fastserverstate"  # of AppSession and ScriptRunContext: the LiveSession
 
-_Widgets = TypeVar("_Widgets")
 # Kinds of values that Streamlit takes back at the end of a run.
 _TRIGGERS = {"trigger_value", "string_trigger_value", "json_trigger_value", "chat_input_value"}
 
@@ -89,7 +88,7 @@ _NEEDED: dict[Any, set[str]] = {
         "session_id",
         *(["current_fragment_id"] if _thread_state is None else []),
     },
-    SafeSessionState: {"_state"},
+    SafeSessionState.register_widget: {"_state"},
     ScriptRunner: {"on_event"},
     ScriptRunnerEvent: {
         "ENQUEUE_FORWARD_MSG",
@@ -320,18 +319,21 @@ class StreamlitWidgets:
         self._state = state
         self._keys: set[str] = set()
         self._unmade: dict[str, Exception] = {}
-        self._refused: dict[str, Exception] = {}
+        self._receive: Callable[[dict[str, Any]], None] = lambda _: None
+        self.shared: Any = None  # what `fastserverstate.shared` knows of them
+
+    def __reduce__(self) -> Any:
+        """It is kept in the session state, which may be configured to allow only what can be pickled."""
+        return object, ()
 
     def on_receive(self, receive: Callable[[dict[str, Any]], None]) -> None:
+        self._receive = receive
+
+    def received(self, states: Any) -> None:
+        """Streamlit has taken over the values that the browser has sent for a run."""
         state = self._state
-        set_widgets = state.set_widgets_from_proto
-
-        def set_widgets_and_report(states: Any) -> None:
-            set_widgets(states)
-            sent = {widget.id for widget in states.widgets}
-            receive({key: state[key] for key in self._keys if state._get_widget_id(key) in sent and key in state})
-
-        state.set_widgets_from_proto = set_widgets_and_report
+        sent = {widget.id for widget in states.widgets}
+        self._receive({key: state[key] for key in self._keys if state._get_widget_id(key) in sent and key in state})
 
     def value(self, key: str, default: Any) -> Any:
         return streamlit.session_state.get(key, default)
@@ -376,34 +378,51 @@ class StreamlitWidgets:
             raise refused
 
 
-def widgets_of_session(make: Callable[[StreamlitWidgets], _Widgets]) -> _Widgets | None:
-    """What `make` has made of the widgets of the session whose script is running, once for each session."""
-    context = get_script_run_ctx(suppress_warning=True)
+# Where a session state keeps its `StreamlitWidgets`. Names that begin so are not shown to the app.
+_WIDGETS_KEY = f"{STREAMLIT_INTERNAL_KEY_PREFIX}_FASTSERVERSTATE"
+
+
+def _widgets_of(state: Any) -> StreamlitWidgets | None:
+    widgets: StreamlitWidgets | None = state._new_session_state.get(_WIDGETS_KEY) or state._old_state.get(_WIDGETS_KEY)
+    return widgets
+
+
+def widgets_of_run() -> StreamlitWidgets | None:
+    """The widgets of the session whose script is running."""
+    context: Any = get_script_run_ctx(suppress_warning=True)
     if context is None:
         return None
-    state: Any = context.session_state._state
-    if _ATTRIBUTE not in state.__dict__:
-        _watch_making()
-        widgets = StreamlitWidgets(state)
-        state.__dict__[_ATTRIBUTE] = widgets, make(widgets)
-    made: _Widgets = state.__dict__[_ATTRIBUTE][1]
-    return made
+    widgets = _widgets_of(context.session_state._state)
+    if widgets is None:
+        _watch_widgets()
+        widgets = streamlit.session_state[_WIDGETS_KEY] = StreamlitWidgets(context.session_state._state)
+    return widgets
 
 
-def _watch_making() -> None:
-    """Have Streamlit say when it is about to make a keyed widget, and whether its value can be assigned."""
-    check: Any = policies.check_session_state_rules
+def _watch_widgets() -> None:
+    """Have Streamlit say when it receives values, and when it is about to make a keyed widget. Once in a process.
+
+    On the functions: the objects have no room for it.
+    """
+    set_widgets, check = SessionState.set_widgets_from_proto, policies.check_session_state_rules
     if _ATTRIBUTE in check.__dict__:
         return
 
+    def set_widgets_and_report(self: Any, states: Any) -> None:
+        set_widgets(self, states)
+        widgets = _widgets_of(self)
+        if widgets is not None:
+            widgets.received(states)
+
     def check_and_report(default_value: Any, key: str | None, writes_allowed: bool = True) -> None:
         context: Any = get_script_run_ctx(suppress_warning=True)
-        known = None if context is None else context.session_state._state.__dict__.get(_ATTRIBUTE)
-        if known is not None and key is not None:
-            known[0].made(key, writes_allowed)
+        widgets = None if context is None else _widgets_of(context.session_state._state)
+        if widgets is not None and key is not None:
+            widgets.made(key, writes_allowed)
         check(default_value, key, writes_allowed)
 
     check_and_report.__dict__[_ATTRIBUTE] = True
+    SessionState.set_widgets_from_proto = set_widgets_and_report  # type: ignore[assignment, method-assign]
     policies.check_session_state_rules = check_and_report
 
 

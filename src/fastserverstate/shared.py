@@ -34,7 +34,10 @@ class WidgetArguments(TypedDict):
 
 
 class SessionWidgets(Protocol):
-    """The keyed widgets of one session. For its script's thread."""
+    """The keyed widgets of one session. For its script's threads."""
+
+    shared: Any
+    """A place for what is known of those that are shared."""
 
     def on_receive(self, receive: Callable[[dict[str, Any]], None]) -> None:
         """Have a function called when a run begins, with what the browser has sent of the expected widgets."""
@@ -68,14 +71,18 @@ class SessionWidgets(Protocol):
 class _Widget:
     """What the browser of a session may be showing in one widget.
 
-    `told` is what it was told, oldest first, each with the time: the last item is what it will show, and the ones before
-    are what it may show still.
+    `told` is what it was told, oldest first, each with the time. The last item is what it will show, and what the value
+    is in this session; the ones before are what it may be showing still.
     """
 
     server_key: str
     in_form: bool = False
     told: deque[tuple[Any, float]] = field(default_factory=deque)
-    in_doubt: bool = False  # it may have heard something older after it has sent its user's value
+    in_doubt: bool = False  # what it was told last may not have reached it, or before what it then has sent
+
+    def heard_by(self, now: float) -> bool:
+        """Whether it shows what it was told last."""
+        return now - self.told[-1][1] > UNHEARD
 
     def forget_what_is_gone(self, now: float) -> None:
         while len(self.told) > 1 and now - self.told[1][1] > UNHEARD:
@@ -89,6 +96,7 @@ class _Widget:
         """The browser was showing this value when it sent it."""
         for _ in range(place):
             self.told.popleft()
+        self.in_doubt = len(self.told) > 1
 
     def set_by_user(self, value: Any, now: float) -> None:
         self.in_doubt = len(self.told) > 1
@@ -120,7 +128,8 @@ class _Widgets:
             widget = self._widgets[key] = _Widget(server_key)
         elif session.is_assigned(key):
             if widget.place(mine) == len(widget.told) - 1:
-                session.settle(key)
+                if widget.heard_by(now):
+                    session.settle(key)
             else:
                 self._state[widget.server_key] = copy.deepcopy(mine)
                 widget.tell(mine, now)
@@ -139,12 +148,14 @@ class _Widgets:
         session, now = self._session, time.monotonic()
         changed: list[str] = []
         unclear: dict[str, int] = {}
-        for key, value in values.items():
-            widget = self._widgets[key]
+        for key, widget in self._widgets.items():
             if not widget.told:
-                widget.told.append((session.value_before(key, _MISSING), now))
+                widget.told.append((session.value_before(key, _MISSING), now - UNHEARD))
             widget.forget_what_is_gone(now)
-            place = widget.place(value)
+            if key not in values:
+                widget.in_doubt |= not widget.heard_by(now)
+                continue
+            place = widget.place(values[key])
             if place is None:
                 changed.append(key)
             elif place < len(widget.told) - 1:
@@ -180,17 +191,51 @@ class Shared(Protocol):
     def __call__(self, key: str, *, default: Any = ..., widget_key: str | None = None) -> WidgetArguments: ...
 
 
-def shared_with(
-    state: ServerState, widgets_of_session: Callable[[Callable[[SessionWidgets], _Widgets]], _Widgets | None]
-) -> Shared:
+def shared_with(state: ServerState, widgets_of_run: Callable[[], SessionWidgets | None]) -> Shared:
     """Make `shared` for a server state."""
 
     def shared(key: str, *, default: Any = _MISSING, widget_key: str | None = None) -> WidgetArguments:
-        """doc"""
+        """Make a keyed widget show the same value in every tab, whoever has set it.
+
+        ``st.slider("Volume", 0, 100, **shared("volume", default=50))``
+
+        The widget shows ``server_state["volume"]``. What a user sets is assigned to it before the script runs and its
+        callbacks are called, and reruns the other sessions; what others set is shown by this widget. The last one to
+        set it wins.
+
+        Parameters
+            ``key``: the key in `server_state`.
+
+            ``default``: what the key is set to if it is not set. It takes the place of the widget's own default, as
+            ``value=`` or ``index=``. Without one, the widget has its own default until somebody changes it.
+
+            ``widget_key``: the widget's key in ``st.session_state``, the same as `key` if left out. A second widget
+            for the same `key` needs one.
+
+        Returns
+            The arguments for the widget: ``{"key": ...}``. Its other arguments, ``on_change=`` too, are yours. Call it
+            where the widget is made, in every run.
+
+        Thread-safety
+            For script runs, parallel fragments included.
+
+        Raises
+            ``FastServerStateError``, from the widget, if it is one whose value only its user can set, such as a button,
+            an uploader, ``st.chat_input`` or ``st.data_editor``. ``TypeError`` if `key` is not a ``str``.
+
+        >>> from fastserverstate import server_state, shared
+        >>> shared("volume", default=50)
+        {'key': 'volume'}
+        >>> server_state.volume
+        50
+        >>> del server_state.volume
+        """
         name = key if widget_key is None else widget_key
-        widgets = widgets_of_session(lambda session: _Widgets(state, session))
-        if widgets is not None:
-            widgets.show(key, name, default)
+        session = widgets_of_run()
+        if session is not None:
+            if session.shared is None:
+                session.shared = _Widgets(state, session)
+            session.shared.show(key, name, default)
         elif default is not _MISSING:
             state.setdefault(key, default)
         return {"key": name}
