@@ -333,7 +333,8 @@ class StreamlitWidgets:
         """Streamlit has taken over the values that the browser has sent for a run."""
         state = self._state
         sent = {widget.id for widget in states.widgets}
-        self._receive({key: state[key] for key in self._keys if state._get_widget_id(key) in sent and key in state})
+        if sent:  # a run that no browser has asked for has none
+            self._receive({key: state[key] for key in self._keys if state._get_widget_id(key) in sent and key in state})
 
     def value(self, key: str, default: Any) -> Any:
         return streamlit.session_state.get(key, default)
@@ -353,13 +354,6 @@ class StreamlitWidgets:
 
     def assign(self, key: str, value: Any) -> None:
         streamlit.session_state[key] = value
-
-    def settle(self, key: str) -> None:
-        # Streamlit does so when the browser asks for a run. Until then it would tell the browser in every run, which
-        # would take away what its user is typing.
-        if key not in self._unmade:
-            value = self._state._new_session_state.pop(key)
-            self._state._new_widget_state.set_from_value(self._state._get_widget_id(key), value)
 
     def is_in_form(self) -> bool:
         return bool(is_in_form(streamlit._main))

@@ -58,9 +58,6 @@ class SessionWidgets(Protocol):
 
     def assign(self, key: str, value: Any) -> None: ...
 
-    def settle(self, key: str) -> None:
-        """Do not tell the browser again if it was told when the widget was made last."""
-
     def is_in_form(self) -> bool: ...
 
     def expect(self, key: str, refused: Exception) -> None:
@@ -82,10 +79,10 @@ class _Widget:
 
     def heard_by(self, now: float) -> bool:
         """Whether it shows what it was told last."""
-        return now - self.told[-1][1] > UNHEARD
+        return now - self.told[-1][1] >= UNHEARD
 
     def forget_what_is_gone(self, now: float) -> None:
-        while len(self.told) > 1 and now - self.told[1][1] > UNHEARD:
+        while len(self.told) > 1 and now - self.told[1][1] >= UNHEARD:
             self.told.popleft()
 
     def place(self, value: Any) -> int | None:
@@ -100,7 +97,7 @@ class _Widget:
 
     def set_by_user(self, value: Any, now: float) -> None:
         self.in_doubt = len(self.told) > 1
-        self.told = deque([(value, now)])
+        self.told = deque([(value, now - UNHEARD)])
 
     def tell(self, value: Any, now: float) -> None:
         self.in_doubt = False
@@ -126,13 +123,9 @@ class _Widgets:
         widget, mine = self._widgets.get(key), session.value(key, _MISSING)
         if widget is None or mine is _MISSING:  # a widget that was left out of a run begins anew
             widget = self._widgets[key] = _Widget(server_key)
-        elif session.is_assigned(key):
-            if widget.place(mine) == len(widget.told) - 1:
-                if widget.heard_by(now):
-                    session.settle(key)
-            else:
-                self._state[widget.server_key] = copy.deepcopy(mine)
-                widget.tell(mine, now)
+        elif session.is_assigned(key) and widget.place(mine) != len(widget.told) - 1:
+            self._state[widget.server_key] = copy.deepcopy(mine)
+            widget.tell(mine, now)
         widget.server_key, widget.in_form = server_key, session.is_in_form()
         if default is _MISSING:
             value = self._state.get(server_key, _MISSING)
