@@ -365,11 +365,12 @@ class StreamlitWidgets:
         if metadata is not None and metadata.value_type in _TRIGGERS:
             raise refused
 
-    def made(self, key: str, assignable: bool) -> None:
-        """A widget with the key is about to be made."""
+    def made(self, key: str, assignable: bool) -> bool:
+        """A widget with the key is about to be made. Whether it was expected."""
         refused = self._unmade.pop(key, None)
         if refused is not None and not assignable:
             raise refused
+        return refused is not None
 
 
 # Where a session state keeps its `StreamlitWidgets`. Names that begin so are not shown to the app.
@@ -411,8 +412,8 @@ def _watch_widgets() -> None:
     def check_and_report(default_value: Any, key: str | None, writes_allowed: bool = True) -> None:
         context: Any = get_script_run_ctx(suppress_warning=True)
         widgets = None if context is None else _widgets_of(context.session_state._state)
-        if widgets is not None and key is not None:
-            widgets.made(key, writes_allowed)
+        if widgets is not None and key is not None and widgets.made(key, writes_allowed):
+            default_value = None  # or there would be a warning that the widget has two values to begin with
         check(default_value, key, writes_allowed)
 
     check_and_report.__dict__[_ATTRIBUTE] = True
