@@ -298,7 +298,7 @@ REFUSED = {
     "button": "st.button('label', **shared('refused'))",
     "data_editor": "st.data_editor([[1]], **shared('refused', default=1))",
     "file_uploader": "st.file_uploader('label', **shared('refused', default=None))",
-    "dataframe": "st.dataframe([[1]], on_select='rerun', **shared('refused'))",
+    "camera_input": "st.camera_input('label', **shared('refused', default=None))",
 }
 
 
@@ -307,20 +307,26 @@ def test_widgets_that_only_their_user_can_set(source: str) -> None:
     script = "import streamlit as st\nfrom fastserverstate import shared\n" + source
     try:
         app = AppTest.from_string(script).run(timeout=30)
-        assert [error.message for error in app.exception][0].startswith("shared('refused') was given to a widget")
+        assert app.exception[0].message.startswith("shared('refused') was given to a widget")
         assert "docs/shared-widgets.md" in app.exception[0].message
     finally:
         server_state.clear()
 
 
-def test_chat_input() -> None:
+def test_chat_input(serve: Serve) -> None:
     """Newer releases of Streamlit let an app assign its value; but it has one for a moment only."""
-    script = "import streamlit as st\nfrom fastserverstate import shared\nst.chat_input('label', **shared('refused'))"
-    try:
-        app = AppTest.from_string(script).run(timeout=30).run(timeout=30)
-        assert [error.message for error in app.exception][0].startswith("shared('refused') was given to a widget")
-    finally:
-        server_state.clear()
+    server = serve("""
+        try:
+            st.chat_input("label", **shared("refused"))
+        except FastServerStateError as error:
+            st.text(str(error)[:30])
+        """)
+
+    async def steps(tab: Tab) -> None:
+        await tab.rerun()
+        await tab.shows("shared('refused') was given to")
+
+    with_tabs(server, 1, steps)
 
 
 KINDS: dict[str, tuple[str, Any, Any]] = {
