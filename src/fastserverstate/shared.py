@@ -77,10 +77,6 @@ class _Widget:
     told: deque[tuple[Any, float]] = field(default_factory=deque)
     in_doubt: bool = False  # what it was told last may not have reached it, or before what it then has sent
 
-    def heard_by(self, now: float) -> bool:
-        """Whether it shows what it was told last."""
-        return now - self.told[-1][1] >= UNHEARD
-
     def forget_what_is_gone(self, now: float) -> None:
         while len(self.told) > 1 and now - self.told[1][1] >= UNHEARD:
             self.told.popleft()
@@ -96,7 +92,8 @@ class _Widget:
         self.in_doubt = len(self.told) > 1
 
     def set_by_user(self, value: Any, now: float) -> None:
-        self.in_doubt = len(self.told) > 1
+        # A form sends what its user has set, and goes on showing what it was told after that.
+        self.in_doubt = self.in_form or len(self.told) > 1
         self.told = deque([(value, now - UNHEARD)])
 
     def tell(self, value: Any, now: float) -> None:
@@ -145,8 +142,8 @@ class _Widgets:
             if not widget.told:
                 widget.told.append((session.value_before(key, _MISSING), now - UNHEARD))
             widget.forget_what_is_gone(now)
-            if key not in values:
-                widget.in_doubt |= not widget.heard_by(now)
+            if key not in values:  # the browser has no such widget
+                widget.in_doubt = True
                 continue
             place = widget.place(values[key])
             if place is None:

@@ -3,7 +3,7 @@
 import pandas as pd
 import streamlit as st
 
-from fastserverstate import server_state, shared
+from fastserverstate import server_state, server_state_lock, shared
 
 TEAM = pd.DataFrame({"name": ["Ada", "Bob"], "age": [36, 41]})
 
@@ -62,22 +62,27 @@ def part() -> None:
     st.text(f"Values: {server_state['part']}")
 
 
-def save() -> None:
-    table = server_state["team"]
-    edits = st.session_state[st.session_state.editor]
-    changed = table.copy()
-    for row, cells in edits["edited_rows"].items():
-        for column, value in cells.items():
-            changed.loc[changed.index[int(row)], column] = value
-    server_state["team"] = changed
+def save(base: pd.DataFrame, editor: str) -> None:
+    with server_state_lock["team"]:
+        version, team = server_state["team"]
+        team = team.copy()
+        for row, cells in st.session_state[editor]["edited_rows"].items():
+            for column, value in cells.items():
+                team.loc[base.index[row], column] = value
+        server_state["team"] = version + 1, team
+    if version == st.session_state.team_version:  # nobody else has changed it, so this editor shows all there is
+        st.session_state.team_version = version + 1
 
 
 def table() -> None:
     st.title("Table")
-    team = server_state.setdefault("team", TEAM)
-    # A key of its own for each version: the edits in the old one are in the new table.
-    st.session_state.editor = f"team {id(team)}"
-    st.data_editor(team, key=st.session_state.editor, on_change=save)
+    version, team = server_state.setdefault("team", (0, TEAM))
+    if version != st.session_state.get("team_version"):
+        st.session_state.team_version = version
+        st.session_state.team_base = team
+        st.session_state.team_editor = f"team, version {version}"
+    base, editor = st.session_state.team_base, st.session_state.team_editor
+    st.data_editor(base, key=editor, on_change=save, args=(base, editor))
     st.text(f"Values: {team['name'].tolist()} {team['age'].tolist()}")
 
 
