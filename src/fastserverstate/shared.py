@@ -112,6 +112,7 @@ class _Widgets:
         self._state = state
         self._session = session
         self._widgets: dict[str, _Widget] = {}
+        self._last_change: tuple[str | None, float] = None, 0.0
         session.on_receive(self._received)
 
     def show(self, server_key: str, key: str, default: Any) -> None:
@@ -152,11 +153,16 @@ class _Widgets:
                 unclear[key] = place
             else:
                 widget.is_at(place)
-        # What a browser sends has one cause. If there is no other, it is this widget, which was set back.
-        lone = len(unclear) == 1 and not changed and not session.others_changed(self._widgets.keys())
+        # What a browser sends has one cause. If there is no other, it is this widget, which was set back; or one that
+        # was changed a moment ago, whose value some releases of Streamlit send twice.
+        cause, caused_at = self._last_change
+        if len(unclear) != 1 or changed or session.others_changed(self._widgets.keys()):
+            set_back = None
+        else:
+            set_back = next(iter(unclear)) if now - caused_at >= UNHEARD else cause
         for key, place in unclear.items():
             widget = self._widgets[key]
-            if lone or (widget.in_form and now - widget.told[-1][1] > UNHEARD_IN_FORM):
+            if key == set_back or (widget.in_form and now - widget.told[-1][1] > UNHEARD_IN_FORM):
                 changed.append(key)
             else:
                 widget.is_at(place)
@@ -164,6 +170,7 @@ class _Widgets:
         for key in changed:
             self._state[self._widgets[key].server_key] = copy.deepcopy(values[key])
             self._widgets[key].set_by_user(values[key], now)
+            self._last_change = key, now
 
 
 def _refusal(key: str) -> FastServerStateError:

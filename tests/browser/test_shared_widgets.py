@@ -184,6 +184,7 @@ def test_clicks_beside_a_drag_do_not_pull_at_it(app: AppServer, open_tab: OpenTa
         ours.keyboard.press("ArrowRight")
         theirs.get_by_role("button", name="Click").click()
         for tab in tabs:
+            has_values(tab, f"{51 + number} 50")
             expect(slider(tab, 0)).to_have_attribute("aria-valuetext", str(51 + number))
     assert settled(*tabs) == (65, 50)
 

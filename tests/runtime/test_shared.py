@@ -122,6 +122,27 @@ def test_old_news_is_no_change(serve: Serve) -> None:
     with_tabs(server, 2, steps, Browser)
 
 
+def test_a_value_that_is_sent_twice_is_no_change_of_another(serve: Serve) -> None:
+    """Some releases of Streamlit send a slider's value again when it is let go."""
+    server = serve("""
+        st.text_input("one", **shared("one", default="first"))
+        st.text_input("two", **shared("two", default="first"))
+        st.session_state.runs = st.session_state.get("runs", 0) + 1
+        st.text(f"{server_state.one} {server_state.two} {st.session_state.runs}")
+        """)
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        ours.deaf = True
+        await ours.enter("two", "ours")
+        await ours.shows("first ours 2")
+        await theirs.enter("one", "theirs")
+        await ours.shows("theirs ours 3")
+        await ours.rerun()
+        await ours.shows("theirs ours 4")
+
+    with_tabs(server, 2, steps, Browser)
+
+
 def test_what_is_set_back_at_once_is_a_change(serve: Serve) -> None:
     """It is the same value as that of a tab that has not heard; but nothing else is a cause for sending it."""
     server = serve(BOX)
