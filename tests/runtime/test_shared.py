@@ -16,18 +16,23 @@ from fastserverstate import server_state
 
 
 class Browser(Tab):
-    """A tab that takes over the values that the server gives to its text inputs, unless it is `deaf` for a while."""
+    """A tab with text inputs as a browser has them: it sends the values of all that it shows, and takes over what the
+    server gives them; not while it is `deaf`, as if that were still on its way.
+    """
 
     deaf = False
 
     def _apply(self, message: ForwardMsg) -> None:
         super()._apply(message)
-        if not self.deaf:
-            for kind, element, _ in self._elements.values():
-                if kind == "text_input" and element.text_input.set_value:
-                    box = element.text_input
-                    self._widgets[box.id] = WidgetState(id=box.id, string_value=box.value)
-                    box.set_value = False
+        boxes = [element.text_input for kind, element, _ in self._elements.values() if kind == "text_input"]
+        for box in boxes:
+            new = box.id not in self._widgets
+            if new or (box.set_value and not self.deaf):
+                value = box.value if box.set_value else box.default
+                self._widgets[box.id] = WidgetState(id=box.id, string_value=value)
+                box.set_value = False
+        if message.WhichOneof("type") == "script_finished":
+            self._widgets = {box.id: self._widgets[box.id] for box in boxes}
 
     def value(self, label: str) -> str:
         return self._widgets[self.element(label)[0].id].string_value

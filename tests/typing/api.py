@@ -2,6 +2,8 @@
 
 from typing import Any, assert_type
 
+import streamlit as st
+
 from fastserverstate import (
     FastServerStateError,
     RerunSuppressedError,
@@ -9,6 +11,7 @@ from fastserverstate import (
     no_rerun,
     server_state,
     server_state_lock,
+    shared,
 )
 
 server_state["a"] = 1
@@ -42,6 +45,11 @@ assert_type(quietly(1), int)
 assert_type(force_rerun_bound_sessions("a"), None)
 assert issubclass(RerunSuppressedError, FastServerStateError)
 
+assert_type(shared("a", default=1)["key"], str)
+st.slider("A", 0, 100, **shared("a", default=1, widget_key="b"))
+st.text_input("B", on_change=quietly, args=(1,), **shared("b"))
+
 server_state[1] = 2  # type: ignore[index]
 server_state_lock[1]  # type: ignore[call-overload]
 force_rerun_bound_sessions(1)  # type: ignore[arg-type]
+shared(1)  # type: ignore[arg-type]
