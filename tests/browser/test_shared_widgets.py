@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import streamlit
 from harness.server import AppServer, streamlit_run
 from playwright.sync_api import Locator, Page, expect
 
@@ -138,6 +139,13 @@ def settled(*tabs: Page) -> tuple[int, int]:
     return values
 
 
+forgets_widgets = pytest.mark.skipif(
+    streamlit.__version__.startswith("1.37."),
+    reason="in the browser, Streamlit 1.37 forgets the widgets that an interrupted run has not made",
+)
+
+
+@forgets_widgets
 def test_two_people_drag_two_sliders(app: AppServer, open_tab: OpenTab) -> None:
     """Neither drag is lost, although each browser sends along what it last knew of the other's slider."""
     tabs = ours, theirs, _ = [open_tab(app.url, "Sliders") for _ in range(3)]
@@ -154,6 +162,7 @@ def test_two_people_drag_two_sliders(app: AppServer, open_tab: OpenTab) -> None:
         assert settled(*tabs) == dragged
 
 
+@forgets_widgets
 def test_two_people_drag_one_slider(app: AppServer, open_tab: OpenTab) -> None:
     """One of the two wins, and everyone sees the same."""
     tabs = ours, theirs, _ = [open_tab(app.url, "Sliders") for _ in range(3)]

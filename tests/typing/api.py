@@ -47,7 +47,7 @@ assert issubclass(RerunSuppressedError, FastServerStateError)
 
 assert_type(shared("a", default=1)["key"], str)
 st.slider("A", 0, 100, **shared("a", default=1, widget_key="b"))
-st.text_input("B", on_change=quietly, args=(1,), **shared("b"))
+st.text_input("B", on_change=print, args=(1,), **shared("b"))
 
 server_state[1] = 2  # type: ignore[index]
 server_state_lock[1]  # type: ignore[call-overload]
