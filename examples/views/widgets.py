@@ -26,7 +26,7 @@ def lamp() -> None:
 
 lamp()
 
-with st.form("event"):
+with st.form("plan"):
     st.text_input("Event", **shared("event", default="Summer party"))
     st.multiselect("Bring", ["Cake", "Drinks", "Games"], **shared("bring", default=[]))
     st.form_submit_button("Save")
