@@ -24,7 +24,7 @@ UNHEARD = 1.0
 # that was set back. It is less time, because whoever sets a field back has seen it and then goes on to the button.
 UNHEARD_IN_FORM = 0.2
 
-_MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<no default>", "__deepcopy__": lambda self, _: self})()
+_MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<no default>"})()
 
 
 class WidgetArguments(TypedDict):
