@@ -1,9 +1,11 @@
-"""Which wheels there are, and that everything that names versions names the same ones."""
+"""Which wheels there are, and that what is built is tested."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,3 +52,18 @@ def test_wheels_of_a_platform(platform: str) -> None:
     """All of its machines' wheels are built when nobody says which."""
     tags = [tag for (built_on, _), tags in PLATFORMS.items() if built_on == platform for tag in tags]
     assert identifiers(platform) == {f"{python}-{tag}" for python, tag in itertools.product(PYTHONS, tags)}
+
+
+def versions(workflow: str, name: str) -> set[str]:
+    """A list in a workflow's matrix."""
+    text = (ROOT / ".github" / "workflows" / f"{workflow}.yml").read_text()
+    return set(json.loads(re.search(rf"^ +{name}: (\[.*\])$", text, re.MULTILINE)[1]))
+
+
+@pytest.mark.skipif(not (ROOT / ".github").is_dir(), reason="the sdist has no workflows")
+def test_what_is_built_is_tested() -> None:
+    built = {f"{python[2]}.{python[3:]}" for python in PYTHONS}
+    assert built <= versions("tests", "python") | versions("free-threading", "python")
+    assert versions("tests", "python") == versions("matrix", "python")
+    releases = re.search(r"^STREAMLIT_RELEASES := (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    assert versions("matrix", "streamlit") == set(releases.split())
