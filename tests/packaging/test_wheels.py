@@ -41,7 +41,7 @@ def identifiers(platform: str, *options: str) -> set[str]:
     return set(printed.stdout.split())
 
 
-@pytest.mark.parametrize(("platform", "arch"), PLATFORMS, ids="-".join)
+@pytest.mark.parametrize(("platform", "arch"), PLATFORMS, ids=["-".join(machine) for machine in PLATFORMS])
 def test_wheels_of_a_machine(platform: str, arch: str) -> None:
     promised = {f"{python}-{tag}" for python, tag in itertools.product(PYTHONS, PLATFORMS[platform, arch])}
     assert identifiers(platform, "--archs", arch) == promised
