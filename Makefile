@@ -10,7 +10,7 @@ SOURCES := setup.py pyproject.toml $(foreach end,pyx pxd pxi,$(wildcard src/fast
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-matrix test-ft test-asan test-tsan lint bench bench-check bench-ft load clean
+.PHONY: help demo test test-matrix test-ft test-asan test-tsan lint bench bench-check bench-ft load sdist wheels clean
 
 # The oldest, three middle and the newest release that is supported.
 STREAMLIT_RELEASES := 1.37.1 1.44.1 1.50.0 1.58.0 1.67.0
@@ -73,9 +73,11 @@ bench-ft: $(FREE_THREADED)/.ready  ## Measure how reads and writes scale with th
 	$(FREE_THREADED)/bin/python -m $(INSTALL) .
 	$(FREE_THREADED)/bin/python bench/scaling.py
 
-# The newest releases of some packages have no wheel for this interpreter; older ones have.
+# Built here unless one is named. The newest releases of some packages have no wheel for it; older ones have.
+FREE_THREADED_PYTHON ?= "$$(tools/build_python.sh free-threaded)"
+
 $(FREE_THREADED)/.ready: tools/build_python.sh
-	"$$(tools/build_python.sh free-threaded)" -m venv $(FREE_THREADED)
+	$(FREE_THREADED_PYTHON) -m venv $(FREE_THREADED)
 	$(FREE_THREADED)/bin/python -m pip install --quiet --only-binary=:all: $(UNIT_TOOLS) $(BUILD_TOOLS) streamlit
 	@touch $@
 
@@ -112,11 +114,15 @@ $(THREAD)/.ready: $(FREE_THREADED)/.ready tools/build_python.sh
 	$(FREE_THREADED)/bin/python -m pip install --quiet --upgrade --target $(PACKAGES) --only-binary=:all: $(UNIT_TOOLS)
 	@touch $@
 
-lint: $(READY)  ## Check style and types.
+lint: $(READY)  ## Check style, types and workflows.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/cython-lint src
 	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/zizmor --offline --persona pedantic --quiet .
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 
 # There is a folder of this name.
 .PHONY: docs pictures
@@ -137,6 +143,12 @@ bench-check: $(READY)  ## Compare what the operations take with the counts in be
 
 load: $(READY)  ## Load a real server with hundreds of sessions, beside streamlit-server-state.
 	cd bench && PYTHONPATH=../tests $(abspath $(BIN))/python -m load
+
+sdist: $(READY)  ## Build the sdist, the same byte for byte wherever it is built, into dist/.
+	$(BIN)/python tools/wheels.py --sdist
+
+wheels: $(READY)  ## Build and test the sdist and a wheel for each CPython of this machine, into dist/.
+	$(BIN)/python tools/wheels.py
 
 clean:  ## Remove what the other targets have made.
 	rm -rf $(VENV) .venvs build dist src/*.egg-info src/fastserverstate/*.so

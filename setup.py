@@ -14,7 +14,8 @@ sanitize = os.environ.get("FASTSERVERSTATE_SANITIZE", "")
 
 build = os.path.join("build", "trace" if trace else sanitize.replace(",", "-"))
 flags = [f"-fsanitize={sanitize}"] if sanitize else []
-speed = ["-O3"] if os.name == "posix" else []  # some distributions' Pythons compile extensions with less
+# Some distributions' Pythons compile extensions with less than -O3. Nobody needs to see more than the module's init.
+release = ["-O3", "-fvisibility=hidden"] if os.name == "posix" else []
 if "undefined" in sanitize:
     flags.append("-fno-sanitize-recover=undefined")  # it would print what it found, and go on
 
@@ -25,7 +26,7 @@ setup(
                 "fastserverstate._core",
                 ["src/fastserverstate/_core.pyx"],
                 define_macros=[("CYTHON_TRACE_NOGIL", "1")] if trace else [],
-                extra_compile_args=[*flags, "-O1", "-g", "-fno-omit-frame-pointer"] if sanitize else speed,
+                extra_compile_args=[*flags, "-O1", "-g", "-fno-omit-frame-pointer"] if sanitize else release,
                 extra_link_args=flags,
             )
         ],

@@ -1,4 +1,4 @@
-"""The types that users see. Checked by mypy, never run."""
+"""The types that users see. Checked by mypy and pyright, never run."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -28,8 +28,8 @@ from fastserverstate.atomic import Subscription
 
 server_state["a"] = 1
 server_state.a = 1
-assert_type(server_state["a"], Any)
-assert_type(server_state.a, Any)
+assert_type(server_state["b"], Any)
+assert_type(server_state.b, Any)
 assert_type(server_state.get("a"), Any)
 assert_type("a" in server_state, bool)
 assert_type(len(server_state), int)
