@@ -143,9 +143,14 @@ forgets_widgets = pytest.mark.skipif(
     streamlit.__version__.startswith("1.37."),
     reason="in the browser, Streamlit 1.37 forgets the widgets that an interrupted run has not made",
 )
+sends_while_dragging = pytest.mark.skipif(
+    streamlit.__version__.startswith("1.44."),
+    reason="Streamlit 1.44 sends values during a drag; on a busy machine they are taken for old after a second",
+)
 
 
 @forgets_widgets
+@sends_while_dragging
 def test_two_people_drag_two_sliders(app: AppServer, open_tab: OpenTab) -> None:
     """Neither drag is lost, although each browser sends along what it last knew of the other's slider."""
     tabs = ours, theirs, _ = [open_tab(app.url, "Sliders") for _ in range(3)]
@@ -163,6 +168,7 @@ def test_two_people_drag_two_sliders(app: AppServer, open_tab: OpenTab) -> None:
 
 
 @forgets_widgets
+@sends_while_dragging
 def test_two_people_drag_one_slider(app: AppServer, open_tab: OpenTab) -> None:
     """One of the two wins, and everyone sees the same."""
     tabs = ours, theirs, _ = [open_tab(app.url, "Sliders") for _ in range(3)]
