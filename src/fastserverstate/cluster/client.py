@@ -66,7 +66,7 @@ class Channel:
         self.highest_epoch = 0
 
     def connect(self) -> None:
-        if self.run:
+        if self.run and self._is_alive():
             return
         try:
             self._connection.connect()
@@ -74,6 +74,16 @@ class Channel:
         except BaseException:
             self.close()
             raise
+
+    def _is_alive(self) -> bool:
+        """Whether the other end has not closed the connection, as far as is known here."""
+        try:
+            if not self._connection.can_read(0):
+                return True
+        except (redis.RedisError, OSError):
+            pass
+        self.close()
+        return False
 
     def _run_id(self) -> bytes:
         found = _RUN_ID.search(self.execute("INFO", "server"))
@@ -96,7 +106,7 @@ class Channel:
         """Raises RefusedError, AnswerLostError, or what the server has against the operation."""
         try:
             self.connect()
-        except (redis.AuthenticationError, redis.AuthorizationError):
+        except (redis.AuthenticationError, redis.exceptions.AuthorizationError):
             raise
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
             raise RefusedError(str(error)) from error

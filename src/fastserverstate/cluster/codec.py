@@ -27,11 +27,10 @@ LEAST_SECRET = 16  # bytes
 _MAC_SIZE = hashlib.sha256().digest_size
 _MOST_DECIMAL_BITS = 10_000  # Python refuses to write many more digits than that makes
 _DEEPEST = 200
-_INT64 = range(-(2**63), 2**64)
+_INT64 = range(-(2**63), 2**64)  # signed or not
 
 _Ext = msgspec.msgpack.Ext
 _pack = msgspec.msgpack.Encoder().encode
-_KEYS = frozenset({str, int, float, bool, bytes, type(None)})
 
 
 class _NotExactError(Exception):
@@ -63,6 +62,13 @@ def _exact_str(value: str) -> str:
     return value
 
 
+def _is_exact_key(key: Any) -> bool:
+    kind = type(key)
+    if kind is str:
+        return bool(_exact_str(key) is key)
+    return kind in {float, bool, bytes, type(None)} or (kind is int and key in _INT64)
+
+
 # By exact type: what msgspec is to write. Ext numbers are part of the format.
 _ATOMS: dict[type, Callable[[Any], Any]] = {
     type(None): lambda value: value,
@@ -91,9 +97,9 @@ def _exact(value: Any, depth: int = 0) -> Any:
     if kind is list:
         return [_exact(item, depth + 1) for item in value]
     if kind is dict:
-        if not all(type(key) in _KEYS for key in value):
+        if not all(map(_is_exact_key, value)):
             raise _NotExactError
-        return {_exact(key): _exact(item, depth + 1) for key, item in value.items()}
+        return {key: _exact(item, depth + 1) for key, item in value.items()}
     if kind in _SEQUENCES:
         return _Ext(_SEQUENCES[kind], _pack([_exact(item, depth + 1) for item in value]))
     raise _NotExactError

@@ -333,7 +333,10 @@ while at < #ARGV do
         return locked(owner, key, '1')
     end
 end
-redis.call('HDEL', WAITS, owner)
+-- The engine looks at its memory before a script's first write only: that must not be one that needs none.
+if redis.call('HEXISTS', WAITS, owner) == 1 then
+    redis.call('HDEL', WAITS, owner)
+end
 
 local effective = {}
 for _, change in ipairs(changes) do
@@ -342,7 +345,7 @@ for _, change in ipairs(changes) do
     change.changes = true
     if kind == 'S' then
         change.changes = change.expiry ~= '' or not is_value(key, change.value)
-        if not change.changes then
+        if not change.changes and redis.call('ZSCORE', TTL, key) then
             redis.call('ZREM', TTL, key)
         end
     elseif kind == 'C' then

@@ -7,6 +7,7 @@ than the log ended. Nothing else is relied on: not on the connection, nor on the
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -90,6 +91,7 @@ class Tail(threading.Thread):
         epoch, _ = channel.adopt(max(self._engine.epoch, self._replica.cursor[0]))
         self._engine.epoch = max(self._engine.epoch, epoch)
         if not self.synchronised.is_set():
+            self._check_policy()
             self._before_first_sync()
         if epoch != self._replica.cursor[0]:
             self._resynchronise()
@@ -111,6 +113,16 @@ class Tail(threading.Thread):
             except _MissedError:
                 self._resynchronise()
             self._heard()
+
+    def _check_policy(self) -> None:
+        found = re.search(rb"maxmemory_policy:(\S+)", self._channel.execute("INFO", "memory"))
+        if found is not None and found[1] != b"noeviction":
+            logger.warning(
+                "%s may drop any key when its memory is full (maxmemory-policy %s), and with it state and locks. Set "
+                "maxmemory-policy noeviction.",
+                self._engine.address,
+                found[1].decode(),
+            )
 
     def _heard(self) -> None:
         self.heard = time.monotonic()
