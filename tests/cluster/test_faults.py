@@ -17,6 +17,8 @@ from cluster.waiting import until
 from cluster.worker import Worker
 from harness.engine import engine
 from harness.proxy import Proxy
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from unit.helpers import ThreadSet
 
 from fastserverstate.cluster import locks
@@ -305,7 +307,7 @@ def test_engine_that_loads_its_data_is_waited_for(own_engine, peer, report):
         original = own_engine.wait_until_ready
 
         def look():
-            with own_engine.client() as client:
+            with own_engine.client(retry=Retry(NoBackoff(), 0)) as client:
                 for _ in range(2000):
                     try:
                         client.ping()
@@ -599,7 +601,7 @@ def test_engine_whose_memory_is_full(own_engine, peer):
             with pytest.raises(NotWrittenError, match="nothing was written"):
                 act()
         assert one.values == other.values == {"k": 1}
-        one.node.delete("k")
+        assert one.node.delete("k") == 1
         client.config_set("maxmemory", 0)
     one.node.set("k", 2)
     assert_converged(own_engine, one, other)

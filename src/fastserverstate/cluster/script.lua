@@ -338,7 +338,7 @@ if redis.call('HEXISTS', WAITS, owner) == 1 then
     redis.call('HDEL', WAITS, owner)
 end
 
-local effective = {}
+local effective, grows = {}, false
 for _, change in ipairs(changes) do
     local kind, key = change.kind, change.key
     local version = redis.call('HGET', VERSIONS, key)
@@ -373,6 +373,7 @@ for _, change in ipairs(changes) do
         change.answer = asked and redis.call('HGET', DATA, key)
     end
     change.after = change.before
+    grows = grows or kind ~= 'D'
     if change.changes then
         effective[#effective + 1] = change
     end
@@ -380,6 +381,9 @@ end
 
 local id = epoch .. '-' .. meta[3]
 if #effective > 0 then
+    if not grows then
+        redis.call('HDEL', WAITS, owner)  -- what makes room may be done when there is none
+    end
     local fields = {'w', ticket, 'q', quiet}
     if #effective > MOST_LISTED then
         fields[5], fields[6] = 'f', ''
