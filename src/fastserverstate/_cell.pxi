@@ -11,6 +11,7 @@ ctypedef struct Extra:
     Waiter *sleepers          # for a change of the value
     PyObject *code            # where the lock was taken: a code object
     int instruction           # and an offset in it
+    PyObject *hash_funcs      # say of the user's types what they hold
     PyObject *listeners       # called after a change
     uint32_t calls_due
     bint calling
@@ -26,9 +27,15 @@ ctypedef struct Cell:
     Extra *extra
     unsigned long owner       # ident of the thread that holds the lock, 0 when free
     uint32_t depth
-    bint drafted              # the owner's transaction has written it
-    bint presence_owed        # it appeared or vanished in a `no_rerun` block, and the watchers do not know
-    bint is_method            # the key is also a method's name, which wins in attribute access; the cell stays
+    char policy               # when an assigned value counts as changed
+    # Of one byte each:
+    char has_print            # what the value is has a fingerprint
+    char touched              # the value was said to have changed in place
+    char reported             # it was found to have changed in place
+    char drafted              # the owner's transaction has written it
+    char presence_owed        # it appeared or vanished in a `no_rerun` block, and the watchers do not know
+    char is_method            # the key is also a method's name, which wins in attribute access; the cell stays
+    uint64_t print[2]         # fingerprint of the value, as it was when it was assigned
 
 
 cdef Cell *cell_new(PyObject *key, Py_hash_t hashed) noexcept:
@@ -47,6 +54,7 @@ cdef void cell_free(Cell *cell) noexcept:
     if cell.extra != NULL:
         subscribers_free(&cell.extra.watchers)
         _xdecref(cell.extra.code)
+        _xdecref(cell.extra.hash_funcs)
         _xdecref(cell.extra.listeners)
         PyMem_Free(cell.extra)
     PyMem_Free(cell)
@@ -68,7 +76,9 @@ cdef inline void purge(Cell *cell, const uint64_t *retired, uint32_t words) noex
 
 cdef inline bint is_unused(const Cell *cell) noexcept:
     """Whether nothing would be lost with the cell."""
-    return (cell.value == NULL and cell.readers.count == 0 and cell.owner == 0 and not cell.is_method and (
+    if cell.value != NULL or cell.readers.count or cell.owner or cell.is_method or cell.policy:
+        return False
+    return (
         cell.extra == NULL
         or (
             cell.extra.watchers.count == 0
@@ -78,7 +88,7 @@ cdef inline bint is_unused(const Cell *cell) noexcept:
             and cell.extra.listeners == NULL
             and not cell.extra.calling
         )
-    ))
+    )
 
 
 cdef inline bint is_open(const Cell *cell) noexcept:

@@ -25,27 +25,55 @@ RERUN_WRITER_STALE: Final = 0
 RERUN_WRITER_NEVER: Final = 1
 RERUN_WRITER_ALWAYS: Final = 2
 
-def same_value(old: object, new: object) -> bool:
-    """Whether assigning `new` in the place of `old` certainly changes nothing that a reader could see.
+COMPARE_CONTENT: Final = 0
+COMPARE_EQUALITY: Final = 2
+COMPARE_IDENTITY: Final = 3
+COMPARE_ALWAYS: Final = 4
 
-    Compares values of the built-in immutable types and of ``date``, ``time``, ``datetime``, ``timedelta`` and
-    ``Decimal`` within the same type (``1``, ``1.0`` and ``True`` differ, as do ``0.0`` and ``-0.0``; NaN equals NaN),
-    enum members by identity, and built-in containers item by item, dicts with the order of their keys. Everything
-    else counts as changed, also when it is the same object: it may have been changed in place. So does what is nested
-    more than 100 deep or holds more than 100,000 containers. Never raises on account of a value and calls no code of
-    the values' own.
+def same_value(old: object, new: object) -> bool:
+    """Whether two values hold the same, as `fastserverstate.change.content_fingerprint` tells it.
 
     >>> same_value({"a": [1, 2]}, {"a": [1, 2]})
     True
     >>> same_value(1, True)
     False
-    >>> shared = [1]
-    >>> same_value(shared, shared)
-    False
     """
+
+def content_fingerprint(value: object, hash_funcs: dict[str, Callable[[Any], object]] | None = None) -> bytes | None:
+    """16 bytes that tell what a value holds, or None where nothing can. See `fastserverstate.change`.
+
+    `hash_funcs` are by full name of the type.
+    """
+
+def plan_types(make: Callable[[type], TypePlan], report: Callable[[str, Exception], None]) -> None:
+    """Have ``make(type)`` say how the values of a type are written, and ``report(name, reason)`` told which type has
+    kept a value from having a fingerprint. Process-wide; the last call wins."""
+
+class TypePlan:
+    """How the values of one type are written for their fingerprint. Holds no reference to the type.
+
+    `name` is the type's full name. `parts` takes a value apart into values that stand for it. Without it, a value
+    consists of its `storage`, as the built-in type that it inherits from keeps it, its attributes if it `has_dict`, but
+    for those in `derived`, and its `slots`.
+    """
+
+    name: Final[str]
+
+    def __new__(
+        cls,
+        name: str,
+        parts: Callable[[Any], Iterable[object]] | None = None,
+        storage: type | None = None,
+        has_dict: bool = False,
+        slots: tuple[str, ...] = (),
+        derived: frozenset[str] = frozenset(),
+    ) -> TypePlan: ...
 
 def share_between_threads(value: object) -> None:
     """Never free the object, so that threads without the GIL do not fight for its reference count. Call it at once."""
+
+def look_past(*functions: Callable[..., Any]) -> None:
+    """Do not name the files of these functions, 4 at most, as the place of an access, but who has called them."""
 
 def locate_scopes(
     attribute: str, variable: ContextVar[Any] | None, part: str, resolve: Callable[[Any, Any], Scope | None]
@@ -88,6 +116,28 @@ class KeyLock:
     def _is_owned(self) -> bool: ...
     def _release_save(self) -> int: ...
     def _acquire_restore(self, depth: int) -> None: ...
+
+@final
+class KeyLocks:
+    """The locks of several keys as one re-entrant lock, as ``server_state_lock["a", "b"]`` returns it.
+
+    They are taken in the order of the keys' names, all or none, and released in the opposite one.
+    """
+
+    def __init__(self, store: Store, keys: Iterable[str]) -> None: ...
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take all locks. ``timeout`` is for all together; see `KeyLock.acquire`."""
+
+    def release(self) -> None:
+        """Give all locks back once. Raises ``RuntimeError`` if this thread does not hold them."""
+
+    def locked(self) -> bool:
+        """Whether any thread holds any of the locks."""
+
+    def __enter__(self) -> bool: ...
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
 
 @final
 class Scope:
@@ -152,8 +202,11 @@ class Store:
     def __new__(cls, reserved: Iterable[str] = ()) -> Store:
         """An empty store. The `reserved` names are methods in attribute access, and never keys."""
 
-    def peek(self, key: str, default: Any = None) -> Any:
-        """The key's value without subscribing, `default` when it has none. Waits while another thread has its lock."""
+    def peek(self, key: str, default: Any = None, timeout: float = -1) -> Any:
+        """The key's value without subscribing, `default` when it has none. Waits while another thread has its lock.
+
+        Raises ``TimeoutError`` if that takes longer than `timeout` seconds; a negative one is for ever.
+        """
 
     def touch(self, key: str) -> None:
         """Behave as if the key's value had changed. Raises ``KeyError`` when it has none."""
@@ -179,8 +232,15 @@ class Store:
     def set_rerun_writer(self, policy: int) -> None:
         """When `Session.take_overwritten` names a part: one of the ``RERUN_WRITER_`` constants."""
 
-    def increment(self, key: str, by: Any, default: Any) -> Any:
-        """Set the key to ``value + by``, or ``default + by`` if it has none, and return that. Subscribes to nothing."""
+    def compare_by(self, key: str, policy: int, hash_funcs: dict[str, Callable[[Any], object]] | None) -> None:
+        """When an assigned value counts as changed: one of the ``COMPARE_`` constants.
+
+        `hash_funcs` are by full name of the type, and go with ``COMPARE_CONTENT``.
+        """
+
+    def report_in_place(self, report: Callable[[str, str], object] | None) -> None:
+        """Have ``report(key, place)`` called, once for every key, when a read finds a value that is not as it was
+        assigned. Every read then takes as long as an assignment. None ends it."""
 
     def transaction(self, keys: Iterable[str], timeout: float | None) -> Transaction:
         """See `fastserverstate.transaction`. `timeout` is in seconds."""
@@ -194,7 +254,7 @@ class Store:
     def set_listeners(self, key: str, listeners: Callable[[], object] | None) -> Callable[[], object] | None:
         """Have a function called after every change of the key, or none. Returns the one that was called so far.
 
-        The calls are made by a thread that has changed the key and no longer holds its lock: in the order of the
+        The calls are made by a thread that has changed the key, once it holds no key's lock: in the order of the
         changes, and never two at a time.
         """
 
@@ -217,6 +277,13 @@ class Transaction(AbstractContextManager[None]):
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
 
+class Counters:
+    """Adding to the numbers of a store."""
+
+    def __new__(cls, store: Store) -> Counters: ...
+    def increment(self, key: str, by: Any = 1, *, default: Any = 0) -> Any:
+        """Add `by` to the key's number, or to `default` if it is not set, and return the sum. Subscribes to nothing."""
+
 class LockNamespace:
     """Item access to the locks of a store."""
 
@@ -224,8 +291,7 @@ class LockNamespace:
     @overload
     def __getitem__(self, key: str) -> KeyLock: ...
     @overload
-    def __getitem__(self, key: tuple[str, ...]) -> Any:
-        """What the method `several` of a subclass returns for the keys."""
+    def __getitem__(self, key: tuple[str, ...]) -> KeyLocks: ...
 
 class Namespace:
     """Item and attribute access to a store. `fastserverstate.state.ServerState` makes it a full mapping."""

@@ -29,9 +29,10 @@ Python code never runs under any of them: not a value's, nor a finalizer's or a 
 seems to: every reference that is dropped may be the last one, and on CPython 3.11 whatever is made for the garbage
 collector may start it. So values are dropped and Python objects made outside, and the table is made of plain structs.
 
-Two things look at a cell, let go and look again: waiting for a key's lock, which another thread has, and comparing an
-old value with a new one that cannot be compared at once. A cell is freed when nothing would be lost with it
-(`is_unused`): whoever keeps a pointer to one beyond its mutex holds its lock, stands in its queue, or is its KeyLock.
+Two things look at a cell, let go and look again: waiting for a key's lock, which another thread has, and finding out
+what a value holds, so that it can be told from the old one (`_same.pxi`). A cell is freed when nothing would be lost
+with it (`is_unused`): whoever keeps a pointer to one beyond its mutex holds its lock, stands in its queue, or is its
+KeyLock.
 
 Reads that find the scope subscribed take the shard's mutex alone.
 """
@@ -75,9 +76,6 @@ from fastserverstate._subscribers cimport (
 )
 
 import contextvars
-import datetime
-import decimal
-import enum
 import threading
 import weakref
 
@@ -115,6 +113,13 @@ def share_between_threads(value):
     make_immortal(<PyObject *>value)
 
 
+def look_past(*functions):
+    for number, function in enumerate(functions):
+        name = function.__code__.co_filename
+        _incref(<PyObject *>name)  # for ever
+        fss_looked_past[<int>number] = <PyObject *>name
+
+
 include "_cell.pxi"
 include "_scope.pxi"
 include "_slots.pxi"
@@ -123,6 +128,7 @@ include "_locate.pxi"
 include "_wait.pxi"
 include "_lock.pxi"
 include "_observe.pxi"
+include "_fingerprint.pxi"
 include "_same.pxi"
 include "_store.pxi"
 include "_transaction.pxi"

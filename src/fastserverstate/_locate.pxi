@@ -30,15 +30,21 @@ cdef class _ThreadCache:
     cdef object part
     cdef Scope scope
     cdef uint64_t run          # of the scope's session, at the look-up: the next one may have another thread
+    cdef list owed             # locks of the keys whose listeners the thread has to call, or None
 
     def __dealloc__(self):
-        global fss_thread_cache
+        global fss_thread_cache, fss_calls_owed
         if fss_thread_cache == <PyObject *>self:
             fss_thread_cache = NULL
+            fss_calls_owed = 0
 
 
 cdef uint64_t NO_TAG = 0
 cdef object THREAD_CACHE_KEY = object()
+
+
+cdef inline _ThreadCache this_thread():
+    return <_ThreadCache>(fss_thread_cache if fss_thread_cache != NULL else _make_thread_cache())
 
 
 cdef PyObject *_make_thread_cache() except NULL:
@@ -88,7 +94,7 @@ cdef PyObject *located_scope() except? NULL:
     cdef uint64_t tag
     if locator_attribute == NULL:
         return NULL
-    cache = <_ThreadCache>(fss_thread_cache if fss_thread_cache != NULL else _make_thread_cache())
+    cache = this_thread()
     tag = attributes_tag(<PyObject *>cache.attributes)
     found = dict_get(<PyObject *>cache.attributes, locator_attribute)
     look_closely(cache, None if found == NULL else owned(found))

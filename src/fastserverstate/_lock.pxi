@@ -1,5 +1,5 @@
 # cython: language_level=3
-# The re-entrant lock of a key. See _core.pyx for the whole.
+# The re-entrant locks of the keys. See _core.pyx for the whole.
 
 # A waiter that has been passed over for this long is given the lock directly instead of being told to try.
 cdef long long FAIR_AFTER_NS = 2_000_000
@@ -35,18 +35,7 @@ cdef class KeyLock:
 
     @cython.binding(False)
     def acquire(self, blocking=True, timeout=-1):
-        cdef double seconds = timeout
-        if seconds != seconds:
-            raise ValueError("Invalid value NaN (not a number)")
-        if not blocking and seconds != -1:
-            raise ValueError("can't specify a timeout for a non-blocking call")
-        if seconds < 0 and seconds != -1:
-            raise ValueError("timeout value must be a non-negative number")
-        if seconds > threading.TIMEOUT_MAX:
-            raise OverflowError("timeout value is too large")
-        if not blocking:
-            return enter_lock(self, 0)
-        return enter_lock(self, -1 if seconds == -1 else <long long>min(seconds * 1e9, FOR_EVER_NS))
+        return enter_lock(self, patience(blocking, timeout))
 
     @cython.binding(False)
     def release(self):
@@ -98,6 +87,68 @@ cdef class KeyLock:
         return f"<server_state_lock[{<str>self.cell.key!r}] {'locked' if self.locked() else 'unlocked'}>"
 
 
+@cython.final
+cdef class KeyLocks:
+    """The locks of several keys, in the order of the keys' names."""
+    cdef list locks
+
+    def __init__(self, Store store not None, keys):
+        for key in keys:
+            checked_key(key)
+        self.locks = [store.lock(key) for key in sorted(set(keys))]
+
+    def acquire(self, blocking=True, timeout=-1):
+        cdef list taken = []
+        cdef bint done = False
+        try:
+            done = enter_locks(self.locks, patience(blocking, timeout), taken)
+        finally:
+            if not done:
+                leave_locks(taken)
+        return done
+
+    def release(self):
+        cdef KeyLock lock
+        for lock in self.locks:
+            if not lock._is_owned():
+                raise RuntimeError("cannot release un-acquired lock")
+        leave_locks(self.locks)
+
+    def locked(self):
+        return any([lock.locked() for lock in self.locks])
+
+    def __enter__(self):
+        return self.acquire()
+
+    def __exit__(self, exc_type, exc_value, traceback):
+        self.release()
+
+    def __repr__(self):
+        cdef KeyLock lock
+        keys = ", ".join([repr(<object>lock.cell.key) for lock in self.locks])
+        return f"<server_state_lock[{keys}] {'locked' if self.locked() else 'unlocked'}>"
+
+
+cdef long long patience(blocking, timeout) except -2:
+    """What `acquire` was told, in nanoseconds: -1 is for ever."""
+    cdef double seconds = timeout
+    if seconds != seconds:
+        raise ValueError("Invalid value NaN (not a number)")
+    if not blocking and seconds != -1:
+        raise ValueError("can't specify a timeout for a non-blocking call")
+    if seconds < 0 and seconds != -1:
+        raise ValueError("timeout value must be a non-negative number")
+    if seconds > threading.TIMEOUT_MAX:
+        raise OverflowError("timeout value is too large")
+    if not blocking:
+        return 0
+    return nanoseconds(seconds)
+
+
+cdef inline long long nanoseconds(double seconds) noexcept:
+    return -1 if seconds < 0 else <long long>min(seconds * 1e9, FOR_EVER_NS)
+
+
 cdef bint enter_lock(KeyLock self, long long timeout_ns) except -1:
     """Take the lock; False if it was not free for `timeout_ns` (-1: try for ever)."""
     global fss_locks_held
@@ -128,21 +179,45 @@ cdef bint enter_lock(KeyLock self, long long timeout_ns) except -1:
 
 
 cdef int leave_lock(KeyLock self) except -1:
+    if not give_back(self):
+        raise RuntimeError("cannot release un-acquired lock")
+    if fss_calls_owed and fss_locks_held == 0:
+        pay_calls()
+    return 0
+
+
+cdef bint give_back(KeyLock self) noexcept:
+    """Release the lock once; False if this thread does not hold it."""
     global fss_locks_held
     cdef Cell *cell = self.cell
-    cdef bint due
     lock(&self.shard.mutex)
     if cell.owner != PyThread_get_thread_ident():
         unlock(&self.shard.mutex)
-        raise RuntimeError("cannot release un-acquired lock")
+        return False
     if cell.depth == 1:
         fss_locks_held -= 1
     unlock_cell(self.shard, cell)
-    due = cell.extra.calls_due != 0
     unlock_shard(self.shard)
-    if due:
-        call_listeners(self.shard, cell.key)
+    return True
+
+
+cdef int leave_locks(list locks) except -1:
+    """Release all of them, the last first. This thread holds them."""
+    for lock in reversed(locks):
+        give_back(lock)
+    if fss_calls_owed and fss_locks_held == 0:
+        pay_calls()
     return 0
+
+
+cdef bint enter_locks(list locks, long long timeout_ns, list taken) except -1:
+    """Take all of them, in this order, and note them in `taken`; False, and some of them, when the time is over."""
+    cdef long long end = 0 if timeout_ns < 0 else monotonic_ns() + timeout_ns
+    for lock in locks:
+        if not enter_lock(lock, timeout_ns if timeout_ns <= 0 else max(0, end - monotonic_ns())):
+            return False
+        taken.append(lock)
+    return True
 
 
 cdef list release_locks(Table *table):
@@ -169,7 +244,8 @@ cdef list release_locks(Table *table):
         unlock_cell(shard, cell)
         unlock_shard(shard)
         keys.append(owned(key))
-        call_listeners(shard, key)
+    if fss_calls_owed and fss_locks_held == 0:
+        pay_calls()
     return keys
 
 

@@ -87,8 +87,21 @@ cdef class Namespace:
         raise KeyError(key)
 
 
+cdef class Counters:
+    """Adding to the numbers of a store."""
+    cdef Store store
+
+    def __cinit__(self, Store store not None):
+        self.store = store
+
+    @cython.binding(False)
+    def increment(self, key, by=1, *, default=0):
+        checked_key(key)
+        return add(self.store, <str>key, by, default)
+
+
 cdef class LockNamespace:
-    """Item access to the locks of a store. A subclass has a method `several`, for keys in a tuple."""
+    """Item access to the locks of a store."""
     cdef Store store
 
     def __cinit__(self, Store store not None):
@@ -96,7 +109,7 @@ cdef class LockNamespace:
 
     def __getitem__(self, key):
         if type(key) is tuple:
-            return self.several(key)
+            return KeyLocks(self.store, key)
         return owned(key_lock(self.store.table, checked_key(key)))
 
 

@@ -12,18 +12,16 @@ cdef void announce(Cell *cell) noexcept:
 
 
 cdef int call_listeners(Shard *shard, PyObject *key) except -1:
-    """Make the calls that are owed, one for every change: in their order, and never two at a time for one key.
+    """Make the calls that are due, one for every change: in their order, and never two at a time for one key.
 
-    Whoever comes while another thread is calling leaves its calls to that one. Nobody calls while the calling thread
-    holds the key's lock. No mutex is locked.
+    Whoever comes while another thread is calling leaves its calls to that one. This thread holds no lock of any key.
     """
     cdef Py_hash_t hashed = key_hash(key)
     cdef Cell *cell
     cdef PyObject *listeners
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    while (cell != NULL and cell.extra != NULL and cell.extra.calls_due and not cell.extra.calling
-            and cell.owner != PyThread_get_thread_ident()):
+    while cell != NULL and cell.extra != NULL and cell.extra.calls_due and not cell.extra.calling:
         cell.extra.calling = True
         cell.extra.calls_due -= 1
         listeners = cell.extra.listeners
@@ -40,6 +38,27 @@ cdef int call_listeners(Shard *shard, PyObject *key) except -1:
                 drop_if_unused(shard, cell)
                 cell = NULL
     unlock_shard(shard)
+    return 0
+
+
+cdef int owe_calls(Table *table, PyObject *key) except -1:
+    """Have this thread call the key's listeners when it holds no lock any more."""
+    global fss_calls_owed
+    cdef _ThreadCache cache = this_thread()
+    if cache.owed is None:
+        cache.owed = []
+    cache.owed.append(owned(key_lock(table, key)))
+    fss_calls_owed += 1
+    return 0
+
+
+cdef int pay_calls() except -1:
+    global fss_calls_owed
+    cdef KeyLock handle
+    while fss_calls_owed:
+        fss_calls_owed -= 1
+        handle = this_thread().owed.pop(0)
+        call_listeners(handle.shard, handle.cell.key)
     return 0
 
 

@@ -138,14 +138,36 @@ cdef extern from *:
     #endif
     }
 
+    /* Files of which fss_here names the caller. */
+    static PyObject *fss_looked_past[4];
+
+    static inline int fss_is_looked_past(PyCodeObject *code)
+    {
+        return code->co_filename == fss_looked_past[0] || code->co_filename == fss_looked_past[1]
+            || code->co_filename == fss_looked_past[2] || code->co_filename == fss_looked_past[3];
+    }
+
     /* Where the calling Python code is: a new reference to its code object, and an offset in it. */
     static inline PyObject *fss_here(int *instruction)
     {
         PyFrameObject *frame = PyEval_GetFrame();
+        PyFrameObject *caller = NULL;
+        PyCodeObject *code;
         if (frame == NULL)
             return NULL;
+        code = PyFrame_GetCode(frame);
+        while (fss_is_looked_past(code)) {
+            frame = PyFrame_GetBack(frame);
+            Py_XDECREF(caller);
+            caller = frame;
+            Py_DECREF(code);
+            if (frame == NULL)
+                return NULL;
+            code = PyFrame_GetCode(frame);
+        }
         *instruction = PyFrame_GetLasti(frame);
-        return (PyObject *)PyFrame_GetCode(frame);
+        Py_XDECREF(caller);
+        return (PyObject *)code;
     }
 
     static inline int fss_line(PyObject *code, int instruction)
@@ -157,6 +179,8 @@ cdef extern from *:
     static FSS_THREAD_LOCAL PyObject *fss_thread_cache = NULL;
     /* How many KeyLocks the calling thread holds. */
     static FSS_THREAD_LOCAL long fss_locks_held = 0;
+    /* How many keys' listeners it has to call when it holds none. */
+    static FSS_THREAD_LOCAL long fss_calls_owed = 0;
     /* The transaction that the calling thread is in. Borrowed: its `with` block owns it. */
     static FSS_THREAD_LOCAL PyObject *fss_transaction = NULL;
     """
@@ -185,11 +209,13 @@ cdef extern from *:
     bint is_dunder "fss_is_dunder"(PyObject *) noexcept
     PyObject *dict_get "fss_dict_get"(PyObject *, PyObject *) noexcept
     void make_immortal "fss_make_immortal"(PyObject *) noexcept
+    PyObject *fss_looked_past[4]
     PyObject *here "fss_here"(int *instruction) noexcept
     int line_of "fss_line"(PyObject *code, int instruction) noexcept
     PyObject *weakref_get "fss_weakref_get"(PyObject *) noexcept
     PyObject *fss_thread_cache
     long fss_locks_held
+    long fss_calls_owed
     PyObject *fss_transaction
     uint64_t fss_generation
     uint64_t attributes_tag "fss_tag"(PyObject *) noexcept

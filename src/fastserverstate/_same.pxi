@@ -1,101 +1,184 @@
 # cython: language_level=3
-# Did this assignment change the value? See _core.pyx for the whole.
+# Does this assignment change the value? See _core.pyx for the whole, and _fingerprint.pxi for what values hold.
+#
+# Numbers and text are compared with the value that is there. Of anything else the cell keeps a fingerprint, taken when
+# it was assigned, so that a change in place shows too. A new value's fingerprint is taken first, with nothing locked,
+# and then compared with the cell's under the mutex: whatever has been written meanwhile, it is compared with that.
 
 cdef enum:
-    DEEPEST = 100
-    MOST_CONTAINERS = 100_000  # a nest of shared containers is walked once for every way into it
-    MOST_ITEMS = 10_000_000    # and all their items with it
+    BY_CONTENT
+    BY_HASH_FUNCS   # by content, with functions of the user's for some types
+    BY_EQUALITY
+    BY_IDENTITY
+    NEVER_SAME
 
-cdef enum Verdict:
-    UNKNOWN
-    SAME
-    DIFFERENT
-
-cdef frozenset PLAIN = frozenset({type(None), bool, int, str, bytes, datetime.date, datetime.timedelta})
-cdef type ENUM_TYPE = enum.EnumMeta
+COMPARE_CONTENT = BY_CONTENT
+COMPARE_EQUALITY = BY_EQUALITY
+COMPARE_IDENTITY = BY_IDENTITY
+COMPARE_ALWAYS = NEVER_SAME
 
 
 def same_value(old, new):
-    cdef Budget budget = Budget(containers=MOST_CONTAINERS, items=MOST_ITEMS)
-    try:
-        return _same(old, new, 0, &budget)
-    except RuntimeError:  # a finalizer, run by the garbage collector, has changed a dict or a set meanwhile
-        return False
+    cdef uint64_t one[2]
+    cdef uint64_t other[2]
+    if is_plain(<PyObject *>old) or is_plain(<PyObject *>new):
+        return same_plain(<PyObject *>old, <PyObject *>new)
+    return bool(fingerprint(old, one, None) and fingerprint(new, other, None) and same_print(one, other))
 
 
-cdef Verdict compare_plain(PyObject *old, PyObject *new) noexcept:
-    """Compare what can be compared at once and without anybody's code: under a mutex."""
+cdef inline bint same_print(const uint64_t *one, const uint64_t *other) noexcept:
+    return one[0] == other[0] and one[1] == other[1]
+
+
+cdef inline bint is_plain(PyObject *value) noexcept:
+    return (
+        PyUnicode_CheckExact(<object>value)
+        or PyLong_CheckExact(<object>value)
+        or PyFloat_CheckExact(<object>value)
+        or value == <PyObject *>None
+        or PyBool_Check(<object>value)
+    )
+
+
+cdef bint same_plain(PyObject *old, PyObject *new) noexcept:
+    """Compare two values, of which one is plain, at once and without anybody's code: under a mutex."""
     cdef double one, other
-    if old == <PyObject *>None or PyBool_Check(<object>old):
-        return SAME if old == new else DIFFERENT
-    if PyUnicode_CheckExact(<object>old):
-        if not PyUnicode_CheckExact(<object>new):
-            return DIFFERENT
-        return SAME if old == new or PyObject_RichCompareBool(<object>old, <object>new, Py_EQ) == 1 else DIFFERENT
-    if PyLong_CheckExact(<object>old):
-        if not PyLong_CheckExact(<object>new):
-            return DIFFERENT
-        return SAME if old == new or PyObject_RichCompareBool(<object>old, <object>new, Py_EQ) == 1 else DIFFERENT
     if PyFloat_CheckExact(<object>old) and PyFloat_CheckExact(<object>new):
         one, other = PyFloat_AS_DOUBLE(<object>old), PyFloat_AS_DOUBLE(<object>new)
         if one == other:
-            return SAME if one != 0 or copysign(1, one) == copysign(1, other) else DIFFERENT
-        return SAME if one != one and other != other else DIFFERENT
-    return UNKNOWN
-
-
-ctypedef struct Budget:
-    Py_ssize_t containers
-    Py_ssize_t items
-
-
-cdef bint _same(object old, object new, int depth, Budget *left) except -1:
-    """Whether `new` certainly shows what `old` showed. Runs no code but that of built-in types.
-
-    Of types that are not listed nothing is certain, not even of the same object: it may have been changed in place.
-    """
-    cdef type kind = type(old)
-    if kind is not type(new):
-        return False
-    if type(kind) is not type:  # its metaclass may define __hash__ or __eq__, so it is looked up nowhere
-        return old is new and PyType_IsSubtype(type(kind), ENUM_TYPE)
-    if kind in PLAIN:
-        return old is new or old == new
-    if kind is float or kind is complex:
-        return old is new or repr(old) == repr(new)  # tells 0.0 from -0.0, and not NaN from NaN
-    if kind is decimal.Decimal:
-        return old is new or old.compare_total(new) == 0  # tells 1.0 from 1.00
-    if kind is range:
-        return old.start == new.start and old.stop == new.stop and old.step == new.step
-    if kind is datetime.datetime or kind is datetime.time:
-        zone = old.tzinfo
-        if zone is not new.tzinfo or (zone is not None and type(zone) is not datetime.timezone):
-            return False  # comparing would ask the zone
-        return old.fold == new.fold and old == new
-    if kind is not tuple and kind is not list and kind is not dict and kind is not set and kind is not frozenset:
-        return False
-    if old is new and (kind is list or kind is dict or kind is set):
-        return False  # it may hold something else by now
-    left.containers -= 1
-    left.items -= len(old)
-    if len(old) != len(new) or depth > DEEPEST or left.containers < 0 or left.items < 0:
-        return False
-    if kind is set or kind is frozenset:
-        for item in old:
-            if type(item) not in PLAIN:
-                return False
-        for item in new:
-            if type(item) not in PLAIN:
-                return False
-        return {(type(item), item) for item in old} == {(type(item), item) for item in new}
-    if kind is dict:
-        for one, other in zip((<dict>old).items(), (<dict>new).items()):
-            if not _same(one[0], other[0], depth + 1, left):
-                return False
-            if not _same(one[1], other[1], depth + 1, left):
-                return False
+            return one != 0 or copysign(1, one) == copysign(1, other)
+        return one != one and other != other
+    if old == new:
         return True
-    for one, other in zip(old, new):
-        if not _same(one, other, depth + 1, left):
+    if (PyUnicode_CheckExact(<object>old) and PyUnicode_CheckExact(<object>new)) or (
+        PyLong_CheckExact(<object>old) and PyLong_CheckExact(<object>new)
+    ):
+        return PyObject_RichCompareBool(<object>old, <object>new, Py_EQ) == 1
+    return False
+
+
+ctypedef struct Judge:
+    # Tells of a value that is to be assigned whether that is a change.
+    PyObject *value           # borrowed
+    bint plain
+    bint examined             # there is a fingerprint, or there is none to be had
+    bint has_print
+    uint64_t print[2]
+    PyObject *compared        # the old value that was compared with by ==,
+    uint64_t version          # its version,
+    bint equal                # and the result
+    PyObject *hash_funcs      # for `examine`
+    PyObject *old             # for `examine`, when it is to compare by ==
+
+
+cdef inline void judge_start(Judge *self, PyObject *value) noexcept:
+    memset(self, 0, sizeof(Judge))
+    self.value = value
+    self.plain = is_plain(value)
+
+
+cdef inline void judge_end(Judge *self) noexcept:
+    """Nothing is locked."""
+    _xdecref(self.compared)
+
+
+# The shard is locked.
+
+cdef inline bint is_due(Judge *self, const Cell *cell) noexcept:
+    """Whether `examine` is to be called, once nothing is locked, before there can be a verdict."""
+    if cell.policy <= BY_HASH_FUNCS:
+        if self.examined or (self.plain and cell.policy == BY_CONTENT):
             return False
+        if cell.policy == BY_HASH_FUNCS:
+            self.hash_funcs = cell.extra.hash_funcs
+            _incref(self.hash_funcs)
+        return True
+    if cell.policy != BY_EQUALITY or cell.value == NULL:
+        return False
+    if cell.value == self.compared and cell.version == self.version:
+        return False
+    self.old = cell.value
+    self.version = cell.version
+    _incref(self.old)
     return True
+
+
+cdef inline bint is_same(const Judge *self, const Cell *cell) noexcept:
+    """Whether the cell's value counts as the same."""
+    if cell.policy <= BY_HASH_FUNCS:
+        if self.examined:
+            return self.has_print and cell.has_print and same_print(self.print, cell.print)
+        return self.plain and same_plain(cell.value, self.value)
+    if cell.policy == BY_EQUALITY:
+        return self.equal and cell.value == self.compared
+    return cell.policy == BY_IDENTITY and cell.value == self.value
+
+
+cdef inline void keep_print(const Judge *self, Cell *cell) noexcept:
+    cell.has_print = self.has_print
+    cell.touched = False
+    if self.has_print:
+        memcpy(cell.print, self.print, sizeof(cell.print))
+
+
+# Nothing is locked.
+
+cdef int examine(Judge *self) except -1:
+    """Do what runs foreign code, or may take long. Only what stops a script is raised."""
+    cdef PyObject *last = self.compared
+    if self.old != NULL:
+        self.compared, self.old = self.old, NULL
+        _xdecref(last)
+        self.equal = False  # if the next line raises
+        self.equal = is_equal(<object>self.compared, <object>self.value)
+        return 0
+    hash_funcs = None if self.hash_funcs == NULL else owned(self.hash_funcs)
+    self.hash_funcs = NULL
+    self.examined = True
+    self.has_print = fingerprint(<object>self.value, self.print, hash_funcs)
+    return 0
+
+
+cdef bint is_equal(old, new) except -1:
+    try:
+        return bool(old == new)
+    except Exception:  # such as of two arrays, which have no one answer
+        return False
+
+
+# Finding what was changed in place, while an app is developed.
+
+cdef int inspect(Table *table, PyObject *key, Py_hash_t hashed, PyObject *value) except -1:
+    """Report the key, once, if the content of its value is not what was assigned."""
+    cdef Shard *shard = shard_of(table, hashed)
+    cdef Cell *cell
+    cdef uint64_t assigned[2]
+    cdef uint64_t found[2]
+    cdef PyObject *hash_funcs = NULL
+    cdef PyObject *report = NULL
+    cdef int instruction = 0
+    lock(&shard.mutex)
+    cell = find(shard, key, hashed)
+    if cell == NULL or cell.value != value or not cell.has_print or cell.touched or cell.reported:
+        unlock(&shard.mutex)
+        return 0
+    memcpy(assigned, cell.print, sizeof(assigned))
+    if cell.policy == BY_HASH_FUNCS:
+        hash_funcs = cell.extra.hash_funcs
+        _incref(hash_funcs)
+    unlock(&shard.mutex)
+    if not fingerprint(<object>value, found, None if hash_funcs == NULL else owned(hash_funcs)):
+        return 0
+    if same_print(found, assigned):
+        return 0
+    lock(&shard.mutex)
+    cell = find(shard, key, hashed)
+    if cell != NULL and cell.value == value and not cell.reported and same_print(cell.print, assigned):
+        cell.reported = True
+        report = table.report_in_place
+        _xincref(report)
+    unlock(&shard.mutex)
+    if report != NULL:
+        code = here(&instruction)
+        owned(report)(<object>key, "" if code == NULL else place(owned(code), instruction))
+    return 0

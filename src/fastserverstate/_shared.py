@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import MutableMapping
 
-from fastserverstate._core import Store, share_between_threads
+from fastserverstate._core import Store, look_past, share_between_threads
 from fastserverstate._streamlit import Bridge, PostScriptGC, check_streamlit
 from fastserverstate.atomic import (
     Atomic,
@@ -24,6 +25,7 @@ from fastserverstate.rerun.settings import Settings
 from fastserverstate.state import ServerState
 
 check_streamlit()
+look_past(Atomic.__call__, ServerState.items, MutableMapping.update)
 
 store = Store(reserved=dir(ServerState))
 settings = Settings()

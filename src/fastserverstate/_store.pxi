@@ -6,10 +6,12 @@ cdef class Store:
     cdef Table *table
     cdef tuple reserved          # names that attribute access gives to methods
     cdef object wake             # guarded by the mutex of the slots
+    cdef dict policies           # key -> arguments of `compare_by`
 
     def __cinit__(self, reserved=()):
         self.table = table_new()
         self.reserved = tuple(reserved)
+        self.policies = {}
         reserve(self.table, self.reserved)
 
     def __dealloc__(self):
@@ -19,8 +21,9 @@ cdef class Store:
 
     # For the Python layers. `key` is an exact str everywhere.
 
-    def peek(self, key, default=None):
-        cdef PyObject *value = peek(self.table, checked_key(key))
+    def peek(self, key, default=None, double timeout=-1):
+        cdef Py_hash_t hashed = key_hash(checked_key(key))
+        cdef PyObject *value = read_slowly(self.table, <PyObject *>key, hashed, None, False, nanoseconds(timeout))
         return default if value == NULL else owned(value)
 
     def touch(self, key):
@@ -64,17 +67,44 @@ cdef class Store:
     def collect_stale(self):
         return collect(&self.table.slots)
 
-    def increment(self, key, by, default):
-        checked_key(key)
-        return add(self, <str>key, by, default)
+    def compare_by(self, key, int policy, dict hash_funcs):
+        cdef Py_hash_t hashed = key_hash(checked_key(key))
+        cdef Shard *shard = shard_of(self.table, hashed)
+        cdef Cell *cell
+        cdef PyObject *old = NULL
+        # A script may say the same in every run, with functions that it has defined anew.
+        cdef bint kept = same_value(self.policies.get(key, (BY_CONTENT, None)), (policy, hash_funcs))
+        lock(&shard.mutex)
+        cell = find_or_make(shard, <PyObject *>key, hashed)
+        if cell == NULL or cell_extra(cell) == NULL:
+            unlock_shard(shard)
+            raise MemoryError()
+        old = cell.extra.hash_funcs
+        cell.extra.hash_funcs = NULL
+        cell.policy = policy
+        cell.has_print = cell.has_print and kept
+        if hash_funcs:
+            cell.extra.hash_funcs = <PyObject *>hash_funcs
+            _incref(cell.extra.hash_funcs)
+            cell.policy = BY_HASH_FUNCS
+        drop_if_unused(shard, cell)
+        unlock_shard(shard)
+        _xdecref(old)
+        self.policies[key] = policy, hash_funcs
+
+    def report_in_place(self, report):
+        cdef PyObject *old = self.table.report_in_place
+        self.table.report_in_place = NULL
+        if report is not None:
+            _incref(<PyObject *>report)
+            self.table.report_in_place = <PyObject *>report
+        _xdecref(old)
 
     def transaction(self, keys, timeout):
         return Transaction(self, keys, timeout)
 
     def wait_for_change(self, key, uint64_t version, double timeout):
-        return wait_for_change(
-            self.table, checked_key(key), version, -1 if timeout < 0 else <long long>min(timeout * 1e9, FOR_EVER_NS)
-        )
+        return wait_for_change(self.table, checked_key(key), version, nanoseconds(timeout))
 
     def set_listeners(self, key, listeners):
         return set_listeners(self.table, checked_key(key), listeners)
@@ -107,6 +137,8 @@ cdef class Store:
         if not table_start(table):
             raise MemoryError()
         reserve(table, self.reserved)
+        for key, policy in self.policies.items():
+            self.compare_by(key, *policy)
 
     def statistics(self):
         cdef Shard *shard
@@ -209,14 +241,14 @@ cdef inline PyObject *read(Table *table, PyObject *key) except? NULL:
     cdef PyObject *value
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    if (cell != NULL and is_open(cell)
+    if (cell != NULL and is_open(cell) and table.report_in_place == NULL
             and (scope == NULL or subscribers_has(&cell.readers, load32((<Scope>scope).slot)))):
         value = cell.value
         _xincref(value)
         unlock(&shard.mutex)
         return value
     unlock(&shard.mutex)
-    return read_slowly(table, key, hashed, <Scope>scope if scope != NULL else None, False)
+    return read_slowly(table, key, hashed, <Scope>scope if scope != NULL else None, False, -1)
 
 
 cdef inline bint contains(Table *table, PyObject *key) except -1:
@@ -234,18 +266,21 @@ cdef inline bint contains(Table *table, PyObject *key) except -1:
         unlock(&shard.mutex)
         return value != NULL
     unlock(&shard.mutex)
-    value = read_slowly(table, key, hashed, <Scope>scope if scope != NULL else None, True)
+    value = read_slowly(table, key, hashed, <Scope>scope if scope != NULL else None, True, -1)
     _xdecref(value)
     return value != NULL
 
 
 cdef PyObject *peek(Table *table, PyObject *key) except? NULL:
     """A new reference to the key's value, NULL when it has none. Nobody depends on it."""
-    return read_slowly(table, key, key_hash(key), None, False)
+    return read_slowly(table, key, key_hash(key), None, False, -1)
 
 
-cdef PyObject *read_slowly(Table *table, PyObject *key, Py_hash_t hashed, Scope scope, bint presence) except? NULL:
+cdef PyObject *read_slowly(
+    Table *table, PyObject *key, Py_hash_t hashed, Scope scope, bint presence, long long timeout_ns
+) except? NULL:
     """Read when the key may be locked by another thread, or the scope may have to be subscribed."""
+    cdef long long end = 0 if timeout_ns < 0 else monotonic_ns() + timeout_ns
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell
     cdef PyObject *value
@@ -260,7 +295,11 @@ cdef PyObject *read_slowly(Table *table, PyObject *key, Py_hash_t hashed, Scope 
             break
         if scope is not None:
             unlock(&scope.session.mutex)
-        held = wait_for_lock(shard, cell, -1)
+        if timeout_ns > 0:
+            timeout_ns = max(0, end - monotonic_ns())
+        held = wait_for_lock(shard, cell, timeout_ns)
+        if not held:
+            raise TimeoutError(f"The lock of {<object>key!r} was not free in time.")
     if cell == NULL:
         value = NULL
         done = scope is None
@@ -288,6 +327,12 @@ cdef PyObject *read_slowly(Table *table, PyObject *key, Py_hash_t hashed, Scope 
     if not done:
         _xdecref(value)
         raise MemoryError()
+    if table.report_in_place != NULL and value != NULL and not presence:
+        try:
+            inspect(table, key, hashed, value)
+        except BaseException:
+            _decref(value)
+            raise
     return value
 
 
@@ -356,6 +401,10 @@ cdef int compare_births(const void *one, const void *other) noexcept nogil:
 
 # Changing
 
+cdef enum:
+    AS_THE_CODE_SAYS = -1   # whether it is in a `no_rerun` block
+
+
 cdef inline void enter(Session writer, Shard *shard) noexcept:
     if writer is not None:
         lock(&writer.mutex)
@@ -373,8 +422,10 @@ cdef inline Session current_session(Table *table):
     return (<Scope>scope).session if scope != NULL else None
 
 
-cdef PyObject *commit(Table *table, Shard *shard, Cell *cell, PyObject *value, Session writer) noexcept:
-    """Give the cell a new value, or none, and mark who depends on it. Returns the reference that it held so far.
+cdef PyObject *commit(
+    Table *table, Shard *shard, Cell *cell, PyObject *value, Session writer, int quiet
+) noexcept:
+    """Give the cell a new value, or none, and mark who depends on it unless `quiet`. Returns the old reference.
 
     The writer's session and the shard are locked.
     """
@@ -391,7 +442,7 @@ cdef PyObject *commit(Table *table, Shard *shard, Cell *cell, PyObject *value, S
     if cell.extra != NULL:
         announce(cell)
     if cell.presence_owed or cell.readers.count:
-        if not reruns_are_suppressed():
+        if not (reruns_are_suppressed() if quiet == AS_THE_CODE_SAYS else quiet):
             notify(&table.slots, cell, writer)
             cell.presence_owed = False
         elif not is_watched(&table.slots, cell):
@@ -407,64 +458,65 @@ cdef object assign(Store store, str key, object value, bint if_absent):
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell
     cdef PyObject *old
-    cdef object compared = None
-    cdef uint64_t version = 0
-    cdef Verdict compared_as = UNKNOWN
-    cdef Verdict verdict
+    cdef Judge judge
     cdef bint held = False
     cdef bint due
     if fss_transaction != NULL and transaction_of(store) is not None:
         return transaction_of(store).write(key, value, if_absent)
+    judge_start(&judge, <PyObject *>value)
     while True:
         enter(writer, shard)
         cell = find_or_make(shard, <PyObject *>key, hashed)
         if cell == NULL:
             leave(writer, shard)
+            judge_end(&judge)
             raise MemoryError()
+        old = cell.value
         if is_held_by_other(cell):
             if writer is not None:
                 unlock(&writer.mutex)
-            held = wait_for_lock(shard, cell, -1)
-            continue
-        old = cell.value
-        if old == NULL:
-            verdict = DIFFERENT
-        elif if_absent:
-            break
-        elif compared_as != UNKNOWN and old == <PyObject *>compared and cell.version == version:
-            verdict = compared_as
-        else:
-            verdict = compare_plain(old, <PyObject *>value)
-        if verdict == UNKNOWN:
-            # Comparing may take long, so nothing is locked meanwhile. Whoever writes meanwhile has it done again.
-            version = cell.version
-            _incref(old)
+            held = wait_to_assign(shard, cell, &judge)
+        elif not (if_absent and old != NULL) and is_due(&judge, cell):
             leave(writer, shard)
-            compared = owned(old)  # in the place of an earlier one, which may die
-            try:
-                compared_as = SAME if same_value(compared, value) else DIFFERENT
-            except BaseException:
-                if held:
-                    lock(&shard.mutex)
-                    unlock_cell(shard, cell)
-                    unlock_shard(shard)
-                raise
-            continue
-        if verdict == DIFFERENT:
-            old = commit(table, shard, cell, <PyObject *>value, writer)
+            examine_to_assign(shard, cell, &judge, held)
         else:
-            _incref(<PyObject *>value)
-            cell.value = <PyObject *>value
-        break
-    if if_absent:
-        _xincref(old)
+            break
+    if if_absent and old != NULL:
+        _incref(old)
+    elif old != NULL and is_same(&judge, cell):
+        _incref(<PyObject *>value)
+        cell.value = <PyObject *>value
+    else:
+        keep_print(&judge, cell)
+        old = commit(table, shard, cell, <PyObject *>value, writer, AS_THE_CODE_SAYS)
     due = cell.extra != NULL and cell.extra.calls_due != 0
     if held:
         unlock_cell(shard, cell)
     leave(writer, shard)
     was = ABSENT if old == NULL else owned(old)
+    judge_end(&judge)
     after_change(store, shard, <PyObject *>key, due)
     return was
+
+
+cdef bint wait_to_assign(Shard *shard, Cell *cell, Judge *judge) except -1:
+    try:
+        return wait_for_lock(shard, cell, -1)
+    except BaseException:
+        judge_end(judge)
+        raise
+
+
+cdef int examine_to_assign(Shard *shard, Cell *cell, Judge *judge, bint held) except -1:
+    try:
+        return examine(judge)
+    except BaseException:
+        judge_end(judge)
+        if held:
+            lock(&shard.mutex)
+            unlock_cell(shard, cell)
+            unlock_shard(shard)
+        raise
 
 
 cdef object change_presence(Store store, str key, bint remove):
@@ -488,7 +540,8 @@ cdef object change_presence(Store store, str key, bint remove):
             unlock(&writer.mutex)
         held = wait_for_lock(shard, cell, -1)
     if cell != NULL and cell.value != NULL:
-        old = commit(table, shard, cell, NULL if remove else cell.value, writer)
+        cell.touched = not remove
+        old = commit(table, shard, cell, NULL if remove else cell.value, writer, AS_THE_CODE_SAYS)
     due = cell != NULL and cell.extra != NULL and cell.extra.calls_due != 0
     if held:
         unlock_cell(shard, cell)
@@ -504,7 +557,9 @@ cdef inline int after_change(Store store, Shard *shard, PyObject *key, bint due)
     """What is left to do once nothing is locked."""
     if load_flag(store.table.slots.any_pending) and not load_flag(store.table.slots.woken):
         wake_collector(store)
-    if due:
+    if due and fss_locks_held:
+        owe_calls(store.table, key)
+    elif due:
         call_listeners(shard, key)
     return 0
 
@@ -523,9 +578,10 @@ cdef object add(Store store, str key, object by, object default):
     if PyLong_CheckExact(by) and by and fss_transaction == NULL:
         enter(writer, shard)
         cell = find(shard, <PyObject *>key, hashed)
-        if cell != NULL and is_open(cell) and cell.value != NULL and PyLong_CheckExact(<object>cell.value):
+        if (cell != NULL and is_open(cell) and cell.value != NULL and PyLong_CheckExact(<object>cell.value)
+                and cell.policy != BY_HASH_FUNCS):
             total = PyNumber_Add(<object>cell.value, by)  # of ints: makes nothing for the collector, runs nobody's code
-            old = commit(table, shard, cell, <PyObject *>total, writer)
+            old = commit(table, shard, cell, <PyObject *>total, writer, AS_THE_CODE_SAYS)
             due = cell.extra != NULL and cell.extra.calls_due != 0
         leave(writer, shard)
     if old != NULL:

@@ -17,6 +17,7 @@ ctypedef struct Table:
     Py_ssize_t owners         # the store and the KeyLocks
     Py_ssize_t present        # keys that are set
     uint64_t births
+    PyObject *report_in_place   # called with a key whose value was changed in place, or NULL
     Slots slots
     Shard shards[SHARDS]
 
@@ -76,6 +77,7 @@ cdef void table_disown(Table *table) noexcept:
                 shard.buckets[at] = cell.next
                 cell_free(cell)
         PyMem_Free(shard.buckets)
+    _xdecref(table.report_in_place)
     slots_free(&table.slots)
     PyMem_Free(table)
 

@@ -9,8 +9,9 @@ cdef class Transaction:
     cdef object timeout
     cdef Transaction outer     # the one that this one has joined
     cdef dict writes           # key -> value, ABSENT for a deletion
-    cdef dict savepoint        # what the outer one had written when this one began
-    cdef set touched
+    cdef set touched           # keys that count as changed whatever their value
+    cdef set announced         # keys that were changed outside of `no_rerun` blocks
+    cdef tuple savepoint       # copies of the three, of when this one began
     cdef list held             # KeyLocks, in the order in which they were taken
 
     def __init__(self, Store store not None, keys, timeout):
@@ -23,87 +24,86 @@ cdef class Transaction:
     def __enter__(self):
         global fss_transaction
         cdef Transaction current = current_transaction()
+        cdef list held = []
+        cdef bint done = False
         if self.held is not None:
             raise RuntimeError("This transaction is open. Make another one: with transaction(...):")
         if current is not None and current.store is not self.store:
             raise RuntimeError("This thread is in a transaction of another store.")
-        self.outer = current
-        self.held = []
-        self.writes = {} if current is None else current.writes
-        self.touched = set() if current is None else current.touched
-        self.savepoint = dict(self.writes)
-        end = None if self.timeout is None else monotonic_ns() + <long long>min(self.timeout * 1e9, FOR_EVER_NS)
         try:
-            for key in self.keys:
-                if not self.hold(key, -1 if end is None else max(0, end - monotonic_ns())):
-                    raise TimeoutError(f"The lock of {key!r} was not free within {self.timeout} seconds.")
-        except BaseException:
-            self.end()
-            raise
+            done = enter_locks(
+                [self.store.lock(key) for key in self.keys],
+                -1 if self.timeout is None else nanoseconds(self.timeout),
+                held,
+            )
+        finally:
+            if not done:
+                leave_locks(held)
+        if not done:
+            raise TimeoutError(f"The lock of {self.keys[len(held)]!r} was not free within {self.timeout} seconds.")
+        self.held = held
+        self.outer = current
         if current is None:
+            self.writes, self.touched, self.announced = {}, set(), set()
             fss_transaction = <PyObject *>self
+        else:
+            self.writes, self.touched, self.announced = current.writes, current.touched, current.announced
+        self.savepoint = dict(self.writes), set(self.touched), set(self.announced)
 
     def __exit__(self, exc_type, exc_value, traceback):
         global fss_transaction
-        cdef list locks
-        if self.held is None or fss_transaction != <PyObject *>(self.outer if self.outer is not None else self):
+        cdef list held = self.held
+        cdef list changes = None  # holds the old values, which are to die when nothing is locked
+        if held is None or fss_transaction != <PyObject *>(self.outer if self.outer is not None else self):
             raise RuntimeError("A transaction ends on the thread and in the block in which it began.")
-        if self.outer is not None:
+        try:
             if exc_type is not None:
                 self.undo()
-            self.outer.held += self.held
-            self.held = self.writes = self.savepoint = self.touched = self.outer = None
-            return
-        try:
-            if exc_type is None:
-                commit_all(self.store, self.writes, self.touched)
-            else:
-                self.undo()
+            elif self.outer is None:
+                changes = commit_all(self)
         except BaseException:
             self.undo()
             raise
         finally:
-            fss_transaction = NULL
-            self.end()
+            if self.outer is not None:
+                self.outer.held += held
+            else:
+                fss_transaction = NULL
+            outer, self.outer = self.outer, None
+            self.held = self.writes = self.touched = self.announced = self.savepoint = None
+            if outer is None:
+                leave_locks(held)
 
     cdef int undo(self) except -1:
         """Forget what was written since the block began. The outer transaction keeps the locks."""
         for key in self.writes:
-            set_drafted(self.store.table, <PyObject *>key, key in self.savepoint)
-        self.writes.clear()
-        self.writes.update(self.savepoint)
+            set_drafted(self.store.table, <PyObject *>key, key in self.savepoint[0])
+        for current, saved in zip((self.writes, self.touched, self.announced), self.savepoint):
+            current.clear()
+            current.update(saved)
         return 0
 
-    cdef int end(self) except -1:
-        cdef list held = self.held
-        self.held = self.writes = self.savepoint = self.touched = self.outer = None
-        for lock in reversed(held):
-            leave_lock(lock)
-        return 0
-
-    cdef bint hold(self, key, long long timeout_ns) except -1:
-        cdef KeyLock handle = owned(key_lock(self.store.table, <PyObject *>key))
-        if not enter_lock(handle, timeout_ns):
-            return False
-        self.held.append(handle)
-        return True
-
-    cdef object write(self, key, value, bint if_absent):
+    cdef object write(self, str key, object value, bint if_absent):
         """As `assign` does it, and with ABSENT as `remove`. Returns the value that the key had here, or ABSENT."""
         cdef Table *table = self.store.table
+        cdef KeyLock handle
         if not is_drafted(table, <PyObject *>key):
-            self.hold(key, -1)
+            handle = self.store.lock(key)
+            enter_lock(handle, -1)
+            self.held.append(handle)
         old = self.writes.get(key, self)
         if old is self:
             old = committed(table, <PyObject *>key)
         if (if_absent and old is not ABSENT) or (value is ABSENT and old is ABSENT):
             return old
         self.writes[key] = value
+        if not reruns_are_suppressed():
+            self.announced.add(key)
         set_drafted(table, <PyObject *>key, True)
         return old
 
-    cdef object touch(self, key):
-        value = self.write(key, None, True)
+    cdef object touch(self, str key):
+        value = self.write(key, ABSENT, True)
         if value is not ABSENT:
             self.write(key, value, False)
             self.touched.add(key)
@@ -182,15 +182,20 @@ cdef list visible_keys(Store store):
 cdef class _Change:
     cdef str key
     cdef object value
-    cdef bint same
+    cdef Judge judge
+    cdef bint touched   # counts as changed whatever its value
+    cdef bint quiet     # made in `no_rerun` blocks
+    cdef bint due       # listeners are to be called
     cdef PyObject *old  # what the cell has held, to be dropped
 
     def __dealloc__(self):
+        judge_end(&self.judge)
         _xdecref(self.old)
 
 
-cdef int commit_all(Store store, dict writes, set touched) except -1:
-    """Make all changes at once. The calling thread holds the locks of the keys."""
+cdef list commit_all(Transaction self):
+    """Make all changes at once. Returns them, for the old values to be dropped."""
+    cdef Store store = self.store
     cdef Table *table = store.table
     cdef Session writer = current_session(table)
     cdef Shard *shard
@@ -199,16 +204,26 @@ cdef int commit_all(Store store, dict writes, set touched) except -1:
     cdef PyObject *new
     cdef list changes = []
     cdef bint involved[SHARDS]
+    cdef bint due
     cdef _Change change
     cdef int i
     memset(involved, 0, sizeof(involved))
-    for key, value in writes.items():
-        old = committed(table, <PyObject *>key)
+    for key, value in self.writes.items():
         change = _Change()
         change.key, change.value = key, value
-        change.same = value is not ABSENT and old is not ABSENT and key not in touched and same_value(old, value)
+        change.touched = key in self.touched
+        change.quiet = key not in self.announced
         changes.append(change)
-        involved[key_hash(<PyObject *>key) & (SHARDS - 1)] = True
+        hashed = key_hash(<PyObject *>key)
+        shard = shard_of(table, hashed)
+        involved[shard - table.shards] = True
+        if value is not ABSENT:
+            judge_start(&change.judge, <PyObject *>value)
+            lock(&shard.mutex)
+            due = is_due(&change.judge, find(shard, <PyObject *>key, hashed))
+            unlock(&shard.mutex)
+            if due:
+                examine(&change.judge)
     if writer is not None:
         lock(&writer.mutex)
     for i in range(SHARDS):
@@ -219,17 +234,22 @@ cdef int commit_all(Store store, dict writes, set touched) except -1:
         shard = shard_of(table, hashed)
         cell = find(shard, <PyObject *>change.key, hashed)
         cell.drafted = False
-        new = NULL if change.value is ABSENT else <PyObject *>change.value
-        if change.same:
+        new = change.judge.value  # NULL for a deletion
+        if new == NULL and cell.value == NULL:
+            continue
+        if new != NULL and cell.value != NULL and not change.touched and is_same(&change.judge, cell):
             change.old, cell.value = cell.value, new
             _incref(new)
-        elif new != NULL or cell.value != NULL:
-            change.old = commit(table, shard, cell, new, writer)
+            continue
+        keep_print(&change.judge, cell)
+        change.old = commit(table, shard, cell, new, writer, change.quiet)
+        change.due = cell.extra.calls_due != 0
     for i in range(SHARDS):
         if involved[i]:
             unlock(&table.shards[i].mutex)
     if writer is not None:
         unlock(&writer.mutex)
-    writes.clear()
-    wake_collector(store)
-    return 0
+    self.writes.clear()
+    for change in changes:
+        after_change(store, shard_of(table, key_hash(<PyObject *>change.key)), <PyObject *>change.key, change.due)
+    return changes

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar, overload
 
-from fastserverstate._core import Namespace, Store, same_value
+from fastserverstate._core import Counters, Namespace, Store, same_value
 
 logger = logging.getLogger("fastserverstate")
 
@@ -20,8 +20,11 @@ _MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<no default>"})()
 _Callback = TypeVar("_Callback", bound=Callable[..., object])
 
 
-class Atomic:
+class Atomic(Counters):
     """Change a key by a function of its value, while nobody else can. See `__call__`.
+
+    ``increment(key, by=1, *, default=0)`` adds to the key's number, or to `default` if it is not set, and returns the
+    sum. It takes a lock only if somebody else has it, or the values are not ``int``.
 
     Thread-safety
         Safe from any thread. A return value is what the key had at that moment; it subscribes to nothing, so a script
@@ -57,10 +60,6 @@ class Atomic:
             changed = function(value)
             self._state[key] = changed
             return changed
-
-    def increment(self, key: str, by: Any = 1, *, default: Any = 0) -> Any:
-        """Add `by` to the key's number, or to `default` if it is not set, and return the sum."""
-        return self._store.increment(key, by, default)
 
     def append(self, key: str, item: Any, *, max_length: int | None = None) -> Any:
         """Append to the key's list, tuple or deque and return the result; a key that is not set becomes a list.
@@ -178,9 +177,9 @@ def on_change_with(store: Store) -> OnChange:
         that registers in every run is called once for each of them.
 
         Thread-safety
-            The calls are made on a thread that has changed the key, after its locks on the key are released: in the
-            order of the changes, one for each, and never two at a time for one key. They hold no lock. What they raise
-            is logged and harms nobody.
+            The calls are made on a thread that has changed the key, after its locks are released: in the order of the
+            changes, one for each, and never two at a time for one key. They hold no lock. What they raise is logged
+            and harms nobody.
 
         >>> from fastserverstate import on_change, server_state
         >>> subscription = on_change("level", print, args=("level has changed",))
@@ -189,6 +188,7 @@ def on_change_with(store: Store) -> OnChange:
         >>> subscription.remove()
         >>> del server_state["level"]
         """
+        store.version(key)  # refuses what is no key
         if callback is None:
 
             def register(function: _Callback) -> _Callback:
@@ -314,13 +314,16 @@ def wait_for_with(store: Store) -> Callable[..., Any]:
         """
         seconds = _seconds(timeout)
         end = None if seconds is None else time.monotonic() + seconds
+
+        def left() -> float:
+            return -1 if end is None else max(0.0, end - time.monotonic())
+
         while True:
             version = store.version(key)
-            value = store.peek(key, _MISSING)
+            value = store.peek(key, _MISSING, left())
             if value is not _MISSING and (predicate is None or predicate(value)):
                 return value
-            left = -1 if end is None else max(0.0, end - time.monotonic())
-            if not store.wait_for_change(key, version, left):
+            if not store.wait_for_change(key, version, left()):
                 raise TimeoutError(f"server_state[{key!r}] was not as expected within {seconds:g} seconds.")
 
     return wait_for

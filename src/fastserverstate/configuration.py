@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from fastserverstate._core import RERUN_WRITER_ALWAYS, RERUN_WRITER_NEVER, RERUN_WRITER_STALE, Store
+from fastserverstate._core import (
+    COMPARE_ALWAYS,
+    COMPARE_CONTENT,
+    COMPARE_EQUALITY,
+    COMPARE_IDENTITY,
+    RERUN_WRITER_ALWAYS,
+    RERUN_WRITER_NEVER,
+    RERUN_WRITER_STALE,
+    Store,
+)
+from fastserverstate.change import HashFuncs, named
 from fastserverstate.rerun.collector import Paced, SettingAside
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.settings import Settings
 
 _RERUN_WRITER = {"stale": RERUN_WRITER_STALE, "never": RERUN_WRITER_NEVER, "always": RERUN_WRITER_ALWAYS}
 _GC = ("streamlit", "paced")
+_COMPARE = {
+    "content": COMPARE_CONTENT,
+    "equality": COMPARE_EQUALITY,
+    "identity": COMPARE_IDENTITY,
+    "always": COMPARE_ALWAYS,
+}
+
+logger = logging.getLogger("fastserverstate")
 
 
 class Configure(Protocol):
@@ -19,7 +39,12 @@ class Configure(Protocol):
 
     def __call__(
         self,
+        key: str | None = None,
+        /,
         *,
+        compare: Literal["content", "equality", "identity", "always"] | None = None,
+        hash_funcs: HashFuncs | None = None,
+        detect_inplace: bool | None = None,
         rerun_writer: Literal["stale", "never", "always"] | None = None,
         min_rerun_interval: float | timedelta | None = None,
         max_parallel_reruns: int | None = None,
@@ -41,15 +66,31 @@ def configure_with(store: Store, settings: Settings, scheduler: Scheduler, post_
     """Make `configure` for a store and its scheduler."""
 
     def configure(
+        key: str | None = None,
+        /,
         *,
+        compare: Literal["content", "equality", "identity", "always"] | None = None,
+        hash_funcs: HashFuncs | None = None,
+        detect_inplace: bool | None = None,
         rerun_writer: Literal["stale", "never", "always"] | None = None,
         min_rerun_interval: float | timedelta | None = None,
         max_parallel_reruns: int | None = None,
         gc: Literal["streamlit", "paced"] | None = None,
     ) -> None:
-        """Set options for the whole process. What is left out stays as it is.
+        """Set options: of one key with ``configure("key", ...)``, else of the whole process.
 
-        Parameters
+        Parameters of a key, which are set together
+            ``compare``: when an assigned value counts as changed. ``"content"`` (default): when it holds something
+            else than what was assigned last, which tells a change in place too. ``"equality"``: unless it equals the
+            old value by ``==``. ``"identity"``: when it is another object. ``"always"``.
+
+            ``hash_funcs``: functions by type (or its full name), as in ``st.cache_data``: what they return stands for
+            the value when content is compared.
+
+        Parameters of the process; what is left out stays as it is
+            ``detect_inplace``: for development. Log a warning, once for every key, with the line that has read it, when
+            a value was changed in place and not assigned again. Every read then takes as long as an assignment.
+
             ``rerun_writer``: whether a session is rerun, after its run, for what it has itself written:
             ``"stale"`` (default) if the run had shown an older value, ``"never"``, or ``"always"`` if it has read the
             key. A chain of such reruns ends after two.
@@ -75,7 +116,11 @@ def configure_with(store: Store, settings: Settings, scheduler: Scheduler, post_
 
         >>> from fastserverstate import configure
         >>> configure(rerun_writer="stale", min_rerun_interval=0)
+        >>> configure("model", compare="identity")
         """
+        policy = _policy(compare, hash_funcs)
+        if key is None and (compare is not None or hash_funcs is not None):
+            raise ValueError("compare and hash_funcs are options of a key: configure('key', ...).")
         seconds = (
             min_rerun_interval.total_seconds() if isinstance(min_rerun_interval, timedelta) else min_rerun_interval
         )
@@ -88,6 +133,10 @@ def configure_with(store: Store, settings: Settings, scheduler: Scheduler, post_
         if gc is not None and gc not in _GC:
             raise ValueError(f"gc is one of {', '.join(map(repr, _GC))}, not {gc!r}.")
 
+        if key is not None:
+            store.compare_by(key, *policy)
+        if detect_inplace is not None:
+            store.report_in_place(_warn_of_change_in_place if detect_inplace else None)
         if rerun_writer is not None:
             store.set_rerun_writer(_RERUN_WRITER[rerun_writer])
         if seconds is not None:
@@ -104,3 +153,22 @@ def configure_with(store: Store, settings: Settings, scheduler: Scheduler, post_
             scheduler.collector = SettingAside(post_script_gc.is_on)
 
     return configure
+
+
+def _policy(compare: str | None, hash_funcs: HashFuncs | None) -> tuple[int, dict[str, Callable[[Any], object]] | None]:
+    compare = compare or "content"
+    if compare not in _COMPARE:
+        raise ValueError(f"compare is one of {', '.join(map(repr, _COMPARE))}, not {compare!r}.")
+    if hash_funcs is not None and compare != "content":
+        raise ValueError(f"hash_funcs say what values hold, and compare={compare!r} does not ask for that.")
+    return _COMPARE[compare], named(hash_funcs) if hash_funcs else None
+
+
+def _warn_of_change_in_place(key: str, place: str) -> None:
+    logger.warning(
+        "The value of server_state[%r] was changed in place, so nobody was rerun for it. It was read at %s. Assign it "
+        "after changing it: server_state[%r] = value.",
+        key,
+        place,
+        key,
+    )

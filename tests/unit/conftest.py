@@ -16,7 +16,9 @@ from fastserverstate.state import ServerState
 @pytest.fixture
 def store() -> Iterator[_core.Store]:
     locate_in_tests()
-    yield _core.Store(reserved=dir(ServerState))
+    store = _core.Store(reserved=dir(ServerState))
+    yield store
+    store.release_locks()
     leave()
     locate_in_streamlit()
 

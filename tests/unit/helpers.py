@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -109,6 +110,7 @@ def run_script(source: str, *, package: bool = False) -> str:
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # of a test run: the tests' packages too
     )
     assert (script.returncode, script.stderr) == (0, ""), script.stderr
     return script.stdout

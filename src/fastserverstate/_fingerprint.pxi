@@ -1,0 +1,694 @@
+# cython: language_level=3
+# What does this value hold? 16 bytes that say so. See change.py for the types that the core does not know.
+#
+# A value is written out as a self-delimiting run of bytes: a tag, then numbers of fixed length, data with its length
+# before it, and the runs of what the value holds. The fingerprint is the XXH3-128 of the run. So that a run stays
+# short, data and containers that are long stand in it with their own XXH3-128: a container of which there are many
+# references is then written once, and the members of a set are added up in no order. Nothing depends on addresses, on
+# the hash seed or on who shares what; every rule goes by content alone.
+#
+# Exclusion. Values may be changed by other threads meanwhile: everything is read through references of our own, and a
+# container that has changed its size has no fingerprint. No lock of ours may be held: this runs foreign code.
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.complex cimport PyComplex_ImagAsDouble, PyComplex_RealAsDouble
+from cpython.datetime cimport (
+    PyDate_CheckExact,
+    PyDateTime_Check,
+    PyDateTime_CheckExact,
+    PyDelta_Check,
+    PyDelta_CheckExact,
+    PyTime_Check,
+    PyTime_CheckExact,
+    date_day,
+    date_month,
+    date_year,
+    datetime_fold,
+    datetime_hour,
+    datetime_microsecond,
+    datetime_minute,
+    datetime_second,
+    datetime_tzinfo,
+    import_datetime,
+    time_fold,
+    time_hour,
+    time_microsecond,
+    time_minute,
+    time_second,
+    time_tzinfo,
+    timedelta_days,
+    timedelta_microseconds,
+    timedelta_seconds,
+)
+from cpython.dict cimport PyDict_GetItemWithError, PyDict_Size
+from cpython.float cimport PyFloat_AS_DOUBLE
+from cpython.list cimport PyList_GET_SIZE
+from cpython.long cimport PyLong_AsLongLongAndOverflow
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from libc.string cimport memcpy
+
+import pickle
+import weakref
+
+from xxhash import xxh3_128_digest
+
+import_datetime()
+
+cdef extern from *:
+    """
+    #if PY_VERSION_HEX < 0x030D0000
+    #  define Py_BEGIN_CRITICAL_SECTION(op) {
+    #  define Py_END_CRITICAL_SECTION() }
+    #endif
+
+    static inline PyObject *fss_list_item(PyObject *list, Py_ssize_t index) {
+    #ifdef Py_GIL_DISABLED
+        return PyList_GetItemRef(list, index);
+    #else
+        if (index >= PyList_GET_SIZE(list)) {
+            PyErr_SetString(PyExc_IndexError, "list index out of range");
+            return NULL;
+        }
+        return Py_NewRef(PyList_GET_ITEM(list, index));
+    #endif
+    }
+
+    /* Whether an int is of one digit, and its value: most are, and this takes a third of the time. */
+    static inline int fss_digit(PyObject *number, long long *value) {
+    #if PY_VERSION_HEX >= 0x030C0000
+        if (!PyUnstable_Long_IsCompact((PyLongObject *)number)) return 0;
+        *value = PyUnstable_Long_CompactValue((PyLongObject *)number);
+    #else
+        Py_ssize_t size = Py_SIZE(number);
+        if (size < -1 || size > 1) return 0;
+        *value = size ? size * (long long)((PyLongObject *)number)->ob_digit[0] : 0;
+    #endif
+        return 1;
+    }
+
+    /* PyDict_Next with references of the caller's own. */
+    static inline int fss_dict_next(PyObject *dict, Py_ssize_t *position, PyObject **key, PyObject **value) {
+        int found;
+        Py_BEGIN_CRITICAL_SECTION(dict);
+        found = PyDict_Next(dict, position, key, value);
+        if (found) {
+            Py_INCREF(*key);
+            Py_INCREF(*value);
+        }
+        Py_END_CRITICAL_SECTION();
+        return found;
+    }
+
+    enum {
+        TAG_NONE = 'N', TAG_TRUE = 'T', TAG_FALSE = 'F', TAG_INT = 'i', TAG_BIG_INT = 'I', TAG_FLOAT = 'f',
+        TAG_COMPLEX = 'c', TAG_BYTES = 'b', TAG_BYTEARRAY = 'a', TAG_MEMORY = 'm', TAG_MOMENT = 't',
+        TAG_TEXT = 0x10,    /* and the bytes per character: 1, 2 or 4 */
+        TAG_LIST = 'L', TAG_TUPLE = 'U', TAG_DICT = 'D', TAG_SET = 'S', TAG_FROZENSET = 'Z',
+        TAG_OBJECT = 'O',   /* storage, attributes and slots */
+        TAG_PARTS = 'P',    /* what a plan's function has made of the value */
+        TAG_CUSTOM = 'X',   /* what a user's function says of it */
+        TAG_UNSET = 'u',    /* a slot without a value */
+        TAG_END = ';',      /* after parts whose number does not stand before them */
+        TAG_BACK = '^',     /* a container that is being written, so many containers further out */
+        TAG_HASHED = '#',   /* the hash of a run that was long */
+        TAG_FOLDED = '+'    /* the hash of what a run began with */
+    };
+    """
+    enum:
+        TAG_NONE, TAG_TRUE, TAG_FALSE, TAG_INT, TAG_BIG_INT, TAG_FLOAT, TAG_COMPLEX, TAG_BYTES, TAG_BYTEARRAY
+        TAG_MEMORY, TAG_MOMENT, TAG_TEXT, TAG_LIST, TAG_TUPLE, TAG_DICT, TAG_SET, TAG_FROZENSET, TAG_OBJECT
+        TAG_PARTS, TAG_CUSTOM, TAG_UNSET, TAG_END, TAG_BACK, TAG_HASHED, TAG_FOLDED
+    object fss_list_item(list, Py_ssize_t index)  # IndexError past the end
+    bint fss_digit(object number, long long *value)
+    bint fss_dict_next(dict, Py_ssize_t *position, PyObject **key, PyObject **value)
+
+cdef extern from "Python.h":
+    void *_type_of "Py_TYPE"(object)
+    object PyLong_FromVoidPtr(void *)
+    object PyMemoryView_FromMemory(char *, Py_ssize_t, int)
+    object PyObject_GenericGetDict(object, void *)
+    str PyType_GetName(type)
+    bint PyType_IsSubtype(type, type)
+    char *PyByteArray_AS_STRING(object)
+    Py_ssize_t PyByteArray_GET_SIZE(object)
+    int PyUnicode_KIND(object)
+    void *PyUnicode_DATA(object)
+    Py_ssize_t PyUnicode_GET_LENGTH(object)
+    const int PyBUF_READ
+    Py_ssize_t Py_REFCNT(object)
+    int PyErr_CheckSignals() except -1
+
+cdef enum:
+    DEEPEST_WALK = 400
+    SHORT = 1024             # longer data, and longer runs of containers, stand in a run with their hash
+    FOLD = 60_000            # a run that has grown so long is replaced with its hash and goes on
+    FIRST_ROOM = 2048
+    # What is done before it is given up: a step is a value, or 4 KiB of data. Values that have code count as more.
+    MOST_STEPS = 50_000_000
+    OBJECT_STEPS = 20
+    SMALL = 15               # steps that are as soon done again as remembered
+
+ctypedef struct Walk:
+    unsigned char *run
+    size_t used
+    size_t size
+    int depth
+    int lowest              # the outermost container that a TAG_BACK in what is being written refers to
+    Py_ssize_t steps
+    PyObject *hash_funcs    # borrowed; NULL when there are none
+    PyObject *memo          # by address: a shared container, and the run that it was written as
+    PyObject *culprit       # name of the innermost type that has stopped the walk
+    PyObject *path[DEEPEST_WALK]
+    unsigned char first[FIRST_ROOM]
+
+ctypedef struct Place:
+    size_t start
+    int lowest
+    Py_ssize_t steps
+
+
+class Unfingerprintable(Exception):
+    """The value has no fingerprint."""
+
+
+@cython.final
+cdef class TypePlan:
+    """How the values of one type are written. It holds no reference to the type, which may be dropped by its module.
+
+    `name` is the type's full name. `parts` is a function that takes a value apart into values that stand for it. If
+    there is none, a value consists of its `storage` (that of the built-in type it inherits from, if any), its
+    attributes but those in `derived`, and its `slots`.
+    """
+    cdef readonly str name
+    cdef bytes label
+    cdef object parts
+    cdef type storage
+    cdef bint has_dict
+    cdef tuple slots
+    cdef frozenset derived
+
+    def __cinit__(self, str name, parts=None, type storage=None, bint has_dict=False, tuple slots=(),
+                  frozenset derived=frozenset()):
+        self.name = name
+        self.label = name.encode(errors="surrogatepass")
+        self.parts = parts
+        self.storage = storage
+        self.has_dict = has_dict
+        self.slots = slots
+        self.derived = derived
+
+# By address of a type: a weak reference that removes the entry with the type, and the plan.
+cdef dict plans = {}
+cdef object make_plan = None
+cdef object report_type = None
+
+
+def plan_types(make, report):
+    """Have ``make(type)`` say how its values are written, and ``report(name, reason)`` told what stopped a walk."""
+    global make_plan, report_type
+    make_plan, report_type = make, report
+    plans.clear()
+
+
+def content_fingerprint(value, dict hash_funcs=None):
+    cdef uint64_t out[2]
+    if fingerprint(value, out, hash_funcs):
+        return PyBytes_FromStringAndSize(<char *>out, 16)
+    return None
+
+
+cdef int fingerprint(object value, uint64_t *out, dict hash_funcs) except -1:
+    """Write the value's fingerprint to `out`, 16 bytes. Returns 0 when it has none.
+
+    What its own code raises counts as having none, but for exceptions that are no ``Exception``: those stop a script.
+    `hash_funcs` are functions by name of the type.
+    """
+    cdef Walk walk
+    walk.run = walk.first
+    walk.used = 0
+    walk.size = FIRST_ROOM
+    walk.depth = 0
+    walk.lowest = DEEPEST_WALK
+    walk.steps = MOST_STEPS
+    walk.hash_funcs = <PyObject *>hash_funcs if hash_funcs else NULL
+    walk.memo = NULL
+    walk.culprit = NULL
+    try:
+        _write(&walk, value)
+        _hash_into(walk.run, walk.used, <unsigned char *>out)
+        return 1
+    except Exception as reason:
+        if report_type is not None:
+            report_type(<object>walk.culprit if walk.culprit != NULL else PyType_GetName(type(value)), reason)
+        return 0
+    finally:
+        if walk.run != walk.first:
+            PyMem_Free(walk.run)
+        _drop(walk.memo)
+        _drop(walk.culprit)
+
+
+cdef inline void _drop(PyObject *owned) noexcept:
+    if owned != NULL:
+        _decref(owned)
+
+
+# The run
+
+
+cdef inline unsigned char *_room(Walk *walk, size_t length) except NULL:
+    """Make the run longer by `length` bytes. The address is good until the next call."""
+    cdef unsigned char *start
+    if walk.size - walk.used < length:
+        _grow(walk, length)
+    start = walk.run + walk.used
+    walk.used += length
+    return start
+
+
+cdef int _grow(Walk *walk, size_t length) except -1:
+    cdef size_t size = max(2 * walk.size, walk.used + length)
+    cdef unsigned char *run
+    if walk.run == walk.first:
+        run = <unsigned char *>PyMem_Malloc(size)
+        if run != NULL:
+            memcpy(run, walk.first, walk.used)
+    else:
+        run = <unsigned char *>PyMem_Realloc(walk.run, size)
+    if run == NULL:
+        raise MemoryError()
+    walk.run = run
+    walk.size = size
+    return 0
+
+
+cdef inline int _put(Walk *walk, unsigned char tag, uint64_t number) except -1:
+    cdef unsigned char *at = _room(walk, 9)
+    at[0] = tag
+    memcpy(at + 1, &number, 8)
+    return 0
+
+
+cdef inline int _put_double(Walk *walk, unsigned char tag, double number) except -1:
+    cdef uint64_t bits = 0x7FF8000000000000  # every NaN
+    if number == number:
+        memcpy(&bits, &number, 8)
+    return _put(walk, tag, bits)
+
+
+cdef int _put_data(Walk *walk, unsigned char tag, const void *data, size_t length) except -1:
+    _put(walk, tag, length)
+    if length <= SHORT:
+        memcpy(_room(walk, length), data, length)
+        return 0
+    walk.steps -= length >> 12
+    cdef unsigned char digest[16]
+    _hash_into(data, length, digest)
+    memcpy(_room(walk, 16), digest, 16)
+    return 0
+
+
+cdef int _hash_into(const void *data, size_t length, unsigned char *out) except -1:
+    """The caller keeps the data alive: above 64 KiB this lets go of the GIL."""
+    cdef object source
+    if length <= SHORT:
+        source = PyBytes_FromStringAndSize(<const char *>data, length)
+    else:
+        source = PyMemoryView_FromMemory(<char *>data, length, PyBUF_READ)
+    memcpy(out, PyBytes_AS_STRING(<bytes>xxh3_128_digest(source)), 16)
+    return 0
+
+
+cdef inline int _fold(Walk *walk, size_t start) except -1:
+    if walk.used - start > FOLD:
+        return _fold_now(walk, start)
+    return 0
+
+
+cdef int _fold_now(Walk *walk, size_t start) except -1:
+    _replace(walk, start, TAG_FOLDED)
+    with nogil:  # others have waited for long enough
+        pass
+    PyErr_CheckSignals()
+    return 0
+
+
+cdef int _replace(Walk *walk, size_t start, unsigned char tag) except -1:
+    """Put its hash in the place of the run from `start` on."""
+    cdef unsigned char digest[16]
+    _hash_into(walk.run + start, walk.used - start, digest)
+    walk.used = start
+    cdef unsigned char *at = _room(walk, 17)
+    at[0] = tag
+    memcpy(at + 1, digest, 16)
+    return 0
+
+
+# Containers
+
+
+cdef bint _enter(Walk *walk, object value, Place *place) except -1:
+    """Begin the run of a container. False if it has been written by this: as a reference, or as it was before."""
+    cdef PyObject *known
+    cdef bytes before
+    cdef int i
+    for i in range(walk.depth - 1, -1, -1):
+        if walk.path[i] == <PyObject *>value:
+            _put(walk, TAG_BACK, walk.depth - i)
+            walk.lowest = min(walk.lowest, i)
+            return False
+    if walk.memo != NULL:
+        known = PyDict_GetItemWithError(<dict>walk.memo, PyLong_FromVoidPtr(<void *>value))
+        if known != NULL:
+            before = (<tuple>known)[1]
+            memcpy(_room(walk, PyBytes_GET_SIZE(before)), PyBytes_AS_STRING(before), PyBytes_GET_SIZE(before))
+            return False
+    if walk.depth == DEEPEST_WALK:
+        raise Unfingerprintable("It is nested too deep.")
+    walk.path[walk.depth] = <PyObject *>value
+    walk.depth += 1
+    place.start = walk.used
+    place.lowest = walk.lowest
+    place.steps = walk.steps
+    walk.lowest = DEEPEST_WALK
+    return True
+
+
+cdef int _leave(Walk *walk, object value, Place *place) except -1:
+    walk.depth -= 1
+    if walk.used - place.start > SHORT or walk.run[place.start] == TAG_FOLDED:
+        _replace(walk, place.start, TAG_HASHED)
+    if walk.lowest < walk.depth:  # what it was written as holds in this place only
+        walk.lowest = min(walk.lowest, place.lowest)
+        return 0
+    walk.lowest = place.lowest
+    # One reference is the container's that holds it and one is ours. Small ones are as soon written again.
+    if place.steps - walk.steps > SMALL and Py_REFCNT(value) > 2 and walk.depth:
+        if walk.memo == NULL:
+            memo = {}
+            Py_INCREF(memo)
+            walk.memo = <PyObject *>memo
+        (<dict>walk.memo)[PyLong_FromVoidPtr(<void *>value)] = (
+            value, PyBytes_FromStringAndSize(<char *>walk.run + place.start, walk.used - place.start)
+        )
+    return 0
+
+
+cdef int _write_list(Walk *walk, list value, size_t start) except -1:
+    cdef Py_ssize_t length = PyList_GET_SIZE(value)
+    cdef Py_ssize_t i
+    _put(walk, TAG_LIST, length)
+    for i in range(length):
+        _write(walk, fss_list_item(value, i))
+        _fold(walk, start)
+    if PyList_GET_SIZE(value) != length:
+        raise Unfingerprintable("A list has changed its size meanwhile.")
+    return 0
+
+
+cdef int _write_tuple(Walk *walk, tuple value, size_t start) except -1:
+    cdef Py_ssize_t length = PyTuple_GET_SIZE(value)
+    cdef Py_ssize_t i
+    _put(walk, TAG_TUPLE, length)
+    for i in range(length):
+        _write(walk, <object>PyTuple_GET_ITEM(value, i))
+        _fold(walk, start)
+    return 0
+
+
+cdef int _write_dict(Walk *walk, dict value, size_t start) except -1:
+    cdef Py_ssize_t length = PyDict_Size(value)
+    cdef Py_ssize_t position = 0
+    cdef Py_ssize_t found = 0
+    cdef PyObject *key
+    cdef PyObject *item
+    _put(walk, TAG_DICT, length)
+    while fss_dict_next(value, &position, &key, &item):
+        try:
+            _write(walk, <object>key)
+            _write(walk, <object>item)
+        finally:
+            _decref(key)
+            _decref(item)
+        _fold(walk, start)
+        found += 1
+        if found > length:
+            break
+    if found != length or PyDict_Size(value) != length:
+        raise Unfingerprintable("A dict has changed its size meanwhile.")
+    return 0
+
+
+cdef int _write_set(Walk *walk, object value, unsigned char tag) except -1:
+    cdef list members = [*frozenset.__iter__(value)] if tag == TAG_FROZENSET else [*set.__iter__(value)]
+    cdef size_t start
+    cdef uint64_t member[2]
+    cdef uint64_t total[2]
+    total[0] = total[1] = 0
+    _put(walk, tag, len(members))
+    for item in members:
+        start = walk.used
+        _write(walk, item)
+        _hash_into(walk.run + start, walk.used - start, <unsigned char *>member)
+        walk.used = start
+        total[0] += member[0]
+        total[1] += member[1] + (total[0] < member[0])
+    memcpy(_room(walk, 16), total, 16)
+    return 0
+
+
+# Numbers, text, data
+
+
+cdef inline int _write_int(Walk *walk, object value) except -1:
+    cdef long long number
+    if fss_digit(value, &number):
+        return _put(walk, TAG_INT, <uint64_t>number)
+    return _write_long(walk, value)
+
+
+cdef int _write_long(Walk *walk, object value) except -1:
+    cdef int overflow
+    cdef long long number = PyLong_AsLongLongAndOverflow(value, &overflow)
+    if not overflow:
+        return _put(walk, TAG_INT, <uint64_t>number)
+    cdef bytes data = int.to_bytes(value, int.bit_length(value) // 8 + 1, "little", signed=True)
+    return _put_data(walk, TAG_BIG_INT, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+
+cdef inline int _write_text(Walk *walk, object value) except -1:
+    cdef int kind = PyUnicode_KIND(value)  # 1, 2 or 4 bytes, by what the text needs
+    return _put_data(walk, TAG_TEXT + kind, PyUnicode_DATA(value), PyUnicode_GET_LENGTH(value) * kind)
+
+
+cdef int _write_bytearray(Walk *walk, object value) except -1:
+    cdef bytes data = bytes(value)  # a copy, as nobody could resize it while its buffer is in use
+    return _put_data(walk, TAG_BYTEARRAY, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+
+cdef int _write_memory(Walk *walk, object view) except -1:
+    cdef Py_buffer data
+    _put(walk, TAG_MEMORY, view.ndim)
+    _write_text(walk, view.format)
+    for length in view.shape:
+        _put(walk, TAG_INT, length)
+    PyObject_GetBuffer(view if view.c_contiguous else view.tobytes(), &data, PyBUF_SIMPLE)
+    try:
+        return _put_data(walk, TAG_BYTES, data.buf, data.len)
+    finally:
+        PyBuffer_Release(&data)
+
+
+cdef int _write_moment(Walk *walk, object value) except -1:
+    """A date, time, datetime or timedelta; -1 in the place of what it has not."""
+    cdef int fields[8]
+    cdef object zone = None
+    fields[:] = [-1, -1, -1, -1, -1, -1, -1, -1]
+    if PyDelta_Check(value):
+        fields[:3] = [timedelta_days(value), timedelta_seconds(value), timedelta_microseconds(value)]
+        fields[7] = 0
+    elif PyTime_Check(value):
+        fields[3:] = [time_hour(value), time_minute(value), time_second(value), time_microsecond(value),
+                      time_fold(value)]
+        zone = time_tzinfo(value)
+    else:
+        fields[:3] = [date_year(value), date_month(value), date_day(value)]
+        if PyDateTime_Check(value):
+            fields[3:] = [datetime_hour(value), datetime_minute(value), datetime_second(value),
+                          datetime_microsecond(value), datetime_fold(value)]
+            zone = datetime_tzinfo(value)
+    _put_data(walk, TAG_MOMENT, fields, sizeof(fields))
+    return _write(walk, zone)
+
+
+# Any value
+
+
+cdef int _write(Walk *walk, object value) except -1:
+    cdef type kind = <type>_type_of(value)
+    walk.steps -= 1
+    if walk.steps < 0:
+        raise Unfingerprintable("It holds too much.")
+    if walk.hash_funcs != NULL and _write_custom(walk, value, kind):
+        return 0
+    if kind is int:
+        return _write_int(walk, value)
+    return _write_as_is(walk, value, kind)
+
+
+cdef int _write_as_is(Walk *walk, object value, type kind) except -1:
+    cdef Place place
+    if kind is str:
+        return _write_text(walk, value)
+    if kind is int:
+        return _write_int(walk, value)
+    if kind is float:
+        return _put_double(walk, TAG_FLOAT, PyFloat_AS_DOUBLE(value))
+    if value is None:
+        _room(walk, 1)[0] = TAG_NONE
+        return 0
+    if kind is bool:
+        _room(walk, 1)[0] = TAG_TRUE if value is True else TAG_FALSE
+        return 0
+    if kind is list or kind is dict or kind is tuple or kind is set or kind is frozenset:
+        if _enter(walk, value, &place):
+            _write_storage(walk, value, kind, place.start)
+            _leave(walk, value, &place)
+        return 0
+    if (kind is bytes or kind is complex or kind is bytearray or PyDateTime_CheckExact(value)
+            or PyDate_CheckExact(value) or PyDelta_CheckExact(value) or PyTime_CheckExact(value)):
+        return _write_storage(walk, value, kind, walk.used)
+    if kind is memoryview:
+        return _write_memory(walk, value)
+    if kind is pickle.PickleBuffer:
+        return _write_memory(walk, value.raw())
+    return _write_object(walk, value, kind)
+
+
+cdef int _write_storage(Walk *walk, object value, type base, size_t start) except -1:
+    """What a value keeps as one of `base`, whatever its own type says."""
+    if base is list:
+        return _write_list(walk, <list>value, start)
+    if base is dict:
+        return _write_dict(walk, <dict>value, start)
+    if base is tuple:
+        return _write_tuple(walk, <tuple>value, start)
+    if base is set:
+        return _write_set(walk, value, TAG_SET)
+    if base is frozenset:
+        return _write_set(walk, value, TAG_FROZENSET)
+    if base is str:
+        return _write_text(walk, value)
+    if base is int:
+        return _write_int(walk, value)
+    if base is float:
+        return _put_double(walk, TAG_FLOAT, PyFloat_AS_DOUBLE(value))
+    if base is bytes:
+        return _put_data(walk, TAG_BYTES, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+    if base is bytearray:
+        return _write_bytearray(walk, value)
+    if base is complex:
+        _put_double(walk, TAG_COMPLEX, PyComplex_RealAsDouble(value))
+        return _put_double(walk, TAG_COMPLEX, PyComplex_ImagAsDouble(value))
+    return _write_moment(walk, value)
+
+
+cdef int _write_object(Walk *walk, object value, type kind) except -1:
+    cdef TypePlan plan = None
+    cdef Place place
+    try:
+        plan = _plan(kind)
+        if not _enter(walk, value, &place):
+            return 0
+        walk.steps -= OBJECT_STEPS
+        if plan.parts is not None:
+            _put_label(walk, TAG_PARTS, plan)
+            _write_parts(walk, plan.parts(value), place.start)
+        else:
+            _put_label(walk, TAG_OBJECT, plan)
+            if plan.storage is not None:
+                if not PyType_IsSubtype(kind, plan.storage):  # a metaclass has misled whoever made the plan
+                    raise TypeError("It has not the storage that it seems to have.")
+                _write_storage(walk, value, plan.storage, place.start)
+            _write_attributes(walk, value, plan, place.start)
+        return _leave(walk, value, &place)
+    except Exception:
+        if walk.culprit == NULL:
+            name = PyType_GetName(kind) if plan is None else plan.name
+            Py_INCREF(name)
+            walk.culprit = <PyObject *>name
+        raise
+
+
+cdef inline int _put_label(Walk *walk, unsigned char tag, TypePlan plan) except -1:
+    return _put_data(walk, tag, PyBytes_AS_STRING(plan.label), PyBytes_GET_SIZE(plan.label))
+
+
+cdef int _write_parts(Walk *walk, object parts, size_t start) except -1:
+    for part in parts:
+        _write(walk, part)
+        _fold(walk, start)
+    _room(walk, 1)[0] = TAG_END
+    return 0
+
+
+cdef int _write_attributes(Walk *walk, object value, TypePlan plan, size_t start) except -1:
+    """Without the order in which they were set, which is not seen."""
+    cdef list items
+    if plan.has_dict:
+        items = list((<dict>PyObject_GenericGetDict(value, NULL)).items())
+        items.sort()
+        for name, item in items:
+            if name not in plan.derived:
+                _write(walk, name)
+                _write(walk, item)
+                _fold(walk, start)
+    _room(walk, 1)[0] = TAG_END
+    for name in plan.slots:
+        try:
+            item = PyObject_GenericGetAttr(value, name)
+        except AttributeError:
+            _room(walk, 1)[0] = TAG_UNSET
+        else:
+            _write(walk, item)
+            _fold(walk, start)
+    return 0
+
+
+cdef bint _write_custom(Walk *walk, object value, type kind) except -1:
+    """Write what the user's function says of the value, if there is one for its type.
+
+    What it says is not given to the same function again, so that ``{float: round_it}`` works.
+    """
+    cdef size_t start = walk.used
+    cdef TypePlan plan = _plan(kind)
+    cdef PyObject *function = PyDict_GetItemWithError(<dict>walk.hash_funcs, plan.name)
+    if function == NULL:
+        return False
+    if walk.depth == DEEPEST_WALK:
+        raise Unfingerprintable("It is nested too deep.")
+    _put_label(walk, TAG_CUSTOM, plan)
+    # Not a place that can be referred to: a function that gives its argument back would hide its content.
+    walk.path[walk.depth] = NULL
+    walk.depth += 1
+    stand_in = (<object>function)(value)
+    if type(stand_in) is kind:
+        _write_as_is(walk, stand_in, kind)
+    else:
+        _write(walk, stand_in)
+    walk.depth -= 1
+    if walk.used - start > SHORT:
+        _replace(walk, start, TAG_HASHED)
+    return True
+
+
+cdef TypePlan _plan(type kind):
+    cdef object address = PyLong_FromVoidPtr(<void *>kind)
+    cdef PyObject *entry = dict_get(<PyObject *>plans, <PyObject *>address)
+    if entry == NULL:
+        made = (weakref.ref(kind, lambda _reference: plans.pop(address, None)), make_plan(kind))
+        plans[address] = made
+        return made[1]
+    return (<tuple>owned(entry))[1]

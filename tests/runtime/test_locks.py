@@ -1,0 +1,208 @@
+"""Locks, transactions and waits in scripts that are stopped: nobody hangs, nothing stays held, nothing is half done."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from harness.steps import FENCE, Serve, fence, settle, shown, with_tabs
+from harness.tab import Tab
+
+# A thread of the app holds the lock of "held" for ever.
+WAITING = """
+        @st.cache_resource
+        def hold():
+            def run():
+                server_state_lock["held"].acquire()
+                taken.set()
+                threading.Event().wait()
+            taken = threading.Event()
+            threading.Thread(target=run, daemon=True).start()
+            taken.wait()
+
+        OPERATIONS = {
+            "lock": lambda: server_state_lock["held"].acquire(),
+            "several locks": lambda: server_state_lock["free", "held"].acquire(),
+            "patient lock": lambda: server_state_lock["held"].acquire(timeout=1000),
+            "read": lambda: server_state.held,
+            "in": lambda: "held" in server_state,
+            "write": lambda: server_state.update(held=1),
+            "delete": lambda: server_state.pop("held", None),
+            "increment": lambda: atomic.increment("held"),
+            "atomic": lambda: atomic("held", int, default=0),
+            "declared": lambda: transaction("free", "held").__enter__(),
+            "undeclared": lambda: in_transaction(),
+            "wait_for": lambda: wait_for("never"),
+            "patient wait_for": lambda: wait_for("never", timeout=1000),
+        }
+
+        def in_transaction():
+            with transaction("free"):
+                server_state["free"] = 1
+                server_state["held"] = 1
+
+        hold()
+        name = st.text_input("operation")
+        if name in OPERATIONS:
+            st.text(f"waits for {name}")
+            try:
+                OPERATIONS[name]()
+            except Exception as error:
+                st.text(f"error {error!r}")
+            st.text("got through")
+        else:
+            st.text(f"{name} done, free is free: {server_state_lock['free'].acquire(blocking=False)}")
+            server_state_lock["free"].release()
+            runners = [thread for thread in threading.enumerate() if thread.name == "ScriptRunner.scriptThread"]
+            st.text(f"runners {len(runners)}")
+            st.text(f"free {server_state.get('free')}")
+"""
+OPERATIONS = [line.split('"')[1] for line in WAITING.splitlines() if line.strip().startswith('"')]
+
+
+def test_waiting_run_ends_when_the_user_interacts(serve: Serve) -> None:
+    async def steps(tab: Tab) -> None:
+        for name in OPERATIONS:
+            await tab.enter("operation", name)
+            await tab.shows(f"waits for {name}")
+            assert "got through" not in tab.texts
+        await tab.enter("operation", "nothing")
+        await tab.shows("nothing done, free is free: True")
+        assert "free None" in tab.texts  # what the transaction has written is undone
+
+    with_tabs(serve(WAITING), 1, steps)
+
+
+def test_waiting_run_ends_when_its_tab_is_closed(serve: Serve) -> None:
+    server = serve(WAITING)
+
+    async def steps(judge: Tab) -> None:
+        for name in OPERATIONS:
+            async with Tab(server.websocket_url) as tab:
+                await tab.until(lambda tab: tab.settled)
+                await tab.enter("operation", name)
+                await tab.shows(f"waits for {name}")
+        for number in range(1000):
+            await judge.enter("operation", f"look {number}")
+            await judge.shows(f"look {number} done, free is free: True")
+            if "runners 1" in judge.texts:
+                break
+        assert "runners 1" in judge.texts
+
+    with_tabs(server, 1, steps)
+
+
+LEAVING = """
+        ENDS = {
+            "stop": st.stop,
+            "rerun": st.rerun,
+            "error": lambda: 1 / 0,
+            "exit": lambda: (_ for _ in ()).throw(SystemExit),
+            "forget": lambda: None,
+        }
+        end = st.text_input("end")
+        if end in ENDS and not st.session_state.get(end):
+            st.session_state[end] = True
+            server_state_lock["k"].acquire()
+            with server_state_lock["a", "b"]:
+                server_state["k"] = end
+                ENDS[end]()
+        elif end:
+            with server_state_lock["k"], server_state_lock["a", "b"]:
+                st.text(f"{server_state['k']} has ended")
+"""
+
+
+@pytest.mark.parametrize("end", ["stop", "rerun", "error", "forget"])
+def test_lock_that_a_run_has_left_is_released(serve: Serve, end: str) -> None:
+    server = serve(LEAVING)
+
+    async def steps(tab: Tab, other: Tab) -> None:
+        runs = tab.finished
+        await tab.enter("end", end)
+        await tab.until(lambda tab: tab.finished > runs and tab.settled)
+        await other.enter("end", "look")
+        await other.shows(f"{end} has ended")
+
+    with_tabs(server, 2, steps)
+    assert "has ended while it held server_state_lock['k'], which was released" in server.output
+
+
+TRANSFERS = """
+        st.button("move")
+        server_state.setdefault("left", 50)
+        server_state.setdefault("right", 50)
+        for _ in range(20):
+            with transaction("left", "right"):
+                server_state["left"] -= 1
+                st.text("in between")  # here a run is stopped when another one was asked for
+                time.sleep(0.002)
+                server_state["right"] += 1
+        server_state["runs"] = peek("runs", 0) + 1
+"""
+
+
+def test_sum_is_kept_by_runs_that_are_interrupted(serve: Serve) -> None:
+    source = f"""
+        if st.query_params.get("role") == "judge":
+{FENCE}
+            with transaction("left", "right"):
+                st.text(f"sum {{server_state.get('left', 50) + server_state.get('right', 50)}}")
+            st.stop()
+{TRANSFERS}
+"""
+    server = serve(source.replace(FENCE, FENCE.replace("\n        ", "\n            ")))
+
+    async def steps(judge: Tab) -> None:
+        async def click(tab: Tab) -> None:
+            async with tab:
+                await tab.until(lambda tab: tab.started > 0)
+                for _ in range(40):
+                    started = tab.started
+                    await tab.rerun()
+                    await tab.until(lambda tab, n=started: tab.started > n)
+
+        tabs = [Tab(server.websocket_url) for _ in range(3)]
+        clicking = asyncio.gather(*map(click, tabs))
+        while not clicking.done():
+            await fence(judge)
+            assert shown(judge, "sum") == 100
+        await clicking
+        assert sum(tab.started for tab in tabs) >= 120
+
+    async def with_judge() -> None:
+        async with Tab(server.websocket_url, query="role=judge") as judge:
+            await settle(judge)
+            await steps(judge)
+
+    asyncio.run(with_judge())
+
+
+DEADLOCK = """
+        first, _, second = st.text_input("order").partition(" ")
+        if second and not st.session_state.get("done"):
+            st.session_state["done"] = True
+            try:
+                with server_state_lock[first]:
+                    atomic.increment("holding")
+                    wait_for("holding", lambda number: number == 2)
+                    with server_state_lock[second]:
+                        st.text("got both")
+            except DeadlockError as error:
+                st.text(f"deadlock {error}")
+"""
+
+
+def test_deadlock_of_two_sessions_is_an_error_in_one(serve: Serve) -> None:
+    async def steps(one: Tab, other: Tab) -> None:
+        await one.enter("order", "a b")
+        await other.enter("order", "b a")
+        for tab in (one, other):
+            await tab.until(lambda tab: bool(tab.texts))
+        messages = [text for text in one.texts + other.texts if text.startswith("deadlock ")]
+        assert len(messages) == 1
+        for tab in (one, other):
+            assert f"of session {tab.session_id}" in messages[0]
+        assert ("got both" in one.texts) != ("got both" in other.texts)
+
+    with_tabs(serve(DEADLOCK), 2, steps)
