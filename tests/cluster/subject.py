@@ -35,11 +35,11 @@ class DictTable:
         return self.values.get(key, GONE)
 
     def apply(
-        self, changes: Sequence[tuple[str, Any]], origin: object, quiet: bool
+        self, changes: Sequence[tuple[str, Any, bool]], origin: object
     ) -> tuple[Collection[str], Callable[[], object]]:
-        held = {key for key, _ in changes if key in self.held_by_others}
+        held = {key for key, *_ in changes if key in self.held_by_others}
         values = dict(self.values)
-        for key, value in changes:
+        for key, value, _ in changes:
             if key in held:
                 continue
             if value is GONE:
@@ -47,7 +47,7 @@ class DictTable:
             else:
                 values[key] = value
         self.values = values
-        self.told.append([key for key, _ in changes if key not in held])
+        self.told.append([key for key, *_ in changes if key not in held])
         self.origins.append(origin)
         return held, lambda: None
 

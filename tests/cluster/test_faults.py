@@ -530,8 +530,8 @@ def test_large_value_is_changed_before_it_is_fetched(own_engine, peer):
     torn = []
     apply = other.table.apply
 
-    def watch(changes, origin, quiet):
-        result = apply(changes, origin, quiet)
+    def watch(changes, origin):
+        result = apply(changes, origin)
         if "k" in other.values and "with" in other.values and not other.values["k"].endswith(str(other.values["with"])):
             torn.append(dict(other.values))
         return result

@@ -228,15 +228,18 @@ def test_quiet_writes_are_quiet_everywhere(pair):
     one, other = pair
     quiet = []
     apply = other.table.apply
-    other.table.apply = lambda changes, origin, is_quiet: (
-        quiet.extend((key, is_quiet) for key, _ in changes) or apply(changes, origin, is_quiet)
+    other.table.apply = lambda changes, origin: (
+        quiet.extend((key, is_quiet) for key, _, is_quiet in changes) or apply(changes, origin)
     )
     one.table.quiet = True
     one.node.set("k", 1)
     one.table.quiet = False
+    other.node.sync()
     one.node.set("k", 2)
     other.node.sync()
-    assert quiet == [("k", True), ("k", False)]
+    one.node.commit({"k": 3, "l": 3}, (), {"l"})
+    other.node.sync()
+    assert quiet == [("k", True), ("k", False), ("k", False), ("l", True)]
 
 
 def test_writer_is_known_to_its_own_table(pair):

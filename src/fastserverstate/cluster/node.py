@@ -13,7 +13,7 @@ from fastserverstate.cluster.client import Engine, Reply
 from fastserverstate.cluster.codec import Codec, encode_key
 from fastserverstate.cluster.errors import NotConnectedError, UnsharableValueError
 from fastserverstate.cluster.locks import Leases
-from fastserverstate.cluster.replica import GONE, NEVER, Flight, Replica, Table, Version, parse_version
+from fastserverstate.cluster.replica import GONE, NEVER, Change, Flight, Replica, Table, Version, parse_version
 from fastserverstate.cluster.tail import Tail, logger
 
 _INT64 = range(-(2**63), 2**63)
@@ -28,6 +28,7 @@ class Write:
     value: Any
     condition: bytes = b""
     expiry: bytes = b""
+    quiet: bool = False
 
 
 def condition(version: Version) -> bytes:
@@ -112,12 +113,13 @@ class Node:
     def _send(self, changes: Sequence[Write]) -> Reply:
         """Send changes, and bring into the table what they make of their keys."""
         ticket = b"%b:%d" % (self._name, next(self._tickets))
-        origin, quiet = self._table.origin(), self._table.is_quiet()
+        origin = self._table.origin()
         flat: list[bytes] = []
         for change in changes:
             data = b"" if change.value is GONE else self.codec.encode(change.key, change.value)
             self._sent += len(data)
-            flat += change.kind, encode_key(change.key), data, change.condition, change.expiry
+            quiet = b"1" if change.quiet else b"0"
+            flat += change.kind, encode_key(change.key), data, change.condition, change.expiry, quiet
         known = {change.key: change.value for change in changes if change.kind != b"I"}
         self.replica.depart(ticket, Flight(known, origin))
         try:
@@ -127,7 +129,6 @@ class Node:
                     b"write",
                     self.leases.owner(),
                     ticket,
-                    b"1" if quiet else b"0",
                     *self.leases.claims(),
                     *flat,
                     numbered=True,
@@ -135,32 +136,35 @@ class Node:
             )
             assert reply is not None
             if reply[0] == b"OK":
-                self._written(changes, reply, origin, quiet)
+                self._written(changes, reply, origin)
         finally:
             self.replica.land(ticket)
         return reply
 
-    def _written(self, changes: Sequence[Write], reply: Reply, origin: object, quiet: bool) -> None:
+    def _written(self, changes: Sequence[Write], reply: Reply, origin: object) -> None:
         version = parse_version(reply[1])
         made = {}
         for change, answer, after in zip(changes, reply[4::3], reply[5::3], strict=True):
             if reply[2] == b"1" and after == reply[1]:
-                made[change.key] = int(answer[1:]) if change.kind == b"I" else change.value
+                value = int(answer[1:]) if change.kind == b"I" else change.value
+                made[change.key] = Change(version, value, change.quiet)
             elif change.kind == b"S":
-                self.replica.confirmed(change.key, parse_version(after), change.value, origin, quiet)
+                there = Change(parse_version(after), change.value, change.quiet)
+                self.replica.confirmed(change.key, there, origin)
             elif change.kind == b"I":
                 self._see(change.key, parse_version(after))
         if made:
             self.tail.engine_seq = max(self.tail.engine_seq, version)
-            self.replica.wrote(version, made, origin, quiet)
+            self.replica.wrote(made, origin)
 
-    def set(self, key: str, value: Any, ttl: float | None = None) -> None:
-        self._send([Write(b"S", key, value, expiry=b"" if ttl is None else b"%d" % (ttl * 1000))])
+    def set(self, key: str, value: Any, *, ttl: float | None = None, always_changes: bool = False) -> None:
+        expiry = b"" if ttl is None else b"%d" % (ttl * 1000)
+        self._send([Write(b"T" if always_changes else b"S", key, value, b"", expiry, self._table.is_quiet())])
 
     def set_if_absent(self, key: str, value: Any) -> Any:
         """Returns the value that there was, or GONE."""
         while True:
-            change = Write(b"N", key, value, condition(self.replica.version(key)))
+            change = Write(b"N", key, value, condition(self.replica.version(key)), b"", self._table.is_quiet())
             before = self._send([change])[3]
             if not before:
                 return GONE
@@ -171,7 +175,7 @@ class Node:
 
     def compare_and_set(self, key: str, expected: Version, value: Any) -> bool:
         """Set the key if its version is the expected one; NEVER is that of a key that is not set."""
-        reply = self._send([Write(b"C", key, value, condition(expected))])
+        reply = self._send([Write(b"C", key, value, condition(expected), b"", self._table.is_quiet())])
         if reply[0] == b"OK":
             return True
         if reply[1]:
@@ -183,7 +187,7 @@ class Node:
     def delete(self, key: str) -> Any:
         """Returns the value that there was, or GONE."""
         known, local = self._look(key)
-        reply = self._send([Write(b"D", key, GONE, condition(known))])
+        reply = self._send([Write(b"D", key, GONE, condition(known), b"", self._table.is_quiet())])
         if not reply[3]:
             if local is not GONE:
                 self.sync()  # somebody else has deleted it, which is not here yet
@@ -214,13 +218,15 @@ class Node:
         """The sum; None if what there is, or what would be, is not an integer that the engine can add to."""
         if by not in _INT64 or default not in _INT64:
             return None
-        reply = self._send([Write(b"I", key, by, b"%d" % default)])
+        reply = self._send([Write(b"I", key, by, b"%d" % default, b"", self._table.is_quiet())])
         return None if reply[0] == b"NOTINT" else int(reply[4][1:])
 
-    def commit(self, writes: Mapping[str, Any], touched: Collection[str] = ()) -> None:
+    def commit(
+        self, writes: Mapping[str, Any], touched: Collection[str] = (), quiet: Collection[str] = ()
+    ) -> None:
         """Make several changes at once; GONE deletes. The calling thread holds the locks of the keys."""
         changes = [
-            Write(b"D" if value is GONE else b"T" if key in touched else b"S", key, value)
+            Write(b"D" if value is GONE else b"T" if key in touched else b"S", key, value, b"", b"", key in quiet)
             for key, value in writes.items()
         ]
         if changes:

@@ -46,9 +46,9 @@ class Table(Protocol):
         """The value, or GONE."""
 
     def apply(
-        self, changes: Sequence[tuple[str, Any]], origin: object, quiet: bool
+        self, changes: Sequence[tuple[str, Any, bool]], origin: object
     ) -> tuple[Collection[str], Callable[[], object]]:
-        """Make all changes at once.
+        """Make all changes at once: the keys, their values or GONE, and whether to rerun nobody for it.
 
         Returns the keys that were left as they are because another thread holds their lock, and what is left to do once
         the caller holds no lock.
@@ -60,13 +60,12 @@ class Table(Protocol):
 
 @dataclass(slots=True)
 class Entry:
-    """An entry of the log. The data of a change is None when it has to be fetched; its kind is s, r or d."""
+    """An entry of the log. Changes are their kind (s, r or d), key, data and whether they are quiet."""
 
     version: Version
     ticket: bytes = b""
-    quiet: bool = False
     too_long: bool = False
-    changes: list[tuple[bytes, str, bytes]] = field(default_factory=list)
+    changes: list[tuple[bytes, str, bytes, bool]] = field(default_factory=list)
     unlocked: list[str] = field(default_factory=list)
 
 
@@ -82,6 +81,7 @@ class Flight:
 class Change:
     version: Version
     value: Any
+    quiet: bool = False
 
 
 def parse_version(text: bytes) -> Version:
@@ -95,14 +95,12 @@ def parse_entry(identifier: bytes, fields: Sequence[bytes]) -> Entry:
         kind, key = name[:1], name[1:]
         if kind == b"w":
             entry.ticket = data
-        elif kind == b"q":
-            entry.quiet = data == b"1"
         elif kind == b"f":
             entry.too_long = True
         elif kind == b"u":
             entry.unlocked.append(decode_key(key))
-        elif kind in {b"s", b"r", b"d"}:
-            entry.changes.append((kind, decode_key(key), data))
+        elif kind.lower() in {b"s", b"r", b"d"}:
+            entry.changes.append((kind.lower(), decode_key(key), data, kind.isupper()))
     return entry
 
 
@@ -136,25 +134,25 @@ class Replica:
     def land(self, ticket: bytes) -> None:
         self._flights.pop(ticket, None)
 
-    def wrote(self, version: Version, values: dict[str, Any], origin: object, quiet: bool) -> None:
+    def wrote(self, changes: dict[str, Change], origin: object) -> None:
         """Bring in what this thread has written."""
         with self._lock:
-            news = {key: Change(version, value) for key, value in values.items() if self._is_news(key, version)}
-            finish = self._apply(news, origin, quiet)
+            news = {key: change for key, change in changes.items() if self._is_news(key, change.version)}
+            finish = self._apply(news, origin)
         finish()
 
-    def confirmed(self, key: str, version: Version, value: Any, origin: object, quiet: bool) -> None:
+    def confirmed(self, key: str, change: Change, origin: object) -> None:
         """This thread has assigned what the engine had already. Here it may be news."""
-        if self.version(key) < version:
-            self.wrote(version, {key: value}, origin, quiet)
+        if self.version(key) < change.version:
+            self.wrote({key: change}, origin)
             return
         local = self._table.peek(key)
-        if local is GONE or self._table.same(local, value):
+        if local is GONE or self._table.same(local, change.value):
             return
         with self._lock:
-            if self._versions.get(key) != version:
+            if self._versions.get(key) != change.version:
                 return
-            finish = self._apply({key: Change(version, value)}, origin, quiet)
+            finish = self._apply({key: change}, origin)
         finish()
 
     def version(self, key: str) -> Version:
@@ -170,7 +168,7 @@ class Replica:
             for key in keys:
                 change = self._held.get(key)
                 if change is not None:
-                    finishes.append(self._apply({key: change}, None, False))
+                    finishes.append(self._apply({key: change}, None))
         for finish in finishes:
             finish()
 
@@ -181,13 +179,14 @@ class Replica:
 
         Entries in a row that have the same origin are brought in at once, and tell of each key once.
         """
-        groups: list[tuple[object, bool, dict[str, Change]]] = []
+        groups: list[tuple[object, dict[str, Change]]] = []
         for entry in entries:
             flight = self._flights.get(entry.ticket)
             origin = None if flight is None else flight.origin
-            if not groups or groups[-1][:2] != (origin, entry.quiet):
-                groups.append((origin, entry.quiet, {}))
-            for kind, key, data in entry.changes:
+            if not groups or groups[-1][0] is not origin:
+                groups.append((origin, {}))
+            changes = groups[-1][1]
+            for kind, key, data, quiet in entry.changes:
                 if entry.version <= self.version(key):
                     continue
                 value: Any = GONE if kind == b"d" else data
@@ -195,7 +194,8 @@ class Replica:
                     value = flight.values[key]
                 elif kind == b"r":
                     return False
-                groups[-1][2][key] = Change(entry.version, value)
+                quiet_so_far = changes[key].quiet if key in changes else True
+                changes[key] = Change(entry.version, value, quiet and quiet_so_far)
         self._bring_in(groups, entries[-1].version)
         self.unlock(key for entry in entries for key in entry.unlocked)
         return True
@@ -207,7 +207,7 @@ class Replica:
             for key, (version, data) in values.items()
             if version > self.version(key)
         }
-        self._bring_in([(None, False, changes)], cursor)
+        self._bring_in([(None, changes)], cursor)
 
     def resynchronise(
         self, versions: dict[str, Version], values: dict[str, tuple[Version, bytes]], cursor: Version
@@ -229,7 +229,7 @@ class Replica:
                     del changes[key]
             self.cursor = cursor
             self._held.clear()
-            finish = self._apply(changes, None, False)
+            finish = self._apply(changes, None)
             self._has_moved()
         finish()
         self.unlock(list(self._unlocks))
@@ -239,18 +239,18 @@ class Replica:
     def _is_after(version: Version, cursor: Version) -> bool:
         return version[0] == cursor[0] and version[1] > cursor[1]
 
-    def _bring_in(self, groups: Sequence[tuple[object, bool, dict[str, Change]]], cursor: Version) -> None:
-        for _, _, changes in groups:
+    def _bring_in(self, groups: Sequence[tuple[object, dict[str, Change]]], cursor: Version) -> None:
+        for _, changes in groups:
             for key, change in changes.items():
                 if type(change.value) is bytes:
                     change.value = self._decoded(key, change.value)
         finishes = []
         with self._lock:
-            for origin, quiet, changes in groups:
+            for origin, changes in groups:
                 news = {key: change for key, change in changes.items() if change.version > self._latest(key)}
                 if not news:
                     continue
-                finishes.append(self._apply(news, origin, quiet))
+                finishes.append(self._apply(news, origin))
             self.cursor = cursor
             self._has_moved()
         for finish in finishes:
@@ -278,8 +278,10 @@ class Replica:
             return version >= held.version
         return version > self.cursor and version > self._latest(key)
 
-    def _apply(self, changes: dict[str, Change], origin: object, quiet: bool) -> Callable[[], object]:
-        held, finish = self._table.apply([(key, change.value) for key, change in changes.items()], origin, quiet)
+    def _apply(self, changes: dict[str, Change], origin: object) -> Callable[[], object]:
+        held, finish = self._table.apply(
+            [(key, change.value, change.quiet) for key, change in changes.items()], origin
+        )
         for key, change in changes.items():
             if key in held:
                 self._held[key] = change

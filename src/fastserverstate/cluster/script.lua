@@ -3,7 +3,9 @@
 -- KEYS[1] is "fss:{namespace}:m"; all other keys have the same prefix, and so lie in the same slot of a cluster.
 --   m    run: id of the server process that adopted the data; epoch, seq: of the last log entry; fence: of the last lock
 --   d    key -> encoded value            v    key -> version, "epoch-seq"
---   log  stream of changes, whose ids are "epoch-seq", without holes in one epoch
+--   log  stream of changes, whose ids are "epoch-seq", without holes in one epoch. Fields: w, the writer's ticket; s and a
+--        key, and the value; r and a key whose value is to be fetched; d and a key that was deleted; all three in
+--        capitals if nobody is to be rerun; f, too many to list; u and a key whose lock was released; a, adopted
 --   op:  by writer: number and reply of its last operation       lk:  by key: "epoch-fence|owner" of its lock
 --   w    owner -> "deadline|key" of the lock that it waits for   ttl  key -> when it is to be deleted, in ms
 --   n    scratch, for sums that a Lua number cannot hold
@@ -193,7 +195,7 @@ if ARGV[1] == 'catchup' then
     end
     for _, entry in ipairs(entries) do
         for i = 1, #entry[2], 2 do
-            if string.sub(entry[2][i], 1, 1) == 'r' then
+            if string.lower(string.sub(entry[2][i], 1, 1)) == 'r' then
                 wanted[string.sub(entry[2][i], 2)] = true
             end
         end
@@ -304,8 +306,8 @@ if ARGV[1] == 'acquire' then
     return finish(reply)
 end
 
--- 'write': ticket, for the log; quiet ('1': rerun nobody); the number of locks that the owner relies on, and key and token
--- of each; and changes: kind, key, value, condition, expiry in ms or ''
+-- 'write': ticket, for the log; the number of locks that the owner relies on, and key and token of each; and changes:
+-- kind, key, value, condition, expiry in ms or '', quiet ('1': rerun nobody)
 --   S  set                         T  set, and behave as if that was another value
 --   N  set if absent               D  delete
 --   C  set if the version is the condition
@@ -314,7 +316,7 @@ end
 --   of I the sum, encoded, and of N and D the value that there was, unless its version is the condition; and the version
 --   that there is now, or, of what was deleted, the one that did it
 
-local ticket, quiet = take(), take()
+local ticket = take()
 local claims = tonumber(take())
 for _ = 1, claims do
     local key, token = take(), take()
@@ -326,8 +328,10 @@ end
 
 local changes = {}
 while at < #ARGV do
-    local kind, key, value, condition, expiry = take(), take(), take(), take(), take()
-    changes[#changes + 1] = {kind = kind, key = key, value = value, condition = condition, expiry = expiry}
+    local kind, key, value, condition, expiry, quiet = take(), take(), take(), take(), take(), take()
+    changes[#changes + 1] = {
+        kind = kind, key = key, value = value, condition = condition, expiry = expiry, quiet = quiet
+    }
     local _, other = holder(key)
     if other and other ~= owner then
         return locked(owner, key, '1')
@@ -384,14 +388,14 @@ if #effective > 0 then
     if not grows then
         redis.call('HDEL', WAITS, owner)  -- what makes room may be done when there is none
     end
-    local fields = {'w', ticket, 'q', quiet}
+    local fields = {'w', ticket}
     if #effective > MOST_LISTED then
-        fields[5], fields[6] = 'f', ''
+        fields[3], fields[4] = 'f', ''
     else
         for _, change in ipairs(effective) do
             local kind = change.kind
             local listed = kind == 'D' and 'd' or #change.value > INLINE and 'r' or 's'
-            fields[#fields + 1] = listed .. change.key
+            fields[#fields + 1] = (change.quiet == '1' and string.upper(listed) or listed) .. change.key
             fields[#fields + 1] = listed == 's' and change.value or ''
         end
     end

@@ -160,7 +160,7 @@ class Tail(threading.Thread):
             cursor = entry.version
         if self._replica.follow(entries):
             return
-        referred = {key for entry in entries for kind, key, _ in entry.changes if kind == b"r"}
+        referred = {key for entry in entries for kind, key, _, _ in entry.changes if kind == b"r"}
         end, later, values = self._catch_up(cursor, referred)
         # Everything until then at once: what was fetched may be newer than its entry.
         self._replica.settle(self._merged([*entries, *later], values), end)
@@ -191,7 +191,7 @@ class Tail(threading.Thread):
     ) -> dict[str, tuple[Version, bytes | None]]:
         merged: dict[str, tuple[Version, bytes | None]] = {}
         for entry in entries:
-            for kind, key, data in entry.changes:
+            for kind, key, data, _ in entry.changes:
                 merged[key] = (entry.version, None if kind == b"d" else data)
         merged.update(values)
         return merged
