@@ -27,6 +27,7 @@ except ImportError as error:
         "its state, or processes."
     ) from error
 
+from fastserverstate._connect import connect, connect_by_environment
 from fastserverstate._shared import (
     atomic,
     compare_and_set,
@@ -44,6 +45,7 @@ from fastserverstate._shared import (
 from fastserverstate.errors import DeadlockError, FastServerStateError, RerunSuppressedError
 
 _reload.keep()
+connect_by_environment()
 
 __all__ = [
     "DeadlockError",
@@ -52,6 +54,7 @@ __all__ = [
     "atomic",
     "compare_and_set",
     "configure",
+    "connect",
     "force_rerun_bound_sessions",
     "no_rerun",
     "on_change",

@@ -422,10 +422,10 @@ def test_lock_that_is_not_renewed_is_lost(pair, monkeypatch):
 
 
 def test_lock_that_is_renewed_is_kept(pair, monkeypatch):
-    monkeypatch.setattr(locks, "LIFETIME", 0.3)
+    monkeypatch.setattr(locks, "LIFETIME", 1.0)
     one, other = pair
     one.node.leases.acquire(["k"], None)
-    assert not other.node.leases.acquire(["k"], 1.0)
+    assert not other.node.leases.acquire(["k"], 2.0)
     one.node.set("k", 1)
 
 

@@ -197,7 +197,7 @@ class Leases:
                 arguments = [part for key, token in pairs for part in (encode_key(key), token)]
                 try:
                     reply = self._engine.call(
-                        b"renew", owner, int(LIFETIME * 1000), *arguments, timeout=LIFETIME / 6
+                        b"renew", owner, int(LIFETIME * 1000), *arguments, timeout=LIFETIME / 3
                     )
                 except ClusterError as error:
                     logger.debug("Locks could not be renewed: %s", error)

@@ -69,14 +69,16 @@ class Node:
         secret: str | bytes | None = None,
         timeout: float = 10.0,
         while_waiting: Callable[[], object] = lambda: None,
+        on_join: Callable[[], object] = lambda: None,
     ) -> None:
         self.namespace = namespace
         self.codec = Codec(namespace, secret)
         self.engine = Engine(url, namespace, timeout, while_waiting)
         self.replica = Replica(table, self.codec)
         self.leases = Leases(self.engine, self.replica, while_waiting)
-        self.tail = Tail(self.engine, self.replica, self._offer_what_was_there)
+        self.tail = Tail(self.engine, self.replica, self._join)
         self._table = table
+        self._on_join = on_join
         self._while_waiting = while_waiting
         self._tickets = itertools.count(1)
         self._name = uuid.uuid4().hex.encode()
@@ -97,8 +99,9 @@ class Node:
         self.leases.close()
         self.engine.close()
 
-    def _offer_what_was_there(self) -> None:
-        """What was set before the engine was known becomes common, unless there is something already."""
+    def _join(self) -> None:
+        """What was set before the engine was reached becomes common, unless there is something already."""
+        self._on_join()
         for key in self._table.keys():
             value = self._table.peek(key)
             if value is GONE:
