@@ -1,9 +1,9 @@
 # cython: language_level=3
 # One table among several. See _core.pyx for the whole.
 #
-# A store that has a *backend* changes nothing by itself: what is to be written and locked goes to the backend, outside of
-# all mutexes, which makes it known to others and brings what came of it into the table by `apply`, as it does with what
-# others have written. Reads know nothing of it.
+# A store that has a *backend* changes nothing by itself: what is to be written and locked goes to the backend, with no
+# mutex locked, which makes it known to others and brings what came of it into the table by `apply`, as it does with
+# what others have written. Reads know nothing of it.
 
 @cython.final
 cdef class _Arrival:

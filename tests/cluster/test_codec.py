@@ -20,7 +20,7 @@ SECRET = "sixteen bytes or more"
 bare = Codec("app", None)
 keyed = Codec("app", SECRET)
 
-UTC = datetime.timezone.utc
+UTC = datetime.UTC
 atoms = st.one_of(
     st.none(),
     st.booleans(),
@@ -36,7 +36,9 @@ atoms = st.one_of(
     st.timedeltas(),
     st.decimals(),
 )
-keys = st.one_of(st.text(), st.integers(-(2**63), 2**64 - 1), st.booleans(), st.none(), st.binary(), st.floats(allow_nan=False))
+keys = st.one_of(
+    st.text(), st.integers(-(2**63), 2**64 - 1), st.booleans(), st.none(), st.binary(), st.floats(allow_nan=False)
+)
 values = st.recursive(
     atoms,
     lambda inner: st.one_of(
@@ -70,7 +72,11 @@ def test_plain_values_come_back_exactly(value):
     assert shape(bare.decode("k", data)) == shape(value)
 
 
-@pytest.mark.parametrize("number", [0, -1, 2**53 + 1, 2**63, -(2**63) - 1, 10**4000, -(16**5000)], ids=lambda number: f"{number.bit_length()} bits")
+@pytest.mark.parametrize(
+    "number",
+    [0, -1, 2**53 + 1, 2**63, -(2**63) - 1, 10**4000, -(16**5000)],
+    ids=lambda number: f"{number.bit_length()} bits",
+)
 def test_integers_of_any_size(number):
     assert bare.decode("k", bare.encode("k", number)) == number
 

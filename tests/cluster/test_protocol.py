@@ -298,7 +298,7 @@ def test_namespaces_do_not_see_each_other(empty_engine, peer):
         one.node.sync()
         assert one.values == dict.fromkeys(crafted, one.node.namespace)
     with empty_engine.client() as client:
-        assert {key.split(b"}")[0] for key in client.keys()} == {b"fss:{%b" % name.encode() for name in names}
+        assert {key.split(b"}")[0] for key in client.scan_iter()} == {b"fss:{%b" % name.encode() for name in names}
 
 
 @pytest.mark.parametrize("name", ["", "a}b", "a:b", "a b", "{", "é", "x" * 101, "a\n"])
@@ -410,7 +410,11 @@ def test_lock_that_is_not_renewed_is_lost(pair, monkeypatch):
     one.node.leases.acquire(["k"], None)
     assert other.node.leases.acquire(["k"], None)
     other.node.set("k", 2)
-    for act in (lambda: one.node.set("k", 3), lambda: one.node.set("another", 3), lambda: one.node.increment("k", 1, 0)):
+    for act in (
+        lambda: one.node.set("k", 3),
+        lambda: one.node.set("another", 3),
+        lambda: one.node.increment("k", 1, 0),
+    ):
         with pytest.raises(LockLostError, match="'k'"):
             act()
     one.node.leases.release(["k"])  # not the other's

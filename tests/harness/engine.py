@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+
 from harness.server import free_port
 
 DEADLINE = 20
@@ -66,12 +67,13 @@ class Engine:
             try:
                 with self.client() as client:
                     client.ping()
-                return
             except (redis.ConnectionError, redis.TimeoutError):
                 assert self._process is not None
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError((self.folder / "output").read_text()) from None
-            time.sleep(0.005)
+                time.sleep(0.005)
+            else:
+                return
 
     def client(self, **options: Any) -> redis.Redis:
         return redis.Redis(port=self.port, protocol=2, **options)

@@ -40,11 +40,9 @@ _link: Link | None = None
 _arguments: tuple[object, ...] = ()
 
 
-def open_link(
-    url: str, *, namespace: str, secret: str | bytes | None, required: bool, timeout: float
-) -> None:
+def open_link(url: str, *, namespace: str, secret: str | bytes | None, required: bool, timeout: float) -> None:
     """See `fastserverstate.connect`."""
-    global _link, _arguments  # noqa: PLW0603
+    global _link, _arguments
     arguments = (url, namespace, secret, timeout)
     with _lock:
         if _link is not None:
@@ -87,7 +85,7 @@ def sync() -> None:
 
 def _forget() -> None:
     """In a forked process, which has no connection and an empty store."""
-    global _link, _lock  # noqa: PLW0603
+    global _link, _lock
     _link, _lock = None, threading.Lock()
 
 

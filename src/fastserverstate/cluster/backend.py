@@ -109,9 +109,7 @@ class Backend:
         return self._node.increment(key, by, default) if type(by) is type(default) is int else None
 
     def commit(self, writes: dict[str, Any], touched: Collection[str], quiet: Collection[str]) -> None:
-        self._node.commit(
-            {key: GONE if value is absent else value for key, value in writes.items()}, touched, quiet
-        )
+        self._node.commit({key: GONE if value is absent else value for key, value in writes.items()}, touched, quiet)
 
     def acquire(self, key: str, timeout: float | None) -> bool:
         return self._node.leases.acquire([key], timeout)

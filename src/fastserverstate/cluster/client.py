@@ -195,6 +195,7 @@ class Engine:
         end = time.monotonic() + (self.timeout if timeout is None else timeout)
         channel = self._take()
         lost = False
+        why: Exception
         rest = FIRST_REST
         if numbered:
             channel.number += 1

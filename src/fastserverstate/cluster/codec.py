@@ -42,7 +42,7 @@ def _exact_int(value: int) -> Any:
 
 
 def _exact_datetime(value: datetime.datetime) -> Any:
-    if value.fold or not (value.tzinfo is None or value.tzinfo is datetime.timezone.utc):
+    if value.fold or not (value.tzinfo is None or value.tzinfo is datetime.UTC):
         raise _NotExactError
     return _Ext(5, value.isoformat().encode())
 
@@ -122,7 +122,19 @@ def _extension(code: int, data: memoryview) -> Any:
     return _EXTENSIONS[code](bytes(data))
 
 
-_unpack = msgspec.msgpack.Decoder(ext_hook=_extension).decode
+_decoder = msgspec.msgpack.Decoder(ext_hook=_extension)
+
+
+def _unpack(data: bytes) -> Any:
+    return _decoder.decode(data)
+
+
+_LOADERS: dict[bytes, Callable[[bytes], Any]] = {
+    b"i": int,
+    b"x": lambda payload: int(payload, 16),
+    b"m": _unpack,
+    b"p": pickle.loads,
+}
 
 
 class Codec:
@@ -165,33 +177,32 @@ class Codec:
     def decode(self, key: str, data: bytes) -> Any:
         """Raises UnreadableValueError."""
         tag, payload = data[:1], data[1:]
+        load = _LOADERS.get(tag)
+        if load is None:
+            raise UnreadableValueError(f"server_state[{key!r}] is of a format {tag!r} that this release lacks.")
+        if tag == b"p":
+            payload = self._verified(key, payload)
         try:
-            if tag == b"i":
-                return int(payload)
-            if tag == b"x":
-                return int(payload, 16)
-            if tag == b"m":
-                return _unpack(payload)
-            if tag != b"p":
-                raise UnreadableValueError(f"server_state[{key!r}] is of a format {tag!r} that this release lacks.")
-            mac, payload = payload[:_MAC_SIZE], payload[_MAC_SIZE:]
-            if self._secret is None:
-                raise UnreadableValueError(
-                    f"server_state[{key!r}] was sent as a pickle, which is loaded with a secret only. Give this server "
-                    f"the secret that the others have: connect(..., secret=...)."
-                )
-            if not hmac.compare_digest(mac, self._mac(key, b"p", payload)):
-                raise UnreadableValueError(
-                    f"server_state[{key!r}] was sent as a pickle that was not made with this secret, for this key and "
-                    f"namespace. It was not loaded."
-                )
-            return pickle.loads(payload)
-        except UnreadableValueError:
-            raise
+            return load(payload)
         except Exception as error:
             raise UnreadableValueError(
                 f"server_state[{key!r}] cannot be read ({type(error).__qualname__}: {error})."
             ) from error
+
+    def _verified(self, key: str, payload: bytes) -> bytes:
+        """The pickle in a payload."""
+        mac, payload = payload[:_MAC_SIZE], payload[_MAC_SIZE:]
+        if self._secret is None:
+            raise UnreadableValueError(
+                f"server_state[{key!r}] was sent as a pickle, which is loaded with a secret only. Give this server the "
+                f"secret that the others have: connect(..., secret=...)."
+            )
+        if not hmac.compare_digest(mac, self._mac(key, b"p", payload)):
+            raise UnreadableValueError(
+                f"server_state[{key!r}] was sent as a pickle that was not made with this secret, for this key and "
+                f"namespace. It was not loaded."
+            )
+        return payload
 
     def _mac(self, key: str, tag: bytes, payload: bytes) -> bytes:
         name = encode_key(key)
@@ -203,8 +214,8 @@ class Codec:
     @staticmethod
     def _unsharable(key: str, value: Any) -> UnsharableValueError:
         return UnsharableValueError(
-            f"server_state[{key!r}] cannot be sent to other servers: its value, of type {_name(value)}, or something in "
-            f"it needs pickle, which is used only with a secret that all servers share: connect(..., secret=...)."
+            f"server_state[{key!r}] cannot be sent to other servers: its value, of type {_name(value)}, or something "
+            f"in it needs pickle, which is used only with a secret that all servers share: connect(..., secret=...)."
         )
 
 

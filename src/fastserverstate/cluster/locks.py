@@ -81,7 +81,7 @@ class Leases:
         )
         if reply is None:
             return False
-        token = reply[1]
+        token: bytes = reply[1]
         self._held.setdefault(owner, {}).update(dict.fromkeys(keys, token))
         state = int(reply[2]), int(reply[3])
         try:
@@ -196,9 +196,7 @@ class Leases:
                 pairs = list(held.items())
                 arguments = [part for key, token in pairs for part in (encode_key(key), token)]
                 try:
-                    reply = self._engine.call(
-                        b"renew", owner, int(LIFETIME * 1000), *arguments, timeout=LIFETIME / 3
-                    )
+                    reply = self._engine.call(b"renew", owner, int(LIFETIME * 1000), *arguments, timeout=LIFETIME / 3)
                 except ClusterError as error:
                     logger.debug("Locks could not be renewed: %s", error)
                     continue

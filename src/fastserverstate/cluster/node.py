@@ -13,7 +13,17 @@ from fastserverstate.cluster.client import Engine, Reply
 from fastserverstate.cluster.codec import Codec, encode_key
 from fastserverstate.cluster.errors import NotConnectedError, UnsharableValueError
 from fastserverstate.cluster.locks import Leases
-from fastserverstate.cluster.replica import GONE, NEVER, Change, Flight, Replica, Table, Version, parse_version
+from fastserverstate.cluster.replica import (
+    GONE,
+    NEVER,
+    Change,
+    Flight,
+    Replica,
+    Table,
+    Version,
+    parse_version,
+    version_text,
+)
 from fastserverstate.cluster.tail import Tail, logger
 
 _INT64 = range(-(2**63), 2**63)
@@ -102,7 +112,8 @@ class Node:
     def _join(self) -> None:
         """What was set before the engine was reached becomes common, unless there is something already."""
         self._on_join()
-        for key in self._table.keys():
+        there = self._table.keys()
+        for key in there:
             value = self._table.peek(key)
             if value is GONE:
                 continue
@@ -224,9 +235,7 @@ class Node:
         reply = self._send([Write(b"I", key, by, b"%d" % default, b"", self._table.is_quiet())])
         return None if reply[0] == b"NOTINT" else int(reply[4][1:])
 
-    def commit(
-        self, writes: Mapping[str, Any], touched: Collection[str] = (), quiet: Collection[str] = ()
-    ) -> None:
+    def commit(self, writes: Mapping[str, Any], touched: Collection[str] = (), quiet: Collection[str] = ()) -> None:
         """Make several changes at once; GONE deletes. The calling thread holds the locks of the keys."""
         changes = [
             Write(b"D" if value is GONE else b"T" if key in touched else b"S", key, value, b"", b"", key in quiet)
@@ -260,7 +269,7 @@ class Node:
             namespace=self.namespace,
             connected=tail.connected,
             age=time.monotonic() - tail.heard,
-            cursor="%d-%d" % cursor,
+            cursor=version_text(cursor),
             lag=max(0, lag),
             resyncs=tail.resyncs,
             outages=tail.outages,

@@ -1,8 +1,8 @@
-"""What this server knows of the engine's state, and bringing it into the local table in the order of the versions.
+"""What this server knows of the engine's state, and bringing it into the local table in the order of its versions.
 
-A version is the (epoch, seq) of the log entry that made it. The *cursor* is the last entry that the tail has brought in.
-What a thread of this server has written is brought in with the engine's reply, ahead of the cursor, if nothing newer was.
-When the cursor gets there, it finds that done.
+A version is the (epoch, seq) of the log entry that made it. The *cursor* is the last entry that the tail has brought
+in. What a thread of this server has written is brought in with the engine's reply, ahead of the cursor, if nothing
+newer was. When the cursor gets there, it finds that done.
 """
 
 from __future__ import annotations
@@ -87,6 +87,10 @@ class Change:
 def parse_version(text: bytes) -> Version:
     epoch, _, seq = text.partition(b"-")
     return int(epoch), int(seq)
+
+
+def version_text(version: Version) -> str:
+    return f"{version[0]}-{version[1]}"
 
 
 def parse_entry(identifier: bytes, fields: Sequence[bytes]) -> Entry:
@@ -220,7 +224,11 @@ class Replica:
         changes = {key: Change(version, self._decoded(key, data)) for key, (version, data) in values.items()}
         with self._lock:
             for key, version in versions.items():
-                if key not in changes and self.version(key) != version and not self._is_after(self.version(key), cursor):
+                if (
+                    key not in changes
+                    and self.version(key) != version
+                    and not self._is_after(self.version(key), cursor)
+                ):
                     return False
             for key in {*self._versions, *self._table.keys()}.difference(versions):
                 changes[key] = Change(cursor, GONE)
@@ -279,9 +287,7 @@ class Replica:
         return version > self.cursor and version > self._latest(key)
 
     def _apply(self, changes: dict[str, Change], origin: object) -> Callable[[], object]:
-        held, finish = self._table.apply(
-            [(key, change.value, change.quiet) for key, change in changes.items()], origin
-        )
+        held, finish = self._table.apply([(key, change.value, change.quiet) for key, change in changes.items()], origin)
         for key, change in changes.items():
             if key in held:
                 self._held[key] = change

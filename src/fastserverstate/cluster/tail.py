@@ -1,7 +1,7 @@
 """Follows the log, and resynchronises when it may have missed something.
 
-An entry that is not the cursor's successor in the same epoch says so, as does a heartbeat that finds the engine elsewhere
-than the log ended. Nothing else is relied on: not on the connection, nor on the log's length.
+An entry that is not the cursor's successor in the same epoch says so, as does a heartbeat that finds the engine
+elsewhere than the log ended. Nothing else is relied on: not the connection, nor the log's length.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import redis
 from fastserverstate.cluster.client import AnswerLostError, Channel, Engine, RefusedError, Reply
 from fastserverstate.cluster.codec import decode_key, encode_key
 from fastserverstate.cluster.errors import ClusterError
-from fastserverstate.cluster.replica import NEVER, Entry, Replica, Version, parse_entry, parse_version
+from fastserverstate.cluster.replica import NEVER, Entry, Replica, Version, parse_entry, parse_version, version_text
 
 logger = logging.getLogger("fastserverstate")
 
@@ -130,7 +130,7 @@ class Tail(threading.Thread):
 
     def _read(self, block: float) -> list[Entry]:
         options = ("BLOCK", int(block * 1000)) if block else ()
-        cursor = "%d-%d" % self._replica.cursor
+        cursor = version_text(self._replica.cursor)
         log = f"{self._engine.prefix}log"
         reply = self._channel.execute("XREAD", "COUNT", BATCH, *options, "STREAMS", log, cursor)
         return [parse_entry(*entry) for entry in reply[0][1]] if reply else []
@@ -170,7 +170,7 @@ class Tail(threading.Thread):
         self, cursor: Version, keys: Iterable[str]
     ) -> tuple[Version, list[Entry], dict[str, tuple[Version, bytes | None]]]:
         """The end of the log, the entries up to there, and the values of the keys and of what the entries refer to."""
-        _, epoch, seq, raw, flat = self._script(b"catchup", "%d-%d" % cursor, *map(encode_key, keys))
+        _, epoch, seq, raw, flat = self._script(b"catchup", version_text(cursor), *map(encode_key, keys))
         end = int(epoch), int(seq)
         entries = [parse_entry(*entry) for entry in raw]
         for entry in entries:
@@ -208,9 +208,7 @@ class Tail(threading.Thread):
     def _try_to_resynchronise(self) -> bool:
         _, epoch, seq, flat = self._script(b"versions")
         cursor = int(epoch), int(seq)
-        versions = {
-            decode_key(key): parse_version(version) for key, version in zip(flat[::2], flat[1::2], strict=True)
-        }
+        versions = {decode_key(key): parse_version(version) for key, version in zip(flat[::2], flat[1::2], strict=True)}
         differing = [key for key, version in versions.items() if self._replica.version(key) != version]
         values: dict[str, tuple[Version, bytes | None]] = {}
         for start in range(0, len(differing), CHUNK):
