@@ -36,7 +36,7 @@ class DictTable:
 
     def apply(
         self, changes: Sequence[tuple[str, Any, bool]], origin: object
-    ) -> tuple[Collection[str], Callable[[], object]]:
+    ) -> tuple[Collection[str], Callable[[Collection[str]], object]]:
         held = {key for key, *_ in changes if key in self.held_by_others}
         values = dict(self.values)
         for key, value, _ in changes:
@@ -49,7 +49,10 @@ class DictTable:
         self.values = values
         self.told.append([key for key, *_ in changes if key not in held])
         self.origins.append(origin)
-        return held, lambda: None
+        return held, lambda _: None
+
+    def settle(self, keys: Collection[str]) -> None:
+        pass
 
     def same(self, old: Any, new: Any) -> bool:
         return type(old) is type(new) and old == new

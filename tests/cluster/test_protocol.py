@@ -37,12 +37,14 @@ def test_what_was_assigned_stays_the_same_object_here(pair):
     one, other = pair
     value = {"a": [1, 2]}
     large = ["x" * 10_000]
+    one.node.set("bytes", b"i1")
     one.node.set("value", value)
     one.node.set("large", large)
     other.node.sync()
     one.node.sync()
     assert one.values["value"] is value
     assert one.values["large"] is large
+    assert one.values["bytes"] == b"i1"
     assert other.values == one.values
 
 

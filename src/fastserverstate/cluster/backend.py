@@ -45,27 +45,31 @@ class CoreTable:
 
     def apply(
         self, changes: Sequence[tuple[str, Any, bool]], origin: object
-    ) -> tuple[Collection[str], Callable[[], object]]:
+    ) -> tuple[Collection[str], Callable[[Collection[str]], object]]:
         left, due, arrivals = self._store.apply(
             [(key, absent if value is GONE else value, quiet) for key, value, quiet in changes],
             cast("Session | None", origin),
         )
 
-        def finish() -> None:
+        def finish(settled_by_others: Collection[str]) -> None:
             arrivals.clear()  # and with them the old values
-            if due and threading.current_thread() is self.tail:
-                self._call_later(due)
-                due.clear()
-            self._store.settle(due)
+            keys = [key for key in due if key not in settled_by_others]
+            if keys and threading.current_thread() is self.tail:
+                self._call_later(keys)
+                keys = []
+            self._store.settle(keys)
 
         return left, finish
+
+    def settle(self, keys: Collection[str]) -> None:
+        self._store.settle(keys)
 
     def _call_later(self, keys: list[str]) -> None:
         """Call listeners on a thread of their own: the log has to be followed meanwhile."""
         if self._caller is None:
             self._caller = threading.Thread(target=self._call, name="fastserverstate.cluster.on_change", daemon=True)
             self._caller.start()
-        self._calls.put(list(keys))
+        self._calls.put(keys)
 
     def _call(self) -> None:
         while (keys := self._calls.get()) is not None:

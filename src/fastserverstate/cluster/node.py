@@ -152,7 +152,7 @@ class Node:
             if reply[0] == b"OK":
                 self._written(changes, reply, origin)
         finally:
-            self.replica.land(ticket)
+            self.replica.land(ticket, [change.key for change in changes])
         return reply
 
     def _written(self, changes: Sequence[Write], reply: Reply, origin: object) -> None:

@@ -47,12 +47,15 @@ class Table(Protocol):
 
     def apply(
         self, changes: Sequence[tuple[str, Any, bool]], origin: object
-    ) -> tuple[Collection[str], Callable[[], object]]:
+    ) -> tuple[Collection[str], Callable[[Collection[str]], object]]:
         """Make all changes at once: the keys, their values or GONE, and whether to rerun nobody for it.
 
         Returns the keys that were left as they are because another thread holds their lock, and what is left to do once
-        the caller holds no lock.
+        the caller holds no lock: a function that is told the keys for which somebody else will call `settle`.
         """
+
+    def settle(self, keys: Collection[str]) -> None:
+        """What remains to be done on the thread that has changed these keys."""
 
     def same(self, old: Any, new: Any) -> bool:
         """Whether nobody could tell the values apart."""
@@ -82,6 +85,14 @@ class Change:
     version: Version
     value: Any
     quiet: bool = False
+    ticket: bytes = b""
+
+
+@dataclass(slots=True)
+class Encoded:
+    """A value that is not decoded yet."""
+
+    data: bytes
 
 
 def parse_version(text: bytes) -> Version:
@@ -135,15 +146,17 @@ class Replica:
         """A write is about to be sent. Until it has landed, the tail knows it by its ticket."""
         self._flights[ticket] = flight
 
-    def land(self, ticket: bytes) -> None:
-        self._flights.pop(ticket, None)
+    def land(self, ticket: bytes, keys: Collection[str]) -> None:
+        with self._lock:
+            self._flights.pop(ticket, None)
+        self._table.settle(keys)
 
     def wrote(self, changes: dict[str, Change], origin: object) -> None:
         """Bring in what this thread has written."""
         with self._lock:
             news = {key: change for key, change in changes.items() if self._is_news(key, change.version)}
             finish = self._apply(news, origin)
-        finish()
+        finish(())
 
     def confirmed(self, key: str, change: Change, origin: object) -> None:
         """This thread has assigned what the engine had already. Here it may be news."""
@@ -157,7 +170,7 @@ class Replica:
             if self._versions.get(key) != change.version:
                 return
             finish = self._apply({key: change}, origin)
-        finish()
+        finish(())
 
     def version(self, key: str) -> Version:
         """Of what the table has; NEVER if that is nothing."""
@@ -174,7 +187,7 @@ class Replica:
                 if change is not None:
                     finishes.append(self._apply({key: change}, None))
         for finish in finishes:
-            finish()
+            finish(())
 
     # The tail
 
@@ -193,13 +206,13 @@ class Replica:
             for kind, key, data, quiet in entry.changes:
                 if entry.version <= self.version(key):
                     continue
-                value: Any = GONE if kind == b"d" else data
+                value: Any = GONE if kind == b"d" else Encoded(data)
                 if flight is not None and key in flight.values:
                     value = flight.values[key]
                 elif kind == b"r":
                     return False
                 quiet_so_far = changes[key].quiet if key in changes else True
-                changes[key] = Change(entry.version, value, quiet and quiet_so_far)
+                changes[key] = Change(entry.version, value, quiet and quiet_so_far, entry.ticket)
         self._bring_in(groups, entries[-1].version)
         self.unlock(key for entry in entries for key in entry.unlocked)
         return True
@@ -207,7 +220,7 @@ class Replica:
     def settle(self, values: dict[str, tuple[Version, bytes | None]], cursor: Version) -> None:
         """Bring in at once what keys are at the cursor, or have been shortly after the last one."""
         changes = {
-            key: Change(version, GONE if data is None else data)
+            key: Change(version, GONE if data is None else Encoded(data))
             for key, (version, data) in values.items()
             if version > self.version(key)
         }
@@ -239,7 +252,7 @@ class Replica:
             self._held.clear()
             finish = self._apply(changes, None)
             self._has_moved()
-        finish()
+        finish(())
         self.unlock(list(self._unlocks))
         return True
 
@@ -250,19 +263,20 @@ class Replica:
     def _bring_in(self, groups: Sequence[tuple[object, dict[str, Change]]], cursor: Version) -> None:
         for _, changes in groups:
             for key, change in changes.items():
-                if type(change.value) is bytes:
-                    change.value = self._decoded(key, change.value)
+                if type(change.value) is Encoded:
+                    change.value = self._decoded(key, change.value.data)
         finishes = []
         with self._lock:
             for origin, changes in groups:
                 news = {key: change for key, change in changes.items() if change.version > self._latest(key)}
                 if not news:
                     continue
-                finishes.append(self._apply(news, origin))
+                flying = {key for key, change in news.items() if change.ticket in self._flights}
+                finishes.append((self._apply(news, origin), flying))
             self.cursor = cursor
             self._has_moved()
-        for finish in finishes:
-            finish()
+        for finish, flying in finishes:
+            finish(flying)
 
     def _decoded(self, key: str, data: bytes) -> Any:
         try:
@@ -286,7 +300,7 @@ class Replica:
             return version >= held.version
         return version > self.cursor and version > self._latest(key)
 
-    def _apply(self, changes: dict[str, Change], origin: object) -> Callable[[], object]:
+    def _apply(self, changes: dict[str, Change], origin: object) -> Callable[[Collection[str]], object]:
         held, finish = self._table.apply([(key, change.value, change.quiet) for key, change in changes.items()], origin)
         for key, change in changes.items():
             if key in held:
