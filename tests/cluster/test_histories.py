@@ -28,7 +28,7 @@ from harness.linearizability import timed
 
 sys.setswitchinterval(1e-5)
 peer.node.close()
-member = Member({url!r}, timeout=15.0)
+member = Member({url!r}, timeout=30.0)
 
 def play(name, scripts):
     import threading
@@ -73,14 +73,14 @@ def call(chance, keys):
 def harm(server, proxy, over, counts):
     chance = random.Random(1)
     with server.client() as client:
-        while not over.wait(chance.uniform(0.01, 0.1)):
+        while not over.wait(chance.uniform(0.02, 0.2)):
             what = chance.choice(["cut", "lose", "kill", "trim", "restart"])
             counts[what] = counts.get(what, 0) + 1
             with suppress(redis.RedisError):
                 if what == "cut":
                     proxy.cut()
                 elif what == "lose":
-                    proxy.lose_replies(3)
+                    proxy.lose_replies(2)
                 elif what == "kill":
                     client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
                 elif what == "trim":

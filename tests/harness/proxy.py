@@ -46,7 +46,7 @@ class Proxy:
 
     def lose_replies(self, count: int) -> None:
         with self._lock:
-            self._lose_replies += count
+            self._lose_replies = count
 
     def cut(self) -> None:
         """End all connections."""

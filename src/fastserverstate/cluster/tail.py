@@ -26,6 +26,7 @@ PATIENCE = 1.5  # beyond that, until the connection counts as dead
 BATCH = 1000
 CHUNK = 200  # keys that are fetched at a time
 FIRST_REST, LONGEST_REST = 0.01, 0.5
+SILENCE = 60.0
 
 
 class _MissedError(Exception):
@@ -44,6 +45,8 @@ class Tail(threading.Thread):
         self._stopped = threading.Event()
         self._reaped = 0.0
         self.synchronised = threading.Event()  # once
+        self._warned = -float("inf")
+        self._tells = False  # when the connection is back
         self.connected = False
         self.heard = -float("inf")  # on the monotonic clock
         self.engine_seq = NEVER  # the engine's last entry, when we last knew
@@ -75,8 +78,11 @@ class Tail(threading.Thread):
         self.errors += 1
         self.last_error = error
         expected = isinstance(error, (redis.RedisError, RefusedError, AnswerLostError, ClusterError, OSError))
-        if self.connected or not expected:
-            self.outages += self.connected
+        self.outages += self.connected
+        calm = time.monotonic() - self._warned < SILENCE  # of a connection that comes and goes is told now and then
+        if (self.connected and not calm) or not expected:
+            self._warned = time.monotonic()
+            self._tells = True
             logger.warning(
                 "The connection to %s is lost (%s). Reads go on with what is known.",
                 self._engine.address,
@@ -96,7 +102,8 @@ class Tail(threading.Thread):
         if epoch != self._replica.cursor[0]:
             self._resynchronise()
         self._heard()
-        if self.outages and not self.connected:
+        if self._tells:
+            self._tells = False
             logger.warning("The connection to %s is back.", self._engine.address)
         self.connected = True
         self.synchronised.set()
