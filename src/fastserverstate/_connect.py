@@ -47,11 +47,11 @@ def connect(
         ``NotConnectedError`` (of `fastserverstate.cluster`) if the server is not reached in time, ``ClusterError`` if
         this process is connected otherwise, ``ValueError`` for arguments that cannot be.
 
-    >>> from fastserverstate import cluster, connect
-    >>> connect("redis://127.0.0.1:1", namespace="docs", required=False, timeout=0.1)  # nobody is there
-    >>> cluster.status().connected
-    False
-    >>> cluster.disconnect()
+    >>> from fastserverstate import connect
+    >>> connect("")
+    Traceback (most recent call last):
+        ...
+    ValueError: connect needs the url of a Redis or Valkey server, or FASTSERVERSTATE_URL in the environment.
     """
     url = url or os.environ.get(_URL)
     if not url:

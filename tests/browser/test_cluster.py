@@ -59,9 +59,7 @@ def test_click_on_one_server_shows_on_the_other(
             click(tab, "Write")
             lines += 1
             for each in tabs:
-                expect(
-                    each.get_by_text(f"Fragment: {lines} lines, the last is {lines}", exact=True)
-                ).to_be_visible()
+                expect(each.get_by_text(f"Fragment: {lines} lines, the last is {lines}", exact=True)).to_be_visible()
         shared_engine.kill()
         if round_ % 2:
             click(tabs[1], "Click")  # while there is no engine: it waits, and happens
