@@ -121,9 +121,8 @@ def test_histories_of_processes_are_linearizable(own_engine, proxy, report, faul
         for worker in workers:
             worker.end()
     assert operations > histories * 20
-    report(
-        f"{operations} operations of {PROCESSES} processes, {unknown} with unknown outcome, faults {counts}: linearizable"
-    )
+    what = f"{operations} operations of {PROCESSES} processes, {unknown} of unknown outcome"
+    report(f"{what}, faults {counts}: linearizable")
 
 
 def test_local_reads_would_not_be_linearizable(own_engine):
