@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 export PATH := $(abspath $(BIN)):$(PATH)
 SOURCES := setup.py pyproject.toml $(foreach end,pyx pxd pxi,$(wildcard src/fastserverstate/*.$(end)))
@@ -20,14 +21,21 @@ help:  ## List the targets.
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ { printf "  make %-13s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"Python 3.11 or newer is needed, and $(PYTHON) is %s.%s. Use: make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 
-$(READY): $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+$(INSTALLED): $(BIN)/python $(SOURCES)
+	@echo "Installing fastserverstate into $(VENV), which compiles its core. That takes a minute."
+	@$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-demo: $(READY)  ## Start the example app and print its address.
+$(READY): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+demo: $(INSTALLED)  ## Start the example app and print its address.
 	@$(BIN)/python examples/demo.py
 
 demo-cluster: $(READY)  ## Start an engine and two servers of the example app, and print their addresses.
@@ -50,7 +58,7 @@ $(MATRIX): test-streamlit-%: .venvs/streamlit-%/bin/python $(READY)
 $(STREAMLIT_RELEASES:%=.venvs/streamlit-%/bin/python): .venvs/streamlit-%/bin/python:
 	$(PYTHON) -m venv .venvs/streamlit-$*
 	$@ -m pip install --quiet --upgrade "pip>=25.1"
-	$@ -m pip install --quiet "streamlit==$*" --group test
+	$@ -m pip install --quiet "streamlit==$*" "xxhash>=3.6" --group test
 
 # Builds that look for races and for errors with memory. Each has an environment of its own; no other target needs them.
 FREE_THREADED := .venvs/free-threaded
@@ -58,7 +66,7 @@ ADDRESS := .venvs/address-undefined
 THREAD := .venvs/thread
 STRESS_SECONDS ?= 10
 STRESS := FASTSERVERSTATE_STRESS_SECONDS=$(STRESS_SECONDS)
-UNIT_TOOLS := "hypothesis>=6.100" "pytest>=8.3" "pytest-rerunfailures>=15" "pytest-timeout>=2.3" "pytest-xdist>=3.6"
+UNIT_TOOLS := "attrs>=23.1" "hypothesis>=6.100" "pytest>=8.3" "pytest-rerunfailures>=15" "pytest-timeout>=2.3" "pytest-xdist>=3.6" "xxhash>=3.6"
 BUILD_TOOLS := "setuptools>=77" "Cython>=3.1,<4"
 INSTALL := pip install --quiet --no-deps --no-build-isolation --force-reinstall
 
@@ -114,6 +122,16 @@ lint: $(READY)  ## Check style and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/cython-lint src
 	$(BIN)/mypy
+
+# There is a folder of this name.
+.PHONY: docs pictures
+
+docs: $(READY)  ## Build the documentation into build/docs.
+	@$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet --fresh-env --doctree-dir build/doctrees docs build/docs
+	@echo "Built: $(abspath build/docs/index.html)"
+
+pictures: $(READY)  ## Take the pictures of the documentation anew, from apps that run.
+	PYTHONPATH=tests $(BIN)/python tools/pictures.py
 
 bench: $(READY)  ## Compare with a dict and with streamlit-server-state.
 	$(BIN)/python -m pytest bench --benchmark-only

@@ -117,6 +117,7 @@ def main() -> None:
     demo.stop()
     if not demo.stopping:
         sys.exit(f"Streamlit ended by itself with exit code {demo.server.returncode}.")
+    print("\n  Stopped.")
 
 
 if __name__ == "__main__":

@@ -10,22 +10,13 @@
 
 from importlib.util import find_spec
 
-from fastserverstate import _reload
+from fastserverstate import _interpreter, _reload
 
+_interpreter.check()
 _reload.restore()
 
 if find_spec("fastserverstate._core") is None:
     raise ImportError("fastserverstate is not compiled. In a checkout, compile it with: pip install --editable .")
-
-try:
-    import fastserverstate._core
-except ImportError as error:
-    if "interpreter" not in str(error):
-        raise
-    raise ImportError(
-        "fastserverstate works in the main interpreter only, and this is a subinterpreter. Use threads, which share "
-        "its state, or processes."
-    ) from error
 
 from fastserverstate._connect import connect, connect_by_environment
 from fastserverstate._shared import (

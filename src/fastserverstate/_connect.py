@@ -44,7 +44,7 @@ def connect(
         Safe from any thread.
 
     Raises
-        ``NotConnectedError`` (of `fastserverstate.cluster`) if the server is not reached in time, ``ClusterError`` if
+        ``NotConnectedError`` (of ``fastserverstate.cluster``) if the server is not reached in time, ``ClusterError`` if
         this process is connected otherwise, ``ValueError`` for arguments that cannot be.
 
     >>> from fastserverstate import connect

@@ -30,15 +30,24 @@ cdef int call_listeners(Shard *shard, PyObject *key) except -1:
         try:
             if listeners != NULL:
                 owned(listeners)()
-        finally:
-            lock(&shard.mutex)
-            cell.extra.calling = False  # which has kept the cell
-            if cell.extra.listeners == NULL:
-                cell.extra.calls_due = 0
-                drop_if_unused(shard, cell)
-                cell = NULL
+        except BaseException:
+            end_call(shard, cell)
+            unlock_shard(shard)
+            raise
+        cell = end_call(shard, cell)
     unlock_shard(shard)
     return 0
+
+
+cdef Cell *end_call(Shard *shard, Cell *cell) noexcept:
+    """Lock the shard, and let others call. Returns the cell, NULL if it may be gone."""
+    lock(&shard.mutex)
+    cell.extra.calling = False  # which has kept the cell
+    if cell.extra.listeners != NULL:
+        return cell
+    cell.extra.calls_due = 0
+    drop_if_unused(shard, cell)
+    return NULL
 
 
 cdef int owe_calls(Table *table, PyObject *key) except -1:

@@ -17,6 +17,7 @@ from fastserverstate._core import Counters, Namespace, Store, same_value
 logger = logging.getLogger("fastserverstate")
 
 _MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<no default>"})()
+_Value = TypeVar("_Value")
 _Callback = TypeVar("_Callback", bound=Callable[..., object])
 
 
@@ -45,7 +46,7 @@ class Atomic(Counters):
         self._store = store
         self._state = Namespace(store)
 
-    def __call__(self, key: str, function: Callable[[Any], Any], *, default: Any = _MISSING) -> Any:
+    def __call__(self, key: str, function: Callable[[Any], _Value], *, default: Any = _MISSING) -> _Value:
         """Set the key to ``function(value)`` and return that. The function is called once, with the key's lock held.
 
         `default` is passed if the key is not set. What the function raises leaves the key as it was.
@@ -118,6 +119,26 @@ class OnChange(Protocol):
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Subscription: ...
+
+
+class Peek(Protocol):
+    """The type of `fastserverstate.peek`."""
+
+    def __call__(self, key: str, default: Any = None) -> Any: ...
+
+
+class BeginTransaction(Protocol):
+    """The type of `fastserverstate.transaction`."""
+
+    def __call__(self, *keys: str, timeout: float | timedelta | None = None) -> AbstractContextManager[None]: ...
+
+
+class WaitFor(Protocol):
+    """The type of `fastserverstate.wait_for`."""
+
+    def __call__(
+        self, key: str, predicate: Callable[[Any], object] | None = None, *, timeout: float | timedelta | None = None
+    ) -> Any: ...
 
 
 class Listeners:
@@ -203,7 +224,7 @@ def on_change_with(store: Store) -> OnChange:
     return on_change
 
 
-def peek_with(store: Store) -> Callable[..., Any]:
+def peek_with(store: Store) -> Peek:
     def peek(key: str, default: Any = None) -> Any:
         """The key's value, or `default` if it is not set, without depending on it: no change of it reruns the reader.
 
@@ -260,7 +281,7 @@ def compare_and_set_with(store: Store) -> Callable[[str, Any, Any], bool]:
     return compare_and_set
 
 
-def transaction_with(store: Store) -> Callable[..., AbstractContextManager[None]]:
+def transaction_with(store: Store) -> BeginTransaction:
     def transaction(*keys: str, timeout: float | timedelta | None = None) -> AbstractContextManager[None]:
         """A ``with`` block whose writes appear to everyone else at once at its end, or not at all.
 
@@ -292,7 +313,7 @@ def transaction_with(store: Store) -> Callable[..., AbstractContextManager[None]
     return transaction
 
 
-def wait_for_with(store: Store) -> Callable[..., Any]:
+def wait_for_with(store: Store) -> WaitFor:
     def wait_for(
         key: str, predicate: Callable[[Any], object] | None = None, *, timeout: float | timedelta | None = None
     ) -> Any:

@@ -52,9 +52,57 @@ def test_demo_says_where_it_is_and_ends_cleanly(ending: signal.Signals, open_tab
         rest = process.stdout.read()  # until the last process that prints has ended
         assert process.wait(20) == 0
     assert "Open it in two tabs" in rest
+    assert rest.endswith("Stopped.\n")
     assert str(DEMO) not in rest, "a traceback of the demo"  # some releases of Streamlit log tracebacks of their own
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(url, timeout=5)
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no terminals of this kind")
+def test_ctrl_c_ends_make_demo(open_tab: Callable[..., Page]) -> None:
+    """Typed into a terminal, from where it reaches make and everything that make has started."""
+    port = free_port()
+    terminal, other_end = os.openpty()
+    installed = Path(sys.prefix) / ".installed"
+    make = ["make", "--no-print-directory", f"--old-file={installed}", f"VENV={sys.prefix}", "demo"]
+    with subprocess.Popen(
+        # The first terminal that a new session opens is the one that its Ctrl-C comes from.
+        ["sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(other_end), *make],
+        cwd=DEMO.parents[1],
+        start_new_session=True,
+        env={**os.environ, "PORT": str(port)},
+    ) as process:
+        try:
+            said = read_until(terminal, "Ctrl-C")
+            os.close(other_end)
+            expect(open_tab(f"http://localhost:{port}").get_by_role("heading", name="Counter")).to_be_visible()
+
+            os.write(terminal, b"\x03")
+
+            said += read_until(terminal, None)
+            process.wait(20)
+        finally:
+            process.terminate()
+    os.close(terminal)
+    assert "Stopped." in said
+    assert not re.search("Traceback|Error|make:", said), said
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"http://localhost:{port}", timeout=5)
+
+
+def read_until(terminal: int, text: str | None) -> str:
+    """What comes from a terminal, up to some text, or to the end."""
+    said = b""
+    while text is None or text.encode() not in said:
+        try:
+            data = os.read(terminal, 4096)
+        except OSError:  # nobody has the other end any more
+            data = b""
+        if not data:
+            assert text is None, said.decode()
+            break
+        said += data
+    return said.decode()
 
 
 def test_demo_says_that_its_port_is_taken(examples: AppServer) -> None:

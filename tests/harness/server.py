@@ -60,7 +60,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], port: int, *, env: Mapping[str, str] | None = None) -> Iterator[AppServer]:
+def running(
+    command: Sequence[str], port: int, *, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[AppServer]:
     """Run the command until the block ends; enter it when the server on `port` answers."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "output"
@@ -70,6 +72,7 @@ def running(command: Sequence[str], port: int, *, env: Mapping[str, str] | None 
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                cwd=cwd,
                 env={**os.environ, **(env or {})},
             )
         server = AppServer(process, port, log)
@@ -97,6 +100,17 @@ def streamlit_run(
     port = free_port()
     flags = [f"--{name}={value}" for name, value in {**QUIET, "server.port": str(port), **(options or {})}.items()]
     with running([python, "-m", "streamlit", "run", str(script), *flags], port, env=env) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def uvicorn_run(folder: Path) -> Iterator[AppServer]:
+    """`uvicorn service:app` in a folder, on a free port."""
+    port = free_port()
+    env = {f"STREAMLIT_{name.upper().replace('.', '_')}": value for name, value in QUIET.items()}
+    env["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in sys.path)
+    command = [sys.executable, "-m", "uvicorn", "service:app", "--port", str(port)]
+    with running(command, port, env=env, cwd=folder) as server:
         yield server
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import streamlit
-from harness.server import QUIET, free_port, running, streamlit_run
+from harness.server import streamlit_run, uvicorn_run
 from harness.steps import with_tabs
 from harness.tab import Tab
 from streamlit.testing.v1 import AppTest
@@ -51,14 +51,8 @@ async def count_in_step(one: Tab, two: Tab) -> None:
 @pytest.mark.skipif(not hasattr(streamlit, "App"), reason="this Streamlit release has no st.App")
 def test_uvicorn(tmp_path: Path) -> None:
     (tmp_path / "counter.py").write_text(COUNTER)
-    script = str(tmp_path / "counter.py")
-    (tmp_path / "service.py").write_text(f"import streamlit as st\napp = st.App({script!r})\n")
-    port = free_port()
-    environment = {f"STREAMLIT_{name.upper().replace('.', '_')}": value for name, value in QUIET.items()}
-    command = [sys.executable, "-m", "uvicorn", "service:app", "--port", str(port), "--app-dir", str(tmp_path)]
-    with running(
-        command, port, env={**environment, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    ) as server:
+    (tmp_path / "service.py").write_text('import streamlit as st\napp = st.App("counter.py")\n')
+    with uvicorn_run(tmp_path) as server:
         with_tabs(server, 2, count_in_step)
 
 

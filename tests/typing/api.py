@@ -1,15 +1,27 @@
 """The types that users see. Checked by mypy, never run."""
 
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, assert_type
 
 from fastserverstate import (
+    DeadlockError,
     FastServerStateError,
     RerunSuppressedError,
+    atomic,
+    compare_and_set,
+    configure,
     force_rerun_bound_sessions,
     no_rerun,
+    on_change,
+    peek,
     server_state,
     server_state_lock,
+    touch,
+    transaction,
+    wait_for,
 )
+from fastserverstate.atomic import Subscription
 
 server_state["a"] = 1
 server_state.a = 1
@@ -27,6 +39,33 @@ with server_state_lock["a"], server_state_lock.b:
     assert_type(server_state_lock.a.acquire(timeout=1), bool)
     assert_type(server_state_lock.a.locked(), bool)
 
+with server_state_lock["a", "b"] as taken:
+    assert_type(taken, bool)
+assert_type(server_state_lock["a", "b"].acquire(timeout=1), bool)
+
+assert_type(atomic("a", lambda value: f"{value}", default=0), str)
+assert_type(atomic.increment("a", 2, default=1), Any)
+assert_type(atomic.append("log", "line", max_length=10), Any)
+assert_type(compare_and_set("a", 1, 2), bool)
+assert_type(peek("a", 0), Any)
+assert_type(touch("a"), None)
+assert_type(wait_for("a", lambda value: value > 1, timeout=timedelta(seconds=1)), Any)
+with transaction("a", "b", timeout=1) as nothing:
+    assert_type(nothing, None)
+
+
+@on_change("a", args=(1,))
+def announce(step: int) -> None: ...
+
+
+assert_type(announce(1), None)
+assert_type(on_change("a", print, kwargs={"end": ""}), Subscription)
+on_change("a", print).remove()
+decorate: Callable[[type[int]], type[int]] = on_change("a")
+
+configure(rerun_writer="stale", detect_inplace=True)
+configure("a", compare="content", hash_funcs={int: str, "decimal.Decimal": str})
+
 with no_rerun:
     server_state["a"] = 2
 
@@ -41,7 +80,12 @@ assert_type(quietly(1), int)
 
 assert_type(force_rerun_bound_sessions("a"), None)
 assert issubclass(RerunSuppressedError, FastServerStateError)
+assert issubclass(DeadlockError, FastServerStateError)
 
 server_state[1] = 2  # type: ignore[index]
 server_state_lock[1]  # type: ignore[call-overload]
 force_rerun_bound_sessions(1)  # type: ignore[arg-type]
+configure("a", compare="repr")  # type: ignore[arg-type]
+transaction(1)  # type: ignore[arg-type]
+wait_for("a", timeout="1")  # type: ignore[arg-type]
+peek(1)  # type: ignore[arg-type]

@@ -125,3 +125,15 @@ def test_main_interpreter_goes_on_meanwhile(isolated):
         """
     )
     assert output == "refused\n" * 4
+
+
+@pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "sharing the GIL"])
+def test_refused_before_the_main_interpreter_has_it(isolated):
+    output = run(
+        f"""
+        refused({isolated})
+        use(1)
+        refused({isolated})
+        """
+    )
+    assert output == "refused\n" * 4
