@@ -601,14 +601,9 @@ cdef object add(Store store, str key, object by, object default):
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell
     cdef PyObject *old = NULL
-    cdef KeyLock handle
     cdef bint due = False
-    total = None
-    if load_object(table.backend) != NULL and fss_transaction == NULL:
-        total = backend_of(table).increment(key, by, default)
-        if total is not None:
-            return total
-    elif PyLong_CheckExact(by) and by and fss_transaction == NULL:
+    if PyLong_CheckExact(by) and by and fss_transaction == NULL and load_object(table.backend) == NULL:
+        total = None
         enter(writer, shard)
         cell = find(shard, <PyObject *>key, hashed)
         if (cell != NULL and is_open(cell) and cell.value != NULL and PyLong_CheckExact(<object>cell.value)
@@ -617,11 +612,21 @@ cdef object add(Store store, str key, object by, object default):
             old = commit(table, shard, cell, <PyObject *>total, writer, AS_THE_CODE_SAYS)
             due = cell.extra != NULL and cell.extra.calls_due != 0
         leave(writer, shard)
-    if old != NULL:
-        _decref(old)
-        after_change(store, shard, <PyObject *>key, due)
-        return total
-    handle = owned(key_lock(table, <PyObject *>key))
+        if old != NULL:
+            _decref(old)
+            after_change(store, shard, <PyObject *>key, due)
+            return total
+    if fss_transaction == NULL and load_object(table.backend) != NULL:
+        total = backend_of(table).increment(key, by, default)
+        if total is not None:
+            return total
+    return add_locked(store, key, by, default)
+
+
+cdef object add_locked(Store store, str key, object by, object default):
+    cdef Table *table = store.table
+    cdef KeyLock handle = owned(key_lock(table, <PyObject *>key))
+    cdef PyObject *old
     enter_lock(handle, -1)
     try:
         old = peek(table, <PyObject *>key)
