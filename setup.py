@@ -14,7 +14,9 @@ sanitize = os.environ.get("FASTSERVERSTATE_SANITIZE", "")
 
 build = os.path.join("build", "trace" if trace else sanitize.replace(",", "-"))
 flags = [f"-fsanitize={sanitize}"] if sanitize else []
-speed = ["-O3"] if os.name == "posix" else []  # some distributions' Pythons compile extensions with less
+# Some distributions' Pythons compile extensions with less. The core is one file, so that what is seldom called would
+# use up what GCC allows for the inlining of what is called all the time.
+speed = ["-O3", "--param=inline-unit-growth=100", "--param=large-function-growth=300"] if os.name == "posix" else []
 if "undefined" in sanitize:
     flags.append("-fno-sanitize-recover=undefined")  # it would print what it found, and go on
 
