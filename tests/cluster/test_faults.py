@@ -197,6 +197,23 @@ def test_engine_comes_back_with_older_data(own_engine, peer, tmp_path, report):
     report(f"{rounds} returns to an older AOF: tables equal the engine, old CAS and tokens refused")
 
 
+def test_lock_does_not_outlive_its_engine(own_engine, peer):
+    """The engine still has it, but may have forgotten that somebody else had it since."""
+    one, other = peer(own_engine.url), peer(own_engine.url)
+    one.node.leases.acquire(["k"], None)
+    own_engine.restart()
+    start = time.monotonic()
+    assert other.node.leases.acquire(["k"], 5)
+    assert time.monotonic() - start < 3
+    other.node.set("k", "by the next")
+    with pytest.raises(LockLostError):
+        one.node.set("k", "by the last")
+    other.node.leases.release(["k"])
+    one.node.leases.release(["k"])
+    one.node.set("k", "by anybody")
+    assert_converged(own_engine, one, other)
+
+
 # 5
 
 

@@ -325,6 +325,26 @@ def test_lock_excludes_and_its_holder_sees_the_newest(pair):
     assert other.values["k"] == "by the holder"
 
 
+def test_holder_sees_what_was_written_before_it(pair):
+    """Also when the log is slow to tell."""
+    one, other = pair
+    apply, go, seen = other.table.apply, threading.Event(), []
+    other.table.apply = lambda *arguments: go.wait(10) and apply(*arguments)
+    one.node.set("k", 1)
+
+    def look():
+        other.node.leases.acquire(["k"], None)
+        seen.append(other.values.get("k"))
+
+    with ThreadSet() as threads:
+        threads.add(look)
+        threads.go()
+        until(lambda: not one.node.leases.acquire(["k"], 0) or one.node.leases.release(["k"]))
+        assert not seen
+        go.set()
+    assert seen == [1]
+
+
 def test_waiting_ends_with_the_release_and_not_by_the_clock(pair):
     one, other = pair
     took = []

@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 from cluster.member import Member
 from cluster.waiting import until
-from unit.helpers import ThreadSet, enter, leave, locate_in_streamlit, locate_in_tests
+from unit.helpers import ThreadSet, enter, leave, locate_in_streamlit, locate_in_tests, run_script
 
 from fastserverstate import _core, no_rerun
 from fastserverstate._core import Session
@@ -353,6 +353,34 @@ def test_outage(own_engine, member):
     one.state["k"] = 2
     assert one.state["k"] == 2
     assert not one.locks["k"].locked()
+
+
+FORK = """
+    import fastserverstate
+    from fastserverstate import cluster, server_state, server_state_lock
+
+    fastserverstate.connect({url!r}, namespace="tests")
+    server_state["k"] = 1
+    child = os.fork()
+    if not child:
+        assert cluster.status() is None
+        assert dict(server_state) == {{}}
+        with server_state_lock["k"]:
+            server_state["k"] = "of the child"
+        fastserverstate.connect({url!r}, namespace="tests")
+        assert server_state["k"] == 1
+        server_state["joined"] = True
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    server_state["k"] = 2
+    cluster.sync()
+    print(dict(server_state))
+    cluster.disconnect()
+"""
+
+
+def test_forked_process_starts_alone_and_may_join(empty_engine):
+    assert run_script(FORK.format(url=empty_engine.url), package=True) == "{'k': 2, 'joined': True}\n"
 
 
 def test_disconnected_store_goes_on_alone(pair):

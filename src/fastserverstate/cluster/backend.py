@@ -145,12 +145,15 @@ class Link:
         self._store.set_backend(self._backend)
 
     def open(self, timeout: float, required: bool) -> None:
-        if self.node.start(timeout):
-            return
-        error = self.node.unreachable()
-        if required:
+        try:
+            if self.node.start(timeout):
+                return
+            error = self.node.unreachable()
+            if required:
+                raise error
+        except BaseException:
             self.close()
-            raise error
+            raise
         logger.warning("%s This server works by itself until it can be reached.", error)
 
     def close(self) -> None:
