@@ -14,9 +14,10 @@ sanitize = os.environ.get("FASTSERVERSTATE_SANITIZE", "")
 
 build = os.path.join("build", "trace" if trace else sanitize.replace(",", "-"))
 flags = [f"-fsanitize={sanitize}"] if sanitize else []
-# Some distributions' Pythons compile extensions with less. The core is one file, so that what is seldom called would
-# use up what GCC allows for the inlining of what is called all the time.
-speed = ["-O3", "--param=inline-unit-growth=100", "--param=large-function-growth=300"] if os.name == "posix" else []
+# Some distributions' Pythons compile extensions with less than -O3. Nobody needs to see more than the module's init.
+# The core is one file: what is seldom called would use up what GCC allows for inlining what is called all the time.
+inlining = ["--param=inline-unit-growth=100", "--param=large-function-growth=300"]
+release = ["-O3", "-fvisibility=hidden", *inlining] if os.name == "posix" else []
 if "undefined" in sanitize:
     flags.append("-fno-sanitize-recover=undefined")  # it would print what it found, and go on
 
@@ -27,7 +28,7 @@ setup(
                 "fastserverstate._core",
                 ["src/fastserverstate/_core.pyx"],
                 define_macros=[("CYTHON_TRACE_NOGIL", "1")] if trace else [],
-                extra_compile_args=[*flags, "-O1", "-g", "-fno-omit-frame-pointer"] if sanitize else speed,
+                extra_compile_args=[*flags, "-O1", "-g", "-fno-omit-frame-pointer"] if sanitize else release,
                 extra_link_args=flags,
             )
         ],

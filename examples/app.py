@@ -1,4 +1,4 @@
-"""Four small apps whose state everyone shares. Start them with: streamlit run examples/app.py"""
+"""Five small apps whose state everyone shares. Start them with: streamlit run examples/app.py"""
 
 import streamlit as st
 from conversation import choose_name
@@ -16,6 +16,7 @@ page = st.navigation(
         st.Page("views/chat.py", title="Chat", icon=":material/chat:"),
         st.Page("views/rooms.py", title="Chat rooms", icon=":material/forum:"),
         st.Page("views/slider.py", title="Slider", icon=":material/tune:"),
+        st.Page("views/widgets.py", title="Shared widgets", icon=":material/widgets:"),
     ]
 )
 choose_name()

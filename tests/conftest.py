@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says nothing on a machine that is busy.
+settings.register_profile("without deadline", deadline=None)
+settings.load_profile("without deadline")
 
 HERE = Path(__file__).parent
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Final, final, overload
+from typing import Any, Final, Self, final, overload
 
 rerun_suppression_depth: ContextVar[int]
 """How many ``no_rerun`` blocks the running code is in. Changes made at a depth above 0 make nobody stale."""
@@ -308,14 +308,14 @@ class Transaction(AbstractContextManager[None]):
 class Counters:
     """Adding to the numbers of a store."""
 
-    def __new__(cls, store: Store) -> Counters: ...
+    def __new__(cls, store: Store) -> Self: ...
     def increment(self, key: str, by: Any = 1, *, default: Any = 0) -> Any:
         """Add `by` to the key's number, or to `default` if it is not set, and return the sum. Subscribes to nothing."""
 
 class LockNamespace:
     """Item access to the locks of a store."""
 
-    def __new__(cls, store: Store) -> LockNamespace: ...
+    def __new__(cls, store: Store) -> Self: ...
     @overload
     def __getitem__(self, key: str) -> KeyLock: ...
     @overload
@@ -324,7 +324,7 @@ class LockNamespace:
 class Namespace:
     """Item and attribute access to a store. `fastserverstate.state.ServerState` makes it a full mapping."""
 
-    def __new__(cls, store: Store) -> Namespace: ...
+    def __new__(cls, store: Store) -> Self: ...
     def __getitem__(self, key: str) -> Any: ...
     def __setitem__(self, key: str, value: Any) -> None: ...
     def __delitem__(self, key: str) -> None: ...

@@ -6,7 +6,7 @@ import os
 from collections.abc import MutableMapping
 
 from fastserverstate._core import Store, look_past, share_between_threads
-from fastserverstate._streamlit import Bridge, PostScriptGC, check_streamlit
+from fastserverstate._streamlit import Bridge, PostScriptGC, check_streamlit, widgets_of_run
 from fastserverstate.atomic import (
     Atomic,
     compare_and_set_with,
@@ -22,6 +22,7 @@ from fastserverstate.rerun.collector import SettingAside
 from fastserverstate.rerun.control import NoRerun, force_rerun_with
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.settings import Settings
+from fastserverstate.shared import shared_with
 from fastserverstate.state import ServerState
 
 check_streamlit()
@@ -39,6 +40,7 @@ atomic = Atomic(store)
 compare_and_set = compare_and_set_with(store)
 on_change = on_change_with(store)
 peek = peek_with(store)
+shared = shared_with(server_state, widgets_of_run)
 touch = touch_with(store)
 transaction = transaction_with(store)
 wait_for = wait_for_with(store)

@@ -16,7 +16,7 @@ import asyncio
 import logging
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import streamlit
@@ -41,11 +41,15 @@ def unsupported(lacks: str) -> ImportError:
 
 
 try:
+    from streamlit.elements.form import is_in_form  # type: ignore[attr-defined]
+    from streamlit.elements.lib import policies
     from streamlit.runtime import Runtime
     from streamlit.runtime.app_session import AppSession, AppSessionState
     from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
     from streamlit.runtime.fragment import MemoryFragmentStorage
     from streamlit.runtime.scriptrunner import ScriptRunContext, ScriptRunner, ScriptRunnerEvent, get_script_run_ctx
+    from streamlit.runtime.state import SafeSessionState
+    from streamlit.runtime.state.session_state import STREAMLIT_INTERNAL_KEY_PREFIX, SessionState
     from streamlit.runtime.websocket_session_manager import WebsocketSessionManager
 
     _context_module = sys.modules[get_script_run_ctx.__module__]
@@ -54,6 +58,9 @@ except (ImportError, AttributeError) as error:
     raise unsupported(f"a name ({error})") from error
 
 _ATTRIBUTE = "_fastserverstate"  # of AppSession and ScriptRunContext: the LiveSession
+
+# Kinds of values that Streamlit takes back at the end of a run.
+_TRIGGERS = {"trigger_value", "string_trigger_value", "json_trigger_value", "chat_input_value"}
 
 # Streamlit 1.58 moved the current fragment from the context to a context variable, for parallel fragments.
 _thread_state = getattr(_context_module, "_thread_state", None)
@@ -71,6 +78,7 @@ _NEEDED: dict[Any, set[str]] = {
     },
     AppSession._create_scriptrunner: {"_on_scriptrunner_event", "on_event"},
     AppSessionState: {"SHUTDOWN_REQUESTED"},
+    policies.check_widget_policies: {"check_session_state_rules"},
     ForwardMsgQueue: {"__len__"},
     MemoryFragmentStorage: {"contains"},
     Runtime: {"_session_mgr", "exists", "instance"},
@@ -80,6 +88,7 @@ _NEEDED: dict[Any, set[str]] = {
         "session_id",
         *(["current_fragment_id"] if _thread_state is None else []),
     },
+    SafeSessionState.register_widget: {"_state"},
     ScriptRunner: {"on_event"},
     ScriptRunnerEvent: {
         "ENQUEUE_FORWARD_MSG",
@@ -89,6 +98,15 @@ _NEEDED: dict[Any, set[str]] = {
         "SCRIPT_STOPPED_WITH_COMPILE_ERROR",
         "SCRIPT_STOPPED_WITH_SUCCESS",
         "SHUTDOWN",
+    },
+    SessionState: {
+        "_get_widget_id",
+        "_new_session_state",
+        "_new_widget_state",
+        "_old_state",
+        "_widget_changed",
+        "is_new_state_value",
+        "set_widgets_from_proto",
     },
     WebsocketSessionManager: {"connect_session", "get_active_session_info", "is_active_session"},
 }
@@ -292,6 +310,115 @@ class Bridge:
 
         manager.connect_session = connect_and_refresh
         manager.__dict__[_ATTRIBUTE] = True
+
+
+class StreamlitWidgets:
+    """The keyed widgets of one session, as a `shared.SessionWidgets`."""
+
+    def __init__(self, state: Any) -> None:
+        self._state = state
+        self._keys: set[str] = set()
+        self._unmade: dict[str, Exception] = {}
+        self._receive: Callable[[dict[str, Any]], None] = lambda _: None
+        self.shared: Any = None  # what `fastserverstate.shared` knows of them
+
+    def __reduce__(self) -> Any:
+        """It is kept in the session state, which may be configured to allow only what can be pickled."""
+        return object, ()
+
+    def on_receive(self, receive: Callable[[dict[str, Any]], None]) -> None:
+        self._receive = receive
+
+    def received(self, states: Any) -> None:
+        """Streamlit has taken over the values that the browser has sent for a run."""
+        state = self._state
+        sent = {widget.id for widget in states.widgets}
+        if sent:  # a run that no browser has asked for has none
+            self._receive({key: state[key] for key in self._keys if state._get_widget_id(key) in sent and key in state})
+
+    def value(self, key: str, default: Any) -> Any:
+        return streamlit.session_state.get(key, default)
+
+    def value_before(self, key: str, default: Any) -> Any:
+        return self._state._old_state.get(self._state._get_widget_id(key), default)
+
+    def discard(self, key: str) -> None:
+        del self._state._new_widget_state[self._state._get_widget_id(key)]
+
+    def others_changed(self, keys: Collection[str]) -> bool:
+        known = {self._state._get_widget_id(key) for key in keys}
+        return any(self._state._widget_changed(other) for other in self._state._new_widget_state if other not in known)
+
+    def is_assigned(self, key: str) -> bool:
+        return bool(self._state.is_new_state_value(key))
+
+    def assign(self, key: str, value: Any) -> None:
+        streamlit.session_state[key] = value
+
+    def is_in_form(self) -> bool:
+        return bool(is_in_form(streamlit._main))
+
+    def expect(self, key: str, refused: Exception) -> None:
+        self._keys.add(key)
+        self._unmade[key] = refused
+        metadata = self._state._new_widget_state.widget_metadata.get(self._state._get_widget_id(key))
+        if metadata is not None and metadata.value_type in _TRIGGERS:
+            raise refused
+
+    def made(self, key: str, assignable: bool) -> bool:
+        """A widget with the key is about to be made. Whether it was expected."""
+        refused = self._unmade.pop(key, None)
+        if refused is not None and not assignable:
+            raise refused
+        return refused is not None
+
+
+# Where a session state keeps its `StreamlitWidgets`. Names that begin so are not shown to the app.
+_WIDGETS_KEY = f"{STREAMLIT_INTERNAL_KEY_PREFIX}_FASTSERVERSTATE"
+
+
+def _widgets_of(state: Any) -> StreamlitWidgets | None:
+    widgets: StreamlitWidgets | None = state._new_session_state.get(_WIDGETS_KEY) or state._old_state.get(_WIDGETS_KEY)
+    return widgets
+
+
+def widgets_of_run() -> StreamlitWidgets | None:
+    """The widgets of the session whose script is running."""
+    context: Any = get_script_run_ctx(suppress_warning=True)
+    if context is None:
+        return None
+    widgets = _widgets_of(context.session_state._state)
+    if widgets is None:
+        _watch_widgets()
+        widgets = streamlit.session_state[_WIDGETS_KEY] = StreamlitWidgets(context.session_state._state)
+    return widgets
+
+
+def _watch_widgets() -> None:
+    """Have Streamlit say when it receives values, and when it is about to make a keyed widget. Once in a process.
+
+    On the functions: the objects have no room for it.
+    """
+    set_widgets, check = SessionState.set_widgets_from_proto, policies.check_session_state_rules
+    if _ATTRIBUTE in check.__dict__:
+        return
+
+    def set_widgets_and_report(self: Any, states: Any) -> None:
+        set_widgets(self, states)
+        widgets = _widgets_of(self)
+        if widgets is not None:
+            widgets.received(states)
+
+    def check_and_report(default_value: Any, key: str | None, writes_allowed: bool = True) -> None:
+        context: Any = get_script_run_ctx(suppress_warning=True)
+        widgets = None if context is None else _widgets_of(context.session_state._state)
+        if widgets is not None and key is not None and widgets.made(key, writes_allowed):
+            default_value = None  # or there would be a warning that the widget has two values to begin with
+        check(default_value, key, writes_allowed)
+
+    check_and_report.__dict__[_ATTRIBUTE] = True
+    SessionState.set_widgets_from_proto = set_widgets_and_report  # type: ignore[assignment, method-assign]
+    policies.check_session_state_rules = check_and_report
 
 
 class PostScriptGC:

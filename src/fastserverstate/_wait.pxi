@@ -96,6 +96,7 @@ cdef bint waiter_sleep(Waiter *self, long long timeout_ns) except -1:
     if timeout_ns >= 0:
         left = self.since + timeout_ns - monotonic_ns()
         microseconds = left // 1000 + 1 if left > 0 else 0
+    PyErr_CheckSignals()  # one that came before the sleep does not end it
     with nogil:
         status = PyThread_acquire_lock_timed(self.gate, microseconds, 1)
     if status == PY_LOCK_INTR:

@@ -167,3 +167,19 @@ def test_slider_moves_both_ways_and_settles(examples: AppServer, open_tab: Calla
             slider_shows(tab, level)
             values = tab.evaluate("window.values")
             assert values == sorted(values, reverse=step < 0)
+
+
+def test_widgets_of_one_value_are_in_step(examples: AppServer, open_tab: Callable[..., Page]) -> None:
+    tabs = ours, theirs = open_tab(examples.url, "Shared widgets"), open_tab(examples.url, "Shared widgets")
+    for tab, value in ((ours, "71"), (theirs, "29"), (ours, "71"), (ours, "29")):
+        tab.get_by_label("in %", exact=True).fill(value)
+        tab.get_by_label("in %", exact=True).press("Enter")
+        for each in tabs:
+            expect(each.get_by_label("in %", exact=True)).to_have_value(value)
+            expect(each.get_by_role("slider")).to_have_attribute("aria-valuetext", value)
+    event = unique("Party")
+    ours.get_by_label("Event").fill(event)
+    ours.get_by_role("button", name="Save").click()
+    for each in tabs:
+        expect(each.get_by_text(f"{event}: bring nothing.")).to_be_visible()
+        expect(each.get_by_label("Event")).to_have_value(event)

@@ -12,14 +12,16 @@ from harness.tab import Tab
 Serve = Callable[..., AppServer]
 
 
-def with_tabs(server: AppServer, count: int, steps: Callable[..., Awaitable[None]]) -> None:
+def with_tabs(
+    server: AppServer, count: int, steps: Callable[..., Awaitable[None]], kind: Callable[[str], Tab] = Tab
+) -> None:
     """Open the tabs one after the other, each settled, and run the steps with them."""
 
     async def session() -> None:
         async with AsyncExitStack() as stack:
             tabs = []
             for _ in range(count):
-                tab = await stack.enter_async_context(Tab(server.websocket_url))
+                tab = await stack.enter_async_context(kind(server.websocket_url))
                 await tab.until(lambda tab: tab.settled)
                 tabs.append(tab)
             await steps(*tabs)

@@ -1,8 +1,10 @@
-"""The types that users see. Checked by mypy, never run."""
+"""The types that users see. Checked by mypy and pyright, never run."""
 
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, assert_type
+
+import streamlit as st
 
 from fastserverstate import (
     DeadlockError,
@@ -17,6 +19,7 @@ from fastserverstate import (
     peek,
     server_state,
     server_state_lock,
+    shared,
     touch,
     transaction,
     wait_for,
@@ -25,8 +28,8 @@ from fastserverstate.atomic import Subscription
 
 server_state["a"] = 1
 server_state.a = 1
-assert_type(server_state["a"], Any)
-assert_type(server_state.a, Any)
+assert_type(server_state["b"], Any)
+assert_type(server_state.b, Any)
 assert_type(server_state.get("a"), Any)
 assert_type("a" in server_state, bool)
 assert_type(len(server_state), int)
@@ -82,6 +85,10 @@ assert_type(force_rerun_bound_sessions("a"), None)
 assert issubclass(RerunSuppressedError, FastServerStateError)
 assert issubclass(DeadlockError, FastServerStateError)
 
+assert_type(shared("a", default=1)["key"], str)
+st.slider("A", 0, 100, **shared("a", default=1, widget_key="b"))
+st.text_input("B", on_change=print, args=(1,), **shared("b"))
+
 server_state[1] = 2  # type: ignore[index]
 server_state_lock[1]  # type: ignore[call-overload]
 force_rerun_bound_sessions(1)  # type: ignore[arg-type]
@@ -89,3 +96,4 @@ configure("a", compare="repr")  # type: ignore[arg-type]
 transaction(1)  # type: ignore[arg-type]
 wait_for("a", timeout="1")  # type: ignore[arg-type]
 peek(1)  # type: ignore[arg-type]
+shared(1)  # type: ignore[arg-type]

@@ -807,10 +807,11 @@ def test_interrupt_while_the_second_lock_is_waited_for_releases_the_first():
         holding.wait()
         signal.signal(signal.SIGALRM, handle)
         for use in (locks["a", "b"].acquire, locks["a", "b"].__enter__, store.transaction(("a", "b"), None).__enter__):
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)  # again if it comes just before the sleep
             try:
                 use()
             except KeyboardInterrupt:
+                signal.setitimer(signal.ITIMER_REAL, 0)
                 print(locks["a"].locked(), locks["b"].locked())
         let_go.set()
         holder.join()

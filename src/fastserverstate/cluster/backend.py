@@ -145,15 +145,17 @@ class Link:
         self._store.set_backend(self._backend)
 
     def open(self, timeout: float, required: bool) -> None:
+        joined = False
         try:
-            if self.node.start(timeout):
-                return
-            error = self.node.unreachable()
-            if required:
-                raise error
-        except BaseException:
-            self.close()
-            raise
+            joined = self.node.start(timeout)
+        finally:
+            if required and not joined:
+                self.close()
+        if joined:
+            return
+        error = self.node.unreachable()
+        if required:
+            raise error
         logger.warning("%s This server works by itself until it can be reached.", error)
 
     def close(self) -> None:

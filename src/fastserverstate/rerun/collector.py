@@ -34,6 +34,8 @@ SIZE_CHECK = 0.1
 
 # From so many sessions that are due at once it pays to set objects aside, and again after so many reruns.
 MANY = 8
+# CPython 3.12 starts with some hundred frozen objects. An app that freezes its own has tens of thousands.
+FROZEN_BY_PYTHON = 1000
 SET_ASIDE_AGAIN = 25
 
 
@@ -98,7 +100,7 @@ class SettingAside:
 
     def admitted(self, pump: Pump) -> None:
         if self._reruns == 0:
-            if pump.due < MANY or gc.get_freeze_count() or not self._collects_after_runs():
+            if pump.due < MANY or gc.get_freeze_count() > FROZEN_BY_PYTHON or not self._collects_after_runs():
                 return
             self._growth.collected()
         elif self._growth.measure(pump.loop.time()) > 1:

@@ -1,0 +1,240 @@
+"""`shared`: widgets that show the same value in every tab.
+
+A browser sends the values of all widgets of a page with whatever its user does, and does not say which of them the user
+has changed. What it sends for a shared widget may be old news: a value that somebody else has replaced a moment ago, of
+which the browser has not heard yet. Taking that for a change would undo the other one's, and two people who move two
+sliders at once would pull each other's back all the time. So it is remembered what each browser may be showing.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypedDict
+
+from fastserverstate.errors import FastServerStateError
+from fastserverstate.state import ServerState
+
+# After so many seconds a browser shows what it was told, over a slow connection too.
+UNHEARD = 1.0
+# In a form, whose values come together with the click on its button, nothing but the time tells old news from a field
+# that was set back. It is less time, because whoever sets a field back has seen it and then goes on to the button.
+UNHEARD_IN_FORM = 0.2
+
+_MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<no default>"})()
+
+
+class WidgetArguments(TypedDict):
+    """What `shared` returns."""
+
+    key: str
+
+
+class SessionWidgets(Protocol):
+    """The keyed widgets of one session. For its script's threads."""
+
+    shared: Any
+    """A place for what is known of those that are shared."""
+
+    def on_receive(self, receive: Callable[[dict[str, Any]], None]) -> None:
+        """Have a function called when a run begins, with what the browser has sent of the expected widgets."""
+
+    def value(self, key: str, default: Any) -> Any: ...
+
+    def value_before(self, key: str, default: Any) -> Any:
+        """What the value was before the browser has sent another."""
+
+    def discard(self, key: str) -> None:
+        """Behave as if the browser had not sent the value."""
+
+    def others_changed(self, keys: Collection[str]) -> bool:
+        """Whether the browser has sent a change of any other widget, or a click."""
+
+    def is_assigned(self, key: str) -> bool:
+        """Whether a value is assigned, of which the browser is told when the widget is made next."""
+
+    def assign(self, key: str, value: Any) -> None: ...
+
+    def is_in_form(self) -> bool: ...
+
+    def expect(self, key: str, refused: Exception) -> None:
+        """A widget with the key is made next. Raise the exception if it is one that no value can be assigned to."""
+
+
+@dataclass
+class _Widget:
+    """What the browser of a session may be showing in one widget.
+
+    `told` is what it was told, oldest first, each with the time. The last item is what it will show, and what the value
+    is in this session; the ones before are what it may be showing still.
+    """
+
+    server_key: str
+    in_form: bool = False
+    told: deque[tuple[Any, float]] = field(default_factory=deque)
+    in_doubt: bool = False  # what it was told last may not have reached it, or before what it then has sent
+
+    def forget_what_is_gone(self, now: float) -> None:
+        while len(self.told) > 1 and now - self.told[1][1] >= UNHEARD:
+            self.told.popleft()
+
+    def place(self, value: Any) -> int | None:
+        """Which of the values it is, the newest first."""
+        return next((place for place in reversed(range(len(self.told))) if self.told[place][0] == value), None)
+
+    def is_at(self, place: int) -> None:
+        """The browser was showing this value when it sent it."""
+        for _ in range(place):
+            self.told.popleft()
+        self.in_doubt = len(self.told) > 1
+
+    def set_by_user(self, value: Any, now: float) -> None:
+        # A form sends what its user has set, and goes on showing what it was told after that.
+        self.in_doubt = self.in_form or len(self.told) > 1
+        self.told = deque([(value, now - UNHEARD)])
+
+    def tell(self, value: Any, now: float) -> None:
+        self.in_doubt = False
+        self.told.append((value, now))
+
+
+class _Widgets:
+    """The shared widgets of one session.
+
+    Thread-safety
+        What a browser has sent is received before the run; in the run, each widget belongs to the thread that makes it.
+    """
+
+    def __init__(self, state: ServerState, session: SessionWidgets) -> None:
+        self._state = state
+        self._session = session
+        self._widgets: dict[str, _Widget] = {}
+        self._last_change: tuple[str | None, float] = None, 0.0
+        session.on_receive(self._received)
+
+    def show(self, server_key: str, key: str, default: Any) -> None:
+        """Before the widget is made: have it show the shared value, and publish what the app has assigned to it."""
+        session, now = self._session, time.monotonic()
+        widget, mine = self._widgets.get(key), session.value(key, _MISSING)
+        if widget is None or mine is _MISSING:  # a widget that was left out of a run begins anew
+            widget = self._widgets[key] = _Widget(server_key)
+        elif session.is_assigned(key) and widget.place(mine) != len(widget.told) - 1:
+            self._state[widget.server_key] = copy.deepcopy(mine)
+            widget.tell(mine, now)
+        widget.server_key, widget.in_form = server_key, session.is_in_form()
+        if default is _MISSING:
+            value = self._state.get(server_key, _MISSING)
+        else:
+            value = self._state.setdefault(server_key, default)
+        if value is not _MISSING and (mine is _MISSING or widget.in_doubt or mine != value):
+            session.assign(key, copy.deepcopy(value))
+            widget.tell(value, now)
+        session.expect(key, _refusal(server_key))
+
+    def _received(self, values: dict[str, Any]) -> None:
+        """Publish what the user has changed, and discard old news."""
+        session, now = self._session, time.monotonic()
+        changed: list[str] = []
+        unclear: dict[str, int] = {}
+        for key, widget in self._widgets.items():
+            if not widget.told:
+                widget.told.append((session.value_before(key, _MISSING), now - UNHEARD))
+            widget.forget_what_is_gone(now)
+            if key not in values:  # the browser has no such widget
+                widget.in_doubt = True
+                continue
+            place = widget.place(values[key])
+            if place is None:
+                changed.append(key)
+            elif place < len(widget.told) - 1:
+                unclear[key] = place
+            else:
+                widget.is_at(place)
+        # What a browser sends has one cause. If there is no other, it is this widget, which was set back; or one that
+        # was changed a moment ago, whose value some releases of Streamlit send twice.
+        cause, caused_at = self._last_change
+        if len(unclear) != 1 or changed or session.others_changed(self._widgets.keys()):
+            set_back = None
+        else:
+            set_back = next(iter(unclear)) if now - caused_at >= UNHEARD else cause
+        for key, place in unclear.items():
+            widget = self._widgets[key]
+            if key == set_back or (widget.in_form and now - widget.told[-1][1] > UNHEARD_IN_FORM):
+                changed.append(key)
+            else:
+                widget.is_at(place)
+                session.discard(key)
+        for key in changed:
+            self._state[self._widgets[key].server_key] = copy.deepcopy(values[key])
+            self._widgets[key].set_by_user(values[key], now)
+            self._last_change = key, now
+
+
+def _refusal(key: str) -> FastServerStateError:
+    return FastServerStateError(
+        f"shared({key!r}) was given to a widget whose value only its user can set, such as a button, an uploader, "
+        "st.chat_input, st.data_editor or a selection in a chart, so other tabs cannot follow it. Assign what it "
+        f"returns to server_state[{key!r}] instead, in its callback. How that is done, also for a table: "
+        "docs/shared-widgets.md"
+    )
+
+
+class Shared(Protocol):
+    """The type of `fastserverstate.shared`."""
+
+    def __call__(self, key: str, *, default: Any = ..., widget_key: str | None = None) -> WidgetArguments: ...
+
+
+def shared_with(state: ServerState, widgets_of_run: Callable[[], SessionWidgets | None]) -> Shared:
+    """Make `shared` for a server state."""
+
+    def shared(key: str, *, default: Any = _MISSING, widget_key: str | None = None) -> WidgetArguments:
+        """Make a keyed widget show the same value in every tab, whoever has set it.
+
+        ``st.slider("Volume", 0, 100, **shared("volume", default=50))``
+
+        The widget shows ``server_state["volume"]``. What a user sets is assigned to it before the script runs and its
+        callbacks are called, and reruns the other sessions; what others set is shown by this widget. The last one to
+        set it wins.
+
+        Parameters
+            ``key``: the key in `server_state`.
+
+            ``default``: what the key is set to if it is not set. It takes the place of the widget's own default, as
+            ``value=`` or ``index=``. Without one, the widget has its own default until somebody changes it.
+
+            ``widget_key``: the widget's key in ``st.session_state``, the same as `key` if left out. A second widget
+            for the same `key` needs one.
+
+        Returns
+            The arguments for the widget: ``{"key": ...}``. Its other arguments, ``on_change=`` too, are yours. Call it
+            where the widget is made, in every run.
+
+        Thread-safety
+            For script runs, parallel fragments included.
+
+        Raises
+            ``FastServerStateError``, from the widget, if it is one whose value only its user can set, such as a button,
+            an uploader, ``st.chat_input`` or ``st.data_editor``. ``TypeError`` if `key` is not a ``str``.
+
+        >>> from fastserverstate import server_state, shared
+        >>> shared("volume", default=50)
+        {'key': 'volume'}
+        >>> server_state.volume
+        50
+        >>> del server_state.volume
+        """
+        name = key if widget_key is None else widget_key
+        session = widgets_of_run()
+        if session is not None:
+            if session.shared is None:
+                session.shared = _Widgets(state, session)
+            session.shared.show(key, name, default)
+        elif default is not _MISSING:
+            state.setdefault(key, default)
+        return {"key": name}
+
+    return shared

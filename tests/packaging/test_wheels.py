@@ -1,0 +1,69 @@
+"""Which wheels there are, and that what is built is tested."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+PYTHONS = ["cp311", "cp312", "cp313", "cp314", "cp314t"]
+PLATFORMS = {
+    ("linux", "x86_64"): ["manylinux_x86_64", "musllinux_x86_64"],
+    ("linux", "aarch64"): ["manylinux_aarch64", "musllinux_aarch64"],
+    ("macos", "x86_64"): ["macosx_x86_64"],
+    ("macos", "arm64"): ["macosx_arm64"],
+    ("windows", "AMD64"): ["win_amd64"],
+    ("windows", "ARM64"): ["win_arm64"],
+}
+
+
+def identifiers(platform: str, *options: str) -> set[str]:
+    command = [sys.executable, "-m", "cibuildwheel", "--print-build-identifiers", "--platform", platform, *options]
+    # Variables of this family would change what is built.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CIBW_")}
+    printed = subprocess.run(
+        [*command, "--config-file", "cibuildwheel.toml", "."],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert printed.returncode == 0, printed.stderr
+    return set(printed.stdout.split())
+
+
+@pytest.mark.parametrize(("platform", "arch"), PLATFORMS, ids=["-".join(machine) for machine in PLATFORMS])
+def test_wheels_of_a_machine(platform: str, arch: str) -> None:
+    promised = {f"{python}-{tag}" for python, tag in itertools.product(PYTHONS, PLATFORMS[platform, arch])}
+    assert identifiers(platform, "--archs", arch) == promised
+
+
+@pytest.mark.parametrize("platform", ["linux", "macos", "windows"])
+def test_wheels_of_a_platform(platform: str) -> None:
+    """All of its machines' wheels are built when nobody says which."""
+    tags = [tag for (built_on, _), tags in PLATFORMS.items() if built_on == platform for tag in tags]
+    assert identifiers(platform) == {f"{python}-{tag}" for python, tag in itertools.product(PYTHONS, tags)}
+
+
+def versions(workflow: str, name: str) -> set[str]:
+    """A list in a workflow's matrix."""
+    text = (ROOT / ".github" / "workflows" / f"{workflow}.yml").read_text()
+    return set(json.loads(re.search(rf"^ +{name}: (\[.*\])$", text, re.MULTILINE)[1]))
+
+
+@pytest.mark.skipif(not (ROOT / ".github").is_dir(), reason="the sdist has no workflows")
+def test_what_is_built_is_tested() -> None:
+    built = {f"{python[2]}.{python[3:]}" for python in PYTHONS}
+    assert built <= versions("tests", "python") | versions("free-threading", "python")
+    assert versions("tests", "python") == versions("matrix", "python")
+    releases = re.search(r"^STREAMLIT_RELEASES := (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    assert versions("matrix", "streamlit") == set(releases.split())

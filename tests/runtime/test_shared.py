@@ -1,0 +1,440 @@
+"""`shared`: one value in the widgets of all tabs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import streamlit
+from harness.steps import FENCE, Serve, fence, with_tabs
+from harness.tab import Tab
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from streamlit.proto.WidgetStates_pb2 import WidgetState
+from streamlit.testing.v1 import AppTest
+
+from fastserverstate import server_state
+
+
+class Browser(Tab):
+    """A tab with text inputs as a browser has them: it sends the values of all that it shows, and takes over what the
+    server gives them; not while it is `deaf`, as if that were still on its way.
+    """
+
+    deaf = False
+
+    def _apply(self, message: ForwardMsg) -> None:
+        super()._apply(message)
+        boxes = [element.text_input for kind, element, _ in self._elements.values() if kind == "text_input"]
+        for box in boxes:
+            new = box.id not in self._widgets
+            if new or (box.set_value and not self.deaf):
+                value = box.value if box.set_value else box.default
+                self._widgets[box.id] = WidgetState(id=box.id, string_value=value)
+                box.set_value = False
+        if message.WhichOneof("type") == "script_finished":
+            self._widgets = {box.id: self._widgets[box.id] for box in boxes}
+
+    def value(self, label: str) -> str:
+        return self._widgets[self.element(label)[0].id].string_value
+
+    async def has(self, label: str, value: str) -> None:
+        await self.until(lambda tab: tab.settled and tab.value(label) == value)
+
+    async def submit(self, button: str, **values: str) -> None:
+        """Fill in the boxes of a form and submit it."""
+        for label, value in values.items():
+            box = self.element(label)[0]
+            self._widgets[box.id] = WidgetState(id=box.id, string_value=value)
+        await self.click(button)
+
+
+ABOVE = """
+        st.text(f"above {server_state.get('text')}")
+"""
+BOX = """
+        st.session_state.runs = st.session_state.get("runs", 0) + 1
+        text = st.text_input("box", **shared("text", default="first"))
+        st.text(f"text {text}")
+"""
+
+
+def test_a_change_runs_every_tab_once(serve: Serve) -> None:
+    """No tab writes what it was told, and the one that has changed the value is not rerun for it."""
+    server = serve(ABOVE + BOX + FENCE)
+
+    async def steps(*tabs: Browser) -> None:
+        for number in range(4):
+            tab = tabs[number % len(tabs)]
+            runs = [each.started for each in tabs]
+            await tab.enter("box", f"text {number}")
+            for each in tabs:
+                await each.has("box", f"text {number}")
+                await each.shows(f"text text {number}")
+                await each.shows(f"above text {number}")
+            await fence(*tabs)
+            others = [each.started - before for each, before in zip(tabs[1:], runs[1:], strict=True)]
+            assert others == [2, 2]  # the change and the fence
+
+    with_tabs(server, 3, steps, Browser)
+
+
+def test_the_tab_that_changes_is_not_rerun_for_it(serve: Serve) -> None:
+    server = serve(ABOVE + BOX + FENCE)
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        runs = ours.started
+        await ours.enter("box", "ours")
+        await theirs.has("box", "ours")
+        await fence(theirs, ours)
+        assert ours.started - runs == 2  # the change and the fence
+
+    with_tabs(server, 2, steps, Browser)
+
+
+def test_old_news_is_no_change(serve: Serve) -> None:
+    """A click in a tab that has not heard of another's change yet comes with the value before it."""
+    server = serve(
+        """
+        st.session_state.clicks = st.session_state.get("clicks", 0)
+        def count():
+            st.session_state.clicks += 1
+            st.session_state.at_click = st.session_state.text
+        st.button("click", on_click=count)
+        """
+        + BOX
+        + """
+        st.text_input("mine", key="mine", on_change=count)
+        st.text(f"clicks {st.session_state.clicks} {st.session_state.get('at_click')}")
+        """
+    )
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        await ours.enter("box", "older")
+        await theirs.has("box", "older")
+        ours.deaf = True
+        for number, act in enumerate((lambda: ours.click("click"), lambda: ours.enter("mine", "private")), 1):
+            await theirs.enter("box", f"newer {number}")
+            await ours.shows(f"text newer {number}")
+            await act()
+            await ours.shows(f"clicks {number} newer {number}")
+            await ours.shows(f"text newer {number}")
+            await theirs.has("box", f"newer {number}")
+        ours.deaf = False
+        await ours.click("click")
+        await ours.has("box", "newer 2")
+        await theirs.has("box", "newer 2")
+
+    with_tabs(server, 2, steps, Browser)
+
+
+def test_a_value_that_is_sent_twice_is_no_change_of_another(serve: Serve) -> None:
+    """Some releases of Streamlit send a slider's value again when it is let go."""
+    server = serve("""
+        st.text_input("one", **shared("one", default="first"))
+        st.text_input("two", **shared("two", default="first"))
+        st.session_state.runs = st.session_state.get("runs", 0) + 1
+        st.text(f"{server_state.one} {server_state.two} {st.session_state.runs}")
+        """)
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        ours.deaf = True
+        await ours.enter("two", "ours")
+        await ours.shows("first ours 2")
+        await theirs.enter("one", "theirs")
+        await ours.shows("theirs ours 3")
+        await ours.rerun()
+        await ours.shows("theirs ours 4")
+
+    with_tabs(server, 2, steps, Browser)
+
+
+def test_what_is_set_back_at_once_is_a_change(serve: Serve) -> None:
+    """It is the same value as that of a tab that has not heard; but nothing else is a cause for sending it."""
+    server = serve(BOX)
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        for _ in range(5):
+            await ours.enter("box", "on")
+            await theirs.has("box", "on")
+            await theirs.enter("box", "first")
+            await ours.has("box", "first")
+
+    with_tabs(server, 2, steps, Browser)
+
+
+def test_the_last_of_two_wins_in_both_tabs(serve: Serve) -> None:
+    """A tab that sets the value without having heard of the other's ends up with its own, and so does the other."""
+    server = serve(BOX)
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        ours.deaf = True
+        await theirs.enter("box", "theirs")
+        await ours.shows("text theirs")
+        await ours.enter("box", "ours")
+        ours.deaf = False
+        await ours.shows("text ours")
+        await ours.has("box", "ours")
+        await theirs.has("box", "ours")
+
+    with_tabs(server, 2, steps, Browser)
+
+
+def test_callbacks_see_and_set_the_value(serve: Serve) -> None:
+    server = serve(
+        """
+        def note():
+            st.session_state.noted = server_state["text"]
+        def by_session_state():
+            st.session_state.text = "by session state"
+        def by_server_state():
+            server_state["text"] = "by server state"
+        st.button("session state", on_click=by_session_state)
+        st.button("server state", on_click=by_server_state)
+        st.text_input("box", on_change=note, **shared("text", default="first"))
+        st.text(f"noted {st.session_state.get('noted')}")
+        """
+    )
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        await ours.enter("box", "typed")
+        await ours.shows("noted typed")
+        await theirs.has("box", "typed")
+        assert "noted None" in theirs.texts
+        for name in ("session state", "server state", "session state"):
+            await ours.click(name)
+            await ours.has("box", f"by {name}")
+            await theirs.has("box", f"by {name}")
+
+    with_tabs(server, 2, steps, Browser)
+
+
+def test_two_widgets_of_one_session(serve: Serve) -> None:
+    server = serve("""
+        st.text_input("one", **shared("text", default="first"))
+        st.text_input("two", **shared("text", default="first", widget_key="another"))
+        """)
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        for number, label in enumerate(("one", "two", "two", "one")):
+            runs = ours.started
+            await ours.enter(label, f"text {number}")
+            for tab in (ours, theirs):
+                await tab.has("one", f"text {number}")
+                await tab.has("two", f"text {number}")
+            assert ours.started == runs + 1
+
+    with_tabs(server, 2, steps, Browser)
+
+
+def test_form(serve: Serve) -> None:
+    """What is submitted is published; what was not changed is not, and neither is what is set but not submitted."""
+    server = serve("""
+        with st.form("form"):
+            st.text_input("name", **shared("name", default="nobody"))
+            st.text_input("place", **shared("place", default="nowhere"))
+            st.form_submit_button("submit")
+        st.button("elsewhere")
+        st.text(f"{server_state.name} {server_state.place}")
+        """)
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        await ours.submit("submit", name="Ada")
+        await theirs.has("name", "Ada")
+        await theirs.shows("Ada nowhere")
+        await theirs.submit("submit", place="London")
+        await ours.has("place", "London")
+        await ours.shows("Ada London")
+        await theirs.submit("submit", name="Bob", place="Paris")
+        await ours.has("name", "Bob")
+        await ours.has("place", "Paris")
+        await ours.click("elsewhere")
+        await theirs.click("elsewhere")
+        for tab in (ours, theirs):
+            await tab.until(lambda tab: tab.settled)
+            assert "Bob Paris" in tab.texts
+
+    with_tabs(server, 2, steps, Browser)
+
+
+def test_fragment(serve: Serve) -> None:
+    """Only the fragment runs, in both tabs."""
+    server = serve("""
+        st.session_state.body = st.session_state.get("body", 0) + 1
+        st.text(f"body {st.session_state.body}")
+        @st.fragment
+        def part():
+            st.text("shown " + st.text_input("box", **shared("text", default="first")))
+        part()
+        """)
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        for tab, text in ((ours, "one"), (theirs, "two"), (ours, "three")):
+            await tab.enter("box", text)
+            for each in (ours, theirs):
+                await each.shows(f"shown {text}")
+                await each.has("box", text)
+        assert "body 1" in ours.texts
+        assert "body 1" in theirs.texts
+
+    with_tabs(server, 2, steps, Browser)
+
+
+def test_a_widget_that_was_left_out_comes_back_with_the_current_value(serve: Serve) -> None:
+    server = serve("""
+        hidden = st.session_state.setdefault("hidden", False)
+        def turn():
+            st.session_state.hidden = not st.session_state.hidden
+        st.button("turn", on_click=turn)
+        st.text(f"hidden {hidden}")
+        if not hidden:
+            st.text_input("box", **shared("text", default="first"))
+        """)
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        await ours.enter("box", "older")
+        await theirs.has("box", "older")
+        await ours.click("turn")
+        await ours.shows("hidden True")
+        await theirs.enter("box", "newer")
+        await theirs.until(lambda tab: tab.settled)
+        await ours.click("turn")
+        await ours.shows("hidden False")
+        await ours.has("box", "newer")
+        assert theirs.value("box") == "newer"
+
+    with_tabs(server, 2, steps, Browser)
+
+
+def test_without_a_default_the_widget_has_its_own(serve: Serve) -> None:
+    server = serve("""
+        st.text_input("box", "its own", **shared("text"))
+        st.text(f"set {'text' in server_state} {st.session_state.text}")
+        """)
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        await ours.shows("set False its own")
+        await ours.enter("box", "ours")
+        await ours.shows("set True ours")
+        await theirs.has("box", "ours")
+
+    with_tabs(server, 2, steps, Browser)
+
+
+REFUSED = {
+    "button": "st.button('label', **shared('refused'))",
+    "data_editor": "st.data_editor([[1]], **shared('refused', default=1))",
+    "file_uploader": "st.file_uploader('label', **shared('refused', default=None))",
+    "camera_input": "st.camera_input('label', **shared('refused', default=None))",
+}
+
+
+@pytest.mark.parametrize("source", REFUSED.values(), ids=REFUSED)
+def test_widgets_that_only_their_user_can_set(source: str) -> None:
+    script = "import streamlit as st\nfrom fastserverstate import shared\n" + source
+    try:
+        app = AppTest.from_string(script).run(timeout=30)
+        assert app.exception[0].message.startswith("shared('refused') was given to a widget")
+        assert "docs/shared-widgets.md" in app.exception[0].message
+    finally:
+        server_state.clear()
+
+
+def test_chat_input(serve: Serve) -> None:
+    """Newer releases of Streamlit let an app assign its value; but it has one for a moment only."""
+    server = serve("""
+        try:
+            st.chat_input("label", **shared("refused"))
+        except FastServerStateError as error:
+            st.text(str(error)[:30])
+        """)
+
+    async def steps(tab: Tab) -> None:
+        await tab.rerun()
+        await tab.shows("shared('refused') was given to")
+
+    with_tabs(server, 1, steps)
+
+
+KINDS: dict[str, tuple[str, Any, Any]] = {
+    "slider": ("st.slider('label', 0, 100, **arguments)", 50, 70),
+    "select_slider": ("st.select_slider('label', ['a', 'b', 'c'], **arguments)", "b", "c"),
+    "text_input": ("st.text_input('label', **arguments)", "one", "two"),
+    "text_area": ("st.text_area('label', **arguments)", "one", "two"),
+    "number_input": ("st.number_input('label', 0, 100, **arguments)", 1, 2),
+    "selectbox": ("st.selectbox('label', ['a', 'b', 'c'], **arguments)", "b", "c"),
+    "radio": ("st.radio('label', ['a', 'b', 'c'], **arguments)", "b", "c"),
+    "multiselect": ("st.multiselect('label', ['a', 'b', 'c'], **arguments)", ["b"], ["b", "c"]),
+    "checkbox": ("st.checkbox('label', **arguments)", True, False),
+    "toggle": ("st.toggle('label', **arguments)", True, False),
+    "color_picker": ("st.color_picker('label', **arguments)", "#ff0000", "#00ff00"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_widgets(kind: str) -> None:
+    """Each has the shared value from its first run on, and sets it."""
+    source, first, second = KINDS[kind]
+    script = f"""
+import streamlit as st
+from fastserverstate import shared
+arguments = shared("value", default={first!r})
+st.text(repr({source}))
+"""
+    try:
+        ours, theirs = AppTest.from_string(script).run(timeout=30), AppTest.from_string(script).run(timeout=30)
+        assert (ours.text[0].value, theirs.text[0].value) == (repr(first), repr(first))
+        widget = getattr(ours, kind)[0]
+        widget.set_value(second)
+        ours.run(timeout=30)
+        theirs.run(timeout=30)
+        assert server_state["value"] == second
+        assert (ours.text[0].value, theirs.text[0].value) == (repr(second), repr(second))
+        assert not ours.exception
+        assert not theirs.exception
+    finally:
+        server_state.clear()
+
+
+def test_values_are_not_shared_by_reference() -> None:
+    """What an app changes in place in its session state is its own."""
+    script = """
+import streamlit as st
+from fastserverstate import shared
+arguments = shared("value", default=["a"])
+st.session_state["value"].append("b")
+st.multiselect("label", ["a", "b"], **arguments)
+"""
+    try:
+        app = AppTest.from_string(script).run(timeout=30)
+        assert not app.exception
+        assert server_state["value"] == ["a"]
+    finally:
+        server_state.clear()
+
+
+def test_nothing_is_left_for_the_app_to_see() -> None:
+    script = """
+import streamlit as st
+from fastserverstate import shared
+st.text_input("label", **shared("value", default=""))
+st.text(sorted(st.session_state))
+"""
+    try:
+        assert AppTest.from_string(script).run(timeout=30).text[0].value == "['value']"
+    finally:
+        server_state.clear()
+
+
+@pytest.mark.skipif(not hasattr(streamlit, "pills"), reason="this Streamlit release has none")
+def test_pills(serve: Serve) -> None:
+    server = serve("""
+        st.button("other", on_click=lambda: server_state.update(value="b"))
+        st.text(f"chosen {st.pills('label', ['a', 'b'], **shared('value', default='a'))}")
+        """)
+
+    async def steps(ours: Tab, theirs: Tab) -> None:
+        await ours.shows("chosen a")
+        await ours.click("other")
+        await theirs.shows("chosen b")
+
+    with_tabs(server, 2, steps)
