@@ -156,6 +156,27 @@ def test_replies_are_lost(own_engine, proxy, peer, report):
     report(f"{proxy.lost} replies lost after the engine had done what it was asked: nothing doubled")
 
 
+def test_refused_request_that_comes_again_late_is_not_done(own_engine, peer):
+    """Its sender has asked again under a new number meanwhile."""
+    one = peer(own_engine.url)
+    channel = one.node.engine.channel(2.0)
+    request = (b"writer", 1, b"owner", b"ticket", b"0", b"I", b"n", b"i1", b"0", b"", b"0")
+    acquisition = (b"writer", 2, b"owner", 10_000, b"0", b"n")
+    one.node.leases.acquire(["n"], None)
+    assert channel.script(b"write", *request)[0] == b"LOCKED"
+    one.node.leases.release(["n"])
+    assert channel.script(b"write", *request)[0] == b"LOCKED"
+    one.node.leases.acquire(["n"], None)
+    assert channel.script(b"acquire", *acquisition)[0] == b"LOCKED"
+    one.node.leases.release(["n"])
+    assert channel.script(b"acquire", *acquisition)[0] == b"LOCKED"
+    assert channel.script(b"write", *request)[0] == b"OLD"
+    channel.close()
+    one.node.sync()
+    assert one.values == {}
+    assert one.node.leases.acquire(["n"], 0)
+
+
 # 4
 
 

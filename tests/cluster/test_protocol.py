@@ -345,6 +345,27 @@ def test_holder_sees_what_was_written_before_it(pair):
     assert seen == [1]
 
 
+def test_holder_does_not_see_what_was_deleted_before_it(pair):
+    """The log has yet to tell that there was something at all."""
+    one, other = pair
+    apply, go, seen = other.table.apply, threading.Event(), []
+    other.table.apply = lambda *arguments: go.wait(10) and apply(*arguments)
+    one.node.set("k", 1)
+    one.node.delete("k")
+
+    def look():
+        other.node.leases.acquire(["k"], None)
+        seen.append(other.node.replica.cursor)
+
+    with ThreadSet() as threads:
+        threads.add(look)
+        threads.go()
+        until(lambda: not one.node.leases.acquire(["k"], 0) or one.node.leases.release(["k"]))
+        assert not seen
+        go.set()
+    assert seen[0] >= one.node.replica.cursor
+
+
 def test_waiting_ends_with_the_release_and_not_by_the_clock(pair):
     one, other = pair
     took = []

@@ -94,12 +94,9 @@ class Leases:
 
     def _see(self, key: str, version: Version | None, state: Version) -> None:
         """Wait until the table has the key as it was when it was locked."""
-        if version is None:
-            if not self._replica.version(key)[0]:
-                return
-            version = state
+        seen = state if version is None else version  # there may be older changes of a key that is not set to come
         self._replica.wait_for(
-            lambda: self._replica.has(key, version), time.monotonic() + self._engine.timeout, self._while_waiting
+            lambda: self._replica.has(key, seen), time.monotonic() + self._engine.timeout, self._while_waiting
         )
 
     def when_free(

@@ -264,7 +264,8 @@ if ARGV[1] == 'reap' then
     return {'OK', #fields / 2}
 end
 
--- The operations that are done once, however often they are asked for. They have a writer and a number.
+-- The operations that are done once, however often they are asked for. They have a writer and a number. Also what was
+-- refused is not done later: the network may still hold a copy of the request when the caller has gone on.
 
 local writer, number = take(), take()
 local record = redis.call('GET', PREFIX .. 'op:' .. writer)
@@ -293,7 +294,7 @@ if ARGV[1] == 'acquire' then
         keys[#keys + 1] = take()
         local _, other = holder(keys[#keys])
         if other and other ~= owner then
-            return locked(owner, keys[#keys], waits)
+            return finish(locked(owner, keys[#keys], waits))
         end
     end
     local token = epoch .. '-' .. integer(redis.call('HINCRBY', META, 'fence', 1))
@@ -322,7 +323,7 @@ for _ = 1, claims do
     local key, token = take(), take()
     local current, holds = holder(key)
     if current ~= token or holds ~= owner then
-        return {'LOCKLOST', key}
+        return finish({'LOCKLOST', key})
     end
 end
 
@@ -334,7 +335,7 @@ while at < #ARGV do
     }
     local _, other = holder(key)
     if other and other ~= owner then
-        return locked(owner, key, '1')
+        return finish(locked(owner, key, '1'))
     end
 end
 -- The engine looks at its memory before a script's first write only: that must not be one that needs none.
@@ -354,7 +355,7 @@ for _, change in ipairs(changes) do
         end
     elseif kind == 'C' then
         if (version or '') ~= change.condition then
-            return {'CONFLICT', version or '', version and redis.call('HGET', DATA, key)}
+            return finish({'CONFLICT', version or '', version and redis.call('HGET', DATA, key)})
         end
     elseif kind == 'N' then
         change.changes = not version
@@ -364,7 +365,7 @@ for _, change in ipairs(changes) do
         local old = version and redis.call('HGET', DATA, key) or 'i' .. change.condition
         local total = string.sub(old, 1, 1) == 'i' and sum(string.sub(old, 2), string.sub(change.value, 2))
         if not total then
-            return {'NOTINT'}
+            return finish({'NOTINT'})
         end
         change.value = 'i' .. total
         change.changes = not version or old ~= change.value
