@@ -30,7 +30,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """A Markdown table: nanoseconds per operation, median of the rounds, and ratios with their targets."""
     groups: dict[str, dict[str, Any]] = {}
     for bench in config._benchmarksession.benchmarks:  # type: ignore[attr-defined]
-        if not bench.has_error:
+        if not bench.has_error and "operations" in bench.extra_info:
             name = (bench.params or {}).get("name", "fastserverstate")
             groups.setdefault(bench.group, {})[name] = bench
     if not groups:

@@ -36,7 +36,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from crowd import Crowd
-from rows import ROWS, UNROLLED, atomic, unrolled, unrolled_plain
+from rows import ROWS, UNROLLED, unrolled, unrolled_plain
 from streamlit.runtime.scriptrunner import ScriptRunContext, add_script_run_ctx
 
 import fastserverstate
@@ -110,7 +110,7 @@ def count_here(library: str) -> None:
     functions: dict[str, Callable[[], object]] = {}
     for operation, row in ROWS.items():
         for times in (UNROLLED, 2 * UNROLLED):
-            ours = unrolled(row.ours, times=times, state=state, locks=locks, atomic=atomic)
+            ours = unrolled(row.ours, times=times, state=state, locks=locks, atomic=fastserverstate.atomic)
             functions[f"{operation}/ours/{times}"] = ours
             functions[f"{operation}/plain/{times}"] = unrolled_plain(row.plain, times=times)
 

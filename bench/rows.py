@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import fastserverstate
-
 UNROLLED = 100
 
 
@@ -17,7 +15,7 @@ class Row:
     ours: str
     plain: str
     at_most: float  # times the cost of `plain`
-    older: str = ""  # the same with streamlit-server-state, where it is not what `ours` says
+    older: str = ""  # the row that streamlit-server-state has in its place, where it has none of its own
     operations: int = 1
 
 
@@ -34,11 +32,8 @@ ROWS = {
         'state["unread"] = 1; state["unread"] = 2', 'd["unread"] = 1; d["unread"] = 2', 3.0, operations=2
     ),
     "locked increment": Row(INCREMENT, PLAIN_INCREMENT, 1.2),
+    "atomic increment": Row('atomic.increment("k")', PLAIN_INCREMENT, 0.8, "locked increment"),
 }
-
-atomic: Any = getattr(fastserverstate, "atomic", None)
-if hasattr(atomic, "increment"):
-    ROWS["atomic increment"] = Row('atomic.increment("k")', PLAIN_INCREMENT, 0.8, INCREMENT)
 
 
 def unrolled(statement: str, *, times: int = UNROLLED, repeated: int = 1, **names: Any) -> Callable[[], None]:

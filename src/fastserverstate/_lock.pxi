@@ -371,6 +371,7 @@ cdef bint wait_for_lock(Shard *shard, Cell *cell, long long timeout_ns) except -
             unlock_cell(shard, cell)
         raise
     finally:  # the shard is locked
+        unblock(&waiter)
         if not waiter.granted:
             leave_queue(&cell.extra.waiters, &waiter)
             if waiter.told and cell.owner == 0 and cell.extra.waiters != NULL:

@@ -161,6 +161,9 @@ cdef int block(Waiter *self, const Cell *cell) except -1:
     cdef Waiter *other = self
     cdef int n = 0, hops = 0
     lock(&register_mutex)
+    if load_owner(cell.owner) == self.thread:  # it has been given the lock already
+        unlock(&register_mutex)
+        return 0
     self.blocked_by = cell
     while other != NULL and hops < MOST_HOPS and load_owner(at.owner) != self.thread:
         hops += 1
@@ -201,6 +204,13 @@ cdef int block(Waiter *self, const Cell *cell) except -1:
         for i in range(n)
     ])
     return -1
+
+
+cdef void unblock(Waiter *self) noexcept:
+    """The thread waits no longer, and the cell may go."""
+    lock(&register_mutex)
+    self.blocked_by = NULL
+    unlock(&register_mutex)
 
 
 cdef int raise_deadlock(list circle) except -1:

@@ -22,7 +22,7 @@ _Callback = TypeVar("_Callback", bound=Callable[..., object])
 
 
 class Atomic(Counters):
-    """Change a key by a function of its value, while nobody else can. See `__call__`.
+    """Change a key by a function of its value, while nobody else can: ``atomic(key, function, default=...)``.
 
     ``increment(key, by=1, *, default=0)`` adds to the key's number, or to `default` if it is not set, and returns the
     sum. It takes a lock only if somebody else has it, or the values are not ``int``.

@@ -10,7 +10,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from unit.helpers import DEADLINE, ThreadSet, enter, leave, run_script
+from unit.helpers import ATTRIBUTE, DEADLINE, ThreadSet, enter, leave, run_script
 
 from fastserverstate import DeadlockError, FastServerStateError, _core
 from fastserverstate.atomic import Atomic, transaction_with, wait_for_with
@@ -479,6 +479,30 @@ def test_deadlock_beside_bystanders(world):
 
 
 # ------------------------------------------------------------------------------------------------------ no false alarms
+
+
+def test_lock_that_is_given_before_the_sleep_is_no_deadlock(world):
+    """A thread looks up its session when it has queued, and may then find itself the owner."""
+    queued, given, taken = threading.Event(), threading.Event(), []
+
+    def resolve(_context, _part):
+        queued.set()
+        assert given.wait(DEADLINE)
+
+    def wait():
+        enter(None)
+        with world.locks["k"]:
+            taken.append(1)
+
+    _core.locate_scopes(ATTRIBUTE, None, "part", resolve)
+    with ThreadSet() as threads:
+        with world.locks["k"]:
+            threads.add(wait)
+            threads.go()
+            assert queued.wait(DEADLINE)
+            time.sleep(0.01)  # for so long that the lock is not only offered to the thread
+        given.set()
+    assert taken == [1]
 
 
 def test_fifty_contenders_raise_no_alarm_and_all_have_their_turn(world):
