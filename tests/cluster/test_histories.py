@@ -74,7 +74,7 @@ def harm(server, proxy, over, counts):
     chance = random.Random(1)
     with server.client() as client:
         while not over.wait(chance.uniform(0.02, 0.2)):
-            what = chance.choice(["cut", "lose", "kill", "trim", "restart"])
+            what = chance.choice([*["cut", "lose", "kill", "trim"] * 5, "restart"])
             counts[what] = counts.get(what, 0) + 1
             with suppress(redis.RedisError):
                 if what == "cut":
@@ -85,7 +85,7 @@ def harm(server, proxy, over, counts):
                     client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
                 elif what == "trim":
                     client.xtrim("fss:{tests}:log", maxlen=0, approximate=False)
-                elif chance.random() < 0.2:
+                else:
                     server.restart()
 
 
