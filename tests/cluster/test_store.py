@@ -393,3 +393,8 @@ def test_disconnected_store_goes_on_alone(pair):
     with one.locks["k"], one.transaction("k"):
         one.state["k"] = 4
     assert one.state["k"] == 4
+
+
+def test_package_does_not_load_what_only_connect_needs():
+    loaded = "import fastserverstate; print({'redis', 'msgspec', 'fastserverstate.cluster'} & set(sys.modules))"
+    assert run_script(f"import sys; {loaded}", package=True) == "set()\n"
