@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from fastserverstate.errors import FastServerStateError
 
 
@@ -36,11 +34,3 @@ class UnsharableValueError(NotWrittenError, TypeError):
 
 class UnreadableValueError(ClusterError, ValueError):
     """A value that another server has sent cannot be read here."""
-
-
-class CircleError(ClusterError):
-    """Owners of locks wait for each other. Nothing was written."""
-
-    def __init__(self, keys: Sequence[str]) -> None:
-        super().__init__(f"Waiting for the lock of {keys[0]!r} would never end.")
-        self.keys = tuple(keys)

@@ -48,9 +48,6 @@ class Leases:
     def owner(self) -> bytes:
         return f"{self._process}/{threading.get_ident()}".encode()
 
-    def holds(self, key: str) -> bool:
-        return key in self._held.get(self.owner(), ())
-
     def claims(self) -> list[bytes]:
         """What a write of the calling thread relies on: the number of its locks, and key and token of each."""
         held = self._held.get(self.owner())
