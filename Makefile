@@ -10,7 +10,7 @@ SOURCES := setup.py pyproject.toml $(foreach end,pyx pxd pxi,$(wildcard src/fast
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-matrix test-ft test-asan test-tsan lint bench bench-check bench-ft load sdist wheels clean
+.PHONY: help demo demo-cluster test test-faults bench-cluster test-matrix test-ft test-asan test-tsan lint bench bench-check bench-ft load sdist wheels clean
 
 # The oldest, three middle and the newest release that is supported.
 STREAMLIT_RELEASES := 1.37.1 1.44.1 1.50.0 1.58.0 1.67.0
@@ -38,8 +38,14 @@ $(READY): $(INSTALLED)
 demo: $(INSTALLED)  ## Start the example app and print its address.
 	@$(BIN)/python examples/demo.py
 
+demo-cluster: $(READY)  ## Start an engine and two servers of the example app, and print their addresses.
+	@$(BIN)/python examples/demo_cluster.py
+
 test: $(READY) lint  ## Run the linters and the whole test suite.
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES)
+
+test-faults: $(READY)  ## Kill engines, cut connections, lose replies and stop processes hundreds of times.
+	FASTSERVERSTATE_FAULTS=long $(BIN)/python -m pytest tests/cluster --timeout 3600 -o faulthandler_timeout=3000
 
 MATRIX := $(STREAMLIT_RELEASES:%=test-streamlit-%)
 .PHONY: $(MATRIX)
@@ -140,6 +146,9 @@ bench: $(READY)  ## Compare with a dict and with streamlit-server-state.
 
 bench-check: $(READY)  ## Compare what the operations take with the counts in bench/instructions.json.
 	$(BIN)/python bench/instructions.py --check
+
+bench-cluster: $(READY)  ## Measure what sharing the state among servers costs, beside asking the engine every time.
+	cd bench && PYTHONPATH=../tests $(abspath $(BIN))/python scale.py
 
 load: $(READY)  ## Load a real server with hundreds of sessions, beside streamlit-server-state.
 	cd bench && PYTHONPATH=../tests $(abspath $(BIN))/python -m load

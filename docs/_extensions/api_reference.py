@@ -22,7 +22,7 @@ PUBLIC = {
     "Changes": ["atomic", "compare_and_set", "transaction"],
     "Waiting and listening": ["wait_for", "on_change"],
     "Reruns": ["no_rerun", "force_rerun_bound_sessions"],
-    "Options": ["configure"],
+    "Options": ["configure", "connect"],
     "Errors": ["FastServerStateError", "RerunSuppressedError", "DeadlockError"],
 }
 OTHERS = "More"

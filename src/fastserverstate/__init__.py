@@ -18,6 +18,7 @@ _reload.restore()
 if find_spec("fastserverstate._core") is None:
     raise ImportError("fastserverstate is not compiled. In a checkout, compile it with: pip install --editable .")
 
+from fastserverstate._connect import connect, connect_by_environment
 from fastserverstate._shared import (
     atomic,
     compare_and_set,
@@ -36,6 +37,7 @@ from fastserverstate._shared import (
 from fastserverstate.errors import DeadlockError, FastServerStateError, RerunSuppressedError
 
 _reload.keep()
+connect_by_environment()
 
 __all__ = [
     "DeadlockError",
@@ -44,6 +46,7 @@ __all__ = [
     "atomic",
     "compare_and_set",
     "configure",
+    "connect",
     "force_rerun_bound_sessions",
     "no_rerun",
     "on_change",

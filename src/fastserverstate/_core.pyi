@@ -21,6 +21,9 @@ from typing import Any, Final, Self, final, overload
 rerun_suppression_depth: ContextVar[int]
 """How many ``no_rerun`` blocks the running code is in. Changes made at a depth above 0 make nobody stale."""
 
+absent: Final[object]
+"""Stands for the value of a key that is not set, in `Store.apply` and to backends."""
+
 RERUN_WRITER_STALE: Final = 0
 RERUN_WRITER_NEVER: Final = 1
 RERUN_WRITER_ALWAYS: Final = 2
@@ -260,6 +263,31 @@ class Store:
 
     def release_locks(self) -> list[str]:
         """Release all locks that the calling thread holds. Returns their keys."""
+
+    def set_backend(self, backend: object) -> None:
+        """Have writes and locks go through a backend (see ``cluster/backend.py``), or None. It is never freed."""
+
+    def apply(
+        self, changes: Iterable[tuple[str, Any, bool]], writer: Session | None = None
+    ) -> tuple[list[str], list[str], list[object]]:
+        """Make changes at once, past the backend: keys, values or `absent`, and whether to rerun nobody for it.
+
+        Scopes of the `writer` are treated as those of who writes. Returns the keys that were left as they are, for
+        another thread holds their locks; the keys whose listeners are to be called; and what holds the old values,
+        which is to be dropped when the caller has nothing locked. `settle` is to follow then.
+        """
+
+    def settle(self, keys: Iterable[str] = ()) -> None:
+        """Have those rerun that `apply` has made stale, and call the listeners of the keys."""
+
+    def policy(self, key: str) -> int:
+        """How the key's values are compared: one of the ``COMPARE_`` constants, or 1 for functions of the user's."""
+
+    def writer(self) -> Session | None:
+        """The session that the calling thread runs in."""
+
+    def raise_if_stopped(self) -> None:
+        """Raise what ends the script run that the calling thread is in, if it is to end."""
 
     def reset_after_fork(self) -> None:
         """Empty the store and close its sessions. For a forked process, before it does anything else with them."""

@@ -102,6 +102,7 @@ cdef class _Absent:
         return "<absent>"
 
 cdef object ABSENT = _Absent()
+absent = ABSENT
 
 # Depth of the `no_rerun` blocks around the running code. A context variable, so that threads, tasks and parallel
 # fragments each have what their own code says.
@@ -133,3 +134,4 @@ include "_same.pxi"
 include "_store.pxi"
 include "_transaction.pxi"
 include "_namespace.pxi"
+include "_remote.pxi"

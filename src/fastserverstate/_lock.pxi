@@ -155,18 +155,33 @@ cdef bint enter_lock(KeyLock self, long long timeout_ns) except -1:
     cdef int instruction = 0
     cdef PyObject *code = here(&instruction)
     cdef Cell *cell = self.cell
+    cdef bint remote = False
+    if load_object(self.table.backend) != NULL and not self._is_owned():
+        try:
+            remote = enter_remotely(self, timeout_ns)
+        finally:
+            if not remote:
+                _xdecref(code)
+        if not remote:
+            return False
     lock(&self.shard.mutex)
     if not try_lock(cell):
         if timeout_ns == 0:
             unlock(&self.shard.mutex)
             _xdecref(code)
+            if remote:
+                leave_remotely([self])
             return False
         try:
             if not wait_for_lock(self.shard, cell, timeout_ns):
                 _xdecref(code)
+                if remote:
+                    leave_remotely([self])
                 return False
         except BaseException:
             _xdecref(code)
+            if remote:
+                leave_remotely([self])
             raise
         lock(&self.shard.mutex)
     if cell.depth == 1:
@@ -181,6 +196,8 @@ cdef bint enter_lock(KeyLock self, long long timeout_ns) except -1:
 cdef int leave_lock(KeyLock self) except -1:
     if not give_back(self):
         raise RuntimeError("cannot release un-acquired lock")
+    if load_object(self.table.backend) != NULL:
+        leave_remotely([self])
     if fss_calls_owed and fss_locks_held == 0:
         pay_calls()
     return 0
@@ -205,6 +222,8 @@ cdef int leave_locks(list locks) except -1:
     """Release all of them, the last first. This thread holds them."""
     for lock in reversed(locks):
         give_back(lock)
+    if locks and load_object((<KeyLock>locks[0]).table.backend) != NULL:
+        leave_remotely(locks)
     if fss_calls_owed and fss_locks_held == 0:
         pay_calls()
     return 0
@@ -244,6 +263,8 @@ cdef list release_locks(Table *table):
         unlock_cell(shard, cell)
         unlock_shard(shard)
         keys.append(owned(key))
+    if keys and load_object(table.backend) != NULL:
+        backend_of(table).release(keys)
     if fss_calls_owed and fss_locks_held == 0:
         pay_calls()
     return keys

@@ -202,6 +202,8 @@ cdef extern from *:
     unsigned long load_owner "fss_load"(unsigned long) noexcept
     void store_owner "fss_store"(unsigned long, unsigned long) noexcept
     bint load_flag "fss_load"(bint) noexcept
+    PyObject *load_object "fss_load"(PyObject *) noexcept
+    void store_object "fss_store"(PyObject *, PyObject *) noexcept
     void store_flag "fss_store"(bint, bint) noexcept
     object owned "fss_owned"(PyObject *)
     Py_hash_t key_hash "fss_hash"(PyObject *) noexcept

@@ -25,5 +25,14 @@ def keep() -> None:
     """Remember the package's modules. The first call in a process decides."""
     if _HOME not in sys.modules:
         home: Any = ModuleType(_HOME, __doc__)
-        home.modules = {name: module for name, module in sys.modules.items() if name.startswith(f"{__package__}.")}
+        home.modules = {}
         sys.modules[_HOME] = home
+        keep_also()
+
+
+def keep_also() -> None:
+    """Remember those that were imported since, too."""
+    home: Any = sys.modules[_HOME]
+    for name, module in list(sys.modules.items()):
+        if name.startswith(f"{__package__}."):
+            home.modules.setdefault(name, module)

@@ -112,6 +112,30 @@ cdef class Store:
     def release_locks(self):
         return release_locks(self.table)
 
+    def set_backend(self, backend):
+        if backend is not None:
+            _incref(<PyObject *>backend)  # a thread may be about to call it at any time
+        store_object(self.table.backend, NULL if backend is None else <PyObject *>backend)
+
+    def apply(self, changes, Session writer=None):
+        return apply(self, changes, writer)
+
+    def settle(self, keys=()):
+        wake_collector(self)
+        for key in keys:
+            after_change(self, shard_of(self.table, key_hash(checked_key(key))), <PyObject *>key, True)
+
+    def policy(self, key):
+        return self.policies.get(key, (BY_CONTENT, None))[0]
+
+    def writer(self):
+        return current_session(self.table)
+
+    def raise_if_stopped(self):
+        session = current_session(self.table)
+        if session is not None:
+            session.raise_if_stopped()
+
     def reset_after_fork(self):
         """Empty the store and close its sessions, in a new process whose other threads are gone.
 
@@ -134,6 +158,7 @@ cdef class Store:
         memset(slots, 0, sizeof(Slots))
         slots.rerun_writer = rerun_writer
         table.present = 0
+        table.backend = NULL
         if not table_start(table):
             raise MemoryError()
         reserve(table, self.reserved)
@@ -463,6 +488,8 @@ cdef object assign(Store store, str key, object value, bint if_absent):
     cdef bint due
     if fss_transaction != NULL and transaction_of(store) is not None:
         return transaction_of(store).write(key, value, if_absent)
+    if load_object(table.backend) != NULL:
+        return backend_of(table).assign(key, value, if_absent)
     judge_start(&judge, <PyObject *>value)
     while True:
         enter(writer, shard)
@@ -531,6 +558,8 @@ cdef object change_presence(Store store, str key, bint remove):
     cdef bint due
     if fss_transaction != NULL and transaction_of(store) is not None:
         return transaction_of(store).write(key, ABSENT, False) if remove else transaction_of(store).touch(key)
+    if load_object(table.backend) != NULL:
+        return backend_of(table).remove(key) if remove else backend_of(table).touch(key)
     while True:
         enter(writer, shard)
         cell = find(shard, <PyObject *>key, hashed)
@@ -572,10 +601,9 @@ cdef object add(Store store, str key, object by, object default):
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell
     cdef PyObject *old = NULL
-    cdef KeyLock handle
     cdef bint due = False
-    total = None
-    if PyLong_CheckExact(by) and by and fss_transaction == NULL:
+    if PyLong_CheckExact(by) and by and fss_transaction == NULL and load_object(table.backend) == NULL:
+        total = None
         enter(writer, shard)
         cell = find(shard, <PyObject *>key, hashed)
         if (cell != NULL and is_open(cell) and cell.value != NULL and PyLong_CheckExact(<object>cell.value)
@@ -584,11 +612,21 @@ cdef object add(Store store, str key, object by, object default):
             old = commit(table, shard, cell, <PyObject *>total, writer, AS_THE_CODE_SAYS)
             due = cell.extra != NULL and cell.extra.calls_due != 0
         leave(writer, shard)
-    if old != NULL:
-        _decref(old)
-        after_change(store, shard, <PyObject *>key, due)
-        return total
-    handle = owned(key_lock(table, <PyObject *>key))
+        if old != NULL:
+            _decref(old)
+            after_change(store, shard, <PyObject *>key, due)
+            return total
+    if fss_transaction == NULL and load_object(table.backend) != NULL:
+        total = backend_of(table).increment(key, by, default)
+        if total is not None:
+            return total
+    return add_locked(store, key, by, default)
+
+
+cdef object add_locked(Store store, str key, object by, object default):
+    cdef Table *table = store.table
+    cdef KeyLock handle = owned(key_lock(table, <PyObject *>key))
+    cdef PyObject *old
     enter_lock(handle, -1)
     try:
         old = peek(table, <PyObject *>key)

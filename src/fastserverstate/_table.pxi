@@ -18,6 +18,7 @@ ctypedef struct Table:
     Py_ssize_t present        # keys that are set
     uint64_t births
     PyObject *report_in_place   # called with a key whose value was changed in place, or NULL
+    PyObject *backend         # what writes go through, or NULL; lives as long as the process
     Slots slots
     Shard shards[SHARDS]
 

@@ -207,6 +207,12 @@ cdef list commit_all(Transaction self):
     cdef bint due
     cdef _Change change
     cdef int i
+    if load_object(table.backend) != NULL:
+        backend_of(table).commit(dict(self.writes), set(self.touched), set(self.writes) - self.announced)
+        for key in self.writes:
+            set_drafted(table, <PyObject *>key, False)
+        self.writes.clear()
+        return changes
     memset(involved, 0, sizeof(involved))
     for key, value in self.writes.items():
         change = _Change()

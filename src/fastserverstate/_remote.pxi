@@ -1,0 +1,93 @@
+# cython: language_level=3
+# One table among several. See _core.pyx for the whole.
+#
+# A store that has a *backend* changes nothing by itself: what is to be written and locked goes to the backend, with no
+# mutex locked, which makes it known to others and brings what came of it into the table by `apply`, as it does with
+# what others have written. Reads know nothing of it.
+
+@cython.final
+cdef class _Arrival:
+    cdef str key
+    cdef object value
+    cdef bint quiet
+    cdef bint left      # as it is, for another thread holds the key's lock
+    cdef bint due       # listeners are to be called
+    cdef PyObject *old  # what the cell has held, to be dropped
+
+    def __dealloc__(self):
+        _xdecref(self.old)
+
+
+cdef inline object backend_of(Table *table):
+    return <object>load_object(table.backend)
+
+
+cdef tuple apply(Store store, changes, Session writer):
+    """Make changes at once: (key, value or ABSENT, whether to rerun nobody). See Store.apply."""
+    cdef Table *table = store.table
+    cdef Shard *shard
+    cdef Cell *cell
+    cdef Py_hash_t hashed
+    cdef PyObject *new
+    cdef list arrivals = []
+    cdef bint involved[SHARDS]
+    cdef bint done = True
+    cdef _Arrival arrival
+    cdef int i
+    memset(involved, 0, sizeof(involved))
+    for key, value, quiet in changes:
+        arrival = _Arrival()
+        arrival.key, arrival.value, arrival.quiet = key, value, quiet
+        arrivals.append(arrival)
+        involved[shard_of(table, key_hash(checked_key(key))) - table.shards] = True
+    if writer is not None:
+        lock(&writer.mutex)
+    for i in range(SHARDS):
+        if involved[i]:
+            lock(&table.shards[i].mutex)
+    for arrival in arrivals:
+        hashed = key_hash(<PyObject *>arrival.key)
+        shard = shard_of(table, hashed)
+        cell = find_or_make(shard, <PyObject *>arrival.key, hashed)
+        if cell == NULL:
+            done = False
+        elif is_held_by_other(cell):
+            arrival.left = True
+        else:
+            new = NULL if arrival.value is ABSENT else <PyObject *>arrival.value
+            if new != NULL or cell.value != NULL:
+                cell.has_print = cell.touched = False
+                arrival.old = commit(table, shard, cell, new, writer, arrival.quiet)
+                arrival.due = cell.extra != NULL and cell.extra.calls_due != 0
+            drop_if_unused(shard, cell)
+    for i in range(SHARDS):
+        if involved[i]:
+            unlock(&table.shards[i].mutex)
+    if writer is not None:
+        unlock(&writer.mutex)
+    for i in range(SHARDS):
+        if involved[i]:
+            lock(&table.shards[i].mutex)
+            unlock_shard(&table.shards[i])
+    if not done:
+        raise MemoryError()
+    left = [arrival.key for arrival in arrivals if arrival.left]
+    due = [arrival.key for arrival in arrivals if arrival.due]
+    return left, due, arrivals
+
+
+cdef bint enter_remotely(KeyLock self, long long timeout_ns) except -1:
+    """Take the key's lock among all tables; False if it was not free for `timeout_ns` (-1: try for ever)."""
+    return backend_of(self.table).acquire(<object>self.cell.key, None if timeout_ns < 0 else timeout_ns / 1e9)
+
+
+cdef int leave_remotely(list locks) except -1:
+    """Give back, among all tables, what this thread holds no longer."""
+    cdef KeyLock handle
+    cdef list keys = []
+    for handle in locks:
+        if not handle._is_owned():
+            keys.append(<object>handle.cell.key)
+    if keys:
+        backend_of(handle.table).release(keys)
+    return 0

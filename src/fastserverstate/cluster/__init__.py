@@ -1,0 +1,93 @@
+"""Several servers, one state: over Redis or Valkey. See docs/scale.md.
+
+`fastserverstate.connect` makes this server one of them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from fastserverstate._shared import store
+from fastserverstate.cluster.backend import Link
+from fastserverstate.cluster.errors import (
+    ClusterError,
+    LockLostError,
+    NotConnectedError,
+    NotWrittenError,
+    UnknownOutcomeError,
+    UnreadableValueError,
+    UnsharableValueError,
+)
+from fastserverstate.cluster.node import Status
+
+__all__ = [
+    "ClusterError",
+    "LockLostError",
+    "NotConnectedError",
+    "NotWrittenError",
+    "Status",
+    "UnknownOutcomeError",
+    "UnreadableValueError",
+    "UnsharableValueError",
+    "disconnect",
+    "status",
+    "sync",
+]
+
+_lock = threading.Lock()
+_link: Link | None = None
+_arguments: tuple[object, ...] = ()
+
+
+def open_link(url: str, *, namespace: str, secret: str | bytes | None, required: bool, timeout: float) -> None:
+    """See `fastserverstate.connect`."""
+    global _link, _arguments
+    arguments = (url, namespace, secret, timeout)
+    with _lock:
+        if _link is not None:
+            if arguments != _arguments:
+                raise ClusterError(
+                    f"This server is connected to {_link.node.engine.address} with other arguments. Call "
+                    "fastserverstate.cluster.disconnect() first."
+                )
+            return
+        link = Link(store, url, namespace=namespace, secret=secret, timeout=timeout)
+        link.open(timeout, required)
+        _link, _arguments = link, arguments
+
+
+def disconnect() -> None:
+    """Go on alone, with what this server has. Harmless if it is not connected."""
+    global _link  # noqa: PLW0603
+    with _lock:
+        if _link is not None:
+            _link.close()
+            _link = None
+
+
+def status() -> Status | None:
+    """How this server stands to the engine, as far as it knows without asking; None if `connect` was not called."""
+    link = _link
+    return None if link is None else link.node.status()
+
+
+def sync() -> None:
+    """Wait until this server has all that was written anywhere before this call.
+
+    A read after it is linearizable. Harmless if `connect` was not called. Raises NotConnectedError if the engine is not
+    reached in time.
+    """
+    link = _link
+    if link is not None:
+        link.node.sync()
+
+
+def _forget() -> None:
+    """In a forked process, which has no connection and an empty store."""
+    global _link, _lock
+    _link, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

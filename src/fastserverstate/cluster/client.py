@@ -1,0 +1,251 @@
+"""Connections to the engine, and operations that are done once although they may be asked for several times.
+
+redis-py's own retries send a command again that the engine may have executed. They are switched off. Instead, an
+operation that changes something has a writer and a number. The engine keeps the reply to a writer's last one, and gives
+it again when it is asked again. A writer has one operation at a time, so each connection is one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+import re
+import socket
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from fastserverstate.cluster.errors import NotConnectedError, NotWrittenError, UnknownOutcomeError
+
+SCRIPT = Path(__file__).with_name("script.lua").read_bytes()
+_SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
+
+CONNECT_TIMEOUT = 1.0
+LONGEST_ATTEMPT = 2.0
+FIRST_REST, LONGEST_REST = 0.005, 0.25
+
+_NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
+# The server is up, and another one is or will soon be able to do it. Nothing was executed.
+_LATER = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "TRYAGAIN", "UNBLOCKED")
+
+Reply = list[Any]
+
+
+class RefusedError(Exception):
+    """The server did not execute a command, and may do so later."""
+
+
+class AnswerLostError(Exception):
+    """The connection broke after something was sent."""
+
+
+class Channel:
+    """One connection and the writer that uses it.
+
+    Thread-safety
+        For one thread at a time.
+    """
+
+    def __init__(self, engine: Engine, timeout: float) -> None:
+        kwargs = dict(engine.pool.connection_kwargs, socket_timeout=timeout)
+        self._connection: Any = engine.pool.connection_class(**kwargs)
+        self._meta = f"{engine.prefix}m".encode()
+        self.writer = uuid.uuid4().hex.encode()
+        self.number = 0
+        self.run = b""  # of the server at the other end; empty while there is none
+        self.highest_epoch = 0
+
+    def connect(self) -> None:
+        if self.run and self._is_alive():
+            return
+        try:
+            self._connection.connect()
+            self.run = self._run_id()
+        except BaseException:
+            self.close()
+            raise
+
+    def _is_alive(self) -> bool:
+        """Whether the other end has not closed the connection, as far as is known here."""
+        try:
+            if not self._connection.can_read(0):
+                return True
+        except (redis.RedisError, OSError):
+            pass
+        self.close()
+        return False
+
+    def _run_id(self) -> bytes:
+        found = _RUN_ID.search(self.execute("INFO", "server"))
+        if found is None:
+            raise redis.ConnectionError("INFO server names no run_id")
+        return found[1]
+
+    def execute(self, *command: Any) -> Any:
+        """A command and its reply. Whatever goes wrong in between, the connection is closed."""
+        try:
+            self._connection.send_command(*command)
+            return self._connection.read_response()
+        except redis.ResponseError:
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    def script(self, operation: bytes, *arguments: Any) -> Reply:
+        """Raises RefusedError, AnswerLostError, or what the server has against the operation."""
+        try:
+            self.connect()
+        except (redis.AuthenticationError, redis.exceptions.AuthorizationError):
+            raise
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            raise RefusedError(str(error)) from error
+        try:
+            try:
+                reply: Reply = self.execute("EVALSHA", _SHA, 1, self._meta, operation, self.run, *arguments)
+            except redis.exceptions.NoScriptError:
+                reply = self.execute("EVAL", SCRIPT, 1, self._meta, operation, self.run, *arguments)
+        except redis.exceptions.BusyLoadingError as error:
+            self.close()
+            raise RefusedError(str(error)) from error
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            self.close()
+            raise AnswerLostError(str(error)) from error
+        except redis.ResponseError as error:
+            # Some of them are types of their own whose text has lost the first word.
+            if isinstance(error, redis.ReadOnlyError) or str(error).startswith(_LATER):
+                self.close()
+                raise RefusedError(str(error)) from error
+            raise
+        return reply
+
+    def adopt(self, known: int) -> tuple[int, int]:
+        """Make sure that the data belongs to the run of this server. Returns its epoch and last seq."""
+        reply = self.script(b"adopt", known)
+        return int(reply[1]), int(reply[2])
+
+    def close(self) -> None:
+        self.run = b""
+        self._connection.disconnect()
+
+    def interrupt(self) -> None:
+        """End the wait of the thread that uses the connection."""
+        sock = self._connection._sock
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+
+class Engine:
+    """The server that a namespace is on.
+
+    Thread-safety
+        Safe from any thread. It takes no lock, for a finalizer may use it at any point of any thread.
+    """
+
+    def __init__(self, url: str, namespace: str, timeout: float, while_waiting: Callable[[], object]) -> None:
+        if not _NAMESPACE.fullmatch(namespace):
+            raise ValueError(
+                f"A namespace is made of 1 to 100 letters, digits, dots, dashes and underscores, not {namespace!r}."
+            )
+        if not 0 < timeout < float("inf"):
+            raise ValueError(f"timeout is a number of seconds above 0, not {timeout!r}.")
+        try:
+            self.pool = redis.ConnectionPool.from_url(
+                url, socket_connect_timeout=min(CONNECT_TIMEOUT, timeout), retry=Retry(NoBackoff(), 0), protocol=2
+            )
+            parts = urlsplit(url)
+            port = "" if parts.port is None else f":{parts.port}"
+        except ValueError:  # its text may quote the password
+            raise ValueError(
+                "The url of the engine is not valid. It looks like redis://user:password@host:6379/0, rediss://... for "
+                "TLS, or unix:///path."
+            ) from None
+        self.address = f"{parts.scheme}://{parts.hostname or parts.path}{port}"
+        self.prefix = f"fss:{{{namespace}}}:"
+        self.timeout = timeout
+        self.epoch = 0  # the highest that any channel has seen
+        self._while_waiting = while_waiting
+        self._idle: deque[Channel] = deque()
+
+    def __repr__(self) -> str:
+        return f"<engine {self.address}>"
+
+    def channel(self, timeout: float) -> Channel:
+        return Channel(self, timeout)
+
+    def call(self, operation: bytes, *arguments: Any, numbered: bool = False, timeout: float | None = None) -> Reply:
+        """Have the engine do something. Tries until `timeout`.
+
+        An operation that changes something is `numbered`, or harmless when it is done twice.
+
+        Raises
+            NotWrittenError, UnknownOutcomeError.
+        """
+        end = time.monotonic() + (self.timeout if timeout is None else timeout)
+        channel = self._take()
+        lost = False
+        why: Exception
+        rest = FIRST_REST
+        if numbered:
+            channel.number += 1
+            arguments = (channel.writer, channel.number, *arguments)
+        try:
+            while True:
+                try:
+                    reply = channel.script(operation, *arguments)
+                    if reply[0] != b"RUN":
+                        return reply
+                    self._adopt(channel)
+                    continue
+                except AnswerLostError as error:
+                    lost, why = True, error
+                except RefusedError as error:
+                    why = error
+                except redis.RedisError as error:
+                    if lost:
+                        raise self._given_up(lost, error) from error
+                    raise NotWrittenError(f"{self.address} has refused, so nothing was written: {error}") from error
+                if time.monotonic() + rest > end:
+                    raise self._given_up(lost, why) from why
+                time.sleep(rest * random.uniform(0.5, 1))
+                rest = min(2 * rest, LONGEST_REST)
+                self._while_waiting()
+        finally:
+            self._idle.append(channel)
+
+    def _adopt(self, channel: Channel) -> None:
+        try:
+            self.epoch = max(self.epoch, channel.adopt(self.epoch)[0])
+        except AnswerLostError as error:  # to the adoption, which says nothing of the operation
+            raise RefusedError(str(error)) from error
+
+    def _given_up(self, lost: bool, why: Exception) -> UnknownOutcomeError | NotConnectedError:
+        if lost:
+            return UnknownOutcomeError(
+                f"{self.address} did not answer within {self.timeout:g} seconds ({why}). It is not known whether the "
+                f"write happened."
+            )
+        return NotConnectedError(
+            f"{self.address} could not be reached within {self.timeout:g} seconds ({why}). Nothing was written."
+        )
+
+    def _take(self) -> Channel:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return Channel(self, max(0.05, min(LONGEST_ATTEMPT, self.timeout / 3)))
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()

@@ -1,0 +1,231 @@
+"""Values as bytes: a byte that says how, and the rest.
+
+    i  a decimal integer, which the engine can add to
+    x  a hexadecimal integer, for those with thousands of digits
+    m  msgpack, for what comes back exactly as it was, type for type
+    p  a 32-byte HMAC-SHA256 and a pickle, only with a secret
+
+Whoever can write to the engine could otherwise have every server that loads a pickle run code of theirs. So the MAC is
+looked at first. It covers the namespace and the key, so that no value can be moved to another key.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import hashlib
+import hmac
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from fastserverstate.cluster.errors import UnreadableValueError, UnsharableValueError
+
+LEAST_SECRET = 16  # bytes
+_MAC_SIZE = hashlib.sha256().digest_size
+_MOST_DECIMAL_BITS = 10_000  # Python refuses to write many more digits than that makes
+_DEEPEST = 200
+_INT64 = range(-(2**63), 2**64)  # signed or not
+
+_Ext = msgspec.msgpack.Ext
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class _NotExactError(Exception):
+    """Msgpack would bring the value back as something else."""
+
+
+def _exact_int(value: int) -> Any:
+    return value if value in _INT64 else _Ext(4, format(value, "x").encode())
+
+
+def _exact_datetime(value: datetime.datetime) -> Any:
+    if value.fold or not (value.tzinfo is None or value.tzinfo is datetime.UTC):
+        raise _NotExactError
+    return _Ext(5, value.isoformat().encode())
+
+
+def _exact_time(value: datetime.time) -> Any:
+    if value.fold or value.tzinfo is not None:
+        raise _NotExactError
+    return _Ext(6, value.isoformat().encode())
+
+
+def _exact_str(value: str) -> str:
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise _NotExactError from error
+    return value
+
+
+def _is_exact_key(key: Any) -> bool:
+    kind = type(key)
+    if kind is str:
+        return bool(_exact_str(key) is key)
+    return kind in {float, bool, bytes, type(None)} or (kind is int and key in _INT64)
+
+
+# By exact type: what msgspec is to write. Ext numbers are part of the format.
+_ATOMS: dict[type, Callable[[Any], Any]] = {
+    type(None): lambda value: value,
+    bool: lambda value: value,
+    float: lambda value: value,
+    bytes: lambda value: value,
+    int: _exact_int,
+    str: _exact_str,
+    datetime.datetime: _exact_datetime,
+    datetime.time: _exact_time,
+    datetime.date: lambda value: _Ext(7, value.isoformat().encode()),
+    datetime.timedelta: lambda value: _Ext(8, _pack([value.days, value.seconds, value.microseconds])),
+    decimal.Decimal: lambda value: _Ext(9, str(value).encode()),
+}
+_SEQUENCES: dict[type, int] = {tuple: 1, set: 2, frozenset: 3}
+
+
+def _exact(value: Any, depth: int = 0) -> Any:
+    """The value in terms of what msgpack keeps apart."""
+    kind = type(value)
+    atom = _ATOMS.get(kind)
+    if atom is not None:
+        return atom(value)
+    if depth > _DEEPEST:
+        raise _NotExactError
+    if kind is list:
+        return [_exact(item, depth + 1) for item in value]
+    if kind is dict:
+        if not all(map(_is_exact_key, value)):
+            raise _NotExactError
+        return {key: _exact(item, depth + 1) for key, item in value.items()}
+    if kind in _SEQUENCES:
+        return _Ext(_SEQUENCES[kind], _pack([_exact(item, depth + 1) for item in value]))
+    raise _NotExactError
+
+
+_EXTENSIONS: dict[int, Callable[[bytes], Any]] = {
+    1: lambda data: tuple(_unpack(data)),
+    2: lambda data: set(_unpack(data)),
+    3: lambda data: frozenset(_unpack(data)),
+    4: lambda data: int(data, 16),
+    5: lambda data: datetime.datetime.fromisoformat(data.decode()),
+    6: lambda data: datetime.time.fromisoformat(data.decode()),
+    7: lambda data: datetime.date.fromisoformat(data.decode()),
+    8: lambda data: datetime.timedelta(*_unpack(data)),
+    9: lambda data: decimal.Decimal(data.decode()),
+}
+
+
+def _extension(code: int, data: memoryview) -> Any:
+    return _EXTENSIONS[code](bytes(data))
+
+
+_decoder = msgspec.msgpack.Decoder(ext_hook=_extension)
+
+
+def _unpack(data: bytes) -> Any:
+    return _decoder.decode(data)
+
+
+_LOADERS: dict[bytes, Callable[[bytes], Any]] = {
+    b"i": int,
+    b"x": lambda payload: int(payload, 16),
+    b"m": _unpack,
+    b"p": pickle.loads,
+}
+
+
+class Codec:
+    """The values of one namespace.
+
+    Thread-safety
+        Safe from any thread.
+    """
+
+    def __init__(self, namespace: str, secret: str | bytes | None) -> None:
+        self._namespace = namespace.encode()
+        self._secret = secret.encode() if isinstance(secret, str) else secret
+        if self._secret is not None and len(self._secret) < LEAST_SECRET:
+            raise ValueError(f"The secret has to have {LEAST_SECRET} bytes or more.")
+
+    def encode(self, key: str, value: Any) -> bytes:
+        """Raises UnsharableValueError for what cannot be sent."""
+        if type(value) is int:
+            if value.bit_length() <= _MOST_DECIMAL_BITS:
+                return b"i%d" % value
+            return b"x" + format(value, "x").encode()
+        try:
+            return b"m" + _pack(_exact(value))
+        except _NotExactError:
+            pass
+        except (RecursionError, RuntimeError, OverflowError) as error:  # it holds itself, or was changed meanwhile
+            if self._secret is None:
+                raise self._unsharable(key, value) from error
+        if self._secret is None:
+            raise self._unsharable(key, value)
+        try:
+            payload = pickle.dumps(value, 5)
+        except Exception as error:
+            raise UnsharableValueError(
+                f"server_state[{key!r}] cannot be sent to other servers: pickling its value, of type {_name(value)}, "
+                f"has failed with {type(error).__qualname__}: {error}"
+            ) from error
+        return b"p" + self._mac(key, b"p", payload) + payload
+
+    def decode(self, key: str, data: bytes) -> Any:
+        """Raises UnreadableValueError."""
+        tag, payload = data[:1], data[1:]
+        load = _LOADERS.get(tag)
+        if load is None:
+            raise UnreadableValueError(f"server_state[{key!r}] is of a format {tag!r} that this release lacks.")
+        if tag == b"p":
+            payload = self._verified(key, payload)
+        try:
+            return load(payload)
+        except Exception as error:
+            raise UnreadableValueError(
+                f"server_state[{key!r}] cannot be read ({type(error).__qualname__}: {error})."
+            ) from error
+
+    def _verified(self, key: str, payload: bytes) -> bytes:
+        """The pickle in a payload."""
+        mac, payload = payload[:_MAC_SIZE], payload[_MAC_SIZE:]
+        if self._secret is None:
+            raise UnreadableValueError(
+                f"server_state[{key!r}] was sent as a pickle, which is loaded with a secret only. Give this server the "
+                f"secret that the others have: connect(..., secret=...)."
+            )
+        if not hmac.compare_digest(mac, self._mac(key, b"p", payload)):
+            raise UnreadableValueError(
+                f"server_state[{key!r}] was sent as a pickle that was not made with this secret, for this key and "
+                f"namespace. It was not loaded."
+            )
+        return payload
+
+    def _mac(self, key: str, tag: bytes, payload: bytes) -> bytes:
+        name = encode_key(key)
+        assert self._secret is not None
+        # With the lengths, so that no other division of the same bytes has the same MAC.
+        head = b"%d|%d|%b|%b|%b|" % (len(self._namespace), len(name), self._namespace, name, tag)
+        return hmac.digest(self._secret, head + payload, "sha256")
+
+    @staticmethod
+    def _unsharable(key: str, value: Any) -> UnsharableValueError:
+        return UnsharableValueError(
+            f"server_state[{key!r}] cannot be sent to other servers: its value, of type {_name(value)}, or something "
+            f"in it needs pickle, which is used only with a secret that all servers share: connect(..., secret=...)."
+        )
+
+
+def _name(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def encode_key(key: str) -> bytes:
+    return key.encode("utf-8", "surrogatepass")
+
+
+def decode_key(name: bytes) -> str:
+    return name.decode("utf-8", "surrogatepass")

@@ -1,0 +1,284 @@
+"""A server among the others: its table, and what it does through the engine."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastserverstate.cluster.client import Engine, Reply
+from fastserverstate.cluster.codec import Codec, encode_key
+from fastserverstate.cluster.errors import NotConnectedError, UnsharableValueError
+from fastserverstate.cluster.locks import Leases
+from fastserverstate.cluster.replica import (
+    GONE,
+    NEVER,
+    Change,
+    Flight,
+    Replica,
+    Table,
+    Version,
+    parse_version,
+    version_text,
+)
+from fastserverstate.cluster.tail import Tail, logger
+
+_INT64 = range(-(2**63), 2**63)
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One key's part in a write. See the end of script.lua."""
+
+    kind: bytes
+    key: str
+    value: Any
+    condition: bytes = b""
+    expiry: bytes = b""
+    quiet: bool = False
+
+
+def condition(version: Version) -> bytes:
+    return b"" if version == NEVER else b"%d-%d" % version
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `fastserverstate.cluster.status` returns."""
+
+    address: str
+    namespace: str
+    connected: bool
+    age: float  # seconds since this server last knew to be up to date
+    cursor: str  # version of the last change that was brought in
+    lag: int  # changes that the engine is known to have beyond that
+    resyncs: int
+    outages: int
+    bytes_sent: int  # of values
+    errors: int
+    last_error: str
+    unreadable: int  # values that could not be decoded
+
+
+class Node:
+    """One server's part in a namespace.
+
+    Thread-safety
+        Safe from any thread.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        url: str,
+        *,
+        namespace: str,
+        secret: str | bytes | None = None,
+        timeout: float = 10.0,
+        while_waiting: Callable[[], object] = lambda: None,
+        on_join: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.namespace = namespace
+        self.codec = Codec(namespace, secret)
+        self.engine = Engine(url, namespace, timeout, while_waiting)
+        self.replica = Replica(table, self.codec)
+        self.leases = Leases(self.engine, self.replica, while_waiting)
+        self.tail = Tail(self.engine, self.replica, self._join)
+        self._table = table
+        self._on_join = on_join
+        self._while_waiting = while_waiting
+        self._tickets = itertools.count(1)
+        self._name = uuid.uuid4().hex.encode()
+        self._sent = 0
+
+    def __repr__(self) -> str:
+        return f"<node of {self.namespace!r} at {self.engine.address}>"
+
+    def start(self, timeout: float) -> bool:
+        """Begin to follow the engine; False if it was not reached in time. Then it is tried on."""
+        self.tail.start()
+        return self.tail.synchronised.wait(timeout)
+
+    def close(self) -> None:
+        """Stop to follow. Waits for the thread."""
+        self.tail.stop()
+        self.tail.join(10)
+        self.leases.close()
+        self.engine.close()
+
+    def _join(self) -> None:
+        """What was set before the engine was reached becomes common, unless there is something already."""
+        self._on_join()
+        there = self._table.keys()
+        for key in there:
+            value = self._table.peek(key)
+            if value is GONE:
+                continue
+            try:
+                self._send([Write(b"N", key, value)])
+            except UnsharableValueError as error:
+                logger.warning("%s It is dropped.", error)
+
+    # Writing
+
+    def _send(self, changes: Sequence[Write]) -> Reply:
+        """Send changes, and bring into the table what they make of their keys."""
+        ticket = b"%b:%d" % (self._name, next(self._tickets))
+        origin = self._table.origin()
+        flat: list[bytes] = []
+        for change in changes:
+            data = b"" if change.value is GONE else self.codec.encode(change.key, change.value)
+            self._sent += len(data)
+            quiet = b"1" if change.quiet else b"0"
+            flat += change.kind, encode_key(change.key), data, change.condition, change.expiry, quiet
+        known = {change.key: change.value for change in changes if change.kind != b"I"}
+        self.replica.depart(ticket, Flight(known, origin))
+        try:
+            reply = self.leases.when_free(
+                [change.key for change in changes],
+                lambda: self.engine.call(
+                    b"write",
+                    self.leases.owner(),
+                    ticket,
+                    *self.leases.claims(),
+                    *flat,
+                    numbered=True,
+                ),
+            )
+            assert reply is not None
+            if reply[0] == b"OK":
+                self._written(changes, reply, origin)
+        finally:
+            self.replica.land(ticket, [change.key for change in changes])
+        return reply
+
+    def _written(self, changes: Sequence[Write], reply: Reply, origin: object) -> None:
+        version = parse_version(reply[1])
+        made = {}
+        for change, answer, after in zip(changes, reply[4::3], reply[5::3], strict=True):
+            if reply[2] == b"1" and after == reply[1]:
+                value = int(answer[1:]) if change.kind == b"I" else change.value
+                made[change.key] = Change(version, value, change.quiet)
+            elif change.kind == b"S":
+                there = Change(parse_version(after), change.value, change.quiet)
+                self.replica.confirmed(change.key, there, origin)
+            elif change.kind == b"I":
+                self._see(change.key, parse_version(after))
+        if made:
+            self.tail.engine_seq = max(self.tail.engine_seq, version)
+            self.replica.wrote(made, origin)
+
+    def set(self, key: str, value: Any, *, ttl: float | None = None, always_changes: bool = False) -> None:
+        expiry = b"" if ttl is None else b"%d" % (ttl * 1000)
+        self._send([Write(b"T" if always_changes else b"S", key, value, b"", expiry, self._table.is_quiet())])
+
+    def set_if_absent(self, key: str, value: Any) -> Any:
+        """Returns the value that there was, or GONE."""
+        while True:
+            change = Write(b"N", key, value, condition(self.replica.version(key)), b"", self._table.is_quiet())
+            before = self._send([change])[3]
+            if not before:
+                return GONE
+            self._see(key, parse_version(before))
+            found = self._table.peek(key)
+            if found is not GONE:
+                return found
+
+    def compare_and_set(self, key: str, expected: Version, value: Any) -> bool:
+        """Set the key if its version is the expected one; NEVER is that of a key that is not set."""
+        reply = self._send([Write(b"C", key, value, condition(expected), b"", self._table.is_quiet())])
+        if reply[0] == b"OK":
+            return True
+        if reply[1]:
+            self._see(key, parse_version(reply[1]))
+        else:
+            self.sync()
+        return False
+
+    def delete(self, key: str) -> Any:
+        """Returns the value that there was, or GONE."""
+        known, local = self._look(key)
+        reply = self._send([Write(b"D", key, GONE, condition(known), b"", self._table.is_quiet())])
+        if not reply[3]:
+            if local is not GONE:
+                self.sync()  # somebody else has deleted it, which is not here yet
+            return GONE
+        return local if reply[4] is None else self.codec.decode(key, reply[4])
+
+    def touch(self, key: str) -> bool:
+        """Have others see what the value has become; False if the key is not set."""
+        while True:
+            known, local = self._look(key)
+            if local is GONE:
+                self.sync()
+                known, local = self._look(key)
+                if local is GONE:
+                    return False
+            if known != NEVER and self.compare_and_set(key, known, local):
+                return True
+
+    def _look(self, key: str) -> tuple[Version, Any]:
+        """A value that the table had, and its version."""
+        while True:
+            version = self.replica.version(key)
+            value = self._table.peek(key)
+            if version == self.replica.version(key):
+                return version, value
+
+    def increment(self, key: str, by: int, default: int) -> int | None:
+        """The sum; None if what there is, or what would be, is not an integer that the engine can add to."""
+        if by not in _INT64 or default not in _INT64:
+            return None
+        reply = self._send([Write(b"I", key, by, b"%d" % default, b"", self._table.is_quiet())])
+        return None if reply[0] == b"NOTINT" else int(reply[4][1:])
+
+    def commit(self, writes: Mapping[str, Any], touched: Collection[str] = (), quiet: Collection[str] = ()) -> None:
+        """Make several changes at once; GONE deletes. The calling thread holds the locks of the keys."""
+        changes = [
+            Write(b"D" if value is GONE else b"T" if key in touched else b"S", key, value, b"", b"", key in quiet)
+            for key, value in writes.items()
+        ]
+        if changes:
+            self._send(changes)
+
+    def _see(self, key: str, version: Version) -> None:
+        """Wait until the table has this version of the key, or a newer one."""
+        self.replica.wait_for(
+            lambda: self.replica.has(key, version), time.monotonic() + self.engine.timeout, self._while_waiting
+        )
+
+    # Reading
+
+    def sync(self) -> None:
+        """Wait until the table has all that the engine has now: a linearizable read follows."""
+        _, epoch, seq = self.engine.call(b"state")
+        state = int(epoch), int(seq)
+        self.tail.engine_seq = max(self.tail.engine_seq, state)
+        self.replica.wait_for(
+            lambda: self.replica.cursor >= state, time.monotonic() + self.engine.timeout, self._while_waiting
+        )
+
+    def status(self) -> Status:
+        tail, cursor = self.tail, self.replica.cursor
+        lag = tail.engine_seq[1] - cursor[1] if tail.engine_seq[0] == cursor[0] else 0
+        return Status(
+            address=self.engine.address,
+            namespace=self.namespace,
+            connected=tail.connected,
+            age=time.monotonic() - tail.heard,
+            cursor=version_text(cursor),
+            lag=max(0, lag),
+            resyncs=tail.resyncs,
+            outages=tail.outages,
+            bytes_sent=self._sent,
+            errors=tail.errors,
+            last_error="" if tail.last_error is None else str(tail.last_error),
+            unreadable=self.replica.unreadable,
+        )
+
+    def unreachable(self) -> NotConnectedError:
+        error = self.tail.last_error
+        return NotConnectedError(f"{self.engine.address} cannot be reached ({error}).")

@@ -1,0 +1,357 @@
+"""What this server knows of the engine's state, and bringing it into the local table in the order of its versions.
+
+A version is the (epoch, seq) of the log entry that made it. The *cursor* is the last entry that the tail has brought
+in. What a thread of this server has written is brought in with the engine's reply, ahead of the cursor, if nothing
+newer was. When the cursor gets there, it finds that done.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fastserverstate.cluster.codec import Codec, decode_key
+from fastserverstate.cluster.errors import NotConnectedError, UnreadableValueError
+
+logger = logging.getLogger("fastserverstate")
+
+Version = tuple[int, int]
+NEVER: Version = (0, 0)
+
+
+class _Gone:
+    def __repr__(self) -> str:
+        return "GONE"
+
+
+GONE: Any = _Gone()  # the value of a key that is not set
+
+
+class Table(Protocol):
+    """The local table. Thread-safe. None of it calls foreign code, but what `apply` returns and `peek` may."""
+
+    def origin(self) -> object:
+        """Who is writing: passed on to `apply`, which need not tell them."""
+
+    def is_quiet(self) -> bool:
+        """Whether what the calling thread writes is to rerun nobody."""
+
+    def keys(self) -> Collection[str]: ...
+
+    def peek(self, key: str) -> Any:
+        """The value, or GONE."""
+
+    def apply(
+        self, changes: Sequence[tuple[str, Any, bool]], origin: object
+    ) -> tuple[Collection[str], Callable[[Collection[str]], object]]:
+        """Make all changes at once: the keys, their values or GONE, and whether to rerun nobody for it.
+
+        Returns the keys that were left as they are because another thread holds their lock, and what is left to do once
+        the caller holds no lock: a function that is told the keys for which somebody else will call `settle`.
+        """
+
+    def settle(self, keys: Collection[str]) -> None:
+        """What remains to be done on the thread that has changed these keys."""
+
+    def same(self, old: Any, new: Any) -> bool:
+        """Whether nobody could tell the values apart."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """An entry of the log. Changes are their kind (s, r or d), key, data and whether they are quiet."""
+
+    version: Version
+    ticket: bytes = b""
+    too_long: bool = False
+    changes: list[tuple[bytes, str, bytes, bool]] = field(default_factory=list)
+    unlocked: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Flight:
+    """A write of a thread of this process whose reply is not here yet."""
+
+    values: dict[str, Any]
+    origin: object
+
+
+@dataclass(slots=True)
+class Change:
+    version: Version
+    value: Any
+    quiet: bool = False
+    ticket: bytes = b""
+
+
+@dataclass(slots=True)
+class Encoded:
+    """A value that is not decoded yet."""
+
+    data: bytes
+
+
+def parse_version(text: bytes) -> Version:
+    epoch, _, seq = text.partition(b"-")
+    return int(epoch), int(seq)
+
+
+def version_text(version: Version) -> str:
+    return f"{version[0]}-{version[1]}"
+
+
+def parse_entry(identifier: bytes, fields: Sequence[bytes]) -> Entry:
+    entry = Entry(parse_version(identifier))
+    for name, data in zip(fields[::2], fields[1::2], strict=True):
+        kind, key = name[:1], name[1:]
+        if kind == b"w":
+            entry.ticket = data
+        elif kind == b"f":
+            entry.too_long = True
+        elif kind == b"u":
+            entry.unlocked.append(decode_key(key))
+        elif kind.lower() in {b"s", b"r", b"d"}:
+            entry.changes.append((kind.lower(), decode_key(key), data, kind.isupper()))
+    return entry
+
+
+class Replica:
+    """The local table and the versions of what is in it.
+
+    Thread-safety
+        Safe from any thread. Its lock is re-entrant because a finalizer may write at any point; what that brings in is
+        brought in again by the tail if it was overtaken. Values are decoded and dropped, and listeners called, outside.
+    """
+
+    def __init__(self, table: Table, codec: Codec) -> None:
+        self._table = table
+        self._codec = codec
+        self._lock = threading.RLock()
+        self._moved = threading.Condition(self._lock)
+        self.cursor = NEVER
+        self._versions: dict[str, Version] = {}
+        self._deleted: dict[str, Version] = {}  # ahead of the cursor
+        self._held: dict[str, Change] = {}  # come while a thread had the key's lock
+        self._flights: dict[bytes, Flight] = {}
+        self._unlocks: dict[str, list[threading.Event]] = {}
+        self.unreadable = 0
+
+    # Own writes
+
+    def depart(self, ticket: bytes, flight: Flight) -> None:
+        """A write is about to be sent. Until it has landed, the tail knows it by its ticket."""
+        self._flights[ticket] = flight
+
+    def land(self, ticket: bytes, keys: Collection[str]) -> None:
+        with self._lock:
+            self._flights.pop(ticket, None)
+        self._table.settle(keys)
+
+    def wrote(self, changes: dict[str, Change], origin: object) -> None:
+        """Bring in what this thread has written."""
+        with self._lock:
+            news = {key: change for key, change in changes.items() if self._is_news(key, change.version)}
+            finish = self._apply(news, origin)
+        finish(())
+
+    def confirmed(self, key: str, change: Change, origin: object) -> None:
+        """This thread has assigned what the engine had already. Here it may be news."""
+        if self.version(key) < change.version:
+            self.wrote({key: change}, origin)
+            return
+        local = self._table.peek(key)
+        if local is GONE or self._table.same(local, change.value):
+            return
+        with self._lock:
+            if self._versions.get(key) != change.version:
+                return
+            finish = self._apply({key: change}, origin)
+        finish(())
+
+    def version(self, key: str) -> Version:
+        """Of what the table has; NEVER if that is nothing."""
+        return self._versions.get(key, NEVER)
+
+    def released(self, keys: Iterable[str]) -> None:
+        """A thread has released locks: bring in what has come meanwhile."""
+        if not self._held:
+            return
+        finishes = []
+        with self._lock:
+            for key in keys:
+                change = self._held.get(key)
+                if change is not None:
+                    finishes.append(self._apply({key: change}, None))
+        for finish in finishes:
+            finish(())
+
+    # The tail
+
+    def follow(self, entries: Sequence[Entry]) -> bool:
+        """Bring in entries that come right after the cursor; False if a value that they refer to is not here.
+
+        Entries in a row that have the same origin are brought in at once, and tell of each key once.
+        """
+        groups: list[tuple[object, dict[str, Change]]] = []
+        for entry in entries:
+            flight = self._flights.get(entry.ticket)
+            origin = None if flight is None else flight.origin
+            if not groups or groups[-1][0] is not origin:
+                groups.append((origin, {}))
+            changes = groups[-1][1]
+            for kind, key, data, quiet in entry.changes:
+                if entry.version <= self.version(key):
+                    continue
+                value: Any = GONE if kind == b"d" else Encoded(data)
+                if flight is not None and key in flight.values:
+                    value = flight.values[key]
+                elif kind == b"r":
+                    return False
+                quiet_so_far = changes[key].quiet if key in changes else True
+                changes[key] = Change(entry.version, value, quiet and quiet_so_far, entry.ticket)
+        self._bring_in(groups, entries[-1].version)
+        self.unlock(key for entry in entries for key in entry.unlocked)
+        return True
+
+    def settle(self, values: dict[str, tuple[Version, bytes | None]], cursor: Version) -> None:
+        """Bring in at once what keys are at the cursor, or have been shortly after the last one."""
+        changes = {
+            key: Change(version, GONE if data is None else Encoded(data))
+            for key, (version, data) in values.items()
+            if version > self.version(key)
+        }
+        self._bring_in([(None, changes)], cursor)
+
+    def resynchronise(
+        self, versions: dict[str, Version], values: dict[str, tuple[Version, bytes]], cursor: Version
+    ) -> bool:
+        """Make the table what the engine is at the cursor.
+
+        `versions` are those of all keys that the engine has, `values` of those that were found to differ. Only what
+        this server has written after that moment stays. False if more has come to differ meanwhile.
+        """
+        changes = {key: Change(version, self._decoded(key, data)) for key, (version, data) in values.items()}
+        with self._lock:
+            for key, version in versions.items():
+                if (
+                    key not in changes
+                    and self.version(key) != version
+                    and not self._is_after(self.version(key), cursor)
+                ):
+                    return False
+            for key in {*self._versions, *self._table.keys()}.difference(versions):
+                changes[key] = Change(cursor, GONE)
+            for key in list(changes):
+                if self._is_after(self.version(key), cursor) or self.version(key) == changes[key].version:
+                    del changes[key]
+            self.cursor = cursor
+            self._held.clear()
+            finish = self._apply(changes, None)
+            self._has_moved()
+        finish(())
+        self.unlock(list(self._unlocks))
+        return True
+
+    @staticmethod
+    def _is_after(version: Version, cursor: Version) -> bool:
+        return version[0] == cursor[0] and version[1] > cursor[1]
+
+    def _bring_in(self, groups: Sequence[tuple[object, dict[str, Change]]], cursor: Version) -> None:
+        for _, changes in groups:
+            for key, change in changes.items():
+                if type(change.value) is Encoded:
+                    change.value = self._decoded(key, change.value.data)
+        finishes = []
+        with self._lock:
+            for origin, changes in groups:
+                news = {key: change for key, change in changes.items() if change.version > self._latest(key)}
+                if not news:
+                    continue
+                flying = {key for key, change in news.items() if change.ticket in self._flights}
+                finishes.append((self._apply(news, origin), flying))
+            self.cursor = cursor
+            self._has_moved()
+        for finish, flying in finishes:
+            finish(flying)
+
+    def _decoded(self, key: str, data: bytes) -> Any:
+        try:
+            return self._codec.decode(key, data)
+        except UnreadableValueError as error:
+            self.unreadable += 1
+            logger.error("%s Until it is written again, this server behaves as if it were not set.", error)  # noqa: TRY400
+            return GONE
+
+    # Under the lock
+
+    def _latest(self, key: str) -> Version:
+        held = self._held.get(key)
+        return max(
+            self._versions.get(key, NEVER), self._deleted.get(key, NEVER), NEVER if held is None else held.version
+        )
+
+    def _is_news(self, key: str, version: Version) -> bool:
+        held = self._held.get(key)
+        if held is not None:
+            return version >= held.version
+        return version > self.cursor and version > self._latest(key)
+
+    def _apply(self, changes: dict[str, Change], origin: object) -> Callable[[Collection[str]], object]:
+        held, finish = self._table.apply([(key, change.value, change.quiet) for key, change in changes.items()], origin)
+        for key, change in changes.items():
+            if key in held:
+                self._held[key] = change
+                continue
+            self._held.pop(key, None)
+            if change.value is not GONE:
+                self._versions[key] = change.version
+                self._deleted.pop(key, None)
+            else:
+                self._versions.pop(key, None)
+                self._deleted[key] = change.version
+        return finish
+
+    def _has_moved(self) -> None:
+        if self._deleted:
+            self._deleted = {key: version for key, version in self._deleted.items() if version > self.cursor}
+        self._moved.notify_all()
+
+    # Waiting
+
+    def wait_for(self, is_there: Callable[[], bool], end: float, while_waiting: Callable[[], object]) -> None:
+        """Wait until what the engine has told is in the table. Raises NotConnectedError at the `end`."""
+        while True:
+            with self._lock:
+                left = end - time.monotonic()
+                if is_there() or (left > 0 and self._moved.wait_for(is_there, min(left, 0.05))):
+                    return
+            if left <= 0:
+                raise NotConnectedError("What the engine has told of did not arrive in time.")
+            while_waiting()
+
+    def has(self, key: str, version: Version) -> bool:
+        return self.cursor >= version or self._versions.get(key, NEVER) >= version
+
+    def watch_unlocks(self, keys: Iterable[str], event: threading.Event) -> None:
+        with self._lock:
+            for key in keys:
+                self._unlocks.setdefault(key, []).append(event)
+
+    def unwatch_unlocks(self, keys: Iterable[str], event: threading.Event) -> None:
+        with self._lock:
+            for key in keys:
+                self._unlocks[key].remove(event)
+                if not self._unlocks[key]:
+                    del self._unlocks[key]
+
+    def unlock(self, keys: Iterable[str]) -> None:
+        """Have who waits for these locks try again."""
+        if self._unlocks:
+            with self._lock:
+                for key in keys:
+                    for event in self._unlocks.get(key, ()):
+                        event.set()

@@ -1,0 +1,236 @@
+"""Follows the log, and resynchronises when it may have missed something.
+
+An entry that is not the cursor's successor in the same epoch says so, as does a heartbeat that finds the engine
+elsewhere than the log ended. Nothing else is relied on: not the connection, nor the log's length.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import redis
+
+from fastserverstate.cluster.client import AnswerLostError, Channel, Engine, RefusedError, Reply
+from fastserverstate.cluster.codec import decode_key, encode_key
+from fastserverstate.cluster.errors import ClusterError
+from fastserverstate.cluster.replica import NEVER, Entry, Replica, Version, parse_entry, parse_version, version_text
+
+logger = logging.getLogger("fastserverstate")
+
+BLOCK = 2.0  # seconds that the engine waits for an entry, and between heartbeats
+PATIENCE = 1.5  # beyond that, until the connection counts as dead
+BATCH = 1000
+CHUNK = 200  # keys that are fetched at a time
+FIRST_REST, LONGEST_REST = 0.01, 0.5
+SILENCE = 60.0
+
+
+class _MissedError(Exception):
+    """The log does not go on where it ended."""
+
+
+class Tail(threading.Thread):
+    """The thread that brings what others write into the replica."""
+
+    def __init__(self, engine: Engine, replica: Replica, before_first_sync: Callable[[], object]) -> None:
+        super().__init__(name="fastserverstate.cluster.tail", daemon=True)
+        self._engine = engine
+        self._replica = replica
+        self._before_first_sync = before_first_sync
+        self._channel: Channel = engine.channel(BLOCK + PATIENCE)
+        self._stopped = threading.Event()
+        self._reaped = 0.0
+        self.synchronised = threading.Event()  # once
+        self._warned = -float("inf")
+        self._tells = False  # when the connection is back
+        self.connected = False
+        self.heard = -float("inf")  # on the monotonic clock
+        self.engine_seq = NEVER  # the engine's last entry, when we last knew
+        self.resyncs = self.outages = self.errors = 0
+        self.last_error: Exception | None = None
+
+    def run(self) -> None:
+        rest = FIRST_REST
+        while not self._stopped.is_set():
+            try:
+                self._follow()
+            except Exception as error:
+                if self._stopped.is_set():
+                    break
+                if self.connected:
+                    rest = FIRST_REST
+                self._note(error)
+            self.connected = False
+            self._channel.close()
+            self._stopped.wait(rest)
+            rest = min(2 * rest, LONGEST_REST)
+        self._channel.close()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._channel.interrupt()
+
+    def _note(self, error: Exception) -> None:
+        self.errors += 1
+        self.last_error = error
+        expected = isinstance(error, (redis.RedisError, RefusedError, AnswerLostError, ClusterError, OSError))
+        self.outages += self.connected
+        calm = time.monotonic() - self._warned < SILENCE  # of a connection that comes and goes is told now and then
+        if (self.connected and not calm) or not expected:
+            self._warned = time.monotonic()
+            self._tells = True
+            logger.warning(
+                "The connection to %s is lost (%s). Reads go on with what is known.",
+                self._engine.address,
+                error,
+                exc_info=None if expected else error,
+            )
+
+    def _follow(self) -> None:
+        """Until something goes wrong."""
+        channel = self._channel
+        channel.connect()
+        epoch, _ = channel.adopt(max(self._engine.epoch, self._replica.cursor[0]))
+        self._engine.epoch = max(self._engine.epoch, epoch)
+        if not self.synchronised.is_set():
+            self._check_policy()
+            self._before_first_sync()
+        if epoch != self._replica.cursor[0]:
+            self._resynchronise()
+        self._heard()
+        if self._tells:
+            self._tells = False
+            logger.warning("The connection to %s is back.", self._engine.address)
+        self.connected = True
+        self.synchronised.set()
+        while not self._stopped.is_set():
+            entries = self._read(BLOCK)
+            try:
+                if entries:
+                    self._bring_in(entries)
+                else:
+                    self._beat()
+                if time.monotonic() - self._reaped > BLOCK:
+                    self._reaped = time.monotonic()
+                    self._script(b"reap")
+            except _MissedError:
+                self._resynchronise()
+            self._heard()
+
+    def _check_policy(self) -> None:
+        found = re.search(rb"maxmemory_policy:(\S+)", self._channel.execute("INFO", "memory"))
+        if found is not None and found[1] != b"noeviction":
+            logger.warning(
+                "%s may drop any key when its memory is full (maxmemory-policy %s), and with it state and locks. Set "
+                "maxmemory-policy noeviction.",
+                self._engine.address,
+                found[1].decode(),
+            )
+
+    def _heard(self) -> None:
+        self.heard = time.monotonic()
+        self.engine_seq = max(self.engine_seq, self._replica.cursor)
+
+    def _read(self, block: float) -> list[Entry]:
+        options = ("BLOCK", int(block * 1000)) if block else ()
+        cursor = version_text(self._replica.cursor)
+        log = f"{self._engine.prefix}log"
+        reply = self._channel.execute("XREAD", "COUNT", BATCH, *options, "STREAMS", log, cursor)
+        return [parse_entry(*entry) for entry in reply[0][1]] if reply else []
+
+    def _script(self, operation: bytes, *arguments: object) -> Reply:
+        reply = self._channel.script(operation, *arguments)
+        if reply[0] == b"RUN":  # the data was replaced under a living connection
+            self._engine.epoch = max(self._engine.epoch, self._channel.adopt(self._engine.epoch)[0])
+            raise _MissedError
+        return reply
+
+    def _beat(self) -> None:
+        """Nothing has come for a while. Is the engine where we are?"""
+        _, epoch, seq = self._script(b"state")
+        state = int(epoch), int(seq)
+        if state != self._replica.cursor:
+            entries = self._read(0)
+            if not entries:
+                raise _MissedError
+            self._bring_in(entries)
+
+    def _bring_in(self, entries: list[Entry]) -> None:
+        cursor = self._replica.cursor
+        for entry in entries:
+            if entry.version != (cursor[0], cursor[1] + 1) or entry.too_long:
+                raise _MissedError
+            cursor = entry.version
+        if self._replica.follow(entries):
+            return
+        referred = {key for entry in entries for kind, key, _, _ in entry.changes if kind == b"r"}
+        end, later, values = self._catch_up(cursor, referred)
+        # Everything until then at once: what was fetched may be newer than its entry.
+        self._replica.settle(self._merged([*entries, *later], values), end)
+        self._replica.unlock(key for entry in [*entries, *later] for key in entry.unlocked)
+
+    def _catch_up(
+        self, cursor: Version, keys: Iterable[str]
+    ) -> tuple[Version, list[Entry], dict[str, tuple[Version, bytes | None]]]:
+        """The end of the log, the entries up to there, and the values of the keys and of what the entries refer to."""
+        _, epoch, seq, raw, flat = self._script(b"catchup", version_text(cursor), *map(encode_key, keys))
+        end = int(epoch), int(seq)
+        entries = [parse_entry(*entry) for entry in raw]
+        for entry in entries:
+            if entry.version != (cursor[0], cursor[1] + 1) or entry.too_long:
+                raise _MissedError
+            cursor = entry.version
+        if cursor != end:
+            raise _MissedError
+        values = {
+            decode_key(key): (end if version is None else parse_version(version), data)
+            for key, version, data in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+        }
+        return end, entries, values
+
+    @staticmethod
+    def _merged(
+        entries: Sequence[Entry], values: dict[str, tuple[Version, bytes | None]]
+    ) -> dict[str, tuple[Version, bytes | None]]:
+        merged: dict[str, tuple[Version, bytes | None]] = {}
+        for entry in entries:
+            for kind, key, data, _ in entry.changes:
+                merged[key] = (entry.version, None if kind == b"d" else data)
+        merged.update(values)
+        return merged
+
+    def _resynchronise(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                if self._try_to_resynchronise():
+                    self.resyncs += 1
+                    return
+            except _MissedError:  # it goes on faster than that
+                pass
+
+    def _try_to_resynchronise(self) -> bool:
+        _, epoch, seq, flat = self._script(b"versions")
+        cursor = int(epoch), int(seq)
+        versions = {decode_key(key): parse_version(version) for key, version in zip(flat[::2], flat[1::2], strict=True)}
+        differing = [key for key, version in versions.items() if self._replica.version(key) != version]
+        values: dict[str, tuple[Version, bytes | None]] = {}
+        for start in range(0, len(differing), CHUNK):
+            chunk = differing[start : start + CHUNK]
+            _, found = self._script(b"values", *map(encode_key, chunk))
+            for key, version, data in zip(chunk, found[::2], found[1::2], strict=True):
+                if version is not None:
+                    values[key] = parse_version(version), data
+        cursor, entries, fetched = self._catch_up(cursor, ())
+        values.update(self._merged(entries, fetched))
+        for key, (version, data) in values.items():
+            if data is None:
+                versions.pop(key, None)
+            else:
+                versions[key] = version
+        # What was deleted before it could be fetched is in the entries as well.
+        present = {key: (version, data) for key, (version, data) in values.items() if data is not None}
+        return self._replica.resynchronise(versions, present, cursor)

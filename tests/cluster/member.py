@@ -1,0 +1,39 @@
+"""A store that is connected: what an app of one server sees, under the names of the model's calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.subject import SECRET
+from linearizability.subject import Subject
+
+from fastserverstate.atomic import on_change_with, wait_for_with
+from fastserverstate.cluster.backend import Link
+
+
+class Member(Subject):
+    """Its `get` is a linearizable read."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__()
+        self.on_change = on_change_with(self.store)
+        self.wait_for = wait_for_with(self.store)
+        required = options.pop("required", True)
+        self.link = Link(self.store, url, **{"namespace": "tests", "secret": SECRET, "timeout": 10.0, **options})
+        self.link.open(10.0 if required else 0.2, required)
+
+    def sync(self) -> None:
+        self.link.node.sync()
+
+    def close(self) -> None:
+        self.link.close()
+
+    def _get(self, key: str) -> Any:
+        if not self.locks[key]._is_owned():
+            self.sync()
+        return super()._get(key)
+
+    def _contains(self, key: str) -> bool:
+        if not self.locks[key]._is_owned():
+            self.sync()
+        return super()._contains(key)

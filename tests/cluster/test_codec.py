@@ -1,0 +1,197 @@
+"""Values come back exactly as they were, or an error says which key and type it was about."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import math
+import pickle
+from collections import OrderedDict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastserverstate.cluster.codec import Codec, decode_key, encode_key
+from fastserverstate.cluster.errors import NotWrittenError, UnreadableValueError, UnsharableValueError
+
+SECRET = "sixteen bytes or more"
+bare = Codec("app", None)
+keyed = Codec("app", SECRET)
+
+UTC = datetime.UTC
+atoms = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.text(),
+    st.binary(),
+    st.datetimes().map(lambda value: value.replace(fold=0)),
+    st.datetimes(timezones=st.just(UTC)).map(lambda value: value.replace(fold=0)),
+    st.dates(),
+    st.times().map(lambda value: value.replace(fold=0)),
+    st.timedeltas(),
+    st.decimals(),
+)
+keys = st.one_of(
+    st.text(), st.integers(-(2**63), 2**64 - 1), st.booleans(), st.none(), st.binary(), st.floats(allow_nan=False)
+)
+values = st.recursive(
+    atoms,
+    lambda inner: st.one_of(
+        st.lists(inner),
+        st.dictionaries(keys, inner),
+        st.lists(inner).map(tuple),
+        st.sets(st.one_of(st.integers(), st.text())),
+        st.frozensets(st.one_of(st.integers(), st.text())),
+    ),
+    max_leaves=20,
+)
+
+
+def shape(value):
+    """The value in terms that tell 1, 1.0 and True apart, 0.0 and -0.0, and the order of keys."""
+    kind = type(value)
+    if kind is float:
+        return kind, "nan" if math.isnan(value) else repr(value)
+    if kind in {list, tuple}:
+        return kind, [shape(item) for item in value]
+    if kind is dict:
+        return kind, [(shape(key), shape(item)) for key, item in value.items()]
+    if kind in {set, frozenset}:
+        return kind, sorted(map(repr, value))
+    return kind, repr(value)
+
+
+@given(values)
+def test_plain_values_come_back_exactly(value):
+    data = bare.encode("k", value)
+    assert shape(bare.decode("k", data)) == shape(value)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [0, -1, 2**53 + 1, 2**63, -(2**63) - 1, 10**4000, -(16**5000)],
+    ids=lambda number: f"{number.bit_length()} bits",
+)
+def test_integers_of_any_size(number):
+    assert bare.decode("k", bare.encode("k", number)) == number
+
+
+@given(st.text(st.characters()))
+def test_any_key_can_be_named(key):
+    assert decode_key(encode_key(key)) == key
+
+
+def test_half_a_surrogate_pair_is_a_key_and_a_value():
+    assert decode_key(encode_key("\ud800")) == "\ud800"
+    assert keyed.decode("k", keyed.encode("k", "\ud800")) == "\ud800"
+
+
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+class Text(str):
+    __slots__ = ()
+
+
+NEEDS_PICKLE = [
+    Colour.RED,
+    Text("x"),
+    OrderedDict(a=1),
+    1j,
+    range(3),
+    [1, {"deep": (Colour.RED,)}],
+    {(1, 2): 3},
+    datetime.datetime(2026, 1, 1, fold=1),
+    datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone(datetime.timedelta(hours=1), "name")),
+]
+
+
+@pytest.mark.parametrize("value", NEEDS_PICKLE, ids=repr)
+def test_other_values_need_a_secret(value):
+    data = keyed.encode("k", value)
+    found = keyed.decode("k", data)
+    assert data[:1] == b"p"
+    assert shape(found) == shape(value)
+    with pytest.raises(UnsharableValueError, match=r"'k'.*secret") as caught:
+        bare.encode("k", value)
+    assert type(value).__qualname__ in str(caught.value)
+    assert isinstance(caught.value, NotWrittenError | TypeError)
+    with pytest.raises(UnreadableValueError, match=r"'k'.*secret"):
+        bare.decode("k", data)
+
+
+def test_value_that_holds_itself():
+    value = []
+    value.append(value)
+    found = keyed.decode("k", keyed.encode("k", value))
+    assert found[0] is found
+    with pytest.raises(UnsharableValueError, match="list"):
+        bare.encode("k", value)
+
+
+def test_value_that_cannot_be_pickled():
+    with pytest.raises(UnsharableValueError, match=r"'k'.*function"):
+        keyed.encode("k", lambda: None)
+
+
+class Boom:
+    loaded = False
+
+    def __reduce__(self):
+        return (setattr, (Boom, "loaded", True))
+
+
+def test_pickle_is_not_loaded_unless_its_mac_is_right():
+    """Neither a changed one, nor another key's, nor another namespace's or secret's, nor one with none."""
+    honest = keyed.encode("k", Boom())
+    crafted = pickle.dumps(Boom(), 5)
+    wrong = [
+        (keyed, "other", honest),
+        (Codec("other", SECRET), "k", honest),
+        (Codec("app", "another secret of 16"), "k", honest),
+        (bare, "k", honest),
+        (keyed, "k", b"p" + crafted),
+        (keyed, "k", b"p" + bytes(32) + crafted),
+        (keyed, "k", b"p"),
+        *((keyed, "k", honest[:at] + bytes([honest[at] ^ 1]) + honest[at + 1 :]) for at in range(1, len(honest))),
+    ]
+    for codec, key, data in wrong:
+        with pytest.raises(UnreadableValueError, match=repr(key)):
+            codec.decode(key, data)
+    assert not Boom.loaded
+    keyed.decode("k", honest)
+    assert Boom.loaded
+
+
+def test_mac_covers_where_the_key_ends():
+    """One key's name and payload must not be another division of the same bytes."""
+    payload = pickle.dumps(1, 5)
+    one = keyed._mac("a|p", b"p", payload)
+    assert one != keyed._mac("a", b"p", b"p|" + payload)
+
+
+def test_secret_is_not_too_short_and_nowhere_to_be_seen():
+    with pytest.raises(ValueError, match="16 bytes"):
+        Codec("app", "short")
+    for text in (repr(keyed), str(keyed)):
+        assert SECRET not in text
+    with pytest.raises(UnreadableValueError) as caught:
+        keyed.decode("k", b"p" + bytes(40))
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"i", b"ix", b"m", b"m\xc1", b"?", b"x?", b"m\xc7\x01\x63x"])
+def test_nonsense_is_an_error_that_names_the_key(data):
+    with pytest.raises(UnreadableValueError, match="'k'"):
+        bare.decode("k", data)
+
+
+def test_decimals_keep_their_digits():
+    value = decimal.Decimal("1.00")
+    assert str(bare.decode("k", bare.encode("k", value))) == "1.00"
