@@ -1,10 +1,7 @@
 """How Sphinx builds these pages: `make docs`."""
 
-import re
 import sys
 from pathlib import Path
-
-from sphinx.application import Sphinx
 
 import fastserverstate
 
@@ -29,17 +26,3 @@ maximum_signature_line_length = 100
 # Every reference to something of this package has to be right; the names of other packages are no links.
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", rf"(?!{fastserverstate.__name__}).*")]
-
-
-def drop_absent_pages(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Lets index.md name pages that are not written yet, as ``page?``."""
-
-    def line(found: re.Match[str]) -> str:
-        return f"{found[1]}\n" if (app.srcdir / f"{found[1]}.md").exists() else ""
-
-    if docname == "index":
-        source[0] = re.sub(r"^(\S+)\?\n", line, source[0], flags=re.MULTILINE)
-
-
-def setup(app: Sphinx) -> None:
-    app.connect("source-read", drop_absent_pages)
