@@ -14,7 +14,9 @@ from harness.samples import DOCUMENTS, ROOT
 # Where the commands of the documents are run, apart from those of make.
 COMMANDS = {
     "pip install .": "Makefile",
+    'pip install ".[redis]"': "Makefile",
     "streamlit run app.py": "tests/harness/server.py",
+    "FASTSERVERSTATE_URL=redis://localhost:6379 streamlit run app.py": "tests/browser/test_cluster.py",
     "uvicorn service:app": "tests/runtime/test_guides.py",
     'curl --json \'{"text": "Deployed"}\' http://localhost:8000/hooks/events': "tests/runtime/test_guides.py",
 }
