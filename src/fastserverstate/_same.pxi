@@ -175,10 +175,9 @@ cdef int inspect(Table *table, PyObject *key, Py_hash_t hashed, PyObject *value)
     cell = find(shard, key, hashed)
     if cell != NULL and cell.value == value and not cell.reported and same_print(cell.print, assigned):
         cell.reported = True
-        report = table.report_in_place
-        _xincref(report)
+        report = load_object(table.report_in_place)
     unlock(&shard.mutex)
     if report != NULL:
         code = here(&instruction)
-        owned(report)(<object>key, "" if code == NULL else place(owned(code), instruction))
+        (<object>report)(<object>key, "" if code == NULL else place(owned(code), instruction))
     return 0

@@ -93,12 +93,9 @@ cdef class Store:
         self.policies[key] = policy, hash_funcs
 
     def report_in_place(self, report):
-        cdef PyObject *old = self.table.report_in_place
-        self.table.report_in_place = NULL
         if report is not None:
-            _incref(<PyObject *>report)
-            self.table.report_in_place = <PyObject *>report
-        _xdecref(old)
+            _incref(<PyObject *>report)  # for ever: a thread may be about to call it
+        store_object(self.table.report_in_place, NULL if report is None else <PyObject *>report)
 
     def transaction(self, keys, timeout):
         return Transaction(self, keys, timeout)
@@ -266,7 +263,7 @@ cdef inline PyObject *read(Table *table, PyObject *key) except? NULL:
     cdef PyObject *value
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    if (cell != NULL and is_open(cell) and table.report_in_place == NULL
+    if (cell != NULL and is_open(cell) and load_object(table.report_in_place) == NULL
             and (scope == NULL or subscribers_has(&cell.readers, load32((<Scope>scope).slot)))):
         value = cell.value
         _xincref(value)
@@ -352,7 +349,7 @@ cdef PyObject *read_slowly(
     if not done:
         _xdecref(value)
         raise MemoryError()
-    if table.report_in_place != NULL and value != NULL and not presence:
+    if load_object(table.report_in_place) != NULL and value != NULL and not presence:
         try:
             inspect(table, key, hashed, value)
         except BaseException:

@@ -17,7 +17,7 @@ ctypedef struct Table:
     Py_ssize_t owners         # the store and the KeyLocks
     Py_ssize_t present        # keys that are set
     uint64_t births
-    PyObject *report_in_place   # called with a key whose value was changed in place, or NULL
+    PyObject *report_in_place   # told of values that were changed in place, or NULL; never freed
     PyObject *backend         # what writes go through, or NULL; lives as long as the process
     Slots slots
     Shard shards[SHARDS]
@@ -78,7 +78,6 @@ cdef void table_disown(Table *table) noexcept:
                 shard.buckets[at] = cell.next
                 cell_free(cell)
         PyMem_Free(shard.buckets)
-    _xdecref(table.report_in_place)
     slots_free(&table.slots)
     PyMem_Free(table)
 
