@@ -9,10 +9,13 @@ import math
 import pickle
 from collections import OrderedDict
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastserverstate.change import content_fingerprint
 from fastserverstate.cluster.codec import Codec, decode_key, encode_key
 from fastserverstate.cluster.errors import NotWrittenError, UnreadableValueError, UnsharableValueError
 
@@ -195,3 +198,62 @@ def test_nonsense_is_an_error_that_names_the_key(data):
 def test_decimals_keep_their_digits():
     value = decimal.Decimal("1.00")
     assert str(bare.decode("k", bare.encode("k", value))) == "1.00"
+
+
+FRAMES = {
+    "numbers": lambda: pd.DataFrame({"a": [1, 2, 3], "b": [0.5, math.nan, -0.0], "c": [True, False, True]}),
+    "text": lambda: pd.DataFrame({"name": ["Ada", "Grace", ""], "note": ["ü", "x" * 1000, "\0"]}),
+    "missing": lambda: pd.DataFrame({"a": pd.array([1, None, 3], dtype="Int64"), "b": pd.array(["x", None, ""])}),
+    "categories": lambda: pd.DataFrame(
+        {"a": pd.Categorical(["x", "y", "x"], categories=["z", "y", "x"], ordered=True)}
+    ),
+    "moments": lambda: pd.DataFrame(
+        {"a": pd.date_range("2024-01-01", periods=3, tz="Europe/Berlin"), "b": pd.to_timedelta([1, 2, 3], "s")}
+    ),
+    "named index": lambda: pd.DataFrame({"a": [1, 2]}, index=pd.Index(["x", "y"], name="id")),
+    "two indexes": lambda: pd.DataFrame(
+        {"a": [1, 2]}, index=pd.MultiIndex.from_tuples([("x", 1), ("y", 2)], names=["one", "other"])
+    ),
+}
+
+
+@pytest.mark.parametrize("make", FRAMES.values(), ids=FRAMES)
+def test_frames_need_no_secret(make):
+    frame = make()
+    data = bare.encode("k", frame)
+    assert data[:1] == b"a"
+    decoded = bare.decode("k", data)
+    pd.testing.assert_frame_equal(decoded, frame)
+    assert content_fingerprint(decoded) == content_fingerprint(frame)
+    assert bare.encode("k", make()) == bare.encode("k", decoded) == data  # which is how the engine tells a change
+
+
+class Frame(pd.DataFrame):
+    """One of a subclass, which would come back without it."""
+
+
+INEXACT_FRAMES = {
+    "objects": lambda: pd.DataFrame({"a": [1, "x", (2,)]}),
+    "decimals of several scales": lambda: pd.DataFrame({"a": [decimal.Decimal("1.0"), decimal.Decimal("1.00")]}),
+    "numbers as names": lambda: pd.DataFrame({1: [1], "1": [2]}),
+    "names twice": lambda: pd.DataFrame([[1, 2]], columns=["a", "a"]),
+    "subclass": lambda: Frame({"a": [1]}),
+    "numbered columns": lambda: pd.DataFrame(np.arange(6.0).reshape(3, 2)),
+    "no columns": lambda: pd.DataFrame(index=range(3)),
+}
+
+
+@pytest.mark.parametrize("make", INEXACT_FRAMES.values(), ids=INEXACT_FRAMES)
+def test_frames_that_arrow_would_change_are_pickled_or_refused(make):
+    with pytest.raises(UnsharableValueError, match=r"'k'.*DataFrame|'k'.*Frame"):
+        bare.encode("k", make())
+    data = keyed.encode("k", make())
+    assert data[:1] == b"p"
+    assert content_fingerprint(keyed.decode("k", data)) == content_fingerprint(make())
+
+
+@pytest.mark.parametrize("cut", [1, 2, 100, 300, -1, -9])
+def test_frame_that_was_cut_off_is_an_error(cut):
+    data = bare.encode("k", pd.DataFrame({"a": range(100)}))
+    with pytest.raises(UnreadableValueError, match="'k'"):
+        bare.decode("k", data[:cut] if cut > 0 else data[: len(data) // 2 + cut])

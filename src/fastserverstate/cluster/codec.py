@@ -3,6 +3,7 @@
     i  a decimal integer, which the engine can add to
     x  a hexadecimal integer, for those with thousands of digits
     m  msgpack, for what comes back exactly as it was, type for type
+    a  an Arrow IPC stream, for DataFrames that it brings back exactly
     p  a 32-byte HMAC-SHA256 and a pickle, only with a secret
 
 Whoever can write to the engine could otherwise have every server that loads a pickle run code of theirs. So the MAC is
@@ -22,6 +23,7 @@ from typing import Any
 import msgspec
 
 from fastserverstate.cluster.errors import UnreadableValueError, UnsharableValueError
+from fastserverstate.cluster.frames import decode_frame, encode_frame, is_frame
 
 LEAST_SECRET = 16  # bytes
 _MAC_SIZE = hashlib.sha256().digest_size
@@ -133,6 +135,7 @@ _LOADERS: dict[bytes, Callable[[bytes], Any]] = {
     b"i": int,
     b"x": lambda payload: int(payload, 16),
     b"m": _unpack,
+    b"a": decode_frame,
     b"p": pickle.loads,
 }
 
@@ -156,6 +159,9 @@ class Codec:
             if value.bit_length() <= _MOST_DECIMAL_BITS:
                 return b"i%d" % value
             return b"x" + format(value, "x").encode()
+        stream = encode_frame(value) if is_frame(value) else None
+        if stream is not None:
+            return b"a" + stream
         try:
             return b"m" + _pack(_exact(value))
         except _NotExactError:
