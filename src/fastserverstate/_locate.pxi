@@ -9,14 +9,13 @@ cdef PyObject *locator_resolve = NULL    # (context, part) -> Scope | None
 
 
 def locate_scopes(str attribute not None, variable, str part not None, resolve):
-    global locator_attribute, locator_variable, locator_part, locator_resolve, fss_generation
     for kept in (attribute, variable, part, resolve):
         _incref(<PyObject *>kept)
-    locator_variable = <PyObject *>variable if variable is not None else NULL
-    locator_part = <PyObject *>part
-    locator_resolve = <PyObject *>resolve
-    locator_attribute = <PyObject *>attribute
-    fss_generation += 1
+    store_object(locator_variable, <PyObject *>variable if variable is not None else NULL)
+    store_object(locator_part, <PyObject *>part)
+    store_object(locator_resolve, <PyObject *>resolve)
+    store_object(locator_attribute, <PyObject *>attribute)
+    store64(fss_generation, load64(fss_generation) + 1)  # whoever has seen a part of this looks again
 
 
 @cython.final
@@ -68,7 +67,7 @@ cdef inline PyObject *current_scope(const Table *table) except? NULL:
     if (
         here != NULL
         and (<_ThreadCache>here).tag == attributes_tag(<PyObject *>(<_ThreadCache>here).attributes)
-        and has_value(locator_variable, <PyObject *>(<_ThreadCache>here).source, <PyObject *>None)
+        and has_value(load_object(locator_variable), <PyObject *>(<_ThreadCache>here).source, <PyObject *>None)
     ):
         scope = <PyObject *>(<_ThreadCache>here).scope
         if scope == <PyObject *>None:
@@ -92,14 +91,15 @@ cdef PyObject *located_scope() except? NULL:
     cdef PyObject *found
     cdef _ThreadCache cache
     cdef uint64_t tag
-    if locator_attribute == NULL:
+    cdef PyObject *attribute = load_object(locator_attribute)
+    if attribute == NULL:
         return NULL
     cache = this_thread()
     tag = attributes_tag(<PyObject *>cache.attributes)
-    found = dict_get(<PyObject *>cache.attributes, locator_attribute)
+    found = dict_get(<PyObject *>cache.attributes, attribute)
     look_closely(cache, None if found == NULL else owned(found))
     # Without a variable the part is an attribute of the context, which may change unseen.
-    cache.tag = tag if cache.watched and locator_variable != NULL else NO_TAG
+    cache.tag = tag if cache.watched and load_object(locator_variable) != NULL else NO_TAG
     return <PyObject *>cache.scope if cache.scope is not None else NULL
 
 
@@ -108,21 +108,22 @@ cdef int look_closely(_ThreadCache cache, object context) except -1:
     cdef object source = None
     cdef object part = None
     cdef Scope scope
-    if locator_variable != NULL:
-        PyContextVar_Get(locator_variable, <PyObject *>None, &found)
+    cdef PyObject *variable = load_object(locator_variable)
+    if variable != NULL:
+        PyContextVar_Get(variable, <PyObject *>None, &found)
         source = owned(found)
     if context is None:
         cache.context = cache.part = cache.scope = None
         cache.source = source
         return 0
-    if locator_variable == NULL:
-        part = getattr(context, <object>locator_part)
+    if variable == NULL:
+        part = getattr(context, <object>load_object(locator_part))
     elif source is not None:
-        part = cache.part if source is cache.source else getattr(source, <object>locator_part)
+        part = cache.part if source is cache.source else getattr(source, <object>load_object(locator_part))
     if context is not cache.context or not (part is cache.part or part == cache.part) or (
         cache.scope is not None and cache.run != load64(cache.scope.session.run)
     ):
-        scope = (<object>locator_resolve)(context, part)
+        scope = (<object>load_object(locator_resolve))(context, part)
         cache.context, cache.part, cache.scope = context, part, scope
         if scope is not None:
             cache.run = load64(scope.session.run)

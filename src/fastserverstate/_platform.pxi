@@ -66,7 +66,7 @@ cdef extern from *:
      * it does), and with fss_generation. */
     static uint64_t fss_generation = 1;
     #if defined(Py_GIL_DISABLED)
-    #  define fss_tag(dict) ((void)(dict), fss_generation)
+    #  define fss_tag(dict) ((void)(dict), fss_load(fss_generation))
     static int fss_watch(PyObject *dict)
     {
         (void)dict;
