@@ -198,7 +198,7 @@ def check_wheel(interpreter: Interpreter, wheel: Path) -> str:
         (extension,) = (name for name in names if name.endswith(".so"))
         binary = archive.read(extension)
     sources = (name.removeprefix("src/") for name in tracked() if name.startswith(f"src/{NAME}/"))
-    expected = {name for name in sources if name.endswith((".py", ".pyi", "py.typed"))}
+    expected = {name for name in sources if name.endswith((".py", ".pyi", ".lua", "py.typed"))}
     compare(wheel.name, names, expected | {extension})
     if (tags := wheel.stem.split("-")[2:4]) != [interpreter.abi.rstrip("t"), interpreter.abi]:
         raise ReleaseError(f"{wheel.name} is tagged {'-'.join(tags)}, and was built by {interpreter.abi}.")
