@@ -106,7 +106,7 @@ def test_dashboard(start) -> None:
     async def steps(one: Tab, two: Tab) -> None:
         for tab in (one, two):
             await tab.until(lambda tab: tab.fragment_runs >= 3)
-            assert tab.started - tab.fragment_runs == 1, "whole pages were rerun"
+            assert tab.finished - tab.fragment_runs == 1, "whole pages were rerun"
             assert not metric("Load", "0%")(tab)
 
     with start(app("docs/guides/dashboard.md")) as server:
