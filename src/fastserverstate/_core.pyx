@@ -23,11 +23,13 @@ that enters an empty `pending` wakes whoever collects stale scopes.
 A scope that starts a new run gets another slot, and the old one is retired. So all its subscriptions are taken back at
 once, and no list of them is kept. The sets that hold a retired slot are swept when half of the slots are.
 
-Exclusion. Three kinds of mutex, taken in this order: one session's, one shard's (all of them in the order of their
-numbers for a snapshot), the slots'. With the GIL they are nothing, for no operation lets go of it where one is held.
-Python code never runs under any of them: not a value's, nor a finalizer's or a callback's. That forbids more than it
-seems to: every reference that is dropped may be the last one, and on CPython 3.11 whatever is made for the garbage
-collector may start it. So values are dropped and Python objects made outside, and the table is made of plain structs.
+Exclusion. A thread takes mutexes in this order: one session's; one shard's, or several in the order of their numbers;
+and last the slots', or that of the register of waiters (`_wait.pxi`). With the GIL they are nothing, for no operation
+lets go of it where one is held. Python code never runs under any of them: not a value's, nor a finalizer's or a
+callback's. That forbids more than it seems to: every reference that is dropped may be the last one, and on CPython 3.11
+whatever is made for the garbage collector may start it. So values are dropped and Python objects made outside, and the
+table is made of plain structs. The locks of the keys are something else: users hold them while their code runs, and
+nobody waits for one with a mutex locked.
 
 Two things look at a cell, let go and look again: waiting for a key's lock, which another thread has, and finding out
 what a value holds, so that it can be told from the old one (`_same.pxi`). A cell is freed when nothing would be lost
@@ -35,6 +37,18 @@ with it (`is_unused`): whoever keeps a pointer to one beyond its mutex holds its
 KeyLock.
 
 Reads that find the scope subscribed take the shard's mutex alone.
+
+The files beside this one have a subject each, and are included: they are one unit for the C compiler, which inlines
+across them what every read goes through, and whose thread-local variables take no call. The set of subscribers stands
+by itself, so it is a `.pxd` of inline functions. From what is below to what is above:
+
+    _platform   interpreters, compilers, systems           _wait         threads that sleep; circles of them
+    _cell       one key                                    _lock         the keys' locks
+    _scope      sessions, scopes, what they have shown     _observe      waiting for changes, listeners
+    _slots      numbers of scopes; marking, collecting     _fingerprint  what does a value hold?
+    _table      finding, making and dropping cells         _same         is it a change?
+    _locate     which scope the thread runs in             _store        reading, changing, locking a key
+                                                           _transaction, _namespace, _remote
 """
 cimport cython
 from cpython.bool cimport PyBool_Check

@@ -128,7 +128,6 @@ cdef extern from "Python.h":
     void *_type_of "Py_TYPE"(object)
     object PyLong_FromVoidPtr(void *)
     object PyMemoryView_FromMemory(char *, Py_ssize_t, int)
-    object PyObject_GenericGetDict(object, void *)
     str PyType_GetName(type)
     bint PyType_IsSubtype(type, type)
     char *PyByteArray_AS_STRING(object)
@@ -638,7 +637,7 @@ cdef int _write_attributes(Walk *walk, object value, TypePlan plan, size_t start
     """Without the order in which they were set, which is not seen."""
     cdef list items
     if plan.has_dict:
-        items = list((<dict>PyObject_GenericGetDict(value, NULL)).items())
+        items = list(attributes_of(value).items())
         items.sort()
         for name, item in items:
             if name not in plan.derived:

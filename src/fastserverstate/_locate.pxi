@@ -30,12 +30,14 @@ cdef class _ThreadCache:
     cdef Scope scope
     cdef uint64_t run          # of the scope's session, at the look-up: the next one may have another thread
     cdef list owed             # locks of the keys whose listeners the thread has to call, or None
+    cdef object transaction    # that the thread is in, or None
 
     def __dealloc__(self):
-        global fss_thread_cache, fss_calls_owed
+        global fss_thread_cache, fss_calls_owed, fss_transaction
         if fss_thread_cache == <PyObject *>self:
             fss_thread_cache = NULL
             fss_calls_owed = 0
+            fss_transaction = NULL
 
 
 cdef uint64_t NO_TAG = 0
@@ -53,7 +55,7 @@ cdef PyObject *_make_thread_cache() except NULL:
     cdef _ThreadCache cache = _ThreadCache()
     if state == NULL:
         raise RuntimeError("This thread has no Python state, so it cannot use server_state.")
-    cache.attributes = threading.current_thread().__dict__
+    cache.attributes = attributes_of(threading.current_thread())
     cache.watched = watch_attributes(<PyObject *>cache.attributes)
     (<dict>state)[THREAD_CACHE_KEY] = cache
     fss_thread_cache = <PyObject *>cache

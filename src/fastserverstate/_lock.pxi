@@ -56,6 +56,13 @@ cdef class KeyLock:
     def __exit__(self, exc_type, exc_value, traceback):
         leave_lock(self)
 
+    cdef bint is_releasable(self) noexcept:
+        cdef bint found
+        lock(&self.shard.mutex)
+        found = is_releasable(self.table, self.cell)
+        unlock(&self.shard.mutex)
+        return found
+
     # What threading.Condition asks of a re-entrant lock.
 
     def _is_owned(self):
@@ -65,9 +72,16 @@ cdef class KeyLock:
         return owned
 
     def _release_save(self):
-        cdef uint32_t depth = self.cell.depth
-        if self._is_owned():
+        cdef uint32_t depth
+        cdef bint refused
+        lock(&self.shard.mutex)
+        depth = self.cell.depth
+        refused = self.cell.owner != PyThread_get_thread_ident() or has_draft(self.table, self.cell)
+        if not refused:
             self.cell.depth = 1
+        unlock(&self.shard.mutex)
+        if refused:
+            refuse_release(self)
         leave_lock(self)
         return depth
 
@@ -110,8 +124,8 @@ cdef class KeyLocks:
     def release(self):
         cdef KeyLock lock
         for lock in self.locks:
-            if not lock._is_owned():
-                raise RuntimeError("cannot release un-acquired lock")
+            if not lock.is_releasable():
+                refuse_release(lock)
         leave_locks(self.locks)
 
     def locked(self):
@@ -195,7 +209,7 @@ cdef bint enter_lock(KeyLock self, long long timeout_ns) except -1:
 
 cdef int leave_lock(KeyLock self) except -1:
     if not give_back(self):
-        raise RuntimeError("cannot release un-acquired lock")
+        refuse_release(self)
     if load_object(self.table.backend) != NULL:
         leave_remotely([self])
     if fss_calls_owed and fss_locks_held == 0:
@@ -203,12 +217,23 @@ cdef int leave_lock(KeyLock self) except -1:
     return 0
 
 
+cdef int refuse_release(KeyLock self) except -1:
+    """Say why this thread cannot release the lock."""
+    if self._is_owned():
+        key = <str>self.cell.key
+        raise RuntimeError(
+            f"server_state_lock[{key!r}] is held by a transaction that has written {key!r}, until it ends. Release what "
+            f"you have taken yourself, and wait outside of the transaction."
+        )
+    raise RuntimeError("cannot release un-acquired lock")
+
+
 cdef bint give_back(KeyLock self) noexcept:
-    """Release the lock once; False if this thread does not hold it."""
+    """Release the lock once; False if this thread cannot."""
     global fss_locks_held
     cdef Cell *cell = self.cell
     lock(&self.shard.mutex)
-    if cell.owner != PyThread_get_thread_ident():
+    if not is_releasable(self.table, cell):
         unlock(&self.shard.mutex)
         return False
     if cell.depth == 1:
@@ -240,7 +265,7 @@ cdef bint enter_locks(list locks, long long timeout_ns, list taken) except -1:
 
 
 cdef list release_locks(Table *table):
-    """Release what the calling thread still holds. Returns the keys."""
+    """Release what the calling thread still holds, and discard what its transaction has written. Returns the keys."""
     global fss_locks_held
     cdef unsigned long me = PyThread_get_thread_ident()
     cdef list keys = []
@@ -248,6 +273,7 @@ cdef list release_locks(Table *table):
     cdef Cell *cell
     cdef PyObject *key
     cdef int i = 0
+    discard_transaction(table)
     while i < SHARDS and fss_locks_held > 0:
         shard = &table.shards[i]
         lock(&shard.mutex)
@@ -282,6 +308,11 @@ cdef inline bint try_lock(Cell *cell) noexcept:
         cell.depth = 1
         return True
     return False
+
+
+cdef inline bint is_releasable(const Table *table, const Cell *cell) noexcept:
+    """Whether this thread holds the lock, and more than once if its transaction needs it."""
+    return cell.owner == PyThread_get_thread_ident() and not (cell.depth == 1 and has_draft(table, cell))
 
 
 cdef Cell *held_cell(Shard *shard, unsigned long thread) noexcept:

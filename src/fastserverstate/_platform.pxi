@@ -113,6 +113,21 @@ cdef extern from *:
     #endif
     }
 
+    /* An object's __dict__. CPython 3.11 makes it when it is asked for, and may start the garbage collector while it does:
+     * a finalizer that asks for it too would make another one of the same values, and both would free them. */
+    static PyObject *fss_attributes(PyObject *object)
+    {
+    #if PY_VERSION_HEX < 0x030C0000
+        int enabled = PyGC_Disable();
+        PyObject *dict = PyObject_GenericGetDict(object, NULL);
+        if (enabled)
+            PyGC_Enable();
+        return dict;
+    #else
+        return PyObject_GenericGetDict(object, NULL);
+    #endif
+    }
+
     /* What a weak reference stands for, as a new reference; NULL if that is gone. */
     static inline PyObject *fss_weakref_get(PyObject *reference)
     {
@@ -181,7 +196,7 @@ cdef extern from *:
     static FSS_THREAD_LOCAL long fss_locks_held = 0;
     /* How many keys' listeners it has to call when it holds none. */
     static FSS_THREAD_LOCAL long fss_calls_owed = 0;
-    /* The transaction that the calling thread is in. Borrowed: its `with` block owns it. */
+    /* The transaction that the calling thread is in. Borrowed: the ThreadCache owns it. */
     static FSS_THREAD_LOCAL PyObject *fss_transaction = NULL;
     """
     enum:
@@ -209,6 +224,7 @@ cdef extern from *:
     Py_hash_t key_hash "fss_hash"(PyObject *) noexcept
     bint same_key "fss_same_key"(PyObject *, PyObject *) noexcept
     bint is_dunder "fss_is_dunder"(PyObject *) noexcept
+    dict attributes_of "fss_attributes"(object)
     PyObject *dict_get "fss_dict_get"(PyObject *, PyObject *) noexcept
     void make_immortal "fss_make_immortal"(PyObject *) noexcept
     PyObject *fss_looked_past[4]

@@ -67,7 +67,7 @@ ctypedef struct Judge:
     PyObject *compared        # the old value that was compared with by ==,
     uint64_t version          # its version,
     bint equal                # and the result
-    PyObject *hash_funcs      # for `examine`
+    PyObject *hash_funcs      # by which `examine` takes the fingerprint
     PyObject *old             # for `examine`, when it is to compare by ==
 
 
@@ -80,6 +80,7 @@ cdef inline void judge_start(Judge *self, PyObject *value) noexcept:
 cdef inline void judge_end(Judge *self) noexcept:
     """Nothing is locked."""
     _xdecref(self.compared)
+    _xdecref(self.hash_funcs)
 
 
 # The shard is locked.
@@ -107,17 +108,22 @@ cdef inline bint is_same(const Judge *self, const Cell *cell) noexcept:
     """Whether the cell's value counts as the same."""
     if cell.policy <= BY_HASH_FUNCS:
         if self.examined:
-            return self.has_print and cell.has_print and same_print(self.print, cell.print)
+            return fits(self, cell) and cell.has_print and same_print(self.print, cell.print)
         return self.plain and same_plain(cell.value, self.value)
     if cell.policy == BY_EQUALITY:
         return self.equal and cell.value == self.compared
     return cell.policy == BY_IDENTITY and cell.value == self.value
 
 
+cdef inline bint fits(const Judge *self, const Cell *cell) noexcept:
+    """Whether there is a fingerprint, and it was taken as the cell's are: the policy may have changed meanwhile."""
+    return self.has_print and self.hash_funcs == (cell.extra.hash_funcs if cell.policy == BY_HASH_FUNCS else NULL)
+
+
 cdef inline void keep_print(const Judge *self, Cell *cell) noexcept:
-    cell.has_print = self.has_print
+    cell.has_print = fits(self, cell)
     cell.touched = False
-    if self.has_print:
+    if cell.has_print:
         memcpy(cell.print, self.print, sizeof(cell.print))
 
 
@@ -132,8 +138,7 @@ cdef int examine(Judge *self) except -1:
         self.equal = False  # if the next line raises
         self.equal = is_equal(<object>self.compared, <object>self.value)
         return 0
-    hash_funcs = None if self.hash_funcs == NULL else owned(self.hash_funcs)
-    self.hash_funcs = NULL
+    hash_funcs = None if self.hash_funcs == NULL else <object>self.hash_funcs
     self.examined = True
     self.has_print = fingerprint(<object>self.value, self.print, hash_funcs)
     return 0

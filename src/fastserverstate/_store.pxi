@@ -73,7 +73,9 @@ cdef class Store:
         cdef Cell *cell
         cdef PyObject *old = NULL
         # A script may say the same in every run, with functions that it has defined anew.
-        cdef bint kept = same_value(self.policies.get(key, (BY_CONTENT, None)), (policy, hash_funcs))
+        known = self.policies.get(key, (BY_CONTENT, None))
+        cdef PyObject *known_funcs = <PyObject *>known[1] if known[1] else NULL
+        cdef bint kept = same_value(known, (policy, hash_funcs))
         lock(&shard.mutex)
         cell = find_or_make(shard, <PyObject *>key, hashed)
         if cell == NULL or cell_extra(cell) == NULL:
@@ -82,7 +84,7 @@ cdef class Store:
         old = cell.extra.hash_funcs
         cell.extra.hash_funcs = NULL
         cell.policy = policy
-        cell.has_print = cell.has_print and kept
+        cell.has_print = cell.has_print and kept and old == known_funcs
         if hash_funcs:
             cell.extra.hash_funcs = <PyObject *>hash_funcs
             _incref(cell.extra.hash_funcs)
@@ -159,6 +161,7 @@ cdef class Store:
         if not table_start(table):
             raise MemoryError()
         reserve(table, self.reserved)
+        discard_transaction(table)
         for key, policy in self.policies.items():
             self.compare_by(key, *policy)
 
@@ -326,11 +329,7 @@ cdef PyObject *read_slowly(
         value = NULL
         done = scope is None
     else:
-        if cell.drafted and not held:
-            value = draft(key)
-        else:
-            value = cell.value
-            _xincref(value)
+        value = visible(table, cell)
         if scope is None:
             pass
         elif not presence:

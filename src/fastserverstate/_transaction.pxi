@@ -24,6 +24,7 @@ cdef class Transaction:
     def __enter__(self):
         global fss_transaction
         cdef Transaction current = current_transaction()
+        cdef _ThreadCache here = this_thread()
         cdef list held = []
         cdef bint done = False
         if self.held is not None:
@@ -45,17 +46,20 @@ cdef class Transaction:
         self.outer = current
         if current is None:
             self.writes, self.touched, self.announced = {}, set(), set()
+            here.transaction = self
             fss_transaction = <PyObject *>self
         else:
             self.writes, self.touched, self.announced = current.writes, current.touched, current.announced
         self.savepoint = dict(self.writes), set(self.touched), set(self.announced)
 
     def __exit__(self, exc_type, exc_value, traceback):
-        global fss_transaction
         cdef list held = self.held
         cdef list changes = None  # holds the old values, which are to die when nothing is locked
-        if held is None or fss_transaction != <PyObject *>(self.outer if self.outer is not None else self):
-            raise RuntimeError("A transaction ends on the thread and in the block in which it began.")
+        cdef Transaction whole = self.outer if self.outer is not None else self
+        if whole.held is None and exc_type is not None:
+            return  # it was discarded before
+        if held is None or fss_transaction != <PyObject *>whole:
+            raise RuntimeError("A transaction ends on the thread, in the run and in the process in which it began.")
         try:
             if exc_type is not None:
                 self.undo()
@@ -68,11 +72,14 @@ cdef class Transaction:
             if self.outer is not None:
                 self.outer.held += held
             else:
-                fss_transaction = NULL
+                leave_transaction()
             outer, self.outer = self.outer, None
-            self.held = self.writes = self.touched = self.announced = self.savepoint = None
+            self.forget()
             if outer is None:
                 leave_locks(held)
+
+    cdef void forget(self) noexcept:
+        self.held = self.writes = self.touched = self.announced = self.savepoint = None
 
     cdef int undo(self) except -1:
         """Forget what was written since the block began. The outer transaction keeps the locks."""
@@ -87,7 +94,7 @@ cdef class Transaction:
         """As `assign` does it, and with ABSENT as `remove`. Returns the value that the key had here, or ABSENT."""
         cdef Table *table = self.store.table
         cdef KeyLock handle
-        if not is_drafted(table, <PyObject *>key):
+        if key not in self.writes:
             handle = self.store.lock(key)
             enter_lock(handle, -1)
             self.held.append(handle)
@@ -120,18 +127,51 @@ cdef inline Transaction transaction_of(Store store):
     return current if current is not None and current.store is store else None
 
 
-cdef bint is_drafted(Table *table, PyObject *key) noexcept:
-    """Whether the calling thread's transaction has written the key."""
-    cdef Py_hash_t hashed = key_hash(key)
-    cdef Shard *shard = shard_of(table, hashed)
-    cdef Cell *cell
-    cdef bint drafted
-    lock(&shard.mutex)
-    cell = find(shard, key, hashed)
-    drafted = cell != NULL and cell.drafted and cell.owner == PyThread_get_thread_ident()
-    unlock(&shard.mutex)
-    return drafted
+cdef void leave_transaction() noexcept:
+    """The calling thread, which is in one, is in it no longer."""
+    global fss_transaction
+    fss_transaction = NULL
+    (<_ThreadCache>fss_thread_cache).transaction = None
 
+
+cdef int discard_transaction(Table *table) except -1:
+    """End the calling thread's transaction, if it is in one of this table, before its block ends. It keeps its locks."""
+    cdef Transaction current = current_transaction()
+    if current is not None and current.store.table == table:
+        leave_transaction()
+        for key in current.writes:
+            set_drafted(table, <PyObject *>key, False)
+        current.forget()
+    return 0
+
+
+cdef PyObject *draft(const Table *table, const Cell *cell) noexcept:
+    """What the calling thread's transaction has written to the cell: a new reference, ABSENT for a deletion.
+
+    NULL if it has written nothing, or there is none. The thread holds the cell's lock.
+    """
+    if not cell.drafted or fss_transaction == NULL or (<Transaction>fss_transaction).store.table != table:
+        return NULL
+    return dict_get(<PyObject *>(<Transaction>fss_transaction).writes, cell.key)
+
+
+cdef inline bint has_draft(const Table *table, const Cell *cell) noexcept:
+    """Whether the calling thread's transaction has written to the cell, whose lock the thread holds."""
+    cdef PyObject *written = draft(table, cell)
+    _xdecref(written)
+    return written != NULL
+
+
+cdef inline PyObject *visible(const Table *table, const Cell *cell) noexcept:
+    """A new reference to the value that the calling thread finds, NULL for none. No other thread holds the lock."""
+    cdef PyObject *value = draft(table, cell)
+    if value == NULL:
+        value = cell.value
+        _xincref(value)
+    elif value == <PyObject *>ABSENT:
+        _decref(value)
+        value = NULL
+    return value
 
 cdef object committed(Table *table, PyObject *key):
     """The key's value outside of the transaction, or ABSENT. The calling thread holds the key's lock."""
@@ -149,18 +189,12 @@ cdef void set_drafted(Table *table, PyObject *key, bint drafted) noexcept:
     """The calling thread holds the key's lock."""
     cdef Py_hash_t hashed = key_hash(key)
     cdef Shard *shard = shard_of(table, hashed)
+    cdef Cell *cell
     lock(&shard.mutex)
-    find(shard, key, hashed).drafted = drafted
+    cell = find(shard, key, hashed)
+    if cell != NULL:  # it is NULL in a forked process
+        cell.drafted = drafted
     unlock(&shard.mutex)
-
-
-cdef PyObject *draft(PyObject *key) noexcept:
-    """A new reference to what the calling thread's transaction has written, NULL for a deletion."""
-    cdef PyObject *value = dict_get(<PyObject *>(<Transaction>fss_transaction).writes, key)
-    if value == <PyObject *>ABSENT:
-        _decref(value)
-        return NULL
-    return value
 
 
 cdef list visible_keys(Store store):

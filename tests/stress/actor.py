@@ -8,12 +8,24 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from stress.helpers import Value, World, check, enter, leave, locate_in_stress
+from stress.helpers import STEP, Value, World, check, enter, leave, locate_in_stress
 
 from fastserverstate import _core
+from fastserverstate.atomic import Atomic, compare_and_set_with, on_change_with, transaction_with, wait_for_with
+from fastserverstate.change import content_fingerprint
 
 PARTS = [None, "f", "g"]
 MISSING = object()
+HASH_FUNCS = {"stress.helpers.Value": lambda value: value.number % 2}
+
+
+class Discarded(Exception):
+    """What a transaction is left by that is to change nothing."""
+
+
+def refuse_report(key: str, place: str) -> None:
+    """No actor changes a value in place."""
+    raise AssertionError(f"server_state[{key!r}] was changed in place, says {place}")
 
 
 class Cast(World):
@@ -24,6 +36,9 @@ class Cast(World):
         self.keys = [f"k{i}" for i in range(keys)]
         self.sessions = [_core.Session(self.store) for _ in range(sessions)]
         self.replacing = threading.Lock()
+        self.atomic, self.on_change = Atomic(self.store), on_change_with(self.store)
+        self.compare_and_set, self.wait_for = compare_and_set_with(self.store), wait_for_with(self.store)
+        self.transaction = transaction_with(self.store)
         # Shared between the actors, who write each of them many times: their counts of references tell what leaks.
         self.values = {key: [Value(key, i) for i in range(3)] for key in self.keys}
         self._references = self.count_references()
@@ -54,11 +69,14 @@ class Actor:
         self.random.choice(OPERATIONS)(self, self.random.choice(self.cast.keys))
 
     def value(self, key: str) -> object:
-        """One that is always another, or one that may be equal to what is there."""
-        if self.random.random() < 0.5:
-            return self.random.choice(self.cast.values[key])
+        """One that is always another, or one that may be equal to what is there, or a number that can be added to."""
         number = self.random.randrange(3)
-        return (key, number, ~number)
+        return self.random.choice(
+            [self.cast.values[key][number], (key, number, ~number), int(key[1:]) + number * STEP]
+        )
+
+    def several(self) -> list[str]:
+        return self.random.sample(self.cast.keys, min(3, len(self.cast.keys)))
 
     # Reads
 
@@ -114,8 +132,7 @@ class Actor:
         _core.rerun_suppression_depth.reset(token)
 
     def update(self, _key: str) -> None:
-        keys = self.random.sample(self.cast.keys, min(3, len(self.cast.keys)))
-        self.state.update({key: self.value(key) for key in keys})
+        self.state.update({key: self.value(key) for key in self.several()})
 
     def setdefault(self, key: str) -> None:
         check(key, self.state.setdefault(key, self.value(key)))
@@ -144,6 +161,41 @@ class Actor:
     def touch(self, key: str) -> None:
         with suppress(KeyError):
             self.store.touch(key)
+
+    # Changes that depend on what is there
+
+    def increment(self, key: str) -> None:
+        with suppress(TypeError):  # a tuple is no number
+            check(key, self.cast.atomic.increment(key, STEP, default=int(key[1:])))
+
+    def change(self, key: str) -> None:
+        def another(old: object) -> object:
+            check(key, old)
+            assert self.locks[key].locked()
+            return self.value(key)
+
+        check(key, self.cast.atomic(key, another, default=self.value(key)))
+
+    def compare_and_set(self, key: str) -> None:
+        assert self.cast.compare_and_set(key, self.value(key), self.value(key)) in {True, False}
+
+    def transact(self, _key: str) -> None:
+        """All of it appears, or nothing."""
+        keys = self.several()
+        written = {key: self.value(key) for key in keys}
+        with self.locks[tuple(keys)]:
+            expected = {key: self.store.peek(key, MISSING) for key in keys}
+            with suppress(Discarded), self.cast.transaction(*keys):
+                self.state.update(written)
+                with suppress(Discarded), self.cast.transaction():
+                    assert self.state.pop(keys[0]) is written[keys[0]]
+                    assert keys[0] not in self.state
+                    raise Discarded
+                assert all(self.state[key] is written[key] for key in keys)
+                if self.random.random() < 0.5:
+                    raise Discarded
+                expected = written
+            assert all(self.store.peek(key, MISSING) is expected[key] for key in keys)
 
     # Locks. Who holds one uses no other key: two threads that did would wait for each other.
 
@@ -184,6 +236,39 @@ class Actor:
             self.alone(key)
             lock.release()
         assert not lock._is_owned()
+
+    def lock_several(self, _key: str) -> None:
+        keys = self.several()
+        with self.locks[tuple(keys)]:
+            for key in keys:
+                self.alone(key)
+
+    def forget_to_release(self, key: str) -> None:
+        self.locks[key].acquire()
+        self.locks[key].acquire()
+        self.alone(key)
+        assert self.store.release_locks() == [key]
+        assert not self.locks[key]._is_owned()
+
+    # Waiting and listening
+
+    def wait_for(self, key: str) -> None:
+        with suppress(TimeoutError):
+            timeout = self.random.choice([0.0, 0.0001, 0.002])
+            check(key, self.cast.wait_for(key, lambda _: self.random.random() < 0.5, timeout=timeout))
+
+    def wait_for_change(self, key: str) -> None:
+        version = self.store.version(key)
+        if self.store.wait_for_change(key, version, self.random.choice([0.0, 0.0001, 0.002])):
+            changed = self.store.version(key)
+            assert changed == 0 or changed > version
+
+    def listen_for_changes(self, key: str) -> None:
+        """For a while. The callback may do anything, for its caller holds nothing."""
+        subscription = self.cast.on_change(key, self.get, args=(self.random.choice(self.cast.keys),))
+        self.assign(key)
+        self.delete(key)
+        subscription.remove()
 
     # Sessions. Several actors may run in one and the same part of one session, which is closed and replaced meanwhile.
 
@@ -229,6 +314,9 @@ class Actor:
     def mark_stale(self, _key: str) -> None:
         self.session().mark_stale(self.random.choice(PARTS))
 
+    def stop_waiting(self, _key: str) -> None:
+        self.session().stop_waiting()
+
     def drop_scope(self, _key: str) -> None:
         self.session().drop_scope(self.random.choice(PARTS))
 
@@ -250,6 +338,23 @@ class Actor:
 
     def configure(self, _key: str) -> None:
         self.store.set_rerun_writer(self.random.choice([0, 0, 1, 2]))
+        self.store.report_in_place(self.random.choice([None, None, None, refuse_report]))
+
+    def compare_by(self, key: str) -> None:
+        policies = [_core.COMPARE_CONTENT, _core.COMPARE_EQUALITY, _core.COMPARE_IDENTITY, _core.COMPARE_ALWAYS]
+        policy = self.random.choice(policies)
+        self.store.compare_by(key, policy, HASH_FUNCS if policy == _core.COMPARE_CONTENT else None)
+
+    def fingerprint(self, key: str) -> None:
+        value = self.value(key)
+        assert content_fingerprint(value) == content_fingerprint(value)
+
+    def apply(self, key: str) -> None:
+        """What has come from elsewhere."""
+        value = self.random.choice([self.value(key), _core.absent])
+        left, due, _old = self.store.apply([(key, value, self.random.random() < 0.5)], self.session())
+        assert set(left) | set(due) <= {key}
+        self.store.settle(due)
 
     def watch(self, _key: str) -> None:
         self.store.watch_members()
@@ -269,9 +374,12 @@ WRITES = [Actor.assign, Actor.assign_attribute, Actor.setdefault, Actor.delete, 
 OTHERS: list[Callable[[Actor, str], None]] = [
     *[Actor.number_of_keys, Actor.iterate, Actor.items],
     *[Actor.assign_muted, Actor.update, Actor.popitem, Actor.clear, Actor.touch],
-    *[Actor.lock, Actor.lock_with_timeout, Actor.lock_without_waiting],
+    *[Actor.increment, Actor.change, Actor.compare_and_set, Actor.transact],
+    *[Actor.lock, Actor.lock_with_timeout, Actor.lock_without_waiting, Actor.lock_several, Actor.forget_to_release],
+    *[Actor.wait_for, Actor.wait_for_change, Actor.listen_for_changes, Actor.stop_waiting],
     *[Actor.start_run, Actor.message_sent, Actor.finish_run, Actor.run, Actor.ask],
     *[Actor.mark_stale, Actor.drop_scope, Actor.close],
     *[Actor.collect, Actor.listen, Actor.configure, Actor.watch, Actor.count, Actor.locate],
+    *[Actor.compare_by, Actor.fingerprint, Actor.apply],
 ]
 OPERATIONS = [*READS * 4, *WRITES * 2, *[Actor.enter, Actor.leave] * 2, *OTHERS]

@@ -117,9 +117,18 @@ class Value:
     def __init__(self, key: str, number: int) -> None:
         self.key, self.number, self.check = key, number, ~number
 
+    def __add__(self, _step: int) -> Value:
+        return Value(self.key, self.number + 1)
+
+
+STEP = 1_000_000  # between the numbers that a key may have: below it they tell the key
+
 
 def check(key: str, value: Any) -> None:
-    """The value is whole and belongs to the key. Tuples of the same three are values as well, which may be equal."""
+    """The value is whole and belongs to the key. Tuples of the same three are values as well, and numbers."""
+    if type(value) is int:
+        assert value % STEP == int(key[1:]), (key, value)
+        return
     written, number, negated = value if type(value) is tuple else (value.key, value.number, value.check)
     assert (written, ~negated) == (key, number), (key, written, number, negated)
 
