@@ -93,11 +93,15 @@ def test_waiting_run_ends_when_its_tab_is_closed(serve: Serve) -> None:
 
 
 LEAVING = """
+        def throw(error):
+            raise error
+
         ENDS = {
             "stop": st.stop,
             "rerun": st.rerun,
             "error": lambda: 1 / 0,
-            "exit": lambda: (_ for _ in ()).throw(SystemExit),
+            "exit": lambda: throw(SystemExit),
+            "interrupt": lambda: throw(KeyboardInterrupt),
             "forget": lambda: None,
         }
         end = st.text_input("end")
@@ -108,24 +112,52 @@ LEAVING = """
                 server_state["k"] = end
                 ENDS[end]()
         elif end:
+            wait_for("k")
             with server_state_lock["k"], server_state_lock["a", "b"]:
                 st.text(f"{server_state['k']} has ended")
 """
 
 
-@pytest.mark.parametrize("end", ["stop", "rerun", "error", "forget"])
+@pytest.mark.parametrize("end", ["stop", "rerun", "error", "forget", "exit", "interrupt"])
 def test_lock_that_a_run_has_left_is_released(serve: Serve, end: str) -> None:
     server = serve(LEAVING)
 
     async def steps(tab: Tab, other: Tab) -> None:
-        runs = tab.finished
         await tab.enter("end", end)
-        await tab.until(lambda tab: tab.finished > runs and tab.settled)
         await other.enter("end", "look")
         await other.shows(f"{end} has ended")
 
     with_tabs(server, 2, steps)
     assert "has ended while it held server_state_lock['k'], which was released" in server.output
+
+
+INTERRUPTED = f"""
+{LEAVING[: LEAVING.index("        if end in ENDS")]}
+        if end in ENDS and not st.session_state.get(end):
+            st.session_state[end] = True
+            with server_state_lock["k"], server_state_lock["a", "b"]:
+                server_state["began"] = True
+                with transaction("c"):
+                    server_state["c"] = server_state["not named"] = 1
+                    ENDS[end]()
+        elif end:
+            wait_for("began")
+            with server_state_lock["k"], server_state_lock["a", "b"], transaction("c", "not named"):
+                st.text(f"{{list(server_state)}} is set")
+"""
+
+
+@pytest.mark.parametrize("end", ["stop", "rerun", "error", "exit", "interrupt"])
+def test_run_that_is_interrupted_in_locks_and_a_transaction_leaves_nothing(serve: Serve, end: str) -> None:
+    server = serve(INTERRUPTED)
+
+    async def steps(tab: Tab, other: Tab) -> None:
+        await tab.enter("end", end)
+        await other.enter("end", "look")
+        await other.shows("['began'] is set")
+
+    with_tabs(server, 2, steps)
+    assert "has ended while it held" not in server.output
 
 
 TRANSFERS = """

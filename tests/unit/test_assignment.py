@@ -13,7 +13,7 @@ import pytest
 from unit.helpers import DEADLINE, ThreadSet, enter, leave
 
 from fastserverstate import _core
-from fastserverstate.atomic import Atomic
+from fastserverstate.atomic import Atomic, compare_and_set_with, wait_for_with
 from fastserverstate.configuration import configure_with
 
 
@@ -344,6 +344,10 @@ READS: dict[str, Callable[..., object]] = {
     "setdefault": lambda state, _: state.setdefault("k", 0),
     "peek": lambda _, store: store.peek("k"),
     "items": lambda state, _: dict(state.items()),
+    "values": lambda state, _: list(state.values()),
+    "unpacked": lambda state, _: {**state},
+    "compare_and_set": lambda _, store: compare_and_set_with(store)("k", "never", 1),
+    "wait_for": lambda _, store: wait_for_with(store)("k"),
     "atomic": lambda _, store: Atomic(store)("k", lambda value: value),
 }
 
