@@ -30,12 +30,14 @@ cdef class _ThreadCache:
     cdef Scope scope
     cdef uint64_t run          # of the scope's session, at the look-up: the next one may have another thread
     cdef list owed             # locks of the keys whose listeners the thread has to call, or None
+    cdef object transaction    # that the thread is in, or None
 
     def __dealloc__(self):
-        global fss_thread_cache, fss_calls_owed
+        global fss_thread_cache, fss_calls_owed, fss_transaction
         if fss_thread_cache == <PyObject *>self:
             fss_thread_cache = NULL
             fss_calls_owed = 0
+            fss_transaction = NULL
 
 
 cdef uint64_t NO_TAG = 0

@@ -68,7 +68,12 @@ cdef class KeyLock:
         cdef uint32_t depth = self.cell.depth
         if self._is_owned():
             self.cell.depth = 1
-        leave_lock(self)
+        try:
+            leave_lock(self)
+        except RuntimeError:
+            if self._is_owned():
+                self.cell.depth = depth
+            raise
         return depth
 
     def _acquire_restore(self, uint32_t depth):
@@ -186,8 +191,11 @@ cdef bint enter_lock(KeyLock self, long long timeout_ns) except -1:
 
 
 cdef int leave_lock(KeyLock self) except -1:
-    if not give_back(self):
+    cdef int given = give_back(self)
+    if given == 0:
         raise RuntimeError("cannot release un-acquired lock")
+    if given < 0:
+        refuse_to_release(self)
     if load_object(self.table.backend) != NULL:
         leave_remotely([self])
     if fss_calls_owed and fss_locks_held == 0:
@@ -195,25 +203,40 @@ cdef int leave_lock(KeyLock self) except -1:
     return 0
 
 
-cdef bint give_back(KeyLock self) noexcept:
-    """Release the lock once; False if this thread does not hold it."""
+cdef int give_back(KeyLock self) noexcept:
+    """Release the lock once: 1. Or not: 0 if this thread does not hold it, -1 if its transaction has written the key."""
     global fss_locks_held
     cdef Cell *cell = self.cell
+    cdef int given = 1
     lock(&self.shard.mutex)
     if cell.owner != PyThread_get_thread_ident():
-        unlock(&self.shard.mutex)
-        return False
-    if cell.depth == 1:
-        fss_locks_held -= 1
-    unlock_cell(self.shard, cell)
+        given = 0
+    elif cell.depth == 1 and cell.drafted:
+        given = -1
+    else:
+        if cell.depth == 1:
+            fss_locks_held -= 1
+        unlock_cell(self.shard, cell)
     unlock_shard(self.shard)
-    return True
+    return given
+
+
+cdef int refuse_to_release(KeyLock self) except -1:
+    key = <object>self.cell.key
+    raise RuntimeError(
+        f"server_state_lock[{key!r}] cannot be released before the transaction ends that has written "
+        f"server_state[{key!r}]. Leave its block."
+    )
 
 
 cdef int leave_locks(list locks) except -1:
     """Release all of them, the last first. This thread holds them."""
+    cdef KeyLock refused = None
     for lock in reversed(locks):
-        give_back(lock)
+        if give_back(lock) < 0:
+            refused = lock
+    if refused is not None:
+        refuse_to_release(refused)
     if locks and load_object((<KeyLock>locks[0]).table.backend) != NULL:
         leave_remotely(locks)
     if fss_calls_owed and fss_locks_held == 0:

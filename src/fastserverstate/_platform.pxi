@@ -181,7 +181,7 @@ cdef extern from *:
     static FSS_THREAD_LOCAL long fss_locks_held = 0;
     /* How many keys' listeners it has to call when it holds none. */
     static FSS_THREAD_LOCAL long fss_calls_owed = 0;
-    /* The transaction that the calling thread is in. Borrowed: its `with` block owns it. */
+    /* The transaction that the calling thread is in. Borrowed from its cache. */
     static FSS_THREAD_LOCAL PyObject *fss_transaction = NULL;
     """
     enum:

@@ -107,6 +107,11 @@ cdef class Store:
         return set_listeners(self.table, checked_key(key), listeners)
 
     def release_locks(self):
+        cdef Transaction current = transaction_of(self)
+        if current is not None:
+            for key in current.writes:
+                set_drafted(self.table, <PyObject *>key, False)
+            current.abandon()
         return release_locks(self.table)
 
     def set_backend(self, backend):
@@ -145,6 +150,8 @@ cdef class Store:
         cdef uint32_t slot
         cdef int rerun_writer = slots.rerun_writer
         forget_waiters()
+        if transaction_of(self) is not None:
+            transaction_of(self).abandon()
         for slot in range(slots.used):
             if slots.scopes[slot] != NULL:
                 store32((<Scope>slots.scopes[slot]).slot, NO_SLOT)
@@ -327,7 +334,7 @@ cdef PyObject *read_slowly(
         done = scope is None
     else:
         if cell.drafted and not held:
-            value = draft(key)
+            value = draft(cell)
         else:
             value = cell.value
             _xincref(value)

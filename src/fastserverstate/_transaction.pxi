@@ -45,6 +45,7 @@ cdef class Transaction:
         self.outer = current
         if current is None:
             self.writes, self.touched, self.announced = {}, set(), set()
+            this_thread().transaction = self
             fss_transaction = <PyObject *>self
         else:
             self.writes, self.touched, self.announced = current.writes, current.touched, current.announced
@@ -69,6 +70,7 @@ cdef class Transaction:
                 self.outer.held += held
             else:
                 fss_transaction = NULL
+                this_thread().transaction = None
             outer, self.outer = self.outer, None
             self.held = self.writes = self.touched = self.announced = self.savepoint = None
             if outer is None:
@@ -81,6 +83,14 @@ cdef class Transaction:
         for current, saved in zip((self.writes, self.touched, self.announced), self.savepoint):
             current.clear()
             current.update(saved)
+        return 0
+
+    cdef int abandon(self) except -1:
+        """End the outermost transaction of a thread in which its block never will. The locks are the caller's part."""
+        global fss_transaction
+        fss_transaction = NULL
+        this_thread().transaction = None
+        self.held = self.savepoint = None
         return 0
 
     cdef object write(self, str key, object value, bint if_absent):
@@ -154,12 +164,17 @@ cdef void set_drafted(Table *table, PyObject *key, bint drafted) noexcept:
     unlock(&shard.mutex)
 
 
-cdef PyObject *draft(PyObject *key) noexcept:
-    """A new reference to what the calling thread's transaction has written, NULL for a deletion."""
-    cdef PyObject *value = dict_get(<PyObject *>(<Transaction>fss_transaction).writes, key)
+cdef PyObject *draft(const Cell *cell) noexcept:
+    """A new reference to what the calling thread's transaction has written, NULL for a deletion. The shard is locked."""
+    cdef PyObject *value = NULL
+    if fss_transaction != NULL:
+        value = dict_get(<PyObject *>(<Transaction>fss_transaction).writes, cell.key)
     if value == <PyObject *>ABSENT:
         _decref(value)
         return NULL
+    if value == NULL:  # written by a thread that has ended in its transaction, whose ident this one has
+        value = cell.value
+        _xincref(value)
     return value
 
 
