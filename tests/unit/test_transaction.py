@@ -679,7 +679,7 @@ def test_transaction_that_nobody_refers_to(store, state, transaction):
 
 
 def test_thread_that_ends_in_its_transaction(state, locks, transaction):
-    """Its lock stays taken, as an RLock does. A later thread may have its ident, and so the lock, but not the writes."""
+    """Its lock stays taken, as that of an RLock. A later thread may have its ident and so the lock, not the writes."""
     state["k"] = 1
 
     def end():
