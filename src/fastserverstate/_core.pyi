@@ -55,8 +55,8 @@ def plan_types(make: Callable[[type], TypePlan], report: Callable[[str, Exceptio
 class TypePlan:
     """How the values of one type are written for their fingerprint. Holds no reference to the type.
 
-    `name` is the type's full name. `parts` takes a value apart into values that stand for it. Without it, a value
-    consists of its `storage`, as the built-in type that it inherits from keeps it, its attributes if it `has_dict`, but
+    `name` is the type's full name. `parts` takes a value apart into values that stand for it; without it, its `storage`
+    does, as the built-in type that it inherits from keeps it. Beside that count its attributes if it `has_dict`, but
     for those in `derived`, and its `slots`.
     """
 

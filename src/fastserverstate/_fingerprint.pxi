@@ -177,8 +177,8 @@ cdef class TypePlan:
     """How the values of one type are written. It holds no reference to the type, which may be dropped by its module.
 
     `name` is the type's full name. `parts` is a function that takes a value apart into values that stand for it. If
-    there is none, a value consists of its `storage` (that of the built-in type it inherits from, if any), its
-    attributes but those in `derived`, and its `slots`.
+    there is none, it is its `storage` that counts (that of the built-in type it inherits from, if any). Beside that it
+    consists of its attributes, if it `has_dict`, but those in `derived`, and of its `slots`.
     """
     cdef readonly str name
     cdef bytes label
@@ -611,7 +611,7 @@ cdef int _write_object(Walk *walk, object value, type kind) except -1:
                 if not PyType_IsSubtype(kind, plan.storage):  # a metaclass has misled whoever made the plan
                     raise TypeError("It has not the storage that it seems to have.")
                 _write_storage(walk, value, plan.storage, place.start)
-            _write_attributes(walk, value, plan, place.start)
+        _write_attributes(walk, value, plan, place.start)
         return _leave(walk, value, &place)
     except Exception:
         if walk.culprit == NULL:

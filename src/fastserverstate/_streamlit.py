@@ -278,6 +278,7 @@ class Bridge:
         elif sender is not live.runner:
             pass
         elif event is ScriptRunnerEvent.SHUTDOWN:
+            self._release_locks(live)  # of a run that KeyboardInterrupt has ended
             live.runner_ended = True
             self._scheduler.run_ended(live)
         elif session is not None:

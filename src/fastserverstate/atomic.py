@@ -173,11 +173,14 @@ class Listeners:
 
 
 def _call_all(key: str, subscriptions: tuple[Subscription, ...]) -> None:
-    for subscription in subscriptions:
+    for at, subscription in enumerate(subscriptions, 1):
         try:
             subscription.call()
         except Exception:
             logger.exception("A callback of on_change(%r) has failed.", key)
+        except BaseException:  # it stops the script that has changed the key, and none of the others
+            _call_all(key, subscriptions[at:])
+            raise
 
 
 def on_change_with(store: Store) -> OnChange:
@@ -200,7 +203,8 @@ def on_change_with(store: Store) -> OnChange:
         Thread-safety
             The calls are made on a thread that has changed the key, after its locks are released: in the order of the
             changes, one for each, and never two at a time for one key. They hold no lock. What they raise is logged
-            and harms nobody.
+            and harms nobody; what stops a script, as ``st.stop()`` does, stops the one that has changed the key, when
+            all were called.
 
         >>> from fastserverstate import on_change, server_state
         >>> subscription = on_change("level", print, args=("level has changed",))

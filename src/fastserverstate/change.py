@@ -10,6 +10,7 @@ Libraries are known by name only. Nothing is imported: whoever hands over a Data
 from __future__ import annotations
 
 import array
+import collections
 import copyreg
 import datetime
 import decimal
@@ -186,12 +187,11 @@ def _any_ndarray_parts(value: Any) -> Parts:
         yield numpy.ascontiguousarray(values).reshape(-1).view(numpy.uint8).reshape(-1, 16)[:, :10].tobytes()
     else:
         yield from _octets(values)
-    if type(value) is not numpy.ndarray:
-        yield getattr(value, "__dict__", None)
 
 
 def _masked_array_parts(value: Any) -> Parts:
-    return value.filled(), _module("numpy").ma.getmaskarray(value), value.fill_value
+    own = {name: item for name, item in vars(value).items() if not name.startswith("_")}
+    return value.data, _module("numpy").ma.getmaskarray(value), value.fill_value, own
 
 
 def _numpy_scalar_parts(value: Any) -> Parts:
@@ -210,11 +210,16 @@ def _frame_parts(value: Any) -> Parts:
     columns = getattr(value, "_iter_column_arrays", None)  # a series for each column takes ten times as long
     yield from (column.array for _, column in value.items()) if columns is None else columns()
     yield value.attrs
-    yield [getattr(value, name, None) for name in value._metadata]  # what a subclass adds
+    yield _metadata(value)
+
+
+def _metadata(value: Any) -> list[object]:
+    """What a subclass adds."""
+    return [getattr(value, name, None) for name in value._metadata]
 
 
 def _series_parts(value: Any) -> Parts:
-    return value.name, value.index, value.array, value.attrs
+    return value.name, value.index, value.array, value.attrs, _metadata(value)
 
 
 def _index_parts(value: Any) -> Parts:
@@ -269,7 +274,11 @@ def _polars_frame_parts(value: Any) -> Parts:
 def _polars_series_parts(value: Any) -> Parts:
     yield value.name
     yield str(value.dtype)
-    yield value.to_list() if value.dtype == _module("polars").Object else value.to_arrow()
+    try:
+        arrow = None if value.dtype == _module("polars").Object else value.to_arrow()
+    except Exception:  # it has no integers of 128 bits
+        arrow = None
+    yield value.to_list() if arrow is None else arrow
 
 
 def _arrow_schema_parts(value: Any) -> Parts:
@@ -360,7 +369,7 @@ _ARROW_LAYOUTS: Final[dict[tuple[str, ...], Callable[[Any], Parts]]] = {
 
 
 def _image_parts(value: Any) -> Parts:
-    return value.mode, value.size, value.info, value.getpalette(), value.tobytes()
+    return value.mode, value.size, value.info, value.getpalette(None), value.tobytes()
 
 
 def _model_parts(value: Any) -> Parts:
@@ -377,6 +386,7 @@ _LIBRARIES: Final[dict[str, Callable[[Any], Parts]]] = {
     "PIL.Image": _image_parts,
     "numpy.MaskedArray": _masked_array_parts,
     "numpy.generic": _numpy_scalar_parts,
+    "numpy.memmap": _ndarray_parts,
     "numpy.ndarray": _ndarray_parts,
     "pandas.ArrowExtensionArray": _arrow_backed_parts,
     "pandas.BaseMaskedArray": _masked_parts,
@@ -429,51 +439,59 @@ _BASES: Final[dict[type, Callable[[Any], Parts]]] = {
     type: lambda value: (full_name(value),),
     enum.Enum: _enum_parts,
     pathlib.PurePath: lambda value: (str(value),),
+    collections.Counter: lambda value: (dict(value), vars(value)),
 }
 
 
 def plan_for(kind: type) -> _core.TypePlan:
     """How values of a type are written."""
-    parts = _parts_function(kind)
-    if parts is not None:
-        return _core.TypePlan(full_name(kind), parts)
-    storage = next((base for base in _STORAGES if issubclass(kind, base)), None)
-    slots = () if storage is kind else tuple(copyreg._slotnames(kind))  # type: ignore[attr-defined]
-    if _is_pickled_its_own_way(kind, storage or object) or (storage is None and _has_hidden_state(kind, len(slots))):
-        return _core.TypePlan(full_name(kind), reduced)
+    storage = None
+    base, parts = _parts_function(kind)
+    if parts is None:
+        storage = next((base for base in _STORAGES if issubclass(kind, base)), None)
+        base = next(base for base in kind.__mro__ if _PICKLED_BY & vars(base).keys())
+        if kind in copyreg.dispatch_table or (storage is None and base is object and _has_hidden_state(kind)):
+            base, parts = kind, reduced
+        elif base not in {storage, object}:
+            parts = reduced
+    # A function tells what its own class, `base`, keeps in a value. What subclasses have added counts beside that.
+    slots = tuple(name for name in _slot_names(kind) if name not in _slot_names(base))
+    has_dict = kind.__dictoffset__ != 0 and base.__dictoffset__ == 0
     derived = {
         name
         for base in kind.__mro__
         for name, attribute in vars(base).items()
         if isinstance(attribute, functools.cached_property)
     }
-    return _core.TypePlan(full_name(kind), None, storage, kind.__dictoffset__ != 0, slots, frozenset(derived))
+    return _core.TypePlan(full_name(kind), parts, storage, has_dict, slots, frozenset(derived))
 
 
-def _parts_function(kind: type) -> Callable[[Any], Parts] | None:
+_PICKLED_BY: Final = {"__reduce_ex__", "__reduce__", "__getstate__"}  # ``object`` has them, too
+
+
+def _slot_names(kind: type) -> list[str]:
+    names: list[str] = copyreg._slotnames(kind)  # type: ignore[attr-defined]
+    return names
+
+
+def _parts_function(kind: type) -> tuple[type, Callable[[Any], Parts] | None]:
+    """A function that takes values apart, and for values of which class it was written."""
     if kind in _STANDARD:
-        return _STANDARD[kind]
+        return kind, _STANDARD[kind]
     for base, parts in _BASES.items():
         if issubclass(kind, base):
-            return parts
+            return base, parts
     for base in kind.__mro__:
         name = f"{base.__module__.partition('.')[0]}.{base.__qualname__}"
         if name in _LIBRARIES:
-            return _LIBRARIES[name]
-    return None
+            return base, _LIBRARIES[name]
+    return kind, None
 
 
-def _is_pickled_its_own_way(kind: Any, base: type) -> bool:
-    return kind in copyreg.dispatch_table or any(
-        getattr(kind, name) not in {getattr(base, name), getattr(object, name)}
-        for name in ("__reduce_ex__", "__reduce__", "__getstate__")
-    )
-
-
-def _has_hidden_state(kind: type, slots: int) -> bool:
+def _has_hidden_state(kind: type) -> bool:
     """Whether an object has more room than for its attributes and slots. The same rule as in ``object.__reduce_ex__``,
     which then refuses."""
-    references = slots + (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)
+    references = len(_slot_names(kind)) + (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)
     return kind.__basicsize__ > object.__basicsize__ + references * struct.calcsize("P")
 
 

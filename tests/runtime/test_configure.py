@@ -7,6 +7,7 @@ import inspect
 import subprocess
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -201,6 +202,34 @@ def test_a_run_that_never_ends_takes_nobody_s_place(serve: Serve) -> None:
             await endless.shows("stopped")
 
     with_tabs(server, 2, steps)
+
+
+def test_detect_inplace(serve: Serve, tmp_path: Path) -> None:
+    """One warning for each key, with the line of the app that reads it, whoever reads it how often."""
+    server = serve("""
+        configure(detect_inplace=True)
+        rows = server_state.setdefault("rows", [])
+        server_state.setdefault("other", rows)
+        if st.button("add"):
+            rows.append(1)
+        st.text(f"rows {len(server_state.rows)}")  # here
+        st.text(f"values {[len(value) for value in server_state.values()]}")  # and here
+    """)
+
+    async def steps(*tabs: Tab) -> None:
+        for n, tab in enumerate(tabs * 2, 1):
+            await tab.click("add")
+            await tab.shows(f"values [{n}, {n}]")
+
+    with_tabs(server, 2, steps)
+    warnings = [line for line in server.output.splitlines() if "was changed in place" in line]
+    assert len(warnings) == 2
+    script = tmp_path / "app" / "main.py"
+    for key, comment, warning in zip(("rows", "other"), ("# here", "# and here"), warnings, strict=True):
+        lines = enumerate(script.read_text().splitlines(), 1)
+        at = next(number for number, line in lines if line.endswith(comment))
+        assert f"server_state['{key}'] was changed in place" in warning
+        assert f"It was read at {script}:{at} in <" in warning
 
 
 GARBAGE = """

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 
 import pytest
 from harness.steps import FENCE, Serve, fence, settle, shown, with_tabs
 from harness.tab import Tab
+from streamlit.runtime.scriptrunner import ScriptRunner
 
 # A thread of the app holds the lock of "held" for ever.
 WAITING = """
@@ -93,11 +95,15 @@ def test_waiting_run_ends_when_its_tab_is_closed(serve: Serve) -> None:
 
 
 LEAVING = """
+        def throw(error):
+            raise error
+
         ENDS = {
             "stop": st.stop,
             "rerun": st.rerun,
             "error": lambda: 1 / 0,
-            "exit": lambda: (_ for _ in ()).throw(SystemExit),
+            "exit": lambda: throw(SystemExit),
+            "interrupt": lambda: throw(KeyboardInterrupt),
             "forget": lambda: None,
         }
         end = st.text_input("end")
@@ -108,24 +114,87 @@ LEAVING = """
                 server_state["k"] = end
                 ENDS[end]()
         elif end:
+            wait_for("k")
             with server_state_lock["k"], server_state_lock["a", "b"]:
                 st.text(f"{server_state['k']} has ended")
 """
 
 
-@pytest.mark.parametrize("end", ["stop", "rerun", "error", "forget"])
+# Older releases of Streamlit do not say that such a run has ended; `with` is all that helps there.
+SAYS_ALWAYS = "finally" in inspect.getsource(ScriptRunner._run_script_thread)
+
+
+@pytest.mark.parametrize("end", ["stop", "rerun", "error", "forget", *(["exit", "interrupt"] if SAYS_ALWAYS else [])])
 def test_lock_that_a_run_has_left_is_released(serve: Serve, end: str) -> None:
     server = serve(LEAVING)
 
     async def steps(tab: Tab, other: Tab) -> None:
-        runs = tab.finished
         await tab.enter("end", end)
-        await tab.until(lambda tab: tab.finished > runs and tab.settled)
         await other.enter("end", "look")
         await other.shows(f"{end} has ended")
 
     with_tabs(server, 2, steps)
     assert "has ended while it held server_state_lock['k'], which was released" in server.output
+
+
+INTERRUPTED = f"""
+{LEAVING[: LEAVING.index("        if end in ENDS")]}
+        if end in ENDS and not st.session_state.get(end):
+            st.session_state[end] = True
+            with server_state_lock["k"], server_state_lock["a", "b"]:
+                server_state["began"] = True
+                with transaction("c"):
+                    server_state["c"] = server_state["not named"] = 1
+                    ENDS[end]()
+        elif end:
+            wait_for("began")
+            with server_state_lock["k"], server_state_lock["a", "b"], transaction("c", "not named"):
+                st.text(f"{{list(server_state)}} is set")
+"""
+
+
+@pytest.mark.parametrize("end", ["stop", "rerun", "error", "exit", "interrupt"])
+def test_run_that_is_interrupted_in_locks_and_a_transaction_leaves_nothing(serve: Serve, end: str) -> None:
+    server = serve(INTERRUPTED)
+
+    async def steps(tab: Tab, other: Tab) -> None:
+        await tab.enter("end", end)
+        await other.enter("end", "look")
+        await other.shows("['began'] is set")
+
+    with_tabs(server, 2, steps)
+    assert "has ended while it held" not in server.output
+
+
+LEFT_OPEN = """
+        end = st.text_input("end")
+        if end in ("stop", "rerun") and not st.session_state.get(end):
+            st.session_state[end] = True
+            transaction("c").__enter__()
+            server_state["c"] = 1
+            st.stop() if end == "stop" else st.rerun()
+        elif end:
+            server_state[end] = True
+            st.text(f"{sorted(server_state)} is set")
+"""
+
+
+@pytest.mark.parametrize("end", ["stop", "rerun"])
+def test_transaction_that_a_run_has_left_open_is_discarded(serve: Serve, end: str) -> None:
+    """What the thread runs next is not in it."""
+
+    async def steps(tab: Tab, other: Tab) -> None:
+        runs = tab.finished
+        await tab.enter("end", end)
+        await tab.until(lambda tab: tab.finished > runs and tab.settled)
+        await tab.enter("end", "next")
+        await tab.until(lambda tab: any("next" in text for text in tab.texts))
+        await other.enter("end", "look")
+        await other.until(lambda tab: any("look" in text for text in tab.texts))
+        assert any("'next'" in text for text in other.texts)
+        assert not any("'c'" in text for text in other.texts)
+
+    with_tabs(serve(LEFT_OPEN), 2, steps)
 
 
 TRANSFERS = """

@@ -13,7 +13,7 @@ import pytest
 from unit.helpers import DEADLINE, ThreadSet, enter, leave
 
 from fastserverstate import _core
-from fastserverstate.atomic import Atomic
+from fastserverstate.atomic import Atomic, compare_and_set_with, wait_for_with
 from fastserverstate.configuration import configure_with
 
 
@@ -149,26 +149,68 @@ def test_values_that_do_not_say_that_they_are_equal(state, configure, changed, a
     assert old.asked == 1
 
 
-def test_equality_is_asked_again_after_a_write_meanwhile(state, configure, changed):
-    """Else a slow comparison with an old value would hide a newer one."""
-    configure("k", compare="equality")
+class Slow:
+    """Takes its time to say what it holds: others write meanwhile."""
 
-    class Slow:
-        met = False
+    meanwhile: list[Callable[[], object]] = []  # noqa: RUF012
 
-        def __eq__(self, other):
-            if not self.met:
-                self.met = True
-                writer = threading.Thread(target=state.update, args=({"k": "newer"},))
-                writer.start()
-                writer.join()
-            return True
+    def __init__(self, content):
+        self.content = content
 
-        __hash__ = None
+    def _think(self):
+        while Slow.meanwhile:
+            writer = threading.Thread(target=Slow.meanwhile.pop())
+            writer.start()
+            writer.join(DEADLINE)
+            assert not writer.is_alive()
 
-    state["k"] = Slow()
-    assert changed(assign(state, "new"))
-    assert state["k"] == "new"
+    def __eq__(self, other):
+        self._think()
+        return isinstance(other, Slow) and other.content == self.content
+
+    __hash__ = None
+
+    def __reduce__(self):
+        self._think()
+        return Slow, (self.content,)
+
+
+COMPARISONS = {
+    "content": {},
+    "hash_funcs": {"hash_funcs": {Slow: lambda value: (value._think(), value.content)}},
+    "equality": {"compare": "equality"},
+}
+
+
+@pytest.fixture(params=COMPARISONS.values(), ids=COMPARISONS)
+def overtaken(request, state, store, configure):
+    """Assign what equals the value that is there. Meanwhile another thread assigns. Which of them has changed it."""
+
+    def overtaken(newer: str) -> tuple[bool, bool]:
+        configure("k", **request.param)
+        state["k"] = Slow("same")
+        versions = [store.version("k")]
+
+        def overtake() -> None:
+            state["k"] = Slow(newer)
+            versions.append(store.version("k"))
+
+        Slow.meanwhile = [overtake]
+        state["k"] = Slow("same")
+        assert state["k"].content == "same"
+        before, between, after = *versions, store.version("k")
+        return after > between, between > before
+
+    return overtaken
+
+
+def test_slow_comparison_hides_no_change_that_was_made_meanwhile(overtaken):
+    """What counts is what is there at its end, not what it began with."""
+    assert overtaken("newer") == (True, True)
+
+
+def test_slow_comparison_beside_an_equal_assignment(overtaken):
+    assert overtaken("same") == (False, False)
 
 
 def test_stopped_comparison_changes_nothing(state, locks, configure):
@@ -302,6 +344,10 @@ READS: dict[str, Callable[..., object]] = {
     "setdefault": lambda state, _: state.setdefault("k", 0),
     "peek": lambda _, store: store.peek("k"),
     "items": lambda state, _: dict(state.items()),
+    "values": lambda state, _: list(state.values()),
+    "unpacked": lambda state, _: {**state},
+    "compare_and_set": lambda _, store: compare_and_set_with(store)("k", "never", 1),
+    "wait_for": lambda _, store: wait_for_with(store)("k"),
     "atomic": lambda _, store: Atomic(store)("k", lambda value: value),
 }
 

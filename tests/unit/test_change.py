@@ -31,6 +31,7 @@ from unit import values
 from unit.values import (
     ARROW_COLUMNS,
     CASES,
+    EXTENDED,
     MUTATIONS,
     Account,
     Colour,
@@ -46,6 +47,7 @@ from unit.values import (
     arrow_table,
     frame,
     matrix,
+    palette_image,
     pl,
     polars_frame,
     pydantic,
@@ -98,6 +100,29 @@ def test_change_in_place_is_seen(name):
     before = content_fingerprint(value)
     assert content_fingerprint(value) == before is not None
     mutate(value)
+    assert content_fingerprint(value) not in {before, None}
+
+
+@pytest.mark.parametrize("make", EXTENDED.values(), ids=EXTENDED)
+@pytest.mark.parametrize("slots", [None, ("note",)], ids=["attribute", "slot"])
+def test_what_a_subclass_adds_counts(make, slots):
+    one, same, other = make(slots=slots), make(slots=slots), make(slots=slots, note=2)
+    assert content_fingerprint(one) == content_fingerprint(same) != content_fingerprint(other)
+    assert content_fingerprint(other) is not None
+
+
+def test_transparency_of_a_palette():
+    """Which Pillow loses in copies and pickles."""
+    assert content_fingerprint(palette_image(0, alpha=1)) == content_fingerprint(palette_image(0, alpha=1))
+    assert content_fingerprint(palette_image(0, alpha=1)) != content_fingerprint(palette_image(0, alpha=2))
+
+
+def test_array_in_a_file(tmp_path):
+    matrix().tofile(tmp_path / "array")
+    value = np.memmap(tmp_path / "array", "float64", "r+")
+    before = content_fingerprint(value)
+    assert before == content_fingerprint(np.memmap(tmp_path / "array", "float64", "r+")) is not None
+    value[30_001] = -1
     assert content_fingerprint(value) not in {before, None}
 
 

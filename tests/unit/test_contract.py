@@ -6,6 +6,7 @@ import math
 import pickle
 import threading
 from collections.abc import Mapping, MutableMapping
+from decimal import Decimal
 
 import pytest
 from unit.helpers import DEADLINE, ThreadSet, enter, leave
@@ -389,6 +390,15 @@ LOCK_USES = {
     "timeout infinite": lambda lock: lock.acquire(timeout=math.inf),
     "timeout largest": lambda lock: lock.acquire(timeout=threading.TIMEOUT_MAX),
     "timeout too large": lambda lock: lock.acquire(timeout=threading.TIMEOUT_MAX * 1.01),
+    "timeout far too large": lambda lock: lock.acquire(timeout=10**30),
+    "timeout minus infinite": lambda lock: lock.acquire(timeout=-math.inf),
+    "timeout NaN non-blocking": lambda lock: lock.acquire(False, math.nan),
+    "timeout decimal": lambda lock: lock.acquire(timeout=Decimal(1)),
+    "timeout true": lambda lock: lock.acquire(timeout=True),
+    "blocking zero": lambda lock: lock.acquire(0),
+    "blocking text": lambda lock: lock.acquire("x", 0),
+    "blocking None": lambda lock: lock.acquire(None),
+    "three arguments": lambda lock: lock.acquire(True, 1, 1),
     "timeout None": lambda lock: lock.acquire(timeout=None),
     "timeout text": lambda lock: lock.acquire(timeout="1"),
     "unknown argument": lambda lock: lock.acquire(wait=True),
@@ -397,7 +407,7 @@ LOCK_USES = {
 
 
 MAY_WAIT = {"release twice", "acquire", "acquire again", "enter", "exit returns nothing", "timeout", "timeout -1"}
-MAY_WAIT |= {"timeout largest", "owned"}
+MAY_WAIT |= {"timeout largest", "timeout true", "owned"}
 
 
 @pytest.mark.parametrize(

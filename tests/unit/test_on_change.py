@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from contextlib import suppress
+from functools import partial
 
 import pytest
 from unit.helpers import DEADLINE, ThreadSet, enter, leave
@@ -494,6 +495,20 @@ def test_interrupted_callback_leaves_everything_usable(state, locks, transaction
     assert {"j", "k"} <= set(calls)
     with transaction("a", "j", "k", "z"):
         assert state["k"] == 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_interrupted_callback_keeps_no_other_from_being_called(state, on_change, error):
+    calls = []
+
+    def interrupted():
+        raise error("on purpose")
+
+    for callback in (partial(calls.append, "before"), interrupted, partial(calls.append, "after"), interrupted):
+        on_change("k", callback)
+    with pytest.raises(error, match="on purpose"):
+        state["k"] = 1
+    assert calls == ["before", "after"]
 
 
 def test_callback_may_remove_itself_and_others(state, on_change):

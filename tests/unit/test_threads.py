@@ -332,29 +332,29 @@ def test_waiter_that_gave_up_does_not_swallow_the_lock(lock):
 
 def test_waiter_is_not_starved(lock):
     sys.setswitchinterval(5)  # who releases takes the lock again before anybody else has the GIL
-    stop, entered = threading.Event(), threading.Event()
+    stop, entered, turns, passed_over = threading.Event(), threading.Event(), [0], []
 
     def greedy():
         while not stop.is_set():
             with lock:
+                turns[0] += 1
                 entered.set()
                 time.sleep(0.0005)  # at work
 
     with ThreadSet() as threads:
         threads.add(greedy)
         threads.go()
-        longest = 0.0
         try:
             for _ in range(30):
                 entered.clear()
                 assert entered.wait(DEADLINE)
-                started = time.monotonic()
-                assert lock.acquire(timeout=2)
-                longest = max(longest, time.monotonic() - started)
+                before = turns[0]
+                assert lock.acquire(timeout=DEADLINE)
+                passed_over.append(turns[0] - before)
                 lock.release()
         finally:
             stop.set()
-    assert longest < 0.5
+    assert max(passed_over) < 100  # handed over after 2 ms, which are four turns
 
 
 READS = {

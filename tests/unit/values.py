@@ -215,6 +215,42 @@ class Frame(pd.DataFrame):
         return Frame
 
 
+class Column(pd.Series):
+    _metadata = ["crs"]  # noqa: RUF012
+
+    @property
+    def _constructor(self):
+        return Column
+
+
+def extended(base: type, *arguments: Any, slots: tuple[str, ...] | None = None, note: object = 1) -> Any:
+    """A value of a subclass that adds an attribute or a slot, which is not among what the base says of its values."""
+    namespace = {"__module__": __name__} if slots is None else {"__module__": __name__, "__slots__": slots}
+    value = type(f"Extended{base.__name__}{slots or ''}", (base,), namespace)(*arguments)
+    object.__setattr__(value, "note", note)
+    return value
+
+
+# What is pickled its own way, or taken apart by a function, and knows nothing of what subclasses add.
+EXTENDED: dict[str, Callable[..., Any]] = {
+    "Decimal": lambda **k: extended(Decimal, 1, **k),
+    "Fraction": lambda **k: extended(fractions.Fraction, 1, 2, **k),
+    "UUID": lambda **k: extended(uuid.UUID, "0" * 32, **k),
+    "path": lambda **k: extended(pathlib.PurePosixPath, "a", **k),
+    "defaultdict": lambda **k: extended(defaultdict, int, **k),
+    "Counter": lambda **k: extended(Counter, "aab", **k),
+    "OrderedDict": lambda **k: extended(OrderedDict, **k),
+    "deque": lambda **k: extended(deque, [1], **k),
+    "array": lambda **k: extended(array.array, "i", [1], **k),
+    "exception": lambda **k: extended(ValueError, "a", **k),
+    "attrs": lambda **k: extended(Account, "a", **k),
+    "frozen dataclass": lambda **k: extended(FrozenTodo, "a", **k),
+    "ndarray": lambda **k: extended(np.ndarray, 0, **k),
+    "list": lambda **k: extended(list, [1], **k),
+    "slots": lambda **k: extended(Slotted, 1, 2, **k),
+}
+
+
 def with_attribute(value: Any, name: str, content: object) -> Any:
     setattr(value, name, content)
     return value
@@ -363,9 +399,12 @@ def image(mode: str = "RGB", at: tuple[int, int] | None = None) -> Image.Image:
     return made
 
 
-def palette_image(first: int) -> Image.Image:
+def palette_image(first: int, alpha: int | None = None) -> Image.Image:
     made = Image.new("P", (4, 4))
-    made.putpalette([first, 1, 2] * 256)
+    if alpha is None:
+        made.putpalette([first, 1, 2] * 256)
+    else:
+        made.putpalette([first, 1, 2, alpha] * 256, "RGBA")
     return made
 
 
@@ -523,6 +562,7 @@ CASES: dict[str, Callable[[], list[Any]]] = {
         np.array(["2024", "2025"], "M8[D]"), np.array(["2024", "2025"], "M8[h]"),
         np.array(["a", "bc"], np.dtypes.StringDType()), np.array(["a", "bd"], np.dtypes.StringDType()), record(),
         record(b=5.0), record().view(np.recarray), np.ma.array([1, 2], mask=[0, 1]), np.ma.array([1, 2], mask=[1, 0]),
+        np.ma.array([1, 9], mask=[0, 1]), with_attribute(np.ma.array([1, 2], mask=[0, 1]), "unit", "m"),
         np.array([1, 2], np.longdouble), np.array([1, 3], np.longdouble), np.array([1, 2], np.clongdouble),
         np.float16(1), np.float32(1), np.str_("a"), np.longdouble(1), record()[3], record(b=5.0)[3]
     ],
@@ -545,7 +585,8 @@ CASES: dict[str, Callable[[], list[Any]]] = {
     "frames and more": lambda: [
         pd.DataFrame({"a": [1]}), Frame({"a": [1]}), Frame({"a": [2]}), with_attribute(Frame({"a": [1]}), "crs", "utm"),
         pd.Series([1], name="a"), pd.Series([1], name="b"), pd.Series([1], index=[1], name="a"),
-        pd.Series([2], name="a"), pd.Index([1], name="a"), pd.Index([2], name="a"), pd.Index([1]), pd.RangeIndex(1, 2),
+        pd.Series([2], name="a"), with_attribute(Column([1]), "crs", 1), with_attribute(Column([1]), "crs", 2),
+        pd.Index([1], name="a"), pd.Index([2], name="a"), pd.Index([1]), pd.RangeIndex(1, 2),
         pd.array([1]), pd.NA, pd.Interval(0, 1), pd.Interval(0, 1, "both"),
         pd.MultiIndex.from_product([[1, 2], ["a", "b"]]), pd.MultiIndex.from_product([[1, 2], ["a", "c"]]),
         with_attribute(pd.DataFrame({"a": [1]}), "attrs", {"source": 1}), pd.CategoricalIndex(["a"]),
@@ -566,7 +607,9 @@ CASES: dict[str, Callable[[], list[Any]]] = {
         polars_frame(kind=pl.Series(["a", "c", None], dtype=pl.Categorical)),
         polars_frame(object=pl.Series([{1}, None, {3}], dtype=pl.Object)), polars_frame().rename({"int": "ints"}),
         polars_frame().reverse(), polars_frame().head(2), polars_frame()["int"], polars_frame()["int"].rename("ints"),
-        polars_frame()["text"], polars_frame(decimal=[Decimal("1.5"), None, Decimal("2.6")])
+        polars_frame(int=pl.Series([1, 2, None], dtype=pl.Int128)),
+        polars_frame(int=pl.Series([1, 3, None], dtype=pl.Int128)), polars_frame()["text"],
+        polars_frame(decimal=[Decimal("1.5"), None, Decimal("2.6")])
     ],
     "images": lambda: [
         image(), image(at=(20, 15)), image(at=(39, 29)), image("L"), image("RGBA"), image().resize((30, 40)),
