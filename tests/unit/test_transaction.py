@@ -640,7 +640,7 @@ def test_lock_of_a_written_key_cannot_be_released_inside(state, locks, transacti
                 threading.Condition(locks["k"]).wait(DEADLINE)
         else:
             lock.release()  # one level: the one of the write
-            with pytest.raises(RuntimeError, match=r"server_state_lock\['.'\] cannot be released"):
+            with pytest.raises(RuntimeError, match=r"server_state_lock\['.'\] is held by a transaction"):
                 lock.release()
         assert not is_free(locks["k"])
         assert state["k"] == 2
