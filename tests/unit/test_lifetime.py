@@ -179,7 +179,7 @@ def test_attributes_that_a_finalizer_asks_for_too(owner, use):
                 self.me = self
 
             def __del__(self):
-                if gc.isenabled() and gc.get_threshold()[0]:
+                if gc.get_threshold()[0]:
                     {use}
 
         class Shared:
@@ -188,6 +188,7 @@ def test_attributes_that_a_finalizer_asks_for_too(owner, use):
 
         def work(allocations):
             dicts = [{{}} for _ in range(100)]  # so that the next one is allocated
+            gc.collect()
             Garbage()
             gc.set_threshold(allocations)
             {use}
@@ -200,7 +201,7 @@ def test_attributes_that_a_finalizer_asks_for_too(owner, use):
         gc.set_threshold(0)
         for i in range(400):
             shared = Shared()
-            thread = threading.Thread(target=work, args=(i // 20 + 1,))
+            thread = threading.Thread(target=work, args=(i % 40 + 1,))
             thread.start()
             thread.join()
             del thread
