@@ -895,6 +895,48 @@ def test_signal_handlers_at_a_lock_that_others_want():
     )
 
 
+@needs_timer
+def test_signal_handler_that_waits_for_who_waits_behind():
+    """The main thread waits first in the queue, and its handler for a thread further back: that one goes first."""
+    run_script(
+        """
+        first, second = store.lock("first"), store.lock("second")
+        held, queued, let_go = threading.Event(), threading.Event(), threading.Event()
+        handled = []
+
+        def hold():
+            with first:
+                held.set()
+                let_go.wait()
+
+        def take_both():
+            with second:
+                queued.set()
+                with first:
+                    pass
+
+        def handle(*_):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            threading.Thread(target=take_both, daemon=True).start()
+            queued.wait()
+            time.sleep(0.02)  # by then it waits
+            let_go.set()
+            with second:
+                handled.append(1)
+
+        signal.signal(signal.SIGALRM, handle)
+        holder = threading.Thread(target=hold, daemon=True)
+        holder.start()
+        held.wait()
+        signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+        with first:
+            assert handled
+        holder.join()
+        assert not first.locked() and not second.locked()
+        """
+    )
+
+
 INTERRUPTED = {
     "with": "with lock: inside()",
     "acquire": "lock.acquire(); inside()",
