@@ -222,8 +222,8 @@ cdef int refuse_release(KeyLock self) except -1:
     if self._is_owned():
         key = <str>self.cell.key
         raise RuntimeError(
-            f"server_state_lock[{key!r}] is held by a transaction that has written {key!r}, until it ends. Release what "
-            f"you have taken yourself, and wait outside of the transaction."
+            f"server_state_lock[{key!r}] is held by a transaction that has written {key!r}, until it ends. Release "
+            f"what you have taken yourself, and wait outside of the transaction."
         )
     raise RuntimeError("cannot release un-acquired lock")
 

@@ -93,7 +93,7 @@ cdef int attend(Waiter *self) except -1:
 
 
 cdef bint waiter_sleep(Waiter *self, long long timeout_ns) noexcept:
-    """Sleep until the waiter is woken or a signal comes; False when `timeout_ns` after its start (-1: never) come first.
+    """Sleep until the waiter is woken or a signal comes; False when `timeout_ns` after its start (-1: never) has come.
 
     `attend` is to be called before each sleep, as a signal that comes before it does not end it. No mutex is locked.
     """

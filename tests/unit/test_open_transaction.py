@@ -48,10 +48,14 @@ def test_what_a_run_leaves_open_is_discarded_with_its_locks(store, state, locks,
 
 
 def test_block_whose_transaction_was_discarded_passes_exceptions_on(store, state, transaction):
-    with pytest.raises(KeyError, match="mine"), transaction("k"), transaction("k"):
-        state["k"] = 1
-        store.release_locks()
-        raise KeyError("mine")
+    def write():
+        with transaction("k"), transaction("k"):
+            state["k"] = 1
+            store.release_locks()
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        write()
     assert "k" not in state
 
 
