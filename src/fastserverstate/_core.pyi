@@ -8,8 +8,11 @@ Terms
     *subscribes* to a key by reading it, and is *stale* once another session or a thread has changed that key.
 
 Thread-safety
-    Everything may be called from any thread unless its entry says otherwise. Single operations are atomic. No lock is
-    held while foreign code runs (finalizers of replaced values, the `wake` and `resolve` callbacks).
+    Everything may be called from any thread, with and without the GIL, unless its entry says otherwise. Single
+    operations are atomic: whatever others do meanwhile, each happens at one moment, and an operation on a key waits
+    while another thread holds the key's lock. Nothing is locked but what the caller has locked while foreign code runs:
+    finalizers of replaced values, ``__eq__`` and attributes of compared ones, callbacks, handlers of signals. So all of
+    that may use the store.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -24,10 +27,14 @@ rerun_suppression_depth: ContextVar[int]
 absent: Final[object]
 """Stands for the value of a key that is not set, in `Store.apply` and to backends."""
 
+# When a session's own change is a reason to rerun what it shows (`Store.set_rerun_writer`): if that may be an older
+# value, never, or always.
 RERUN_WRITER_STALE: Final = 0
 RERUN_WRITER_NEVER: Final = 1
 RERUN_WRITER_ALWAYS: Final = 2
 
+# When an assigned value counts as changed (`Store.compare_by`): by what it holds, by ``==``, by which object it is, or
+# always. 1 is content with functions of the user's for some types.
 COMPARE_CONTENT: Final = 0
 COMPARE_EQUALITY: Final = 2
 COMPARE_IDENTITY: Final = 3
@@ -107,7 +114,11 @@ class KeyLock:
         """
 
     def release(self) -> None:
-        """Give the lock back once. Raises ``RuntimeError`` if this thread does not hold it."""
+        """Give the lock back once.
+
+        Raises ``RuntimeError`` if this thread does not hold it, or holds it only for a transaction that has written the
+        key.
+        """
 
     def locked(self) -> bool:
         """Whether any thread holds the lock."""
@@ -116,6 +127,7 @@ class KeyLock:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
+    # What ``threading.Condition`` asks of a re-entrant lock.
     def _is_owned(self) -> bool: ...
     def _release_save(self) -> int: ...
     def _acquire_restore(self, depth: int) -> None: ...
@@ -132,7 +144,10 @@ class KeyLocks:
         """Take all locks. ``timeout`` is for all together; see `KeyLock.acquire`."""
 
     def release(self) -> None:
-        """Give all locks back once. Raises ``RuntimeError`` if this thread does not hold them."""
+        """Give all locks back once. Raises ``RuntimeError`` if one cannot be, and gives none back.
+
+        See `KeyLock.release`.
+        """
 
     def locked(self) -> bool:
         """Whether any thread holds any of the locks."""
@@ -154,6 +169,10 @@ class Session:
     """The scopes of one session: which runs they are in, and what has gone to the screen.
 
     Subclass it to add what a rerun needs.
+
+    Thread-safety
+        Any thread may close a session, drop or mark its parts and ask for them, while others run in it. The start and
+        the end of its runs are told one after the other, by who runs them.
     """
 
     def __init__(self, store: Store) -> None: ...
@@ -197,7 +216,7 @@ class Session:
         """Forget a part and its subscriptions."""
 
     def close(self) -> None:
-        """Forget every part."""
+        """Forget every part, for ever: threads that still run in the session subscribe to nothing."""
 
 class Store:
     """A table of keys, and the scopes that depend on them. Keys are exact ``str``; anything else is a ``TypeError``."""
@@ -262,7 +281,7 @@ class Store:
         """
 
     def release_locks(self) -> list[str]:
-        """Release all locks that the calling thread holds. Returns their keys."""
+        """Release all locks that the calling thread holds, and discard its open transaction. Returns the keys."""
 
     def set_backend(self, backend: object) -> None:
         """Have writes and locks go through a backend (see ``cluster/backend.py``), or None. It is never freed."""
@@ -290,7 +309,10 @@ class Store:
         """Raise what ends the script run that the calling thread is in, if it is to end."""
 
     def reset_after_fork(self) -> None:
-        """Empty the store and close its sessions. For a forked process, before it does anything else with them."""
+        """Empty the store and close its sessions. For a forked process, before it does anything else with them.
+
+        Nothing is freed, and no finalizer runs: it is the parent's. A transaction that was open in the parent is over.
+        """
 
     def statistics(self) -> dict[str, int]:
         """Numbers of ``keys``, ``cells`` (absent keys that something depends on included), ``buckets``, ``scopes``
@@ -298,22 +320,41 @@ class Store:
 
 @final
 class Transaction(AbstractContextManager[None]):
-    """Writes of one thread that nobody else sees yet. Made by `Store.transaction`."""
+    """Writes of one thread that nobody else sees yet. Made by `Store.transaction`.
 
-    def __enter__(self) -> None: ...
+    Thread-safety
+        A transaction is of the thread on which it began, and other threads find what was there before. The thread holds
+        the locks of the declared keys, and of all that it has written, until the outermost block ends.
+    """
+
+    def __enter__(self) -> None:
+        """Take the locks, or join the transaction that the thread is in.
+
+        Raises ``TimeoutError`` if the locks were not free in time, ``DeadlockError`` if they never would be.
+        """
+
     def __exit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        """Make all of it appear, or none after an exception.
+
+        Raises ``RuntimeError`` on another thread, and without an exception when the transaction is over, for its run
+        has ended or the process has forked.
+        """
 
 class Counters:
     """Adding to the numbers of a store."""
 
     def __new__(cls, store: Store) -> Self: ...
     def increment(self, key: str, by: Any = 1, *, default: Any = 0) -> Any:
-        """Add `by` to the key's number, or to `default` if it is not set, and return the sum. Subscribes to nothing."""
+        """Add `by` to the key's number, or to `default` if it is not set, and return the sum. Subscribes to nothing.
+
+        Numbers that are ``int`` are added to under a mutex. Anything else may run code of its own, and is added to with
+        the key's lock held.
+        """
 
 class LockNamespace:
-    """Item access to the locks of a store."""
+    """Item access to the locks of a store: of one key, or of several as one."""
 
     def __new__(cls, store: Store) -> Self: ...
     @overload
@@ -322,7 +363,16 @@ class LockNamespace:
     def __getitem__(self, key: tuple[str, ...]) -> KeyLocks: ...
 
 class Namespace:
-    """Item and attribute access to a store. `fastserverstate.state.ServerState` makes it a full mapping."""
+    """Item and attribute access to a store. `fastserverstate.state.ServerState` makes it a full mapping.
+
+    Every read subscribes the scope that the thread runs in: to the key's value, ``in`` to whether there is one,
+    ``len`` and iteration to which keys there are. What is absent is subscribed to as well. A key that is missing is
+    a ``KeyError`` as an item and an ``AttributeError`` as an attribute; methods win over keys in attribute access.
+
+    Thread-safety
+        ``setdefault`` and ``pop`` are one operation each: of several threads one sets, one gets. Iteration is over
+        a snapshot of the keys, in the order in which they appeared.
+    """
 
     def __new__(cls, store: Store) -> Self: ...
     def __getitem__(self, key: str) -> Any: ...

@@ -57,6 +57,8 @@ cdef PyObject *_make_thread_cache() except NULL:
         raise RuntimeError("This thread has no Python state, so it cannot use server_state.")
     cache.attributes = attributes_of(threading.current_thread())
     cache.watched = watch_attributes(<PyObject *>cache.attributes)
+    if fss_thread_cache != NULL:  # a finalizer has made one meanwhile, which may owe calls by now
+        return fss_thread_cache
     (<dict>state)[THREAD_CACHE_KEY] = cache
     fss_thread_cache = <PyObject *>cache
     return fss_thread_cache

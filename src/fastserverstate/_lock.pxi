@@ -214,8 +214,8 @@ cdef int refuse_release(KeyLock self) except -1:
     if self._is_owned():
         key = <str>self.cell.key
         raise RuntimeError(
-            f"server_state_lock[{key!r}] is held by a transaction that has written {key!r}, until it ends. Release what "
-            f"you have taken yourself, and wait outside of the transaction."
+            f"server_state_lock[{key!r}] is held by a transaction that has written {key!r}, until it ends. Release "
+            f"what you have taken yourself, and wait outside of the transaction."
         )
     raise RuntimeError("cannot release un-acquired lock")
 
@@ -332,23 +332,20 @@ cdef inline void unlock_cell(Shard *shard, Cell *cell) noexcept:
 
 
 cdef void hand_over(Cell *cell) noexcept:
-    """Wake who has waited longest, and make it the owner if that was too long."""
-    cdef Waiter *waiter = cell.extra.waiters
-    cdef Waiter *other
-    if monotonic_ns() - waiter.since <= FAIR_AFTER_NS:
-        waiter.told = True
-        wake(waiter)
+    """Wake who has waited longest, and make it the owner if that was too long. Who is away is passed over."""
+    cdef Waiter **link = &cell.extra.waiters
+    cdef Waiter *waiter
+    while link[0] != NULL and link[0].away:
+        link = &link[0].next
+    waiter = link[0]
+    if waiter == NULL:
         return
-    cell.extra.waiters = waiter.next
-    store_owner(cell.owner, waiter.thread)
-    cell.depth = 1
-    waiter.granted = True
+    if monotonic_ns() - waiter.since > FAIR_AFTER_NS:
+        link[0] = waiter.next
+        store_owner(cell.owner, waiter.thread)
+        cell.depth = 1
+        waiter.granted = True
     wake(waiter)
-    other = cell.extra.waiters
-    while other != NULL:  # of a signal handler, which that thread runs while it waits
-        if other.thread == waiter.thread:
-            wake(other)
-        other = other.next
 
 
 cdef void join_queue(Waiter **queue, Waiter *waiter) noexcept:
@@ -370,10 +367,11 @@ cdef bint wait_for_lock(Shard *shard, Cell *cell, long long timeout_ns) except -
     """
     cdef Waiter waiter
     cdef bint locked = False
-    cdef bint awake
+    cdef bint awake = True
     if cell_extra(cell) == NULL or not waiter_start(&waiter):
         unlock_shard(shard)
         raise MemoryError()
+    waiter.away = True
     join_queue(&cell.extra.waiters, &waiter)
     unlock_shard(shard)
     try:
@@ -381,25 +379,28 @@ cdef bint wait_for_lock(Shard *shard, Cell *cell, long long timeout_ns) except -
         if timeout_ns < 0:
             block(&waiter, cell)
         while True:
+            # Whoever goes away or gives up has just found the lock taken, so its holder will wake somebody else.
+            attend(&waiter)
+            lock(&shard.mutex)
+            waiter.away = False
+            locked = try_lock(cell)
+            if locked:
+                break
+            unlock(&shard.mutex)
             awake = waiter_sleep(&waiter, timeout_ns)
             lock(&shard.mutex)
             locked = waiter.granted or try_lock(cell)
             if locked or not awake:
                 break
-            waiter.told = False
+            waiter.away = True
             unlock(&shard.mutex)
     except BaseException:
         lock(&shard.mutex)
-        if waiter.granted:
-            unlock_cell(shard, cell)
         raise
     finally:  # the shard is locked
         unblock(&waiter)
         if not waiter.granted:
             leave_queue(&cell.extra.waiters, &waiter)
-            if waiter.told and cell.owner == 0 and cell.extra.waiters != NULL:
-                cell.extra.waiters.told = True
-                wake(cell.extra.waiters)  # this thread was told that the lock is free and did not take it
         drop_if_unused(shard, cell)
         unlock_shard(shard)
         waiter_end(&waiter)

@@ -122,6 +122,7 @@ cdef bint wait_for_change(Table *table, PyObject *key, uint64_t version, long lo
             if changed or not awake:
                 break
             unlock(&shard.mutex)
+            attend(&waiter)
             awake = waiter_sleep(&waiter, timeout_ns)
     except BaseException:
         lock(&shard.mutex)

@@ -113,8 +113,8 @@ cdef extern from *:
     #endif
     }
 
-    /* An object's __dict__. CPython 3.11 makes it when it is asked for, and may start the garbage collector while it does:
-     * a finalizer that asks for it too would make another one of the same values, and both would free them. */
+    /* An object's __dict__. CPython 3.11 makes it when it is asked for, and may start the collector meanwhile: a
+     * finalizer that asks too would make another one of the same values, and both would free them. */
     static PyObject *fss_attributes(PyObject *object)
     {
     #if PY_VERSION_HEX < 0x030C0000

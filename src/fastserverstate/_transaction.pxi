@@ -135,7 +135,7 @@ cdef void leave_transaction() noexcept:
 
 
 cdef int discard_transaction(Table *table) except -1:
-    """End the calling thread's transaction, if it is in one of this table, before its block ends. It keeps its locks."""
+    """End the calling thread's transaction, if it is in one of this table, before its block does. The locks stay."""
     cdef Transaction current = current_transaction()
     if current is not None and current.store.table == table:
         leave_transaction()

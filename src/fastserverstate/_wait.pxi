@@ -13,7 +13,7 @@ ctypedef struct Waiter:
     # Guarded by the shard:
     Waiter *next              # in the queue
     long long since
-    bint told                 # that the lock is free, and has not looked yet
+    bint away                 # the thread runs a handler, which may wait itself: it will look when it is back
     bint granted              # the thread already is the owner, and no longer in the queue
 
 # Every waiter of the process. The mutex is taken last of all.
@@ -80,34 +80,35 @@ cdef inline void wake_registered(Waiter *self) noexcept:
         PyThread_release_lock(self.gate)
 
 
-cdef bint waiter_sleep(Waiter *self, long long timeout_ns) except -1:
-    """Sleep until the waiter is woken; False when `timeout_ns` after its start (-1: never) comes first.
-
-    Raises what a signal's handler raises, and what ends the script run that the thread is in. No mutex is locked.
-    """
-    cdef long long left, microseconds = -1
-    cdef int status
+cdef int attend(Waiter *self) except -1:
+    """Raise what ends the script run that the thread is in, and what handlers of signals raise. No mutex is locked."""
     cdef bint stopped
     lock(&register_mutex)
     stopped, self.stopped = self.stopped, False
     unlock(&register_mutex)
     if stopped:
         (<Session>self.session).raise_if_stopped()
+    PyErr_CheckSignals()
+    return 0
+
+
+cdef bint waiter_sleep(Waiter *self, long long timeout_ns) noexcept:
+    """Sleep until the waiter is woken or a signal comes; False when `timeout_ns` after its start (-1: never) has come.
+
+    `attend` is to be called before each sleep, as a signal that comes before it does not end it. No mutex is locked.
+    """
+    cdef long long left, microseconds = -1
+    cdef int status
     if timeout_ns >= 0:
         left = self.since + timeout_ns - monotonic_ns()
         microseconds = left // 1000 + 1 if left > 0 else 0
-    PyErr_CheckSignals()  # one that came before the sleep does not end it
     with nogil:
         status = PyThread_acquire_lock_timed(self.gate, microseconds, 1)
-    if status == PY_LOCK_INTR:
-        PyErr_CheckSignals()
-        return True
     if status == PY_LOCK_ACQUIRED:
         lock(&register_mutex)
         self.open = False
         unlock(&register_mutex)
-        return True
-    return False
+    return status == PY_LOCK_ACQUIRED or status == PY_LOCK_INTR
 
 
 cdef void stop_waiters(Session session) noexcept:

@@ -19,7 +19,7 @@ MISSING = object()
 HASH_FUNCS = {"stress.helpers.Value": lambda value: value.number % 2}
 
 
-class Discarded(Exception):
+class DiscardError(Exception):
     """What a transaction is left by that is to change nothing."""
 
 
@@ -71,9 +71,7 @@ class Actor:
     def value(self, key: str) -> object:
         """One that is always another, or one that may be equal to what is there, or a number that can be added to."""
         number = self.random.randrange(3)
-        return self.random.choice(
-            [self.cast.values[key][number], (key, number, ~number), int(key[1:]) + number * STEP]
-        )
+        return self.random.choice([self.cast.values[key][number], (key, number, ~number), int(key[1:]) + number * STEP])
 
     def several(self) -> list[str]:
         return self.random.sample(self.cast.keys, min(3, len(self.cast.keys)))
@@ -185,15 +183,15 @@ class Actor:
         written = {key: self.value(key) for key in keys}
         with self.locks[tuple(keys)]:
             expected = {key: self.store.peek(key, MISSING) for key in keys}
-            with suppress(Discarded), self.cast.transaction(*keys):
+            with suppress(DiscardError), self.cast.transaction(*keys):
                 self.state.update(written)
-                with suppress(Discarded), self.cast.transaction():
+                with suppress(DiscardError), self.cast.transaction():
                     assert self.state.pop(keys[0]) is written[keys[0]]
                     assert keys[0] not in self.state
-                    raise Discarded
+                    raise DiscardError
                 assert all(self.state[key] is written[key] for key in keys)
                 if self.random.random() < 0.5:
-                    raise Discarded
+                    raise DiscardError
                 expected = written
             assert all(self.store.peek(key, MISSING) is expected[key] for key in keys)
 

@@ -81,7 +81,7 @@ spec.loader.exec_module(_core)
 _PRELUDE = """
 import faulthandler, gc, os, signal, threading, time, weakref
 
-faulthandler.dump_traceback_later(30, exit=True)
+faulthandler.dump_traceback_later(100, exit=True)
 
 class Context:
     def __init__(self, session, part=None):

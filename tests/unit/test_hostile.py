@@ -11,12 +11,13 @@ import enum
 import itertools
 import sys
 import textwrap
+import threading
 import unicodedata
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from unit.helpers import enter, leave, run_script
+from unit.helpers import DEADLINE, ThreadSet, enter, leave, run_script
 
 from fastserverstate import _core
 
@@ -528,6 +529,83 @@ def test_dying_value_that_uses_the_store(act):
     run_script(hook + BOMBS + AS_A_DICT.format(act=act))
 
 
+# What a value does while it is compared, or asked for its content. `act` is called with nothing locked.
+COMPARISONS: dict[str, tuple[int, str]] = {
+    "equality": (_core.COMPARE_EQUALITY, "__eq__"),
+    "its own function": (_core.COMPARE_CONTENT, "told"),
+    "what it would be pickled as": (_core.COMPARE_CONTENT, "__reduce_ex__"),
+}
+COMPARING_ACTS: dict[str, Callable[[Any, Any], object]] = {
+    "reads": lambda store, state: (state["k"], "k" in state, list(state)),
+    "writes the key": lambda store, state: state.__setitem__("k", "meanwhile"),
+    "deletes the key": lambda store, state: state.pop("k", None),
+    "deletes and writes": lambda store, state: (state.pop("k", None), state.__setitem__("k", "meanwhile")),
+    "touches the key": lambda store, state: "k" in state and store.touch("k"),
+    "lets the table grow": lambda store, state: state.update({f"new{i}": i for i in range(300)}),
+    "takes the lock": lambda store, state: store.lock("k").acquire() and store.lock("k").release(),
+    "raises": lambda store, state: 1 / 0,
+}
+
+
+@pytest.mark.parametrize(("policy", "method"), COMPARISONS.values(), ids=COMPARISONS)
+@pytest.mark.parametrize("act", COMPARING_ACTS.values(), ids=COMPARING_ACTS)
+def test_compared_value_that_uses_the_store(store, state, session, policy, method, act):
+    """The assignment takes place after it, on whatever is there by then, and is a change."""
+    acts: list[bool] = []
+
+    def acting(self: object, *_: object) -> Any:
+        if state.get("armed") and not acts:
+            acts.append(True)
+            act(store, state)
+        return False if method == "__eq__" else (object, (), {"n": id(self)})
+
+    value = type("Value", (), {method: acting, "__hash__": None})
+    told = {f"{value.__module__}.{value.__qualname__}": acting} if method == "told" else None
+    store.compare_by("k", policy, told)
+    state["k"], state["armed"] = value(), True
+    state["k"]
+    session.finish_run()
+    version, other = store.version("k"), value()
+    leave()
+    state["k"] = other
+    assert acts
+    assert state["k"] is other
+    assert store.version("k") > version
+    assert [scope.owner for scope in store.collect_stale()] == [session]
+    del state["k"]
+    assert store.statistics()["keys"] == len(state) == len(store.keys())
+    assert not store.lock("k").locked()
+
+
+def test_compared_value_that_blocks_stops_nobody_else(store, state):
+    """What others have written meanwhile is compared with anew."""
+    entered, used = threading.Event(), threading.Event()
+
+    class Blocking:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(self, _other: object) -> bool:
+            entered.set()
+            assert used.wait(DEADLINE)
+            return True
+
+    def use() -> None:
+        assert entered.wait(DEADLINE)
+        with store.lock("k"):
+            assert type(state["k"]) is Blocking
+            state["k"], state["new"] = "newer", 1
+        assert state.pop("new") == 1
+        used.set()
+
+    store.compare_by("k", _core.COMPARE_EQUALITY, None)
+    state["k"] = Blocking()
+    with ThreadSet() as threads:
+        threads.add(use)
+        threads.go()
+        state["k"] = "newest"
+    assert state["k"] == "newest"
+
+
 REPLACEMENTS = {
     "assign": "state['k'] = 0",
     "attribute": "state.k = 0",
@@ -891,6 +969,48 @@ def test_signal_handlers_at_a_lock_that_others_want():
         assert {name: state[name] for name in counts} == counts
         assert not lock.locked() and not inside
         assert store.statistics()["keys"] == len(store.keys()) == 6
+        """
+    )
+
+
+@needs_timer
+def test_signal_handler_that_waits_for_who_waits_behind():
+    """The main thread waits first in the queue, and its handler for a thread further back: that one goes first."""
+    run_script(
+        """
+        first, second = store.lock("first"), store.lock("second")
+        held, queued, let_go = threading.Event(), threading.Event(), threading.Event()
+        handled = []
+
+        def hold():
+            with first:
+                held.set()
+                let_go.wait()
+
+        def take_both():
+            with second:
+                queued.set()
+                with first:
+                    pass
+
+        def handle(*_):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            threading.Thread(target=take_both, daemon=True).start()
+            queued.wait()
+            time.sleep(0.02)  # by then it waits
+            let_go.set()
+            with second:
+                handled.append(1)
+
+        signal.signal(signal.SIGALRM, handle)
+        holder = threading.Thread(target=hold, daemon=True)
+        holder.start()
+        held.wait()
+        signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+        with first:
+            assert handled
+        holder.join()
+        assert not first.locked() and not second.locked()
         """
     )
 

@@ -163,6 +163,53 @@ def test_finalizer_run_by_the_garbage_collector(re_entry):
     )
 
 
+SHARED = {
+    "a thread's": ("threading.current_thread()", "get('k')"),
+    "a value's": ("shared", "put('k', shared)"),
+}
+
+
+@pytest.mark.parametrize(("owner", "use"), SHARED.values(), ids=SHARED)
+def test_attributes_that_a_finalizer_asks_for_too(owner, use):
+    """The collector may start while the dict of somebody's attributes is made, and must not make it twice."""
+    run_script(
+        f"""
+        class Garbage:
+            def __init__(self):
+                self.me = self
+
+            def __del__(self):
+                if gc.get_threshold()[0]:
+                    {use}
+
+        class Shared:
+            def __init__(self):
+                self.one, self.two = [1], 2
+
+        def work(allocations):
+            dicts = [{{}} for _ in range(100)]  # so that the next one is allocated
+            gc.collect()
+            Garbage()
+            gc.set_threshold(allocations)
+            {use}
+            gc.set_threshold(0)
+            assert {owner}.__dict__
+            return dicts
+
+        get, put = state.get, state.__setitem__
+        gc.collect()
+        gc.set_threshold(0)
+        for i in range(400):
+            shared = Shared()
+            thread = threading.Thread(target=work, args=(i % 40 + 1,))
+            thread.start()
+            thread.join()
+            del thread
+            gc.collect()
+        """
+    )
+
+
 ROUND = """
 idle = [_core.Session(store) for _ in range(2_000)]  # in the low slots: sets of the others take 256 bytes
 assert all(session.scope(None) for session in idle)

@@ -46,7 +46,9 @@ warm.close()
 
 
 def measure(source: str) -> dict[str, Any]:
-    return json.loads(run_script(PRELUDE + textwrap.dedent(source)))
+    measured: dict[str, Any] = json.loads(run_script(PRELUDE + textwrap.dedent(source)))
+    print(measured)  # pytest -rP shows it
+    return measured
 
 
 @pytest.mark.parametrize("subscribers", range(5))
