@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from numbers import Real
 from typing import Any, Protocol, TypeVar, overload
 
 from fastserverstate._core import Counters, Namespace, Store, same_value
@@ -69,10 +70,10 @@ class Atomic(Counters):
         kept.
 
         Raises
-            ``TypeError`` if the value is something else, ``ValueError`` if `max_length` is below 1.
+            ``TypeError`` if the value is something else, ``ValueError`` if `max_length` is no whole number from 1 up.
         """
-        if max_length is not None and max_length < 1:
-            raise ValueError(f"max_length is 1 or more, or None for no limit, not {max_length!r}.")
+        if max_length is not None and not (isinstance(max_length, int) and max_length >= 1):
+            raise ValueError(f"max_length is a whole number from 1 up, or None for no limit, not {max_length!r}.")
 
         def appended(value: Any) -> Any:
             if type(value) not in {list, tuple, deque}:
@@ -260,8 +261,8 @@ def touch_with(store: Store) -> Callable[[str], None]:
             Safe from any thread. Waits while another thread holds the key's lock.
 
         Raises
-            ``KeyError`` if the key is not set, ``TypeError`` if it is not a ``str``, ``DeadlockError`` if the wait would
-            never end.
+            ``KeyError`` if the key is not set, ``TypeError`` if it is not a ``str``, ``DeadlockError`` if the wait
+            would never end.
 
         >>> from fastserverstate import server_state, touch
         >>> server_state["frames"] = []
@@ -386,6 +387,10 @@ def wait_for_with(store: Store) -> WaitFor:
 
 def _seconds(timeout: float | timedelta | None) -> float | None:
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    if seconds is not None and not seconds >= 0:
+    if seconds is None:
+        return None
+    if not isinstance(seconds, Real):
+        raise TypeError(f"timeout is a number of seconds, a timedelta, or None for no limit, not {timeout!r}.")
+    if not seconds >= 0:
         raise ValueError(f"timeout is a number of seconds from 0 up, or None for no limit, not {timeout!r}.")
-    return seconds
+    return float(seconds)

@@ -592,6 +592,12 @@ def test_impossible_timeouts(transaction, timeout):
         transaction("k", timeout=timeout)
 
 
+@pytest.mark.parametrize("timeout", ["1", [], 1j], ids=repr)
+def test_timeouts_that_are_no_numbers(transaction, timeout):
+    with pytest.raises(TypeError, match="timeout is a number of seconds, a timedelta, or None"):
+        transaction("k", timeout=timeout)
+
+
 @pytest.mark.parametrize("key", [1, None, b"k", ("a", "b"), []])
 def test_keys_are_exact_str(state, transaction, key):
     with pytest.raises(TypeError, match="server_state keys are of type str"):
