@@ -204,7 +204,7 @@ cdef int leave_lock(KeyLock self) except -1:
 
 
 cdef int give_back(KeyLock self) noexcept:
-    """Release the lock once: 1. Or not: 0 if this thread does not hold it, -1 if its transaction has written the key."""
+    """Release the lock once: 1. Or not: 0 if this thread does not hold it, -1 if its transaction needs it still."""
     global fss_locks_held
     cdef Cell *cell = self.cell
     cdef int given = 1

@@ -165,7 +165,7 @@ cdef void set_drafted(Table *table, PyObject *key, bint drafted) noexcept:
 
 
 cdef PyObject *draft(const Cell *cell) noexcept:
-    """A new reference to what the calling thread's transaction has written, NULL for a deletion. The shard is locked."""
+    """A new reference to what the thread's transaction has written, NULL for a deletion. The shard is locked."""
     cdef PyObject *value = NULL
     if fss_transaction != NULL:
         value = dict_get(<PyObject *>(<Transaction>fss_transaction).writes, cell.key)
