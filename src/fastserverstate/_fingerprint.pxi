@@ -238,7 +238,10 @@ cdef int fingerprint(object value, uint64_t *out, dict hash_funcs) except -1:
         _write(&walk, value)
         _hash_into(walk.run, walk.used, <unsigned char *>out)
         return 1
-    except Exception as reason:
+    except BaseException as reason:
+        # A library in Rust that panics does not want to stop the script.
+        if not isinstance(reason, Exception) and type(reason).__module__ != "pyo3_runtime":
+            raise
         if report_type is not None:
             report_type(<object>walk.culprit if walk.culprit != NULL else PyType_GetName(type(value)), reason)
         return 0

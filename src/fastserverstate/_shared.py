@@ -26,7 +26,7 @@ from fastserverstate.shared import shared_with
 from fastserverstate.state import ServerState
 
 check_streamlit()
-look_past(Atomic.__call__, ServerState.items, MutableMapping.update)
+look_past(Atomic.__call__, ServerState.items, MutableMapping.update, shared_with)
 
 store = Store(reserved=dir(ServerState))
 settings = Settings()

@@ -626,7 +626,14 @@ cdef object add_locked(Store store, str key, object by, object default):
     enter_lock(handle, -1)
     try:
         old = peek(table, <PyObject *>key)
-        total = (default if old == NULL else owned(old)) + by
+        value = default if old == NULL else owned(old)
+        try:
+            total = value + by
+        except TypeError as error:
+            raise TypeError(
+                f"atomic.increment({key!r}, {shown(by)}) cannot add that to a value of type "
+                f"{type(value).__qualname__}. Use atomic({key!r}, function) instead."
+            ) from error
         assign(store, key, total, False)
     finally:
         leave_lock(handle)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from numbers import Real
 from typing import Any, Protocol, TypeVar, overload
 
 from fastserverstate._core import Counters, Namespace, Store, same_value
@@ -69,10 +70,10 @@ class Atomic(Counters):
         kept.
 
         Raises
-            ``TypeError`` if the value is something else, ``ValueError`` if `max_length` is below 1.
+            ``TypeError`` if the value is something else, ``ValueError`` if `max_length` is no whole number from 1 up.
         """
-        if max_length is not None and max_length < 1:
-            raise ValueError(f"max_length is 1 or more, or None for no limit, not {max_length!r}.")
+        if max_length is not None and not (isinstance(max_length, int) and max_length >= 1):
+            raise ValueError(f"max_length is a whole number from 1 up, or None for no limit, not {max_length!r}.")
 
         def appended(value: Any) -> Any:
             if type(value) not in {list, tuple, deque}:
@@ -206,6 +207,9 @@ def on_change_with(store: Store) -> OnChange:
             and harms nobody; what stops a script, as ``st.stop()`` does, stops the one that has changed the key, when
             all were called.
 
+        Raises
+            ``TypeError`` if the key is not a ``str`` or the callback cannot be called.
+
         >>> from fastserverstate import on_change, server_state
         >>> subscription = on_change("level", print, args=("level has changed",))
         >>> server_state["level"] = 1
@@ -232,6 +236,12 @@ def peek_with(store: Store) -> Peek:
     def peek(key: str, default: Any = None) -> Any:
         """The key's value, or `default` if it is not set, without depending on it: no change of it reruns the reader.
 
+        Thread-safety
+            Safe from any thread. Waits while another thread holds the key's lock.
+
+        Raises
+            ``TypeError`` if the key is not a ``str``, ``DeadlockError`` if the wait would never end.
+
         >>> from fastserverstate import peek
         >>> peek("never set", default=0)
         0
@@ -245,7 +255,14 @@ def touch_with(store: Store) -> Callable[[str], None]:
     def touch(key: str) -> None:
         """Behave as if the key's value had changed: rerun who depends on it, and call who listens.
 
-        Inside of a ``no_rerun`` block nobody is rerun. Raises ``KeyError`` if the key is not set.
+        Inside of a ``no_rerun`` block nobody is rerun.
+
+        Thread-safety
+            Safe from any thread. Waits while another thread holds the key's lock.
+
+        Raises
+            ``KeyError`` if the key is not set, ``TypeError`` if it is not a ``str``, ``DeadlockError`` if the wait
+            would never end.
 
         >>> from fastserverstate import server_state, touch
         >>> server_state["frames"] = []
@@ -264,8 +281,15 @@ def compare_and_set_with(store: Store) -> Callable[[str, Any, Any], bool]:
     def compare_and_set(key: str, expected: Any, value: Any) -> bool:
         """Set the key if its value is `expected`. Whether it was.
 
-        The values are compared by content, as an assignment does. A key that is not set is never as expected: use
-        ``server_state.setdefault`` for that.
+        The values are compared by content, whatever ``configure`` says of the key. A key that is not set is never as
+        expected: use ``server_state.setdefault`` for that.
+
+        Thread-safety
+            Safe from any thread: of several that expect the same value, one sets the key. It is compared with the key's
+            lock held, which others wait for.
+
+        Raises
+            ``TypeError`` if the key is not a ``str``, ``DeadlockError`` if the wait for the lock would never end.
 
         >>> from fastserverstate import compare_and_set, server_state
         >>> server_state["job"] = "waiting"
@@ -297,11 +321,14 @@ def transaction_with(store: Store) -> BeginTransaction:
         A transaction inside of another joins it. An exception that leaves the inner block undoes what was written
         since that began, and the outer one can go on.
 
-        A transaction belongs to its thread. Do not ``await`` in it.
+        Thread-safety
+            Any thread may begin one, and it belongs to that thread: do not ``await`` in it. The keys that it has named
+            or written are its own until its end; others that read or write them wait.
 
         Raises
             ``TimeoutError`` if the locks of `keys` are not free within `timeout` (seconds or a ``timedelta``),
-            ``DeadlockError`` if they never would be.
+            ``DeadlockError`` if they never would be, ``TypeError`` if a key is not a ``str``, ``RuntimeError`` if a
+            lock of a key that it has written is released inside of it.
 
         >>> from fastserverstate import server_state, transaction
         >>> server_state.update(mine=5, yours=0)
@@ -326,9 +353,13 @@ def wait_for_with(store: Store) -> WaitFor:
         Sleeps until the key changes. In a script run the wait ends with the run: when the user clicks, or closes the
         tab. Subscribes to nothing.
 
+        Thread-safety
+            Safe from any thread. `predicate` is called on the waiting thread with nothing locked, at first and after
+            changes; it may miss a value that another change has followed at once.
+
         Raises
             ``TimeoutError`` after `timeout` (seconds or a ``timedelta``), ``RuntimeError`` if the calling thread holds
-            the key's lock.
+            the key's lock, ``TypeError`` if the key is not a ``str``, and what `predicate` raises.
 
         >>> import threading
         >>> from fastserverstate import server_state, wait_for
@@ -356,6 +387,10 @@ def wait_for_with(store: Store) -> WaitFor:
 
 def _seconds(timeout: float | timedelta | None) -> float | None:
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    if seconds is not None and not seconds >= 0:
+    if seconds is None:
+        return None
+    if not isinstance(seconds, Real):
+        raise TypeError(f"timeout is a number of seconds, a timedelta, or None for no limit, not {timeout!r}.")
+    if not seconds >= 0:
         raise ValueError(f"timeout is a number of seconds from 0 up, or None for no limit, not {timeout!r}.")
-    return seconds
+    return float(seconds)

@@ -23,8 +23,10 @@ import struct
 import sys
 import types
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
+
+from xxhash import xxh3_128, xxh3_128_digest
 
 from fastserverstate import _core
 
@@ -146,21 +148,21 @@ def _module(name: str) -> Any:
 
 
 _BLOCK: Final = 1 << 19
+_FEW: Final = 64  # texts that are as soon written one by one: the names of columns
 _PLAIN_NUMBERS: Final = "?bBhHiIlLqQefdFDmM"
 
 
-def _octets(values: Any) -> Iterator[memoryview]:
-    """The items of a NumPy array in the order of its indices, without a copy if they lie so.
-
-    In blocks, so that what has to be copied stays in the processor's cache.
-    """
+def _digest(values: Any) -> bytes:
+    """The hash of a NumPy array's items in the order of its indices. Without a copy if they lie so, else in blocks, so
+    that what has to be copied stays in the processor's cache."""
     numpy = _module("numpy")
-    if values.nbytes == 0:
-        return
-    rows = values.reshape(1) if values.ndim == 0 else values
-    step = max(1, _BLOCK * len(rows) // values.nbytes)
-    for start in range(0, len(rows), step):
-        yield numpy.ascontiguousarray(rows[start : start + step]).reshape(-1).view(numpy.uint8).data
+    if values.flags.c_contiguous:
+        return xxh3_128_digest(values.reshape(-1).view(numpy.uint8).data)
+    hasher = xxh3_128()
+    step = max(1, _BLOCK * len(values) // values.nbytes)
+    for start in range(0, len(values), step):
+        hasher.update(numpy.ascontiguousarray(values[start : start + step]).reshape(-1).view(numpy.uint8).data)
+    return hasher.digest()
 
 
 def _ndarray_parts(value: Any) -> Parts:
@@ -186,7 +188,7 @@ def _any_ndarray_parts(value: Any) -> Parts:
     elif dtype.char in "gG" and numpy.finfo(dtype).nmant == 63:  # 10 of 16 bytes are the number's
         yield numpy.ascontiguousarray(values).reshape(-1).view(numpy.uint8).reshape(-1, 16)[:, :10].tobytes()
     else:
-        yield from _octets(values)
+        yield _digest(values)
 
 
 def _masked_array_parts(value: Any) -> Parts:
@@ -315,6 +317,7 @@ def _arrow_array_parts(value: Any) -> Parts:
     yield from _arrow_layout(value.type)(value)
 
 
+@functools.lru_cache(maxsize=256)
 def _arrow_layout(kind: Any) -> Callable[[Any], Parts]:
     predicates = _module("pyarrow").types
     for names, content in _ARROW_LAYOUTS.items():
@@ -335,7 +338,9 @@ def _arrow_offsets(value: Any, is_large: bool) -> Any:
 
 
 def _arrow_text(value: Any) -> Parts:
-    if len(value):
+    if len(value) <= _FEW:
+        yield value.to_pylist()
+    else:
         types = _module("pyarrow").types
         offsets = _arrow_offsets(value, types.is_large_string(value.type) or types.is_large_binary(value.type))
         yield _module("numpy").diff(offsets)

@@ -16,7 +16,11 @@ class ServerStateLock(LockNamespace, Mapping[str, KeyLock]):
     a ``DeadlockError`` in one of them.
 
     Thread-safety
-        Any thread may take any lock; the thread that took it has to release it.
+        Any thread may take any lock; the thread that took it has to release it. A script that waits for one gives up
+        when its run is to end, and what a run still holds at its end is released.
+
+    Raises
+        What ``threading.RLock`` raises; ``DeadlockError``; ``TypeError`` for a key that is not exactly a ``str``.
 
     >>> from fastserverstate import server_state, server_state_lock
     >>> with server_state_lock["jobs"]:

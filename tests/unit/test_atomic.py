@@ -292,7 +292,7 @@ def test_increment_that_fails_leaves_the_key_as_it_was(store, state, locks, atom
     assert state["k"] is value
     assert store.version("k") == before
     assert not locks["k"].locked()
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"increment\('absent', 'text'\) cannot add that to a value of type int"):
         atomic.increment("absent", "text")
     assert "absent" not in state
 
@@ -381,7 +381,7 @@ def test_append_keeps_the_last_items(state, atomic, kind, max_length):
     assert atomic.append("k", 50, max_length=max_length) == kind(range(50 - max_length + 1, 51))
 
 
-@pytest.mark.parametrize("max_length", [0, -1])
+@pytest.mark.parametrize("max_length", [0, -1, 2.5, "3"])
 def test_append_to_nothing_is_refused(state, atomic, max_length):
     state["k"] = [1]
     with pytest.raises(ValueError, match="max_length"):

@@ -529,6 +529,12 @@ def test_what_stops_a_script_passes_through(exception):
     assert content_fingerprint([1]) is not None
 
 
+def test_panic_of_a_library_in_rust_is_no_wish_to_stop():
+    """It comes as a `BaseException`, as polars raises it for series that it cannot hand over."""
+    panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
+    assert content_fingerprint([1, {"k": raising(panic("called `unwrap()`"))}]) is None
+
+
 def test_one_debug_line_for_each_type(caplog, monkeypatch):
     monkeypatch.setattr(change, "_reported", set())
     with caplog.at_level(logging.INFO, change.__name__):

@@ -47,39 +47,6 @@ assert dict(server_state) == {"k": 0, "keys": 1}
     )
 
 
-def test_fork_inside_of_a_transaction():
-    """The child is in no transaction; leaving the block in which it came to be is an error, and nothing else."""
-    run_script(
-        FORK
-        + """
-from fastserverstate import server_state, transaction
-
-def child():
-    assert dict(server_state) == {}
-    server_state["k"] = 3
-    thread = threading.Thread(target=lambda: seen.append(server_state["k"]))
-    thread.start()
-    thread.join()
-    assert seen == [3]
-    try:
-        block.__exit__(None, None, None)
-    except RuntimeError:
-        assert dict(server_state) == {"k": 3}
-    else:
-        assert False
-
-seen = []
-server_state["k"] = 1
-block = transaction("k", "other")
-with block:
-    server_state["k"] = server_state["other"] = 2
-    in_child(child)
-assert dict(server_state) == {"k": 2, "other": 2}
-""",
-        package=True,
-    )
-
-
 def test_locks_of_other_threads_are_free_in_the_child():
     run_script(
         FORK

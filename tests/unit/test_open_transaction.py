@@ -69,6 +69,29 @@ def test_transaction_that_nobody_holds_goes_on(store, state, transaction):
     assert len(others) == 10
 
 
+def test_thread_that_ends_in_its_transaction(state, locks, transaction):
+    """Its lock stays taken, as that of an RLock. A later thread may have its ident and so the lock, not the writes."""
+    state["k"] = 1
+
+    def end():
+        transaction("k").__enter__()
+        state["k"] = 2
+        return threading.get_ident()
+
+    ident, seen = elsewhere(end), []
+
+    def look():
+        if locks["k"]._is_owned():
+            with transaction():
+                seen.append((threading.get_ident(), state["k"]))
+            seen.append((threading.get_ident(), state["k"]))
+
+    for _ in range(100):
+        elsewhere(look)
+    assert set(seen) <= {(ident, 1)}
+    assert state.get("j") is None
+
+
 def test_generator_that_another_thread_closes(state, transaction):
     def write():
         with transaction("k"):

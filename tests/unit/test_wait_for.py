@@ -209,6 +209,12 @@ def test_impossible_timeouts(state, wait_for, timeout):
         wait_for("k", timeout=timeout)
 
 
+@pytest.mark.parametrize("timeout", ["1", [], 1j], ids=repr)
+def test_timeouts_that_are_no_numbers(wait_for, timeout):
+    with pytest.raises(TypeError, match="timeout is a number of seconds, a timedelta, or None"):
+        wait_for("k", timeout=timeout)
+
+
 @pytest.mark.parametrize("key", [1, None, ("a", "b")])
 def test_keys_are_exact_str(wait_for, key):
     with pytest.raises(TypeError, match="server_state keys are of type str"):

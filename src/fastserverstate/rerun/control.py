@@ -43,6 +43,9 @@ def force_rerun_with(store: Store) -> Callable[[str], None]:
 
         The calling session is rerun too, after its run, if that run has already shown the value.
 
+        Thread-safety
+            Safe from any thread. Waits while another thread holds the key's lock.
+
         Raises
             ``RerunSuppressedError`` inside of a ``no_rerun`` block, ``KeyError`` if the key is not set, ``TypeError``
             if it is not a ``str``.
