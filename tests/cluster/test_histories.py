@@ -11,8 +11,8 @@ from contextlib import suppress
 
 import pytest
 import redis
-from cluster.conftest import times
 from cluster.worker import Worker
+from harness.faults import times
 from harness.linearizability import find_violation
 from linearizability.model import StoreModel
 
@@ -24,6 +24,7 @@ import base64, pickle, sys
 from cluster.member import Member
 from fastserverstate.cluster.errors import LockLostError, NotConnectedError, NotWrittenError, UnknownOutcomeError
 from fastserverstate.errors import DeadlockError
+from harness.faults import times
 from harness.linearizability import timed
 
 sys.setswitchinterval(1e-5)

@@ -121,6 +121,7 @@ def test_compare_and_set_by_version(pair):
     assert one.values["k"] == 2
 
 
+@pytest.mark.failure(10)
 @pytest.mark.parametrize(
     ("start", "by"), [(0, 1), (2**53, 1), (-(2**53), -3), (2**62, 2**61), (10**14, 10**14), (-5, 5), (7, -(2**62))]
 )
@@ -132,6 +133,7 @@ def test_sums_are_exact(pair, start, by):
     assert other.values["n"] == start + by
 
 
+@pytest.mark.failure(10)
 def test_sums_that_the_engine_cannot_make(pair):
     one, _ = pair
     one.node.set("n", 2**63 - 1)
@@ -155,6 +157,7 @@ def test_increments_of_many_threads_and_servers(pair):
         assert peer.values == {"n": 1200}
 
 
+@pytest.mark.failure(10)
 def test_large_values_are_fetched(pair):
     one, other = pair
     for size in (4000, 5000, 1 << 20):
@@ -445,6 +448,7 @@ def test_circle_of_waiting_servers_is_found(pair):
     assert "'b'" in errors[0]
 
 
+@pytest.mark.failure(8)
 def test_lock_that_is_not_renewed_is_lost(pair, monkeypatch):
     monkeypatch.setattr(locks, "LIFETIME", 0.2)
     one, other = pair
@@ -490,6 +494,7 @@ def test_tokens_grow(pair):
 # What cannot be
 
 
+@pytest.mark.failure(11)
 def test_value_that_cannot_be_sent_is_not_written(empty_engine, peer):
     one = peer(empty_engine.url, secret=None)
     with pytest.raises(UnsharableValueError, match=r"'k'.*object"):
@@ -497,6 +502,7 @@ def test_value_that_cannot_be_sent_is_not_written(empty_engine, peer):
     assert one.values == {}
 
 
+@pytest.mark.failure(11)
 def test_tampered_value_is_not_loaded_and_harms_nobody(pair, empty_engine, caplog):
     one, other = pair
     one.node.set("k", {1, 2}.__class__)  # a type: needs pickle

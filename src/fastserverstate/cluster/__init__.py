@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import threading
 
-from fastserverstate._shared import store
+from fastserverstate._shared import bridge, store
+from fastserverstate._streamlit import Metrics
 from fastserverstate.cluster.backend import Link
 from fastserverstate.cluster.errors import (
     ClusterError,
@@ -19,7 +20,9 @@ from fastserverstate.cluster.errors import (
     UnreadableValueError,
     UnsharableValueError,
 )
+from fastserverstate.cluster.metrics import NAMES, figures
 from fastserverstate.cluster.node import Status
+from fastserverstate.stats import Figure
 
 __all__ = [
     "ClusterError",
@@ -55,6 +58,7 @@ def open_link(url: str, *, namespace: str, secret: str | bytes | None, required:
         link = Link(store, url, namespace=namespace, secret=secret, timeout=timeout)
         link.open(timeout, required)
         _link, _arguments = link, arguments
+    bridge.publish(_metrics)
 
 
 def disconnect() -> None:
@@ -70,6 +74,14 @@ def status() -> Status | None:
     """How this server stands to the engine, as far as it knows without asking; None if `connect` was not called."""
     link = _link
     return None if link is None else link.node.status()
+
+
+def _figures() -> list[Figure]:
+    now = status()
+    return [] if now is None else figures(now)
+
+
+_metrics = Metrics(NAMES, _figures)
 
 
 def sync() -> None:

@@ -24,13 +24,15 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from fastserverstate.cluster.errors import NotConnectedError, NotWrittenError, UnknownOutcomeError
+from fastserverstate.cluster.errors import ClusterError, NotConnectedError, NotWrittenError, UnknownOutcomeError
 
 SCRIPT = Path(__file__).with_name("script.lua").read_bytes()
 _SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 
 CONNECT_TIMEOUT = 1.0
 LONGEST_ATTEMPT = 2.0
+LONGEST_TIMEOUT = 300.0  # well before the engine forgets what an operation's first attempt has done
+MOST_IDLE = 16  # connections that are kept when nobody needs them
 FIRST_REST, LONGEST_REST = 0.005, 0.25
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -158,8 +160,8 @@ class Engine:
             raise ValueError(
                 f"A namespace is made of 1 to 100 letters, digits, dots, dashes and underscores, not {namespace!r}."
             )
-        if not 0 < timeout < float("inf"):
-            raise ValueError(f"timeout is a number of seconds above 0, not {timeout!r}.")
+        if not 0 < timeout <= LONGEST_TIMEOUT:
+            raise ValueError(f"timeout is a number of seconds above 0 and up to {LONGEST_TIMEOUT:g}, not {timeout!r}.")
         try:
             self.pool = redis.ConnectionPool.from_url(
                 url, socket_connect_timeout=min(CONNECT_TIMEOUT, timeout), retry=Retry(NoBackoff(), 0), protocol=2
@@ -175,6 +177,7 @@ class Engine:
         self.prefix = f"fss:{{{namespace}}}:"
         self.timeout = timeout
         self.epoch = 0  # the highest that any channel has seen
+        self.errors = 0  # operations that were given up
         self._while_waiting = while_waiting
         self._idle: deque[Channel] = deque()
 
@@ -221,8 +224,14 @@ class Engine:
                 time.sleep(rest * random.uniform(0.5, 1))
                 rest = min(2 * rest, LONGEST_REST)
                 self._while_waiting()
+        except ClusterError:
+            self.errors += 1
+            raise
         finally:
-            self._idle.append(channel)
+            if len(self._idle) < MOST_IDLE:
+                self._idle.append(channel)
+            else:
+                channel.close()
 
     def _adopt(self, channel: Channel) -> None:
         try:

@@ -58,7 +58,8 @@ class Status:
     resyncs: int
     outages: int
     bytes_sent: int  # of values
-    errors: int
+    bytes_received: int  # of values of others
+    errors: int  # of the connection, and operations that were given up
     last_error: str
     unreadable: int  # values that could not be decoded
 
@@ -274,7 +275,8 @@ class Node:
             resyncs=tail.resyncs,
             outages=tail.outages,
             bytes_sent=self._sent,
-            errors=tail.errors,
+            bytes_received=self.replica.received,
+            errors=tail.errors + self.engine.errors,
             last_error="" if tail.last_error is None else str(tail.last_error),
             unreadable=self.replica.unreadable,
         )

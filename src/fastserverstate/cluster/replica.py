@@ -138,6 +138,7 @@ class Replica:
         self._held: dict[str, Change] = {}  # come while a thread had the key's lock
         self._flights: dict[bytes, Flight] = {}
         self._unlocks: dict[str, list[threading.Event]] = {}
+        self.received = 0  # bytes of values
         self.unreadable = 0
 
     # Own writes
@@ -279,6 +280,7 @@ class Replica:
             finish(flying)
 
     def _decoded(self, key: str, data: bytes) -> Any:
+        self.received += len(data)
         try:
             return self._codec.decode(key, data)
         except UnreadableValueError as error:

@@ -21,6 +21,7 @@ from harness.engine import engine
 from live import LiveServer, detached
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from screens import POLL, measure
 
 import fastserverstate
 from fastserverstate import cluster
@@ -28,6 +29,7 @@ from fastserverstate import cluster
 SIZE = 64  # bytes of a value
 WRITES = 3000
 READS = 20_000
+SCREENS = 200  # writes that are followed to the browsers
 SECONDS = 3.0
 
 ECHO = """
@@ -63,8 +65,13 @@ import time
 end = time.perf_counter() + {seconds}
 result = 0
 while time.perf_counter() < end:
-    node.increment("n", 1, 0)
+    {increment}
     result += 1
+"""
+RAW_CLIENT = """
+import redis
+node.close()
+client = redis.Redis.from_url({url!r}, protocol=2)
 """
 
 
@@ -180,13 +187,26 @@ def propagation(url: str) -> None:
     )
 
 
+def screens(url: str) -> None:
+    here, there, asking = measure(url, SCREENS)
+    row("write to a browser of the same server, p50 / p99", quantiles(here))
+    row(
+        f"write to a browser of another server (beside a run every {POLL:g} s), p50 / p99",
+        quantiles(there),
+        quantiles(asking),
+    )
+
+
 def increments(url: str) -> None:
     for count in (1, 2, 4):
-        with workers(url, count) as started:
-            for worker in started:
-                worker.ask(INCREMENTS.format(seconds=SECONDS))
-            total = sum(worker.answer() for worker in started)
-        row(f"increments/s of {count} processes, one key", f"{total / SECONDS:,.0f}")
+        rates = []
+        for setup, increment in (("", "node.increment('n', 1, 0)"), (RAW_CLIENT.format(url=url), "client.incr('n')")):
+            with workers(url, count) as started:
+                for worker in started:
+                    worker.do(setup)
+                    worker.ask(INCREMENTS.format(seconds=SECONDS, increment=increment))
+                rates.append(f"{sum(worker.answer() for worker in started) / SECONDS:,.0f}")
+        row(f"increments/s of {count} process{'es' * (count > 1)}, one key", *rates)
 
 
 def resyncs(most: int) -> None:
@@ -200,8 +220,12 @@ def resyncs(most: int) -> None:
                 everything = time.perf_counter() - start_
                 assert len(other.values) == keys
             nothing = min(timed(3, lambda _: other.node.tail._try_to_resynchronise()))  # its thread has ended
+            with client(server.url) as raw:
+                asked = min(timed(3, lambda _: raw.hgetall("fss:{bench}:d")))
         row(
-            f"resync of {keys:,} keys: all fetched / none differs", f"{1000 * everything:.0f} / {1000 * nothing:.0f} ms"
+            f"resync of {keys:,} keys: all fetched / none differs (beside HGETALL)",
+            f"{1000 * everything:.0f} / {1000 * nothing:.0f} ms",
+            f"{1000 * asked:.0f} ms",
         )
         keys *= 10
 
@@ -216,6 +240,7 @@ def main() -> None:
         reads(server.url)
         writes(server.url)
         propagation(server.url)
+        screens(server.url)
         increments(server.url)
     resyncs(options.keys)
 
