@@ -1,7 +1,7 @@
 """How often the failure tests cause what they cause, and a table of what came of it.
 
-As a plugin of pytest (`-p harness.faults`), as `make test-faults` uses it, it prints the table at the end. Its rows are the
-tests that are marked with the number of their group in the list of failures: `@pytest.mark.failure(3)`.
+As a plugin of pytest (`-p harness.faults`), as `make test-faults` uses it, it prints the table at the end. Its rows are
+the tests that are marked with the number of their group in the list of failures: `@pytest.mark.failure(3)`.
 """
 
 from __future__ import annotations

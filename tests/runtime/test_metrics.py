@@ -51,7 +51,7 @@ def figures(text):
 
 @pytest.fixture(scope="module")
 def own_engine():
-    with engine() as server:
+    with engine(kind="valkey") as server:
         yield server
 
 

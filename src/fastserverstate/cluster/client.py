@@ -120,6 +120,8 @@ class Channel:
         except redis.exceptions.BusyLoadingError as error:
             self.close()
             raise RefusedError(str(error)) from error
+        except redis.exceptions.AskError as error:  # MOVED, too
+            raise RefusedError(f"the namespace has moved to {error.host}:{error.port}") from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
             self.close()
             raise AnswerLostError(str(error)) from error
