@@ -203,7 +203,7 @@ def test_commit_of_more_than_the_log_lists(pair):
     one.node.commit({f"k{n}": n for n in range(5000)})
     other.node.sync()
     assert len(other.values) == 5000
-    assert other.node.status().resyncs == resyncs + 1
+    until(lambda: other.node.status().resyncs == resyncs + 1)
     one.node.commit({f"k{n}": GONE for n in range(5000)})
     other.node.sync()
     assert other.values == {}
@@ -281,13 +281,18 @@ def test_what_was_there_before_is_offered(empty_engine, peer):
     assert one.values == other.values == {"a": 1, "b": 1, "c": 2}
 
 
-def test_keys_expire(pair):
+def test_keys_expire(pair, empty_engine):
     one, other = pair
-    one.node.set("k", 1, ttl=0.05)
-    one.node.set("stays", 1, ttl=0.05)
+    one.node.set("k", 1, ttl=3600)
+    one.node.set("stays", 1, ttl=3600)
     one.node.set("stays", 2)
     other.node.sync()
     assert other.values == {"k": 1, "stays": 2}
+    with empty_engine.client() as client:
+        left = client.zscore("fss:{tests}:ttl", "k") / 1000 - time.time()
+        assert 3000 < left < 3601
+        assert client.zcard("fss:{tests}:ttl") == 1
+        client.zadd("fss:{tests}:ttl", {"k": 0})  # an hour later
     until(lambda: other.values == one.values == {"stays": 2})
 
 
