@@ -109,6 +109,18 @@ def test_state_from_before_is_kept_and_what_others_have_wins(empty_engine, peer)
     assert other.values == {"mine": 1, "both": "theirs"}
 
 
+def test_url_may_have_options(empty_engine, peer):
+    """Those that would change how replies are read are as they have to be."""
+    one = peer(f"{empty_engine.url}/0?protocol=3&decode_responses=true&socket_timeout=0.001&client_name=shop")
+    other = peer(empty_engine.url)
+    other.node.set("k", ["x" * 10_000])
+    one.node.sync()
+    one.node.increment("n", 1, 0)
+    assert one.values == {"k": ["x" * 10_000], "n": 1}
+    with empty_engine.client() as client:
+        assert "shop" in {connection["name"] for connection in client.client_list()}
+
+
 RELOADED = """
     import sys
     import fastserverstate

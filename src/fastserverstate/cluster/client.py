@@ -59,7 +59,8 @@ class Channel:
     """
 
     def __init__(self, engine: Engine, timeout: float) -> None:
-        kwargs = dict(engine.pool.connection_kwargs, socket_timeout=timeout)
+        # Whatever the url says of these: replies are read as they come with the older protocol.
+        kwargs = dict(engine.pool.connection_kwargs, socket_timeout=timeout, protocol=2, decode_responses=False)
         self._connection: Any = engine.pool.connection_class(**kwargs)
         self._meta = f"{engine.prefix}m".encode()
         self.writer = uuid.uuid4().hex.encode()
@@ -166,7 +167,7 @@ class Engine:
             raise ValueError(f"timeout is a number of seconds above 0 and up to {LONGEST_TIMEOUT:g}, not {timeout!r}.")
         try:
             self.pool = redis.ConnectionPool.from_url(
-                url, socket_connect_timeout=min(CONNECT_TIMEOUT, timeout), retry=Retry(NoBackoff(), 0), protocol=2
+                url, socket_connect_timeout=min(CONNECT_TIMEOUT, timeout), retry=Retry(NoBackoff(), 0)
             )
             parts = urlsplit(url)
             port = "" if parts.port is None else f":{parts.port}"
@@ -197,7 +198,8 @@ class Engine:
         Raises
             NotWrittenError, UnknownOutcomeError.
         """
-        end = time.monotonic() + (self.timeout if timeout is None else timeout)
+        timeout = self.timeout if timeout is None else timeout
+        end = time.monotonic() + timeout
         channel = self._take()
         lost = False
         why: Exception
@@ -219,10 +221,10 @@ class Engine:
                     why = error
                 except redis.RedisError as error:
                     if lost:
-                        raise self._given_up(lost, error) from error
+                        raise self._given_up(lost, error, timeout) from error
                     raise NotWrittenError(f"{self.address} has refused, so nothing was written: {error}") from error
                 if time.monotonic() + rest > end:
-                    raise self._given_up(lost, why) from why
+                    raise self._given_up(lost, why, timeout) from why
                 time.sleep(rest * random.uniform(0.5, 1))
                 rest = min(2 * rest, LONGEST_REST)
                 self._while_waiting()
@@ -241,14 +243,14 @@ class Engine:
         except AnswerLostError as error:  # to the adoption, which says nothing of the operation
             raise RefusedError(str(error)) from error
 
-    def _given_up(self, lost: bool, why: Exception) -> UnknownOutcomeError | NotConnectedError:
+    def _given_up(self, lost: bool, why: Exception, timeout: float) -> UnknownOutcomeError | NotConnectedError:
         if lost:
             return UnknownOutcomeError(
-                f"{self.address} did not answer within {self.timeout:g} seconds ({why}). It is not known whether the "
+                f"{self.address} did not answer within {timeout:.3g} seconds ({why}). It is not known whether the "
                 f"write happened."
             )
         return NotConnectedError(
-            f"{self.address} could not be reached within {self.timeout:g} seconds ({why}). Nothing was written."
+            f"{self.address} could not be reached within {timeout:.3g} seconds ({why}). Nothing was written."
         )
 
     def _take(self) -> Channel:
