@@ -13,6 +13,7 @@ from cluster.waiting import until
 from harness.engine import engine
 from harness.server import free_port
 from unit.helpers import run_script
+from unit.test_docs import run_examples
 
 import fastserverstate
 from fastserverstate import cluster
@@ -220,3 +221,9 @@ def test_node_of_an_engine_that_is_a_cluster(kind, peer):
             assert len({ask(server, "KEYSLOT", name) for name in client.scan_iter()}) == 1
         with pytest.raises(NotConnectedError, match=rf"has moved to 127\.0\.0\.1:{server.port}"):
             fastserverstate.connect(next_server.url, namespace="tests", timeout=0.5)
+
+
+@pytest.mark.parametrize("name", cluster.__all__)
+def test_public_names_have_docstrings(name):
+    documented = getattr(cluster, name)
+    assert run_examples(documented.__doc__, {}, name) or isinstance(documented, type)
