@@ -10,7 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ WRITES = 3000
 READS = 20_000
 SCREENS = 200  # writes that are followed to the browsers
 SECONDS = 3.0
+FOLLOWERS = 4
 
 ECHO = """
 import time, threading
@@ -90,8 +91,8 @@ def timed(count: int, act: Callable[[int], object]) -> list[float]:
 
 
 @contextmanager
-def workers(url: str, count: int) -> Iterator[list[Worker]]:
-    started = [Worker(url, namespace="bench") for _ in range(count)]
+def workers(url: str, count: int, namespace: str = "bench") -> Iterator[list[Worker]]:
+    started = [Worker(url, namespace=namespace) for _ in range(count)]
     try:
         yield started
     finally:
@@ -197,6 +198,35 @@ def screens(url: str) -> None:
     )
 
 
+def used(raw: Any) -> tuple[float, float]:
+    """Seconds of the engine's main thread, and bytes that it has sent."""
+    info = raw.info()
+    return info["used_cpu_user_main_thread"] + info["used_cpu_sys_main_thread"], info["total_net_output_bytes"]
+
+
+def engine_work(url: str) -> None:
+    """What the engine's thread does for a write, and for each server that follows. Writes are not sent together."""
+    value = "x" * (SIZE - 10)
+
+    def work(act: Callable[[int], object]) -> tuple[float, float]:
+        before = used(raw)
+        for n in range(WRITES):
+            act(n)
+            time.sleep(0.001)
+        after = used(raw)
+        return (after[0] - before[0]) / WRITES, (after[1] - before[1]) / WRITES
+
+    with client(url) as raw, Peer(url, namespace="bench-work") as one, ExitStack() as stack:
+        plain, _ = work(lambda n: raw.set("k", f"{value}{n:09}"))
+        alone, sent_alone = work(lambda n: one.node.set("k", f"{value}{n:09}"))
+        stack.enter_context(workers(url, FOLLOWERS, "bench-work"))
+        followed, sent = work(lambda n: one.node.set("k", f"{value}{n:09}"))
+    delivery = (followed - alone) / FOLLOWERS
+    row("engine's CPU time for a write", f"{1e6 * (alone - delivery):.0f} µs", f"{1e6 * plain:.0f} µs")
+    row("engine's CPU time to tell one server of it", f"{1e6 * delivery:.0f} µs")
+    row("bytes to tell one server of it", f"{(sent - sent_alone) / FOLLOWERS:.0f}")
+
+
 def increments(url: str) -> None:
     for count in (1, 2, 4):
         rates = []
@@ -241,6 +271,7 @@ def main() -> None:
         writes(server.url)
         propagation(server.url)
         screens(server.url)
+        engine_work(server.url)
         increments(server.url)
     resyncs(options.keys)
 

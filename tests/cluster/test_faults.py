@@ -337,6 +337,20 @@ def test_engine_that_was_emptied_is_noticed_at_rest(own_engine, peer):
 
 
 @pytest.mark.failure(6)
+def test_change_that_the_log_does_not_have_is_noticed_at_rest(own_engine, peer):
+    """As when the log was deleted before it was read."""
+    one = peer(own_engine.url)
+    one.node.set("k", 1)
+    with own_engine.client() as client, client.pipeline(transaction=True) as at_once:
+        epoch = client.hget(META, "epoch").decode()
+        at_once.hincrby(META, "seq", 1)
+        at_once.hset(DATA, "k", b"i2")
+        at_once.hset(VERSIONS, "k", f"{epoch}-{one.node.replica.cursor[1] + 1}")
+        at_once.execute()
+    assert until(lambda: one.values == {"k": 2}) < 5
+
+
+@pytest.mark.failure(6)
 def test_engine_that_loads_its_data_is_waited_for(own_engine, peer, report):
     one = peer(own_engine.url, timeout=30.0)
     with own_engine.client() as client:
@@ -568,6 +582,24 @@ def test_resynchronising_while_everybody_writes(own_engine, proxy, peer, report)
     assert_converged(own_engine, *peers)
     assert resyncs > 4
     report(f"{resyncs} resynchronisations during {8 * rounds} writes: own writes seen at once, converged")
+
+
+@pytest.mark.failure(9)
+def test_own_write_during_a_resynchronisation_stays(own_engine, peer):
+    one, other = peer(own_engine.url), peer(own_engine.url)
+    resynchronise, seen = one.node.replica.resynchronise, []
+
+    def overtaken(*arguments):
+        one.node.set("k", "newer")
+        done = resynchronise(*arguments)
+        seen.append((done, one.values["k"]))
+        return done
+
+    one.node.replica.resynchronise = overtaken
+    other.node.commit({"k": "theirs"} | {f"k{n}": n for n in range(1500)})  # too many for the log
+    until(lambda: seen)
+    assert seen[0] == (True, "newer")
+    assert_converged(own_engine, one, other)
 
 
 @pytest.mark.failure(9)
