@@ -221,9 +221,12 @@ def engine_work(url: str) -> None:
         alone, sent_alone = work(lambda n: one.node.set("k", f"{value}{n:09}"))
         stack.enter_context(workers(url, FOLLOWERS, "bench-work"))
         followed, sent = work(lambda n: one.node.set("k", f"{value}{n:09}"))
+        few, _ = work(lambda _: raw.xread({"fss:{bench-work}:log": "0"}, count=1))
+        many, _ = work(lambda _: raw.xread({"fss:{bench-work}:log": "0"}, count=101))
     delivery = (followed - alone) / FOLLOWERS
     row("engine's CPU time for a write", f"{1e6 * (alone - delivery):.0f} µs", f"{1e6 * plain:.0f} µs")
     row("engine's CPU time to tell one server of it", f"{1e6 * delivery:.0f} µs")
+    row("the same for one more change in the same message", f"{1e6 * (many - few) / 100:.1f} µs")
     row("bytes to tell one server of it", f"{(sent - sent_alone) / FOLLOWERS:.0f}")
 
 
@@ -245,18 +248,20 @@ def resyncs(most: int) -> None:
         with engine(fsync="everysec") as server, Peer(server.url, namespace="bench") as one:
             for start in range(0, keys, 500):
                 one.node.commit({f"key {n}": "x" * SIZE for n in range(start, start + 500)})
-            start_ = time.perf_counter()
-            with Peer(server.url, namespace="bench") as other:
-                everything = time.perf_counter() - start_
-                assert len(other.values) == keys
-            nothing = min(timed(3, lambda _: other.node.tail._try_to_resynchronise()))  # its thread has ended
             with client(server.url) as raw:
+                start_, idle = time.perf_counter(), used(raw)
+                with Peer(server.url, namespace="bench") as other:
+                    everything, busy = time.perf_counter() - start_, used(raw)
+                    assert len(other.values) == keys
+                nothing = min(timed(3, lambda _: other.node.tail._try_to_resynchronise()))  # its thread has ended
+                nothing_work = (used(raw)[0] - busy[0]) / 3
                 asked = min(timed(3, lambda _: raw.hgetall("fss:{bench}:d")))
         row(
             f"resync of {keys:,} keys: all fetched / none differs (beside HGETALL)",
             f"{1000 * everything:.0f} / {1000 * nothing:.0f} ms",
             f"{1000 * asked:.0f} ms",
         )
+        row("the engine's CPU time for that", f"{1000 * (busy[0] - idle[0]):.0f} / {1000 * nothing_work:.0f} ms")
         keys *= 10
 
 

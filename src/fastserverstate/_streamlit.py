@@ -63,7 +63,7 @@ _ATTRIBUTE = "_fastserverstate"  # of AppSession and ScriptRunContext: the LiveS
 # Kinds of values that Streamlit takes back at the end of a run.
 _TRIGGERS = {"trigger_value", "string_trigger_value", "json_trigger_value", "chat_input_value"}
 
-# Streamlit 1.54 gave metrics families of their own. Before, all of them were sizes of caches.
+# Streamlit 1.53 gave metrics families of their own. Before, all of them were sizes of caches.
 _HAS_FAMILIES = not hasattr(stats, "CacheStatsProvider")
 
 # Streamlit 1.58 moved the current fragment from the context to a context variable, for parallel fragments.

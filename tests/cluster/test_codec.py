@@ -156,8 +156,9 @@ def test_pickle_is_not_loaded_unless_its_mac_is_right():
     honest = keyed.encode("k", Boom())
     crafted = pickle.dumps(Boom(), 5)
     wrong = [
+        (keyed, "j", honest),
         (keyed, "other", honest),
-        (Codec("other", SECRET), "k", honest),
+        (Codec("apq", SECRET), "k", honest),
         (Codec("app", "another secret of 16"), "k", honest),
         (bare, "k", honest),
         (keyed, "k", b"p" + crafted),

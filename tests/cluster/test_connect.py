@@ -165,11 +165,14 @@ def test_process_ends_at_once_though_the_engine_does_not_answer(proxy):
         text=True,
         env={**os.environ, "PYTHONPATH": path},
     ) as process:
-        assert process.stdout.readline() == "locked\n"
-        proxy.to_server = proxy.to_client = False
-        process.stdin.write("\n")
-        process.stdin.flush()
-        assert process.wait(10) == 0
+        try:
+            assert process.stdout.readline() == "locked\n"
+            proxy.to_server = proxy.to_client = False
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
 
 
 def test_failures_are_counted(own_engine):

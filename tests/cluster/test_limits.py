@@ -12,7 +12,7 @@ from cluster.member import Member
 from cluster.waiting import until
 from unit.helpers import ThreadSet
 
-from fastserverstate.cluster import client, locks
+from fastserverstate.cluster import locks
 from fastserverstate.cluster.errors import NotConnectedError
 
 
@@ -31,7 +31,7 @@ def test_connections_that_were_needed_once_are_let_go(own_engine, peer):
         until(lambda: len(one.node.replica._flights) == 40)
         own_engine.signal(signal.SIGCONT)
     assert one.values == {"n": 40}
-    until(lambda: connections(own_engine) <= client.MOST_IDLE + 1)  # and the tail's
+    until(lambda: connections(own_engine) <= 20)
 
 
 def test_reconnecting_leaves_nothing_behind(own_engine, peer):
