@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from harness.engine import engine
 from harness.server import AppServer, streamlit_run
-from harness.tab import Tab
+from harness.tab import DEADLINE, Tab
 
 APP = """
 import os
@@ -132,3 +132,50 @@ def test_one_server_waits_for_the_other(servers: list[AppServer]) -> None:
             await there.shows("n 11")
 
     asyncio.run(scenario())
+
+
+LATE = """
+import os
+import streamlit as st
+from fastserverstate import connect, server_state
+
+connect(os.environ["ENGINE"], namespace="late", timeout=0.5, required=os.environ["REQUIRED"] == "yes")
+st.button("add", on_click=lambda: server_state.update(n=server_state.get("n", 0) + 1))
+st.text(f"n {server_state.get('n', 0)}")
+"""
+
+
+@pytest.mark.parametrize("required", ["yes", "no"])
+def test_server_that_starts_before_the_engine(tmp_path: Path, required: str) -> None:
+    script = tmp_path / "main.py"
+    script.write_text(LATE)
+    with engine(kind="valkey") as late:
+        url = late.url.replace("://", "://default:pass-word@")
+        late.kill()
+
+        async def scenario(server: AppServer) -> None:
+            async with Tab(server.websocket_url) as tab:
+                if required == "yes":
+                    await tab.until(lambda tab: bool(tab.exceptions))
+                    assert f"NotConnectedError: {late.url} cannot be reached" in tab.exceptions[0]
+                    late.start()
+                    await tab.rerun()
+                    await tab.shows("n 0")
+                else:
+                    await tab.shows("n 0")
+                    await tab.click("add")  # by itself
+                    await tab.shows("n 1")
+                    late.start()
+                async with Tab(server.websocket_url) as other:
+                    await tab.click("add")
+                    await other.until(lambda other: other.texts == tab.texts != ["n 0"])
+            with late.client() as client:
+                end = asyncio.get_running_loop().time() + DEADLINE
+                while not client.hlen("fss:{late}:d"):  # it has joined
+                    assert asyncio.get_running_loop().time() < end
+                    await asyncio.sleep(0.01)
+
+        with streamlit_run(script, env={"ENGINE": url, "REQUIRED": required}) as server:
+            asyncio.run(scenario(server))
+            assert "pass-word" not in server.output
+            assert required == "yes" or "This server works by itself until" in server.output
