@@ -68,16 +68,24 @@ def servers(tmp_path: Path) -> Iterator[list[AppServer]]:
         yield [stack.enter_context(streamlit_run(script, env={"ENGINE": url, "NAME": name})) for name in ("A", "B")]
 
 
+def test_widgets_are_shared_by_servers(servers: list[AppServer]) -> None:
+    async def scenario() -> None:
+        async with Tab(servers[0].websocket_url) as here, Tab(servers[1].websocket_url) as there:
+            for tab in (here, there):
+                await tab.shows("text first")
+            await here.enter("box", "typed")
+            await there.shows("text typed")
+            await there.enter("box", "answered")
+            await here.shows("text answered")
+
+    asyncio.run(scenario())
+
+
 def test_what_is_done_on_one_server_goes_for_the_other(servers: list[AppServer]) -> None:
     async def scenario() -> None:
         async with Tab(servers[0].websocket_url) as here, Tab(servers[1].websocket_url) as there:
             for tab in (here, there):
                 await tab.shows("n 0")
-
-            await here.enter("box", "typed")  # widgets
-            await there.shows("text typed")
-            await there.enter("box", "answered")
-            await here.shows("text answered")
 
             await here.click("add")  # increments, one after the other
             await there.shows("n 1")
