@@ -123,9 +123,13 @@ class Backend:
     def acquire(self, key: str, timeout: float | None) -> bool:
         return self._node.leases.acquire([key], timeout)
 
+    def entered(self, key: str) -> None:
+        """The calling thread has the key's lock among the threads of this process, too."""
+        self._node.replica.bring_in_held([key])
+
     def release(self, keys: Sequence[str]) -> None:
+        self._node.replica.bring_in_held(keys)
         self._node.leases.release(keys)
-        self._node.replica.released(keys)
 
 
 class Link:

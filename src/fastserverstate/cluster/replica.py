@@ -177,8 +177,8 @@ class Replica:
         """Of what the table has; NEVER if that is nothing."""
         return self._versions.get(key, NEVER)
 
-    def released(self, keys: Iterable[str]) -> None:
-        """A thread has released locks: bring in what has come meanwhile."""
+    def bring_in_held(self, keys: Iterable[str]) -> None:
+        """Bring in what has come while another thread had the locks of these keys."""
         if not self._held:
             return
         finishes = []
