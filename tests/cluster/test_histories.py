@@ -90,6 +90,7 @@ def harm(server, proxy, over, counts):
                     server.restart()
 
 
+@pytest.mark.failure(14)
 @pytest.mark.parametrize("faults", [False, True], ids=["calm", "faults"])
 @pytest.mark.timeout(900)
 def test_histories_of_processes_are_linearizable(own_engine, proxy, report, faults):
