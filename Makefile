@@ -45,7 +45,8 @@ test: $(READY) lint  ## Run the linters and the whole test suite.
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES)
 
 test-faults: $(READY)  ## Kill engines, cut connections, lose replies and stop processes hundreds of times.
-	FASTSERVERSTATE_FAULTS=long $(BIN)/python -m pytest tests/cluster --timeout 3600 -o faulthandler_timeout=3000
+	FASTSERVERSTATE_FAULTS=long PYTHONPATH=tests $(BIN)/python -m pytest -p harness.faults tests/cluster \
+		tests/browser/test_cluster.py --timeout 3600 -o faulthandler_timeout=3000
 
 MATRIX := $(STREAMLIT_RELEASES:%=test-streamlit-%)
 .PHONY: $(MATRIX)
@@ -148,7 +149,7 @@ bench-check: $(READY)  ## Compare what the operations take with the counts in be
 	$(BIN)/python bench/instructions.py --check
 
 bench-cluster: $(READY)  ## Measure what sharing the state among servers costs, beside asking the engine every time.
-	cd bench && PYTHONPATH=../tests $(abspath $(BIN))/python scale.py
+	PYTHONPATH=tests:bench $(BIN)/python bench/cluster
 
 load: $(READY)  ## Load a real server with hundreds of sessions, beside streamlit-server-state.
 	cd bench && PYTHONPATH=../tests $(abspath $(BIN))/python -m load

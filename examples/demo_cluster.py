@@ -39,7 +39,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def main() -> None:
-    engine_port, *ports = free_ports(1 + SERVERS)
+    *ports, engine_port = free_ports(SERVERS + 1)
     with tempfile.TemporaryDirectory() as folder:
         engine = subprocess.Popen(
             [engine_program(), "--port", str(engine_port), "--bind", "127.0.0.1", "--dir", folder, "--save", ""],
@@ -67,6 +67,7 @@ def main() -> None:
             engine.wait()
         if not any(demo.stopping for demo in demos):
             sys.exit("A server or the engine ended by itself.")
+        print("\n  Stopped.")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.inspect import stringify_signature
 
 import fastserverstate
+import fastserverstate.cluster
 
 PUBLIC = {
     "State": ["server_state", "peek", "touch"],
@@ -24,6 +26,7 @@ PUBLIC = {
     "Reruns": ["no_rerun", "force_rerun_bound_sessions"],
     "Options": ["configure", "connect"],
     "Errors": ["FastServerStateError", "RerunSuppressedError", "DeadlockError"],
+    "Several servers": [f"cluster.{name}" for name in sorted(fastserverstate.cluster.__all__, key=str.swapcase)],
 }
 OTHERS = "More"
 MAKERS = {"__new__", "__init__"}
@@ -45,7 +48,7 @@ def public_names(group: str) -> list[str]:
 
 
 def described(names: list[str]) -> list[str]:
-    return [line for name in names for line in public_name(name, getattr(fastserverstate, name))]
+    return [line for name in names for line in public_name(name, attrgetter(name)(fastserverstate))]
 
 
 def public_name(name: str, value: Any) -> list[str]:
@@ -137,7 +140,7 @@ def parameters(function: ast.FunctionDef, *, without_first: bool) -> str:
 
 
 class PublicNames(SphinxDirective):
-    """``.. public-names:: GROUP``: the names of ``fastserverstate.__all__`` in a group, or those in none."""
+    """``.. public-names:: GROUP``: the public names in a group, or those of ``fastserverstate.__all__`` in none."""
 
     required_arguments = 1
     final_argument_whitespace = True

@@ -38,7 +38,7 @@ def connect(
         ``required``: whether it is an error if the server cannot be reached now. If not, this process works by itself
         with a warning, and joins later.
 
-        ``timeout``: seconds (or ``timedelta``) that connecting, and any write, waits for the server.
+        ``timeout``: seconds (or ``timedelta``) that connecting, and any write, waits for the server; up to 300.
 
     Thread-safety
         Safe from any thread.

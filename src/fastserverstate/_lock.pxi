@@ -196,6 +196,8 @@ cdef bint enter_lock(KeyLock self, long long timeout_ns) except -1:
         cell.extra.instruction = instruction
     unlock(&self.shard.mutex)
     _xdecref(code)
+    if remote:
+        entered_remotely(self)
     return True
 
 

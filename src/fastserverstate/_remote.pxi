@@ -81,6 +81,14 @@ cdef bint enter_remotely(KeyLock self, long long timeout_ns) except -1:
     return backend_of(self.table).acquire(<object>self.cell.key, None if timeout_ns < 0 else timeout_ns / 1e9)
 
 
+cdef int entered_remotely(KeyLock self) except -1:
+    """This thread has both locks. The one before it may have lost the one among all tables, and not noticed yet."""
+    cdef PyObject *backend = load_object(self.table.backend)
+    if backend != NULL:
+        (<object>backend).entered(<object>self.cell.key)
+    return 0
+
+
 cdef int leave_remotely(list locks) except -1:
     """Give back, among all tables, what this thread holds no longer."""
     cdef KeyLock handle

@@ -16,7 +16,7 @@ import asyncio
 import logging
 import sys
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import streamlit
@@ -25,6 +25,7 @@ from streamlit import config
 from fastserverstate._core import Scope, Store, locate_scopes
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.session import LiveSession, Readiness
+from fastserverstate.stats import Figure
 
 logger = logging.getLogger("fastserverstate")
 
@@ -43,7 +44,7 @@ def unsupported(lacks: str) -> ImportError:
 try:
     from streamlit.elements.form import is_in_form  # type: ignore[attr-defined]
     from streamlit.elements.lib import policies
-    from streamlit.runtime import Runtime
+    from streamlit.runtime import Runtime, stats
     from streamlit.runtime.app_session import AppSession, AppSessionState
     from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
     from streamlit.runtime.fragment import MemoryFragmentStorage
@@ -61,6 +62,9 @@ _ATTRIBUTE = "_fastserverstate"  # of AppSession and ScriptRunContext: the LiveS
 
 # Kinds of values that Streamlit takes back at the end of a run.
 _TRIGGERS = {"trigger_value", "string_trigger_value", "json_trigger_value", "chat_input_value"}
+
+# Streamlit 1.53 gave metrics families of their own. Before, all of them were sizes of caches.
+_HAS_FAMILIES = not hasattr(stats, "CacheStatsProvider")
 
 # Streamlit 1.58 moved the current fragment from the context to a context variable, for parallel fragments.
 _thread_state = getattr(_context_module, "_thread_state", None)
@@ -81,7 +85,7 @@ _NEEDED: dict[Any, set[str]] = {
     policies.check_widget_policies: {"check_session_state_rules"},
     ForwardMsgQueue: {"__len__"},
     MemoryFragmentStorage: {"contains"},
-    Runtime: {"_session_mgr", "exists", "instance"},
+    Runtime: {"_session_mgr", "exists", "instance", "stats_mgr"},
     ScriptRunContext: {
         "_enqueue",
         "fragment_ids_this_run",
@@ -89,6 +93,7 @@ _NEEDED: dict[Any, set[str]] = {
         *(["current_fragment_id"] if _thread_state is None else []),
     },
     SafeSessionState.register_widget: {"_state"},
+    stats.StatsManager: {"get_stats", "register_provider"},
     ScriptRunner: {"on_event"},
     ScriptRunnerEvent: {
         "ENQUEUE_FORWARD_MSG",
@@ -200,12 +205,53 @@ def _announce_stops(live: LiveSession, runner: Any) -> None:
         runner.__dict__[name] = announcing(getattr(runner, name))
 
 
+class Metric:
+    """A figure as a `streamlit.runtime.stats.Stat`."""
+
+    def __init__(self, figure: Figure) -> None:
+        self._figure = figure
+        self.family_name = figure.name
+        self.type = figure.kind
+        self.unit = figure.unit
+        self.help = figure.help
+
+    def to_metric_str(self) -> str:
+        figure = self._figure
+        labels = ",".join(f'{name}="{value}"' for name, value in figure.labels.items())
+        line = f"{figure.name}{'_total' * (figure.kind == 'counter')}{{{labels}}} {figure.value}"
+        if _HAS_FAMILIES:
+            return line
+        unit = [f"# UNIT {figure.name} {figure.unit}"] if figure.unit else []
+        return "\n".join([f"# TYPE {figure.name} {figure.kind}", *unit, f"# HELP {figure.name} {figure.help}", line])
+
+    def marshall_metric_proto(self, metric: Any) -> None:
+        if not _HAS_FAMILIES:
+            return  # it would be added to the sizes of caches
+        for name, value in self._figure.labels.items():
+            metric.labels.add(name=name, value=value)
+        point = metric.metric_points.add()
+        (point.gauge_value if self.type == "gauge" else point.counter_value).double_value = self._figure.value
+
+
+class Metrics:
+    """Figures among those of Streamlit's metrics endpoint, as a provider of its `StatsManager`."""
+
+    def __init__(self, names: Sequence[str], collect: Callable[[], Iterable[Figure]]) -> None:
+        self.stats_families = names
+        self._collect = collect
+
+    def get_stats(self, family_names: Collection[str] | None = None) -> Any:
+        found = [Metric(figure) for figure in self._collect() if not family_names or figure.name in family_names]
+        return {metric.family_name: [metric] for metric in found} if _HAS_FAMILIES else found
+
+
 class Bridge:
     """Connects a store and a scheduler to the Streamlit server of this process."""
 
     def __init__(self, store: Store, scheduler: Scheduler) -> None:
         self._store = store
         self._scheduler = scheduler
+        self._metrics: Metrics | None = None
         locate_scopes(
             _CONTEXT_ATTRIBUTE,
             _thread_state,
@@ -232,7 +278,20 @@ class Bridge:
         scope: Scope | None = live.scope(fragment)
         return scope
 
+    def publish(self, metrics: Metrics) -> None:
+        """Show figures on the metrics endpoint, of a server that is there or that will be."""
+        self._metrics = metrics
+        if Runtime.exists():
+            self._register_metrics()
+
+    def _register_metrics(self) -> None:
+        known = Runtime.instance().stats_mgr.__dict__
+        if self._metrics is not None and _ATTRIBUTE not in known:
+            known[_ATTRIBUTE] = self._metrics
+            Runtime.instance().stats_mgr.register_provider(self._metrics)
+
     def _hook(self, session: AppSession) -> LiveSession:
+        self._register_metrics()
         manager = Runtime.instance()._session_mgr
         link = AppSessionLink(session, manager)
         live = LiveSession(self._store, link)

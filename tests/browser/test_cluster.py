@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from harness.engine import Engine, engine
+from harness.faults import times
 from harness.server import AppServer, streamlit_run
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
 
 APP = Path(__file__).parent / "apps" / "shared.py"
-RESTARTS = 3
+RESTARTS = times(3, 30)
 
 
 @pytest.fixture(scope="module", params=["redis", "valkey"])
@@ -43,6 +44,8 @@ def click(tab: Page, label: str) -> None:
     tab.get_by_role("button", name=label, exact=True).click()
 
 
+@pytest.mark.failure(13)
+@pytest.mark.timeout(900)
 def test_click_on_one_server_shows_on_the_other(
     servers: list[AppServer], open_tab: Callable[..., Page], shared_engine: Engine
 ) -> None:

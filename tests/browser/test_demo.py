@@ -1,4 +1,4 @@
-"""`python examples/demo.py`, as `make demo` runs it."""
+"""`python examples/demo.py` and `demo_cluster.py`, as `make demo` and `make demo-cluster` run them."""
 
 from __future__ import annotations
 
@@ -88,6 +88,38 @@ def test_ctrl_c_ends_make_demo(open_tab: Callable[..., Page]) -> None:
     assert not re.search("Traceback|Error|make:", said), said
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"http://localhost:{port}", timeout=5)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_demo_of_several_servers(ending: signal.Signals, open_tab: Callable[..., Page]) -> None:
+    with subprocess.Popen(
+        [sys.executable, str(DEMO.with_name("demo_cluster.py"))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            urls = [next(line for line in process.stdout if "http" in line).strip() for _ in range(2)]
+            one, other = (open_tab(url) for url in urls)
+            one.get_by_role("button", name="+1", exact=True).click()
+            for tab in (one, other):
+                expect(tab.get_by_test_id("stMetricValue")).to_have_text("1")
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            os.killpg(process.pid, ending)  # as a terminal does it
+
+            rest = process.stdout.read()
+            assert process.wait(20) == 0
+        finally:
+            process.terminate()
+    assert rest.endswith("Stopped.\n")
+    assert "demo_cluster.py" not in rest, "a traceback"
+    for url in urls:
+        with pytest.raises(urllib.error.URLError):
+            urllib.request.urlopen(url, timeout=5)
+    assert len(children) == 3  # the servers and the engine
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
 def read_until(terminal: int, text: str | None) -> str:

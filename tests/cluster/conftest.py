@@ -1,8 +1,7 @@
-"""Engines and proxies for the tests of the cluster, and the summary of the failure tests."""
+"""Engines and proxies for the tests of the cluster."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,19 +9,17 @@ from cluster.subject import Peer
 from harness.engine import Engine, engine
 from harness.proxy import Proxy
 
-# `make test-faults` runs the failure tests for long.
-LONG = os.environ.get("FASTSERVERSTATE_FAULTS") == "long"
-_rows: list[tuple[str, str]] = []
-
-
-def times(short: int, long: int) -> int:
-    return long if LONG else short
-
 
 @pytest.fixture(scope="session", params=["redis", "valkey"])
-def either_engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+def kind(request: pytest.FixtureRequest) -> str:
+    """Every test is run with both."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def either_engine(kind: str) -> Iterator[Engine]:
     """One for all tests that do it no harm."""
-    with engine(kind=request.param) as server:
+    with engine(kind=kind) as server:
         yield server
 
 
@@ -34,9 +31,9 @@ def empty_engine(either_engine: Engine) -> Engine:
 
 
 @pytest.fixture
-def own_engine() -> Iterator[Engine]:
+def own_engine(kind: str) -> Iterator[Engine]:
     """One that may be harmed."""
-    with engine() as server:
+    with engine(kind=kind) as server:
         yield server
 
 
@@ -62,13 +59,5 @@ def peer() -> Iterator[Callable[..., Peer]]:
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Adds a line about the test to the summary."""
-    return lambda text: _rows.append((request.node.name, text))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _rows and LONG:
-        terminalreporter.section("failures that were caused")
-        width = max(len(name) for name, _ in _rows)
-        for name, text in _rows:
-            terminalreporter.write_line(f"{name:{width}}  {text}")
+    """Says what came of a failure test, for the table of `make test-faults`."""
+    return lambda text: request.node.user_properties.append(("result", text))

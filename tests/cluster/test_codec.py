@@ -150,13 +150,15 @@ class Boom:
         return (setattr, (Boom, "loaded", True))
 
 
+@pytest.mark.failure(11)
 def test_pickle_is_not_loaded_unless_its_mac_is_right():
     """Neither a changed one, nor another key's, nor another namespace's or secret's, nor one with none."""
     honest = keyed.encode("k", Boom())
     crafted = pickle.dumps(Boom(), 5)
     wrong = [
+        (keyed, "j", honest),
         (keyed, "other", honest),
-        (Codec("other", SECRET), "k", honest),
+        (Codec("apq", SECRET), "k", honest),
         (Codec("app", "another secret of 16"), "k", honest),
         (bare, "k", honest),
         (keyed, "k", b"p" + crafted),
@@ -172,6 +174,7 @@ def test_pickle_is_not_loaded_unless_its_mac_is_right():
     assert Boom.loaded
 
 
+@pytest.mark.failure(11)
 def test_mac_covers_where_the_key_ends():
     """One key's name and payload must not be another division of the same bytes."""
     payload = pickle.dumps(1, 5)

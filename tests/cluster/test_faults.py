@@ -11,11 +11,11 @@ from contextlib import suppress
 
 import pytest
 import redis
-from cluster.conftest import times
 from cluster.subject import Peer
 from cluster.waiting import until
 from cluster.worker import Worker
 from harness.engine import engine
+from harness.faults import times
 from harness.proxy import Proxy
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -53,6 +53,7 @@ def assert_converged(server, *peers):
 # 1
 
 
+@pytest.mark.failure(1)
 def test_connections_are_killed(own_engine, peer, report):
     peers = [peer(own_engine.url) for _ in range(2)]
     each = times(400, 5_000)
@@ -60,12 +61,15 @@ def test_connections_are_killed(own_engine, peer, report):
     kills = 0
     with own_engine.client() as client, ThreadSet() as threads:
         working = [
-            threads.add(lambda one=one: sums.extend(one.node.increment("n", 1, 0) for _ in range(each)))
+            threads.add(lambda one=one: [sums.append(one.node.increment("n", 1, 0)) for _ in range(each)])
             for one in peers * 2
         ]
         threads.go()
+        seen = None
         while any(thread.is_alive() for thread in working):
-            kills += client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            if len(sums) != seen:  # else nothing has come through since the last time
+                seen = len(sums)
+                kills += client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             time.sleep(0.02)
     assert sorted(sums) == list(range(1, 4 * each + 1))
     assert kills > 10
@@ -76,10 +80,11 @@ def test_connections_are_killed(own_engine, peer, report):
 # 2
 
 
+@pytest.mark.failure(2)
 @pytest.mark.parametrize("fsync", ["always", "everysec"])
-def test_engine_is_killed(peer, report, fsync):
+def test_engine_is_killed(peer, kind, report, fsync):
     kills = times(3, 30)
-    with engine(fsync=fsync) as server:
+    with engine(kind=kind, fsync=fsync) as server:
         peers = [peer(server.url, timeout=20.0) for _ in range(2)]
         acknowledged = [[] for _ in range(4)]  # times, by number
         over = threading.Event()
@@ -121,6 +126,7 @@ def test_engine_is_killed(peer, report, fsync):
 # 3
 
 
+@pytest.mark.failure(3)
 def test_replies_are_lost(own_engine, proxy, peer, report):
     """The engine has done it, and is asked again."""
     rounds = times(15, 300)
@@ -156,6 +162,7 @@ def test_replies_are_lost(own_engine, proxy, peer, report):
     report(f"{proxy.lost} replies lost after the engine had done what it was asked: nothing doubled")
 
 
+@pytest.mark.failure(3)
 def test_refused_request_that_comes_again_late_is_not_done(own_engine, peer):
     """Its sender has asked again under a new number meanwhile."""
     one = peer(own_engine.url)
@@ -180,6 +187,7 @@ def test_refused_request_that_comes_again_late_is_not_done(own_engine, peer):
 # 4
 
 
+@pytest.mark.failure(4)
 def test_engine_comes_back_with_older_data(own_engine, peer, tmp_path, report):
     rounds = times(3, 30)
     one, other = peer(own_engine.url), peer(own_engine.url)
@@ -218,6 +226,7 @@ def test_engine_comes_back_with_older_data(own_engine, peer, tmp_path, report):
     report(f"{rounds} returns to an older AOF: tables equal the engine, old CAS and tokens refused")
 
 
+@pytest.mark.failure(4)
 def test_lock_does_not_outlive_its_engine(own_engine, peer):
     """The engine still has it, but may have forgotten that somebody else had it since."""
     one, other = peer(own_engine.url), peer(own_engine.url)
@@ -238,26 +247,35 @@ def test_lock_does_not_outlive_its_engine(own_engine, peer):
 # 5
 
 
+def has_replicated(first, second):
+    """Whether the replica has all that the other has written. (WAIT knows of its own connection's writes only.)"""
+    with first.client() as one, second.client() as other:
+        return other.info("replication")["master_repl_offset"] >= one.info("replication")["master_repl_offset"]
+
+
+@pytest.mark.failure(5)
 @pytest.mark.parametrize("lagging", [False, True], ids=["healthy", "lagging"])
-def test_replica_takes_over(lagging, report):
+def test_replica_takes_over(kind, lagging, report):
     rounds = times(1, 20)
     converged = 0
     for _ in range(rounds):
-        with engine() as first, engine("--replicaof", f"127.0.0.1 {first.port}") as second, Proxy(first.port) as proxy:
+        with (
+            engine(kind=kind) as first,
+            engine("--replicaof", f"127.0.0.1 {first.port}", kind=kind) as second,
+            Proxy(first.port) as proxy,
+        ):
             with second.client() as client:
                 until(lambda client=client: client.info("replication")["master_link_status"] == "up")
             with Peer(proxy.url) as one, Peer(proxy.url) as other:
                 sums = [one.node.increment("n", 1, 0) for _ in range(100)]
-                with first.client() as client:
-                    client.wait(1, 5000)
+                until(lambda first=first, second=second: has_replicated(first, second))
                 with second.client() as client:
                     if lagging:
                         client.replicaof("NO", "ONE")
                     sums += [one.node.increment("n", 1, 0) for _ in range(20)]
                     one.node.set("late", True)
                     if not lagging:
-                        with first.client() as master:
-                            assert master.wait(1, 5000) == 1
+                        until(lambda first=first, second=second: has_replicated(first, second))
                     proxy.target = second.port
                     first.kill()
                     proxy.cut()
@@ -286,6 +304,7 @@ HARMS = {
 }
 
 
+@pytest.mark.failure(6)
 @pytest.mark.parametrize("what", HARMS)
 def test_engine_loses_something(own_engine, peer, what, report):
     rounds = times(3, 40)
@@ -308,6 +327,7 @@ def test_engine_loses_something(own_engine, peer, what, report):
     report(f"{rounds} times: converged")
 
 
+@pytest.mark.failure(6)
 def test_engine_that_was_emptied_is_noticed_at_rest(own_engine, peer):
     one = peer(own_engine.url)
     one.node.set("k", 1)
@@ -316,6 +336,21 @@ def test_engine_that_was_emptied_is_noticed_at_rest(own_engine, peer):
     assert until(lambda: one.values == {}) < 5
 
 
+@pytest.mark.failure(6)
+def test_change_that_the_log_does_not_have_is_noticed_at_rest(own_engine, peer):
+    """As when the log was deleted before it was read."""
+    one = peer(own_engine.url)
+    one.node.set("k", 1)
+    with own_engine.client() as client, client.pipeline(transaction=True) as at_once:
+        epoch = client.hget(META, "epoch").decode()
+        at_once.hincrby(META, "seq", 1)
+        at_once.hset(DATA, "k", b"i2")
+        at_once.hset(VERSIONS, "k", f"{epoch}-{one.node.replica.cursor[1] + 1}")
+        at_once.execute()
+    assert until(lambda: one.values == {"k": 2}) < 5
+
+
+@pytest.mark.failure(6)
 def test_engine_that_loads_its_data_is_waited_for(own_engine, peer, report):
     one = peer(own_engine.url, timeout=30.0)
     with own_engine.client() as client:
@@ -354,6 +389,7 @@ def test_engine_that_loads_its_data_is_waited_for(own_engine, peer, report):
 # 7
 
 
+@pytest.mark.failure(7)
 @pytest.mark.parametrize("direction", ["to_server", "to_client"])
 def test_black_hole(own_engine, proxy, peer, direction, report):
     one, other = peer(proxy.url, timeout=2.0), peer(own_engine.url)
@@ -381,6 +417,7 @@ def test_black_hole(own_engine, proxy, peer, direction, report):
     report(f"noticed after {max(noticed):.1f} s at most; writes end after their timeout with an unknown outcome")
 
 
+@pytest.mark.failure(7)
 def test_engine_that_is_not_there(own_engine, peer):
     one = peer(own_engine.url, timeout=0.5)
     one.node.set("k", 1)
@@ -399,6 +436,7 @@ def test_engine_that_is_not_there(own_engine, peer):
     assert_converged(own_engine, one)
 
 
+@pytest.mark.failure(7)
 def test_engine_that_hangs(own_engine, peer):
     one = peer(own_engine.url, timeout=0.5)
     own_engine.signal(signal.SIGSTOP)
@@ -428,6 +466,7 @@ def worker():
         one.end()
 
 
+@pytest.mark.failure(8)
 def test_holder_of_a_lock_is_stopped(own_engine, peer, worker, monkeypatch, report):
     monkeypatch.setattr(locks, "LIFETIME", 1.0)
     one = peer(own_engine.url)
@@ -455,6 +494,7 @@ def test_holder_of_a_lock_is_stopped(own_engine, peer, worker, monkeypatch, repo
     report(f"{rounds} holders stopped past the lifetime: the lock went on, their writes were refused")
 
 
+@pytest.mark.failure(8)
 def test_reader_is_stopped(own_engine, peer, worker):
     one = peer(own_engine.url)
     two = worker(own_engine.url)
@@ -468,6 +508,7 @@ def test_reader_is_stopped(own_engine, peer, worker):
     assert two.do("node.sync(); result = [peer.values, node.status().resyncs]") == [one.values, 2]
 
 
+@pytest.mark.failure(8)
 def test_read_modify_write_of_four_processes(own_engine, worker, report):
     each = times(25, 1_000)
     workers = [worker(own_engine.url) for _ in range(4)]
@@ -487,11 +528,13 @@ def test_read_modify_write_of_four_processes(own_engine, worker, report):
 # 9, 10
 
 
+@pytest.mark.failure(9)
 def test_resynchronising_while_everybody_writes(own_engine, proxy, peer, report):
     """Every thread reads what it has written last; deletions, large values and cut connections in between."""
     peers = [peer(proxy.url), peer(own_engine.url)]
     rounds = times(120, 5_000)
     resyncs = 0
+    done = [0] * 4  # writes, by thread
     over = threading.Event()
     large = 1 << 20 if rounds > 1000 else 1 << 17
 
@@ -511,12 +554,16 @@ def test_resynchronising_while_everybody_writes(own_engine, proxy, peer, report)
                 one.node.delete(shared)
             else:
                 one.node.set(shared, (at, n, "y" * chance.choice([1, 5_000])))
+            done[at] = n + 1
 
     def harm():
+        seen = None
         with own_engine.client() as client:
             while not over.wait(0.03):
-                client.xtrim(LOG, maxlen=0, approximate=False)
-                proxy.cut()
+                if sum(done[::2]) != seen:  # else nothing has come through since the last time
+                    seen = sum(done[::2])
+                    client.xtrim(LOG, maxlen=0, approximate=False)
+                    proxy.cut()
 
     with ThreadSet() as harmful:
         harmful.add(harm)
@@ -537,6 +584,25 @@ def test_resynchronising_while_everybody_writes(own_engine, proxy, peer, report)
     report(f"{resyncs} resynchronisations during {8 * rounds} writes: own writes seen at once, converged")
 
 
+@pytest.mark.failure(9)
+def test_own_write_during_a_resynchronisation_stays(own_engine, peer):
+    one, other = peer(own_engine.url), peer(own_engine.url)
+    resynchronise, seen = one.node.replica.resynchronise, []
+
+    def overtaken(*arguments):
+        one.node.set("k", "newer")
+        done = resynchronise(*arguments)
+        seen.append((done, one.values["k"]))
+        return done
+
+    one.node.replica.resynchronise = overtaken
+    other.node.commit({"k": "theirs"} | {f"k{n}": n for n in range(1500)})  # too many for the log
+    until(lambda: seen)
+    assert seen[0] == (True, "newer")
+    assert_converged(own_engine, one, other)
+
+
+@pytest.mark.failure(9)
 def test_large_value_is_changed_before_it_is_fetched(own_engine, peer):
     one, other = peer(own_engine.url), peer(own_engine.url)
     script = other.node.tail._channel.script
@@ -570,6 +636,7 @@ def test_large_value_is_changed_before_it_is_fetched(own_engine, peer):
     assert_converged(own_engine, one, other)
 
 
+@pytest.mark.failure(9)
 def test_reply_that_comes_after_the_data_was_replaced(own_engine, peer):
     """A thread that is slow to bring in what an engine has since forgotten."""
     one, other = peer(own_engine.url), peer(own_engine.url)
@@ -595,6 +662,7 @@ def test_reply_that_comes_after_the_data_was_replaced(own_engine, peer):
     assert_converged(own_engine, one, other)
 
 
+@pytest.mark.failure(10)
 def test_large_values_and_integers_survive_lost_replies(proxy, own_engine, peer):
     one, other = peer(proxy.url), peer(own_engine.url)
     value = bytes(range(256)) * 4096
@@ -612,6 +680,7 @@ def test_large_values_and_integers_survive_lost_replies(proxy, own_engine, peer)
 # 12
 
 
+@pytest.mark.failure(12)
 def test_engine_whose_memory_is_full(own_engine, peer):
     one, other = peer(own_engine.url), peer(own_engine.url)
     one.node.set("k", 1)
@@ -631,6 +700,7 @@ def test_engine_whose_memory_is_full(own_engine, peer):
     assert_converged(own_engine, one, other)
 
 
+@pytest.mark.failure(12)
 def test_eviction_is_warned_about(own_engine, peer, caplog):
     peer(own_engine.url)
     assert "noeviction" not in caplog.text

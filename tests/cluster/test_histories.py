@@ -11,8 +11,8 @@ from contextlib import suppress
 
 import pytest
 import redis
-from cluster.conftest import times
 from cluster.worker import Worker
+from harness.faults import times
 from harness.linearizability import find_violation
 from linearizability.model import StoreModel
 
@@ -24,6 +24,7 @@ import base64, pickle, sys
 from cluster.member import Member
 from fastserverstate.cluster.errors import LockLostError, NotConnectedError, NotWrittenError, UnknownOutcomeError
 from fastserverstate.errors import DeadlockError
+from harness.faults import times
 from harness.linearizability import timed
 
 sys.setswitchinterval(1e-5)
@@ -89,6 +90,7 @@ def harm(server, proxy, over, counts):
                     server.restart()
 
 
+@pytest.mark.failure(14)
 @pytest.mark.parametrize("faults", [False, True], ids=["calm", "faults"])
 @pytest.mark.timeout(900)
 def test_histories_of_processes_are_linearizable(own_engine, proxy, report, faults):

@@ -121,6 +121,7 @@ def test_compare_and_set_by_version(pair):
     assert one.values["k"] == 2
 
 
+@pytest.mark.failure(10)
 @pytest.mark.parametrize(
     ("start", "by"), [(0, 1), (2**53, 1), (-(2**53), -3), (2**62, 2**61), (10**14, 10**14), (-5, 5), (7, -(2**62))]
 )
@@ -132,6 +133,7 @@ def test_sums_are_exact(pair, start, by):
     assert other.values["n"] == start + by
 
 
+@pytest.mark.failure(10)
 def test_sums_that_the_engine_cannot_make(pair):
     one, _ = pair
     one.node.set("n", 2**63 - 1)
@@ -155,6 +157,7 @@ def test_increments_of_many_threads_and_servers(pair):
         assert peer.values == {"n": 1200}
 
 
+@pytest.mark.failure(10)
 def test_large_values_are_fetched(pair):
     one, other = pair
     for size in (4000, 5000, 1 << 20):
@@ -200,7 +203,7 @@ def test_commit_of_more_than_the_log_lists(pair):
     one.node.commit({f"k{n}": n for n in range(5000)})
     other.node.sync()
     assert len(other.values) == 5000
-    assert other.node.status().resyncs == resyncs + 1
+    until(lambda: other.node.status().resyncs == resyncs + 1)
     one.node.commit({f"k{n}": GONE for n in range(5000)})
     other.node.sync()
     assert other.values == {}
@@ -267,7 +270,7 @@ def test_key_that_a_thread_has_locked_is_brought_in_after_it(pair):
     one.node.set("k", 2)
     other.node.sync()
     other.table.held_by_others.clear()
-    other.node.replica.released(["k"])
+    other.node.replica.bring_in_held(["k"])
     assert other.values == {"k": 2, "l": 1}
 
 
@@ -278,13 +281,18 @@ def test_what_was_there_before_is_offered(empty_engine, peer):
     assert one.values == other.values == {"a": 1, "b": 1, "c": 2}
 
 
-def test_keys_expire(pair):
+def test_keys_expire(pair, empty_engine):
     one, other = pair
-    one.node.set("k", 1, ttl=0.05)
-    one.node.set("stays", 1, ttl=0.05)
+    one.node.set("k", 1, ttl=3600)
+    one.node.set("stays", 1, ttl=3600)
     one.node.set("stays", 2)
     other.node.sync()
     assert other.values == {"k": 1, "stays": 2}
+    with empty_engine.client() as client:
+        left = client.zscore("fss:{tests}:ttl", "k") / 1000 - time.time()
+        assert 3000 < left < 3601
+        assert client.zcard("fss:{tests}:ttl") == 1
+        client.zadd("fss:{tests}:ttl", {"k": 0})  # an hour later
     until(lambda: other.values == one.values == {"stays": 2})
 
 
@@ -445,6 +453,7 @@ def test_circle_of_waiting_servers_is_found(pair):
     assert "'b'" in errors[0]
 
 
+@pytest.mark.failure(8)
 def test_lock_that_is_not_renewed_is_lost(pair, monkeypatch):
     monkeypatch.setattr(locks, "LIFETIME", 0.2)
     one, other = pair
@@ -490,6 +499,7 @@ def test_tokens_grow(pair):
 # What cannot be
 
 
+@pytest.mark.failure(11)
 def test_value_that_cannot_be_sent_is_not_written(empty_engine, peer):
     one = peer(empty_engine.url, secret=None)
     with pytest.raises(UnsharableValueError, match=r"'k'.*object"):
@@ -497,6 +507,7 @@ def test_value_that_cannot_be_sent_is_not_written(empty_engine, peer):
     assert one.values == {}
 
 
+@pytest.mark.failure(11)
 def test_tampered_value_is_not_loaded_and_harms_nobody(pair, empty_engine, caplog):
     one, other = pair
     one.node.set("k", {1, 2}.__class__)  # a type: needs pickle

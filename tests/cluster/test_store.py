@@ -383,6 +383,32 @@ def test_forked_process_starts_alone_and_may_join(empty_engine):
     assert run_script(FORK.format(url=empty_engine.url), package=True) == "{'k': 2, 'joined': True}\n"
 
 
+def test_next_holder_sees_what_came_after_a_lock_was_lost(own_engine, member):
+    """To its thread the lost lock was still held, so what others have written had to wait."""
+    one, other = member(own_engine.url), member(own_engine.url)
+    one.state["k"] = 0
+    held, go, results = threading.Event(), threading.Event(), []
+
+    def hold():
+        with one.locks["k"]:
+            held.set()
+            go.wait(20)
+
+    with ThreadSet() as threads, own_engine.client() as client:
+        threads.add(hold)
+        threads.go()
+        held.wait(20)
+        own_engine.restart()
+        other.state["k"] = 1
+        until(lambda: one.link.node.replica._held)
+        threads.add(lambda: results.append(one.atomic("k", lambda value: value * 2, default=0)))
+        until(lambda: client.get("fss:{tests}:lk:k").split(b"-")[0] == client.hget("fss:{tests}:m", "epoch"))
+        go.set()
+    assert results == [2]
+    other.sync()
+    assert other.state["k"] == 2
+
+
 def test_disconnected_store_goes_on_alone(pair):
     one, other = pair
     one.state["k"] = 1

@@ -51,6 +51,9 @@ class Engine:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
+    def option(self, name: str) -> str:
+        return self._options[self._options.index(name) + 1]
+
     @property
     def pid(self) -> int:
         assert self._process is not None

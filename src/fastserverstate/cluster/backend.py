@@ -24,7 +24,8 @@ class CoreTable:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._calls: queue.SimpleQueue[list[str] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._due: set[str] = set()  # what is in the queue: a slow listener does not make it grow
         self._caller: threading.Thread | None = None
         self.tail: threading.Thread | None = None
 
@@ -69,14 +70,18 @@ class CoreTable:
         if self._caller is None:
             self._caller = threading.Thread(target=self._call, name="fastserverstate.cluster.on_change", daemon=True)
             self._caller.start()
-        self._calls.put(keys)
+        for key in keys:
+            if key not in self._due:
+                self._due.add(key)
+                self._calls.put(key)
 
     def _call(self) -> None:
-        while (keys := self._calls.get()) is not None:
+        while (key := self._calls.get()) is not None:
+            self._due.discard(key)  # what comes from now on may be missed by this call
             try:
-                self._store.settle(keys)
+                self._store.settle([key])
             except BaseException:  # what a listener raises is logged before; this is what it did not foresee
-                logger.exception("Calling the listeners of %s has failed.", keys)
+                logger.exception("Calling the listeners of server_state[%r] has failed.", key)
 
     def close(self) -> None:
         self._calls.put(None)
@@ -118,9 +123,13 @@ class Backend:
     def acquire(self, key: str, timeout: float | None) -> bool:
         return self._node.leases.acquire([key], timeout)
 
+    def entered(self, key: str) -> None:
+        """The calling thread has the key's lock among the threads of this process, too."""
+        self._node.replica.bring_in_held([key])
+
     def release(self, keys: Sequence[str]) -> None:
+        self._node.replica.bring_in_held(keys)
         self._node.leases.release(keys)
-        self._node.replica.released(keys)
 
 
 class Link:

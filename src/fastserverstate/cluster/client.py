@@ -24,13 +24,15 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from fastserverstate.cluster.errors import NotConnectedError, NotWrittenError, UnknownOutcomeError
+from fastserverstate.cluster.errors import ClusterError, NotConnectedError, NotWrittenError, UnknownOutcomeError
 
 SCRIPT = Path(__file__).with_name("script.lua").read_bytes()
 _SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 
 CONNECT_TIMEOUT = 1.0
 LONGEST_ATTEMPT = 2.0
+LONGEST_TIMEOUT = 300.0  # well before the engine forgets what an operation's first attempt has done
+MOST_IDLE = 16  # connections that are kept when nobody needs them
 FIRST_REST, LONGEST_REST = 0.005, 0.25
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -57,7 +59,8 @@ class Channel:
     """
 
     def __init__(self, engine: Engine, timeout: float) -> None:
-        kwargs = dict(engine.pool.connection_kwargs, socket_timeout=timeout)
+        # Whatever the url says of these: replies are read as they come with the older protocol.
+        kwargs = dict(engine.pool.connection_kwargs, socket_timeout=timeout, protocol=2, decode_responses=False)
         self._connection: Any = engine.pool.connection_class(**kwargs)
         self._meta = f"{engine.prefix}m".encode()
         self.writer = uuid.uuid4().hex.encode()
@@ -118,6 +121,8 @@ class Channel:
         except redis.exceptions.BusyLoadingError as error:
             self.close()
             raise RefusedError(str(error)) from error
+        except redis.exceptions.AskError as error:  # MOVED, too
+            raise RefusedError(f"the namespace has moved to {error.host}:{error.port}") from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
             self.close()
             raise AnswerLostError(str(error)) from error
@@ -158,11 +163,11 @@ class Engine:
             raise ValueError(
                 f"A namespace is made of 1 to 100 letters, digits, dots, dashes and underscores, not {namespace!r}."
             )
-        if not 0 < timeout < float("inf"):
-            raise ValueError(f"timeout is a number of seconds above 0, not {timeout!r}.")
+        if not 0 < timeout <= LONGEST_TIMEOUT:
+            raise ValueError(f"timeout is a number of seconds above 0 and up to {LONGEST_TIMEOUT:g}, not {timeout!r}.")
         try:
             self.pool = redis.ConnectionPool.from_url(
-                url, socket_connect_timeout=min(CONNECT_TIMEOUT, timeout), retry=Retry(NoBackoff(), 0), protocol=2
+                url, socket_connect_timeout=min(CONNECT_TIMEOUT, timeout), retry=Retry(NoBackoff(), 0)
             )
             parts = urlsplit(url)
             port = "" if parts.port is None else f":{parts.port}"
@@ -175,6 +180,7 @@ class Engine:
         self.prefix = f"fss:{{{namespace}}}:"
         self.timeout = timeout
         self.epoch = 0  # the highest that any channel has seen
+        self.errors = 0  # operations that were given up
         self._while_waiting = while_waiting
         self._idle: deque[Channel] = deque()
 
@@ -192,7 +198,8 @@ class Engine:
         Raises
             NotWrittenError, UnknownOutcomeError.
         """
-        end = time.monotonic() + (self.timeout if timeout is None else timeout)
+        timeout = self.timeout if timeout is None else timeout
+        end = time.monotonic() + timeout
         channel = self._take()
         lost = False
         why: Exception
@@ -214,15 +221,21 @@ class Engine:
                     why = error
                 except redis.RedisError as error:
                     if lost:
-                        raise self._given_up(lost, error) from error
+                        raise self._given_up(lost, error, timeout) from error
                     raise NotWrittenError(f"{self.address} has refused, so nothing was written: {error}") from error
                 if time.monotonic() + rest > end:
-                    raise self._given_up(lost, why) from why
+                    raise self._given_up(lost, why, timeout) from why
                 time.sleep(rest * random.uniform(0.5, 1))
                 rest = min(2 * rest, LONGEST_REST)
                 self._while_waiting()
+        except ClusterError:
+            self.errors += 1
+            raise
         finally:
-            self._idle.append(channel)
+            if len(self._idle) < MOST_IDLE:
+                self._idle.append(channel)
+            else:
+                channel.close()
 
     def _adopt(self, channel: Channel) -> None:
         try:
@@ -230,14 +243,14 @@ class Engine:
         except AnswerLostError as error:  # to the adoption, which says nothing of the operation
             raise RefusedError(str(error)) from error
 
-    def _given_up(self, lost: bool, why: Exception) -> UnknownOutcomeError | NotConnectedError:
+    def _given_up(self, lost: bool, why: Exception, timeout: float) -> UnknownOutcomeError | NotConnectedError:
         if lost:
             return UnknownOutcomeError(
-                f"{self.address} did not answer within {self.timeout:g} seconds ({why}). It is not known whether the "
+                f"{self.address} did not answer within {timeout:.3g} seconds ({why}). It is not known whether the "
                 f"write happened."
             )
         return NotConnectedError(
-            f"{self.address} could not be reached within {self.timeout:g} seconds ({why}). Nothing was written."
+            f"{self.address} could not be reached within {timeout:.3g} seconds ({why}). Nothing was written."
         )
 
     def _take(self) -> Channel:

@@ -26,6 +26,7 @@ logger = logging.getLogger("fastserverstate")
 LIFETIME = 10.0  # seconds without a renewal
 SLICE = 0.05  # how soon a thread that waits sees that its script was stopped
 RETRY = 1.0  # the longest wait for word of a release
+PATIENCE = 1.0  # with an engine that is not reached, where the caller has none with the lock
 
 
 class Leases:
@@ -71,9 +72,10 @@ class Leases:
         waits = b"0" if timeout == 0 else b"1"
         lifetime = int(LIFETIME * 1000)
         names = [encode_key(key) for key in keys]
+        patience = self._engine.timeout if timeout is None else min(max(timeout, PATIENCE), self._engine.timeout)
         reply = self.when_free(
             keys,
-            lambda: self._engine.call(b"acquire", owner, lifetime, waits, *names, numbered=True),
+            lambda: self._engine.call(b"acquire", owner, lifetime, waits, *names, numbered=True, timeout=patience),
             timeout,
         )
         if reply is None:

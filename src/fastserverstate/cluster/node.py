@@ -47,20 +47,37 @@ def condition(version: Version) -> bytes:
 
 @dataclass(frozen=True)
 class Status:
-    """What `fastserverstate.cluster.status` returns."""
+    """What ``fastserverstate.cluster.status`` returns.
+
+    Attributes
+        ``address`` of the engine, without user and password, and ``namespace``.
+
+        ``connected``: whether the engine answers. ``age``: seconds since this server last knew to be up to date; up to
+        2 while all is well and nobody writes.
+
+        ``cursor``: version of the last change that was brought in, as ``epoch-seq``. ``lag``: changes that the engine
+        is known to have beyond it.
+
+        ``resyncs``: how often all versions were compared with the engine's, the first time included. ``outages``: how
+        often the connection was lost. ``bytes_sent``, ``bytes_received``: of values, the latter of other servers.
+
+        ``errors``: failures of the connection, and operations that were given up. ``last_error``: of the connection.
+        ``unreadable``: values that could not be decoded.
+    """
 
     address: str
     namespace: str
     connected: bool
-    age: float  # seconds since this server last knew to be up to date
-    cursor: str  # version of the last change that was brought in
-    lag: int  # changes that the engine is known to have beyond that
+    age: float
+    cursor: str
+    lag: int
     resyncs: int
     outages: int
-    bytes_sent: int  # of values
+    bytes_sent: int
+    bytes_received: int
     errors: int
     last_error: str
-    unreadable: int  # values that could not be decoded
+    unreadable: int
 
 
 class Node:
@@ -274,7 +291,8 @@ class Node:
             resyncs=tail.resyncs,
             outages=tail.outages,
             bytes_sent=self._sent,
-            errors=tail.errors,
+            bytes_received=self.replica.received,
+            errors=tail.errors + self.engine.errors,
             last_error="" if tail.last_error is None else str(tail.last_error),
             unreadable=self.replica.unreadable,
         )

@@ -138,6 +138,7 @@ class Replica:
         self._held: dict[str, Change] = {}  # come while a thread had the key's lock
         self._flights: dict[bytes, Flight] = {}
         self._unlocks: dict[str, list[threading.Event]] = {}
+        self.received = 0  # bytes of values
         self.unreadable = 0
 
     # Own writes
@@ -176,8 +177,8 @@ class Replica:
         """Of what the table has; NEVER if that is nothing."""
         return self._versions.get(key, NEVER)
 
-    def released(self, keys: Iterable[str]) -> None:
-        """A thread has released locks: bring in what has come meanwhile."""
+    def bring_in_held(self, keys: Iterable[str]) -> None:
+        """Bring in what has come while another thread had the locks of these keys."""
         if not self._held:
             return
         finishes = []
@@ -279,6 +280,7 @@ class Replica:
             finish(flying)
 
     def _decoded(self, key: str, data: bytes) -> Any:
+        self.received += len(data)
         try:
             return self._codec.decode(key, data)
         except UnreadableValueError as error:

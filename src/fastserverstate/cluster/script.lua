@@ -249,9 +249,15 @@ if ARGV[1] == 'leave' then
 end
 
 if ARGV[1] == 'reap' then
-    -- -> how many keys were deleted because their time is over
+    -- -> how many keys were deleted because their time is over. Waiters that are gone are forgotten.
+    local moment, waits = now(), redis.call('HGETALL', WAITS)
+    for i = 1, #waits, 2 do
+        if tonumber(string.match(waits[i + 1], '^%d+')) < moment then
+            redis.call('HDEL', WAITS, waits[i])
+        end
+    end
     local fields = {}
-    for _, key in ipairs(redis.call('ZRANGEBYSCORE', TTL, '-inf', integer(now()), 'LIMIT', 0, MOST_LISTED)) do
+    for _, key in ipairs(redis.call('ZRANGEBYSCORE', TTL, '-inf', integer(moment), 'LIMIT', 0, MOST_LISTED)) do
         if not holder(key) then
             delete(key)
             fields[#fields + 1] = 'd' .. key

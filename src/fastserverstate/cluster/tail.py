@@ -7,6 +7,7 @@ elsewhere than the log ended. Nothing else is relied on: not the connection, nor
 from __future__ import annotations
 
 import logging
+import random
 import re
 import threading
 import time
@@ -66,7 +67,7 @@ class Tail(threading.Thread):
                 self._note(error)
             self.connected = False
             self._channel.close()
-            self._stopped.wait(rest)
+            self._stopped.wait(rest * random.uniform(0.5, 1))  # for many servers have lost it at the same time
             rest = min(2 * rest, LONGEST_REST)
         self._channel.close()
 
@@ -80,7 +81,7 @@ class Tail(threading.Thread):
         expected = isinstance(error, (redis.RedisError, RefusedError, AnswerLostError, ClusterError, OSError))
         self.outages += self.connected
         calm = time.monotonic() - self._warned < SILENCE  # of a connection that comes and goes is told now and then
-        if (self.connected and not calm) or not expected:
+        if not calm and (self.connected or not expected):
             self._warned = time.monotonic()
             self._tells = True
             logger.warning(

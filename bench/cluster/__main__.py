@@ -10,7 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from harness.engine import engine
 from live import LiveServer, detached
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from screens import POLL, measure
 
 import fastserverstate
 from fastserverstate import cluster
@@ -28,7 +29,9 @@ from fastserverstate import cluster
 SIZE = 64  # bytes of a value
 WRITES = 3000
 READS = 20_000
+SCREENS = 200  # writes that are followed to the browsers
 SECONDS = 3.0
+FOLLOWERS = 4
 
 ECHO = """
 import time, threading
@@ -63,8 +66,13 @@ import time
 end = time.perf_counter() + {seconds}
 result = 0
 while time.perf_counter() < end:
-    node.increment("n", 1, 0)
+    {increment}
     result += 1
+"""
+RAW_CLIENT = """
+import redis
+node.close()
+client = redis.Redis.from_url({url!r}, protocol=2)
 """
 
 
@@ -83,8 +91,8 @@ def timed(count: int, act: Callable[[int], object]) -> list[float]:
 
 
 @contextmanager
-def workers(url: str, count: int) -> Iterator[list[Worker]]:
-    started = [Worker(url, namespace="bench") for _ in range(count)]
+def workers(url: str, count: int, namespace: str = "bench") -> Iterator[list[Worker]]:
+    started = [Worker(url, namespace=namespace) for _ in range(count)]
     try:
         yield started
     finally:
@@ -180,13 +188,58 @@ def propagation(url: str) -> None:
     )
 
 
+def screens(url: str) -> None:
+    here, there, asking = measure(url, SCREENS)
+    row("write to a browser of the same server, p50 / p99", quantiles(here))
+    row(
+        f"write to a browser of another server (beside a run every {POLL:g} s), p50 / p99",
+        quantiles(there),
+        quantiles(asking),
+    )
+
+
+def used(raw: Any) -> tuple[float, float]:
+    """Seconds of the engine's main thread, and bytes that it has sent."""
+    info = raw.info()
+    return info["used_cpu_user_main_thread"] + info["used_cpu_sys_main_thread"], info["total_net_output_bytes"]
+
+
+def engine_work(url: str) -> None:
+    """What the engine's thread does for a write, and for each server that follows. Writes are not sent together."""
+    value = "x" * (SIZE - 10)
+
+    def work(act: Callable[[int], object]) -> tuple[float, float]:
+        before = used(raw)
+        for n in range(WRITES):
+            act(n)
+            time.sleep(0.001)
+        after = used(raw)
+        return (after[0] - before[0]) / WRITES, (after[1] - before[1]) / WRITES
+
+    with client(url) as raw, Peer(url, namespace="bench-work") as one, ExitStack() as stack:
+        plain, _ = work(lambda n: raw.set("k", f"{value}{n:09}"))
+        alone, sent_alone = work(lambda n: one.node.set("k", f"{value}{n:09}"))
+        stack.enter_context(workers(url, FOLLOWERS, "bench-work"))
+        followed, sent = work(lambda n: one.node.set("k", f"{value}{n:09}"))
+        few, _ = work(lambda _: raw.xread({"fss:{bench-work}:log": "0"}, count=1))
+        many, _ = work(lambda _: raw.xread({"fss:{bench-work}:log": "0"}, count=101))
+    delivery = (followed - alone) / FOLLOWERS
+    row("engine's CPU time for a write", f"{1e6 * (alone - delivery):.0f} µs", f"{1e6 * plain:.0f} µs")
+    row("engine's CPU time to tell one server of it", f"{1e6 * delivery:.0f} µs")
+    row("the same for one more change in the same message", f"{1e6 * (many - few) / 100:.1f} µs")
+    row("bytes to tell one server of it", f"{(sent - sent_alone) / FOLLOWERS:.0f}")
+
+
 def increments(url: str) -> None:
     for count in (1, 2, 4):
-        with workers(url, count) as started:
-            for worker in started:
-                worker.ask(INCREMENTS.format(seconds=SECONDS))
-            total = sum(worker.answer() for worker in started)
-        row(f"increments/s of {count} processes, one key", f"{total / SECONDS:,.0f}")
+        rates = []
+        for setup, increment in (("", "node.increment('n', 1, 0)"), (RAW_CLIENT.format(url=url), "client.incr('n')")):
+            with workers(url, count) as started:
+                for worker in started:
+                    worker.do(setup)
+                    worker.ask(INCREMENTS.format(seconds=SECONDS, increment=increment))
+                rates.append(f"{sum(worker.answer() for worker in started) / SECONDS:,.0f}")
+        row(f"increments/s of {count} process{'es' * (count > 1)}, one key", *rates)
 
 
 def resyncs(most: int) -> None:
@@ -195,14 +248,20 @@ def resyncs(most: int) -> None:
         with engine(fsync="everysec") as server, Peer(server.url, namespace="bench") as one:
             for start in range(0, keys, 500):
                 one.node.commit({f"key {n}": "x" * SIZE for n in range(start, start + 500)})
-            start_ = time.perf_counter()
-            with Peer(server.url, namespace="bench") as other:
-                everything = time.perf_counter() - start_
-                assert len(other.values) == keys
-            nothing = min(timed(3, lambda _: other.node.tail._try_to_resynchronise()))  # its thread has ended
+            with client(server.url) as raw:
+                start_, idle = time.perf_counter(), used(raw)
+                with Peer(server.url, namespace="bench") as other:
+                    everything, busy = time.perf_counter() - start_, used(raw)
+                    assert len(other.values) == keys
+                nothing = min(timed(3, lambda _: other.node.tail._try_to_resynchronise()))  # its thread has ended
+                nothing_work = (used(raw)[0] - busy[0]) / 3
+                asked = min(timed(3, lambda _: raw.hgetall("fss:{bench}:d")))
         row(
-            f"resync of {keys:,} keys: all fetched / none differs", f"{1000 * everything:.0f} / {1000 * nothing:.0f} ms"
+            f"resync of {keys:,} keys: all fetched / none differs (beside HGETALL)",
+            f"{1000 * everything:.0f} / {1000 * nothing:.0f} ms",
+            f"{1000 * asked:.0f} ms",
         )
+        row("the engine's CPU time for that", f"{1000 * (busy[0] - idle[0]):.0f} / {1000 * nothing_work:.0f} ms")
         keys *= 10
 
 
@@ -216,6 +275,8 @@ def main() -> None:
         reads(server.url)
         writes(server.url)
         propagation(server.url)
+        screens(server.url)
+        engine_work(server.url)
         increments(server.url)
     resyncs(options.keys)
 

@@ -1,0 +1,232 @@
+"""`connect` and the environment: once or many times, without the engine, and until the process ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from cluster.subject import SECRET
+from cluster.waiting import until
+from harness.engine import engine
+from harness.server import free_port
+from unit.helpers import run_script
+from unit.test_docs import run_examples
+
+import fastserverstate
+from fastserverstate import cluster
+from fastserverstate.cluster.errors import ClusterError, NotConnectedError
+
+
+@pytest.fixture(autouse=True)
+def _disconnected():
+    yield
+    cluster.disconnect()
+    fastserverstate.server_state.clear()
+
+
+def run(source, **env):
+    path = os.pathsep.join(filter(None, sys.path))
+    return subprocess.run(
+        [sys.executable, "-c", source],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": path, **env},
+    )
+
+
+def test_connecting_in_every_run_is_once(empty_engine):
+    fastserverstate.connect(empty_engine.url, namespace="tests", secret=SECRET)
+    link, threads = cluster._link, threading.active_count()
+    for _ in range(100):
+        fastserverstate.connect(empty_engine.url, namespace="tests", secret=SECRET, required=False)
+    assert cluster._link is link
+    assert threading.active_count() == threads
+    with pytest.raises(ClusterError, match="other arguments") as caught:
+        fastserverstate.connect(empty_engine.url, namespace="another", secret=SECRET)
+    assert SECRET not in str(caught.value)
+    cluster.disconnect()
+    cluster.disconnect()
+    fastserverstate.connect(empty_engine.url, namespace="another", secret=SECRET)
+    assert cluster.status().namespace == "another"
+
+
+def test_environment_connects(empty_engine):
+    done = run(
+        "from fastserverstate import cluster, server_state; server_state['k'] = print\n"
+        "print(cluster.status().namespace, cluster.status().connected)",
+        FASTSERVERSTATE_URL=empty_engine.url,
+        FASTSERVERSTATE_NAMESPACE="named",
+        FASTSERVERSTATE_SECRET=SECRET,
+    )
+    assert (done.stdout, done.stderr) == ("named True\n", "")
+
+
+def test_environment_without_an_engine_is_an_error_that_says_so():
+    port = free_port()
+    done = run(
+        "import fastserverstate._connect as c; c.connect.__kwdefaults__['timeout'] = 0.3\nimport fastserverstate",
+        FASTSERVERSTATE_URL=f"redis://user:pass-word@127.0.0.1:{port}",
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("fastserverstate.cluster.errors.NotConnectedError")
+    assert f"redis://127.0.0.1:{port} cannot be reached" in last
+    assert "pass-word" not in done.stderr
+
+
+@pytest.mark.parametrize("missing", ["redis", "msgspec"])
+def test_missing_extra_says_what_to_install(missing):
+    done = run(
+        "import sys, importlib.util\n"
+        "find = importlib.util.find_spec\n"
+        f"importlib.util.find_spec = lambda name, *more: None if name == {missing!r} else find(name, *more)\n"
+        "import fastserverstate\n"
+        "fastserverstate.connect('redis://127.0.0.1:1')"
+    )
+    assert done.stderr.strip().splitlines()[-1] == (
+        f'ImportError: connect needs {missing}. Install what it takes: pip install "fastserverstate[redis]"'
+    )
+
+
+@pytest.mark.parametrize("timeout", [0, -1, 301, float("inf"), float("nan")])
+def test_timeouts_that_cannot_be(timeout):
+    """Beyond some minutes, the engine would have forgotten what the first attempt of an operation has done."""
+    with pytest.raises(ValueError, match="timeout is a number of seconds above 0 and up to 300"):
+        fastserverstate.connect("redis://127.0.0.1:1", timeout=timeout)
+
+
+def test_state_from_before_is_kept_and_what_others_have_wins(empty_engine, peer):
+    other = peer(empty_engine.url)
+    other.node.set("both", "theirs")
+    fastserverstate.server_state.update(mine=1, both="mine")
+    fastserverstate.connect(empty_engine.url, namespace="tests", secret=SECRET)
+    assert dict(fastserverstate.server_state) == {"mine": 1, "both": "theirs"}
+    other.node.sync()
+    assert other.values == {"mine": 1, "both": "theirs"}
+
+
+def test_url_may_have_options(empty_engine, peer):
+    """Those that would change how replies are read are as they have to be."""
+    one = peer(f"{empty_engine.url}/0?protocol=3&decode_responses=true&socket_timeout=0.001&client_name=shop")
+    other = peer(empty_engine.url)
+    other.node.set("k", ["x" * 10_000])
+    one.node.sync()
+    one.node.increment("n", 1, 0)
+    assert one.values == {"k": ["x" * 10_000], "n": 1}
+    with empty_engine.client() as client:
+        assert "shop" in {connection["name"] for connection in client.client_list()}
+
+
+RELOADED = """
+    import sys
+    import fastserverstate
+    from fastserverstate import cluster
+
+    fastserverstate.connect({url!r}, namespace="tests")
+    fastserverstate.server_state["k"] = 1
+    before = cluster._link
+    for name in list(sys.modules):
+        if name.partition(".")[0] == "fastserverstate":
+            del sys.modules[name]
+    import fastserverstate
+    from fastserverstate import cluster
+
+    fastserverstate.connect({url!r}, namespace="tests")
+    assert cluster._link is before
+    assert threading.active_count() == 2, threading.enumerate()
+    print(dict(fastserverstate.server_state))
+    cluster.disconnect()
+"""
+
+
+def test_connection_survives_a_hot_reload(empty_engine):
+    assert run_script(RELOADED.format(url=empty_engine.url), package=True) == "{'k': 1}\n"
+
+
+def test_process_ends_at_once_though_the_engine_does_not_answer(proxy):
+    """Also with a lock held, which expires."""
+    source = (
+        "import fastserverstate, sys\n"
+        f"fastserverstate.connect({proxy.url!r}, namespace='tests')\n"
+        "fastserverstate.server_state_lock['k'].acquire()\n"
+        "print('locked', flush=True)\n"
+        "sys.stdin.readline()\n"
+    )
+    path = os.pathsep.join(filter(None, sys.path))
+    with subprocess.Popen(
+        [sys.executable, "-c", source],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    ) as process:
+        try:
+            assert process.stdout.readline() == "locked\n"
+            proxy.to_server = proxy.to_client = False
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+
+
+def test_failures_are_counted(own_engine):
+    fastserverstate.connect(own_engine.url, namespace="tests", secret=SECRET, timeout=0.3)
+    before = cluster.status()
+    assert (before.connected, before.errors, before.outages, before.lag) == (True, 0, 0, 0)
+    own_engine.kill()
+    with pytest.raises(NotConnectedError):
+        fastserverstate.server_state["k"] = 1
+    until(lambda: not cluster.status().connected)
+    failed = cluster.status()
+    assert failed.errors >= 2
+    assert failed.outages == 1
+    assert failed.last_error
+    until(lambda: cluster.status().age > failed.age)
+    own_engine.start()
+    until(lambda: cluster.status().connected)
+    assert cluster.status().resyncs > before.resyncs
+
+
+def test_node_of_an_engine_that_is_a_cluster(kind, peer):
+    """All of a namespace is in one slot, so its node is a server like any other; another node says where to go."""
+
+    def node():
+        return engine("--cluster-enabled", "yes", "--cluster-port", str(free_port()), kind=kind)
+
+    def ask(server, *command):
+        with server.client() as client:
+            return client.execute_command("CLUSTER", *command)
+
+    def is_ready(server, nodes):
+        info = ask(server, "INFO").decode()
+        return "cluster_state:ok" in info and f"cluster_known_nodes:{nodes}" in info
+
+    with node() as server, node() as next_server:
+        ask(server, "ADDSLOTSRANGE", 0, 16383)
+        bus = next_server.option("--cluster-port")
+        ask(server, "MEET", "127.0.0.1", next_server.port, bus)
+        until(lambda: is_ready(server, 2) and is_ready(next_server, 2))
+        one, other = peer(server.url, timeout=1.0), peer(server.url)
+        one.node.commit({"a": 1, "{b}": "x" * 10_000})
+        one.node.leases.acquire(["a", "{b}"], None)
+        one.node.increment("n", 2**60, 0)
+        one.node.increment("n", 1, 0)
+        one.node.leases.release(["a", "{b}"])
+        other.node.sync()
+        assert other.values == one.values == {"a": 1, "{b}": "x" * 10_000, "n": 2**60 + 1}
+        with server.client() as client:
+            assert len({ask(server, "KEYSLOT", name) for name in client.scan_iter()}) == 1
+        with pytest.raises(NotConnectedError, match=rf"has moved to 127\.0\.0\.1:{server.port}"):
+            fastserverstate.connect(next_server.url, namespace="tests", timeout=0.5)
+
+
+@pytest.mark.parametrize("name", cluster.__all__)
+def test_public_names_have_docstrings(name):
+    documented = getattr(cluster, name)
+    assert run_examples(documented.__doc__, {}, name) or isinstance(documented, type)
