@@ -15,14 +15,17 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.inspect import stringify_signature
 
 import fastserverstate
+from fastserverstate import cluster
 
 PUBLIC = {
     "State": ["server_state", "peek", "touch"],
     "Locks": ["server_state_lock"],
     "Changes": ["atomic", "compare_and_set", "transaction"],
     "Waiting and listening": ["wait_for", "on_change"],
+    "Widgets": ["shared"],
     "Reruns": ["no_rerun", "force_rerun_bound_sessions"],
-    "Options": ["configure", "connect"],
+    "Options": ["configure"],
+    "Several servers": ["connect"],
     "Errors": ["FastServerStateError", "RerunSuppressedError", "DeadlockError"],
 }
 OTHERS = "More"
@@ -150,6 +153,17 @@ class PublicNames(SphinxDirective):
         return self.parse_text_to_nodes("\n".join([*head, *public_names(group)]))
 
 
+class ClusterNames(SphinxDirective):
+    """``.. cluster-names::``: the names of ``fastserverstate.cluster.__all__``, functions first."""
+
+    def run(self) -> list[nodes.Node]:
+        values = {name: getattr(cluster, name) for name in cluster.__all__}
+        functions_first = sorted(values, key=lambda name: (inspect.isclass(values[name]), name))
+        head = [".. py:module:: fastserverstate.cluster", ""]
+        text = [line for name in functions_first for line in public_name(name, values[name])]
+        return self.parse_text_to_nodes("\n".join([*head, *text]))
+
+
 class CoreStub(SphinxDirective):
     """``.. core-stub::``: what the compiled core's stub says."""
 
@@ -162,5 +176,6 @@ class CoreStub(SphinxDirective):
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("public-names", PublicNames)
+    app.add_directive("cluster-names", ClusterNames)
     app.add_directive("core-stub", CoreStub)
     return {"parallel_read_safe": True}

@@ -47,20 +47,34 @@ def condition(version: Version) -> bytes:
 
 @dataclass(frozen=True)
 class Status:
-    """What `fastserverstate.cluster.status` returns."""
+    """What `fastserverstate.cluster.status` returns.
+
+    ``address``, ``namespace``, ``connected``: to which engine, and whether it is reached.
+
+    ``age``: seconds since this server last knew to be up to date.
+
+    ``cursor``, ``lag``: the version of the last change that was brought in, and how many changes the engine is known to
+    have beyond that.
+
+    ``resyncs``, ``outages``, ``errors``, ``last_error``: how often that was, and what the last error said.
+
+    ``bytes_sent``: of values.
+
+    ``unreadable``: how many values could not be decoded.
+    """
 
     address: str
     namespace: str
     connected: bool
-    age: float  # seconds since this server last knew to be up to date
-    cursor: str  # version of the last change that was brought in
-    lag: int  # changes that the engine is known to have beyond that
+    age: float
+    cursor: str
+    lag: int
     resyncs: int
     outages: int
-    bytes_sent: int  # of values
+    bytes_sent: int
     errors: int
     last_error: str
-    unreadable: int  # values that could not be decoded
+    unreadable: int
 
 
 class Node:
