@@ -83,7 +83,7 @@ class _Widget:
 
     def place(self, value: Any) -> int | None:
         """Which of the values it is, the newest first."""
-        return next((place for place in reversed(range(len(self.told))) if self.told[place][0] == value), None)
+        return next((place for place in reversed(range(len(self.told))) if _same(self.told[place][0], value)), None)
 
     def is_at(self, place: int) -> None:
         """The browser was showing this value when it sent it."""
@@ -129,7 +129,7 @@ class _Widgets:
             value = self._state.get(server_key, _MISSING)
         else:
             value = self._state.setdefault(server_key, default)
-        if value is not _MISSING and (mine is _MISSING or widget.in_doubt or mine != value):
+        if value is not _MISSING and (mine is _MISSING or widget.in_doubt or not _same(mine, value)):
             session.assign(key, copy.deepcopy(value))
             widget.tell(value, now)
         session.expect(key, _refusal(server_key))
@@ -171,6 +171,14 @@ class _Widgets:
             self._state[self._widgets[key].server_key] = copy.deepcopy(values[key])
             self._widgets[key].set_by_user(values[key], now)
             self._last_change = key, now
+
+
+def _same(one: object, other: object) -> bool:
+    """By ``==``. Arrays and others that have no answer to it are not; Streamlit then says what it thinks of them."""
+    try:
+        return bool(one == other)
+    except Exception:  # it is the values' own code
+        return False
 
 
 def _refusal(key: str) -> FastServerStateError:
