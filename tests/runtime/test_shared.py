@@ -410,7 +410,7 @@ st.text(repr({source}))
     try:
         ours, theirs = AppTest.from_string(script).run(timeout=30), AppTest.from_string(script).run(timeout=30)
         assert (ours.text[0].value, theirs.text[0].value) == (repr(first), repr(first))
-        widget = getattr(ours, kind.split(",")[0])[0]
+        widget = getattr(ours, kind.split(",", maxsplit=1)[0])[0]
         widget.set_value(second)
         ours.run(timeout=30)
         theirs.run(timeout=30)
