@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from cluster.subject import Peer
-from harness.engine import Engine, engine
+from harness.engine import KINDS, Engine, engine
 from harness.proxy import Proxy
 
 # `make test-faults` runs the failure tests for long.
@@ -19,7 +19,7 @@ def times(short: int, long: int) -> int:
     return long if LONG else short
 
 
-@pytest.fixture(scope="session", params=["redis", "valkey"])
+@pytest.fixture(scope="session", params=KINDS)
 def either_engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """One for all tests that do it no harm."""
     with engine(kind=request.param) as server:
