@@ -47,6 +47,9 @@ class SessionWidgets(Protocol):
     def value_before(self, key: str, default: Any) -> Any:
         """What the value was before the browser has sent another."""
 
+    def own_value(self, key: str, default: Any) -> Any:
+        """What a browser shows in the widget if it does not hear of any other value."""
+
     def discard(self, key: str) -> None:
         """Behave as if the browser had not sent the value."""
 
@@ -75,6 +78,7 @@ class _Widget:
     server_key: str
     in_form: bool = False
     told: deque[tuple[Any, float]] = field(default_factory=deque)
+    heard: bool = False  # the browser has sent what it was told, or what its user has set
     in_doubt: bool = False  # what it was told last may not have reached it, or before what it then has sent
 
     def forget_what_is_gone(self, now: float) -> None:
@@ -90,10 +94,12 @@ class _Widget:
         for _ in range(place):
             self.told.popleft()
         self.in_doubt = len(self.told) > 1
+        self.heard = self.heard or not self.in_doubt
 
     def set_by_user(self, value: Any, now: float) -> None:
         # A form sends what its user has set, and goes on showing what it was told after that.
         self.in_doubt = self.in_form or len(self.told) > 1
+        self.heard = True
         self.told = deque([(value, now - UNHEARD)])
 
     def tell(self, value: Any, now: float) -> None:
@@ -147,6 +153,10 @@ class _Widgets:
                 widget.in_doubt = True
                 continue
             place = widget.place(values[key])
+            if place is None and not widget.heard and _same(values[key], session.own_value(key, _MISSING)):
+                # A busy browser makes a widget without the value that came with it if the next run's came at once.
+                widget.told.appendleft((values[key], now))
+                place = 0
             if place is None:
                 changed.append(key)
             elif place < len(widget.told) - 1:
