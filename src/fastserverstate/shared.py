@@ -152,11 +152,7 @@ class _Widgets:
             if key not in values:  # the browser has no such widget
                 widget.in_doubt = True
                 continue
-            place = widget.place(values[key])
-            if place is None and not widget.heard and _same(values[key], session.own_value(key, _MISSING)):
-                # A busy browser makes a widget without the value that came with it if the next run's came at once.
-                widget.told.appendleft((values[key], now))
-                place = 0
+            place = self._place(widget, key, values[key], now)
             if place is None:
                 changed.append(key)
             elif place < len(widget.told) - 1:
@@ -181,6 +177,15 @@ class _Widgets:
             self._state[self._widgets[key].server_key] = copy.deepcopy(values[key])
             self._widgets[key].set_by_user(values[key], now)
             self._last_change = key, now
+
+    def _place(self, widget: _Widget, key: str, value: Any, now: float) -> int | None:
+        """Which of the values that the browser may be showing it is."""
+        place = widget.place(value)
+        if place is None and not widget.heard and _same(value, self._session.own_value(key, _MISSING)):
+            # A busy browser makes a widget without the value that came with it if the next run's came at once.
+            widget.told.appendleft((value, now))
+            return 0
+        return place
 
 
 def _same(one: object, other: object) -> bool:
