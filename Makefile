@@ -128,6 +128,7 @@ lint: $(READY)  ## Check style, types and workflows.
 	$(BIN)/mypy
 	$(BIN)/pyright
 	$(BIN)/zizmor --offline --persona pedantic --quiet .
+	$(BIN)/actionlint
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 

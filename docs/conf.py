@@ -10,6 +10,8 @@ sys.path.insert(0, str(Path(__file__).with_name("_extensions")))
 project = "fastserverstate"
 html_title = project
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_copy_source = False
 html_show_copyright = False
 html_use_index = False  # the search finds more

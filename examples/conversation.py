@@ -36,7 +36,7 @@ def conversation(key: str, prompt: str = "Say something") -> None:
 @st.fragment
 def messages() -> None:
     # Only this fragment reads the messages, so only this fragment runs again when somebody posts one.
-    with st.container(height=420):
+    with st.container(height=360):
         said = server_state.get(st.session_state.conversation, ())
         if not said:
             st.caption("Nobody has said anything yet.")

@@ -14,18 +14,24 @@ from tempfile import TemporaryDirectory
 
 from harness.samples import app
 from harness.server import streamlit_run
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "images"
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-TAB = {"width": 700, "height": 740}
-SCALE = 0.64
-GAP = 12
-BACKGROUND = "#d5d9e0"
-POINTER = "#ff4b4b"
-COLOURS = 64
+TAB = {"width": 700, "height": 660}
+WIDE_TAB = {"width": 1200, "height": 660}
+SCALE = 0.65
+GAP = 14
+BAR = 26
+BACKGROUND = "#e4e8ef"
+BAR_COLOUR = "#c9d0dc"
+BUTTONS = ("#ed6a5e", "#f5bf4f", "#62c554")
+POINTER = "#1c4fd6"
+COLOURS = 128
+ADDRESS = "localhost:8501"
+FONT = ImageFont.load_default(12)
 # How long a frame of the animation stands, in milliseconds.
 SHORT, LONG = 350, 1200
 IDLE_APP = '[data-testid="stApp"][data-test-script-state="notRunning"]'
@@ -40,28 +46,47 @@ class Tabs:
         self.pages = (left, right)
         self.frames: list[tuple[Image.Image, int]] = []
 
-    def turn_to(self, url: str, element: str, text: str) -> None:
-        """Open a page that shows an element with this text."""
+    def turn_to(self, url: str, element: str) -> None:
+        """Open a page that shows an element."""
         for page in self.pages:
             page.goto(url)
-            expect(page.locator(element, has_text=text).first).to_be_visible()
+            expect(page.locator(element).first).to_be_visible()
             expect(page.locator(IDLE_APP)).to_be_visible()
+            page.add_style_tag(content=STYLE)
+
+    def be_different_animals(self) -> None:
+        """In the chats, where every visitor is one, by chance."""
+        names: list[str] = []
+        for page in self.pages:
+            page.set_viewport_size(WIDE_TAB)  # then it shows the sidebar
+            name = page.get_by_label("Your name in the chats")
+            while name.input_value() in ["", *names]:
+                page.reload()
+                expect(page.locator(IDLE_APP)).to_be_visible()
+            names.append(name.input_value())
+            page.set_viewport_size(TAB)
             page.add_style_tag(content=STYLE)
 
     def take(self, milliseconds: int = SHORT, pointer: Locator | None = None) -> Image.Image:
         """Keep both tabs as they look, with a dot where somebody clicks."""
         width, height = int(TAB["width"] * SCALE), int(TAB["height"] * SCALE)
-        frame = Image.new("RGB", (2 * width + 3 * GAP, height + 2 * GAP), BACKGROUND)
+        frame = Image.new("RGB", (2 * width + 3 * GAP, BAR + height + 2 * GAP), BACKGROUND)
+        draw = ImageDraw.Draw(frame)
         for number, page in enumerate(self.pages):
-            left = GAP + number * (width + GAP)
+            left, top = GAP + number * (width + GAP), GAP + BAR
+            draw.rounded_rectangle((left, GAP, left + width - 1, top + 8), radius=8, fill=BAR_COLOUR)
+            for place, colour in enumerate(BUTTONS):
+                x = left + 11 + 15 * place
+                draw.ellipse((x, GAP + 8, x + 9, GAP + 17), fill=colour)
+            draw.text((left + width / 2, GAP + BAR / 2), ADDRESS, fill="#4a5160", font=FONT, anchor="mm")
             picture = Image.open(io.BytesIO(page.screenshot(animations="disabled", caret="hide")))
-            frame.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (left, GAP))
+            frame.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (left, top))
             if pointer is not None and pointer.page == page:
                 box = pointer.bounding_box()
                 assert box is not None
                 x = left + SCALE * (box["x"] + box["width"] / 2)
-                y = GAP + SCALE * (box["y"] + box["height"] / 2)
-                ImageDraw.Draw(frame).ellipse((x - 7, y - 7, x + 7, y + 7), fill=POINTER, outline="white", width=2)
+                y = top + SCALE * (box["y"] + box["height"] / 2)
+                draw.ellipse((x - 7, y - 7, x + 7, y + 7), fill=POINTER, outline="white", width=2)
         self.frames.append((frame, milliseconds))
         return frame
 
@@ -86,7 +111,7 @@ def save(frame: Image.Image, name: str, share: float = 1) -> None:
 
 def count(tabs: Tabs, button_name: str) -> None:
     left, right = tabs.pages
-    for number, page in enumerate([left, left, right], start=1):
+    for number, page in enumerate([left, right], start=1):
         button = page.get_by_role("button", name=button_name)
         tabs.take(pointer=button)
         button.click()
@@ -95,6 +120,24 @@ def count(tabs: Tabs, button_name: str) -> None:
             expect(each.get_by_test_id("stMetricValue")).to_have_text(str(number))
             expect(each.locator(IDLE_APP)).to_be_visible()
         tabs.take(LONG)
+
+
+def slide(tabs: Tabs) -> None:
+    """Everyone's slider, in steps of ten, from one tab and then from the other."""
+    value = 50
+    for page, key, step in zip(tabs.pages, ("PageUp", "PageDown"), (10, -10), strict=True):
+        slider = page.get_by_role("slider")
+        slider.focus()
+        for _ in range(3):
+            tabs.take()
+            page.keyboard.press(key)
+            value += step
+            for each in tabs.pages:
+                expect(each.get_by_role("slider")).to_have_attribute("aria-valuetext", str(value))
+                expect(each.get_by_text(f"Everyone sees {value} %")).to_be_visible()
+                expect(each.locator(IDLE_APP)).to_be_visible()
+        tabs.take(LONG)
+        slider.blur()
 
 
 def talk(tabs: Tabs) -> None:
@@ -128,9 +171,12 @@ def main() -> None:
         playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]) as browser,
     ):
         with streamlit_run(ROOT / "examples" / "app.py") as server, two_tabs(browser) as tabs:
-            tabs.turn_to(server.url, "h1", "Counter")
+            tabs.turn_to(server.url, "[data-testid=stMetricValue]")
             count(tabs, "+1")
-            tabs.turn_to(f"{server.url}/chat", "h1", "Chat")
+            tabs.turn_to(f"{server.url}/slider", "[role=progressbar]")
+            slide(tabs)
+            tabs.turn_to(f"{server.url}/chat", "[data-testid=stChatInput]")
+            tabs.be_different_animals()
             tabs.take()
             talk(tabs)
             save(tabs.frames[-1][0], "chat.png")
@@ -139,9 +185,9 @@ def main() -> None:
             script = Path(folder) / "app.py"
             script.write_text(app("docs/quickstart.md"))
             with streamlit_run(script) as server, two_tabs(browser) as tabs:
-                tabs.turn_to(server.url, "p", "Clicks of everyone")
+                tabs.turn_to(server.url, "[data-testid=stMetricValue]")
                 count(tabs, "Click")
-                save(tabs.frames[-1][0], "quickstart.png", share=0.35)
+                save(tabs.frames[-1][0], "quickstart.png", share=0.43)
     for path in sorted(TARGET.iterdir()):
         print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1024} KiB")
 

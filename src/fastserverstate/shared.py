@@ -47,6 +47,9 @@ class SessionWidgets(Protocol):
     def value_before(self, key: str, default: Any) -> Any:
         """What the value was before the browser has sent another."""
 
+    def own_value(self, key: str, default: Any) -> Any:
+        """What a browser shows in the widget if it does not hear of any other value."""
+
     def discard(self, key: str) -> None:
         """Behave as if the browser had not sent the value."""
 
@@ -75,6 +78,7 @@ class _Widget:
     server_key: str
     in_form: bool = False
     told: deque[tuple[Any, float]] = field(default_factory=deque)
+    heard: bool = False  # the browser has sent what it was told, or what its user has set
     in_doubt: bool = False  # what it was told last may not have reached it, or before what it then has sent
 
     def forget_what_is_gone(self, now: float) -> None:
@@ -83,17 +87,19 @@ class _Widget:
 
     def place(self, value: Any) -> int | None:
         """Which of the values it is, the newest first."""
-        return next((place for place in reversed(range(len(self.told))) if self.told[place][0] == value), None)
+        return next((place for place in reversed(range(len(self.told))) if _same(self.told[place][0], value)), None)
 
     def is_at(self, place: int) -> None:
         """The browser was showing this value when it sent it."""
         for _ in range(place):
             self.told.popleft()
         self.in_doubt = len(self.told) > 1
+        self.heard = self.heard or not self.in_doubt
 
     def set_by_user(self, value: Any, now: float) -> None:
         # A form sends what its user has set, and goes on showing what it was told after that.
         self.in_doubt = self.in_form or len(self.told) > 1
+        self.heard = True
         self.told = deque([(value, now - UNHEARD)])
 
     def tell(self, value: Any, now: float) -> None:
@@ -129,7 +135,7 @@ class _Widgets:
             value = self._state.get(server_key, _MISSING)
         else:
             value = self._state.setdefault(server_key, default)
-        if value is not _MISSING and (mine is _MISSING or widget.in_doubt or mine != value):
+        if value is not _MISSING and (mine is _MISSING or widget.in_doubt or not _same(mine, value)):
             session.assign(key, copy.deepcopy(value))
             widget.tell(value, now)
         session.expect(key, _refusal(server_key))
@@ -146,7 +152,7 @@ class _Widgets:
             if key not in values:  # the browser has no such widget
                 widget.in_doubt = True
                 continue
-            place = widget.place(values[key])
+            place = self._place(widget, key, values[key], now)
             if place is None:
                 changed.append(key)
             elif place < len(widget.told) - 1:
@@ -171,6 +177,23 @@ class _Widgets:
             self._state[self._widgets[key].server_key] = copy.deepcopy(values[key])
             self._widgets[key].set_by_user(values[key], now)
             self._last_change = key, now
+
+    def _place(self, widget: _Widget, key: str, value: Any, now: float) -> int | None:
+        """Which of the values that the browser may be showing it is."""
+        place = widget.place(value)
+        if place is None and not widget.heard and _same(value, self._session.own_value(key, _MISSING)):
+            # A busy browser makes a widget without the value that came with it if the next run's came at once.
+            widget.told.appendleft((value, now))
+            return 0
+        return place
+
+
+def _same(one: object, other: object) -> bool:
+    """By ``==``. Arrays and others that have no answer to it are not; Streamlit then says what it thinks of them."""
+    try:
+        return bool(one == other)
+    except Exception:  # it is the values' own code
+        return False
 
 
 def _refusal(key: str) -> FastServerStateError:

@@ -249,6 +249,27 @@ def test_fragment(app: AppServer, open_tab: OpenTab) -> None:
     assert [runs(tab) for tab in tabs] == before
 
 
+def test_dialog(app: AppServer, open_tab: OpenTab) -> None:
+    """It stays open in both tabs, whoever changes what is in it."""
+    ours, theirs = tabs = [open_tab(app.url, "Dialog") for _ in range(2)]
+    for tab in tabs:
+        tab.get_by_role("button", name="Open").click()
+        has_values(tab, "'' 50")
+    before = [runs(tab) for tab in tabs]
+    for number, tab in enumerate((ours, theirs, ours)):
+        tab.get_by_label("Words").fill(f"Hello {number}")
+        tab.get_by_label("Words").press("Enter")
+        for each in tabs:
+            has_values(each, f"'Hello {number}' {50 + number}")
+            expect(each.get_by_label("Words")).to_have_value(f"Hello {number}")
+        slider(tab, 0).focus()
+        tab.keyboard.press("ArrowRight")
+        for each in tabs:
+            has_values(each, f"'Hello {number}' {51 + number}")
+            expect(slider(each, 0)).to_have_attribute("aria-valuetext", str(51 + number))
+    assert [runs(tab) for tab in tabs] == before
+
+
 def test_a_left_page_shows_the_current_value_again(app: AppServer, open_tab: OpenTab) -> None:
     ours, theirs = open_tab(app.url), open_tab(app.url)
     ours.get_by_test_id("stSidebarNav").get_by_text("Form", exact=True).click()

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from cluster.subject import Peer
-from harness.engine import Engine, engine
+from harness.engine import KINDS, Engine, engine
 from harness.proxy import Proxy
 
 
-@pytest.fixture(scope="session", params=["redis", "valkey"])
+@pytest.fixture(scope="session", params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     """Every test is run with both."""
     return str(request.param)

@@ -50,12 +50,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
 
 
 def test_no_link_is_dead(site: dict[Path, Page]) -> None:
-    """What leads out of the site is not looked up."""
+    """What leads out of the site is not looked up, but has to be an address."""
     dead = []
     for path, page in site.items():
         for link in [*page.links, *page.loaded]:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:
+                if not re.fullmatch(r"https://(\w[\w-]*\.)+[a-z]{2,}(/[^\s<>()]*)?", link):
+                    dead.append(f"{path.name}: {link}")
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             anchors = site[target].anchors if target in site else {parts.fragment}

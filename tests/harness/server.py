@@ -80,7 +80,7 @@ def running(
             _wait_until_healthy(server)
             yield server
         finally:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import os
@@ -52,6 +53,20 @@ def test_wheels_of_a_platform(platform: str) -> None:
     """All of its machines' wheels are built when nobody says which."""
     tags = [tag for (built_on, _), tags in PLATFORMS.items() if built_on == platform for tag in tags]
     assert identifiers(platform) == {f"{python}-{tag}" for python, tag in itertools.product(PYTHONS, tags)}
+
+
+def test_the_readme_on_pypi_has_no_link_into_nowhere() -> None:
+    specification = importlib.util.spec_from_file_location("wheels", ROOT / "tools" / "wheels.py")
+    wheels = importlib.util.module_from_spec(specification)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "wheels", wheels)  # dataclasses look there
+        specification.loader.exec_module(wheels)
+    address = "https://example.org/owner/name"
+    text = wheels.with_absolute_links((ROOT / "README.md").read_text(), address, "c0ffee")
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    assert [target for target in targets if not target.startswith(f"{address}/")] == []
+    assert f"]({address}/raw/c0ffee/docs/images/two-tabs.gif)" in text
+    assert f"]({address}/blob/c0ffee/docs/quickstart.md)" in text
 
 
 def versions(workflow: str, name: str) -> set[str]:

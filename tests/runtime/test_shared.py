@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime, time
 from typing import Any
 
+import numpy as np
 import pytest
 import streamlit
 from harness.steps import FENCE, Serve, fence, with_tabs
@@ -21,6 +23,7 @@ class Browser(Tab):
     """
 
     deaf = False
+    born_deaf = False  # a box begins with its own value, whatever came with it
 
     def _apply(self, message: ForwardMsg) -> None:
         super()._apply(message)
@@ -28,7 +31,7 @@ class Browser(Tab):
         for box in boxes:
             new = box.id not in self._widgets
             if new or (box.set_value and not self.deaf):
-                value = box.value if box.set_value else box.default
+                value = box.value if box.set_value and not (new and self.born_deaf) else box.default
                 self._widgets[box.id] = WidgetState(id=box.id, string_value=value)
                 box.set_value = False
         if message.WhichOneof("type") == "script_finished":
@@ -146,6 +149,31 @@ def test_a_value_that_is_sent_twice_is_no_change_of_another(serve: Serve) -> Non
         await ours.shows("theirs ours 4")
 
     with_tabs(server, 2, steps, Browser)
+
+
+def test_a_value_that_never_reached_the_browser_is_no_change_of_it(serve: Serve) -> None:
+    """A busy browser skips what a run has sent if the next run's comes at once."""
+    server = serve(
+        """
+        st.button("click")
+        """
+        + BOX
+    )
+
+    class Busy(Browser):
+        born_deaf = True
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        for tab in (theirs, ours):
+            assert tab.value("box") == ""
+            await tab.click("click")
+            await tab.shows("text first")
+            await tab.has("box", "first")
+        # It is the user who changes the box when nothing else is a cause.
+        await theirs.enter("box", "")
+        await ours.has("box", "")
+
+    with_tabs(server, 2, steps, Busy)
 
 
 def test_what_is_set_back_at_once_is_a_change(serve: Serve) -> None:
@@ -325,7 +353,14 @@ REFUSED = {
     "data_editor": "st.data_editor([[1]], **shared('refused', default=1))",
     "file_uploader": "st.file_uploader('label', **shared('refused', default=None))",
     "camera_input": "st.camera_input('label', **shared('refused', default=None))",
+    "download_button": "st.download_button('label', 'data', **shared('refused'))",
+    "a chart": "st.vega_lite_chart([1], {'params': [{'name': 'p', 'select': 'point'}]}, on_select='rerun', "
+    "**shared('refused'))",
 }
+if hasattr(streamlit, "audio_input"):
+    REFUSED["audio_input"] = "st.audio_input('label', **shared('refused', default=None))"
+if hasattr(streamlit, "menu_button"):
+    REFUSED["menu_button"] = "st.menu_button('label', ['a'], **shared('refused'))"
 
 
 @pytest.mark.parametrize("source", REFUSED.values(), ids=REFUSED)
@@ -355,6 +390,7 @@ def test_chat_input(serve: Serve) -> None:
     with_tabs(server, 1, steps)
 
 
+DAYS = [date(2026, 1, 2), date(2026, 1, 5), date(2026, 3, 4)]
 KINDS: dict[str, tuple[str, Any, Any]] = {
     "slider": ("st.slider('label', 0, 100, **arguments)", 50, 70),
     "select_slider": ("st.select_slider('label', ['a', 'b', 'c'], **arguments)", "b", "c"),
@@ -367,7 +403,23 @@ KINDS: dict[str, tuple[str, Any, Any]] = {
     "checkbox": ("st.checkbox('label', **arguments)", True, False),
     "toggle": ("st.toggle('label', **arguments)", True, False),
     "color_picker": ("st.color_picker('label', **arguments)", "#ff0000", "#00ff00"),
+    "date_input": ("st.date_input('label', **arguments)", DAYS[0], DAYS[2]),
+    "time_input": ("st.time_input('label', **arguments)", time(1, 0), time(2, 30)),
+    "slider, a range": ("st.slider('label', 0, 100, **arguments)", (20, 30), (40, 50)),
+    "date_input, a range": ("st.date_input('label', **arguments)", (DAYS[0], DAYS[1]), (DAYS[1], DAYS[2])),
+    "text_input, empty at first": ("st.text_input('label', **arguments)", None, "two"),
 }
+# Streamlit has them, or AppTest can use them, in newer releases only.
+NEWER_KINDS: dict[str, tuple[str, Any, Any]] = {
+    "datetime_input": ("st.datetime_input('label', **arguments)", datetime(2026, 1, 2, 1), datetime(2026, 1, 3, 2)),
+    "pills": ("st.pills('label', ['a', 'b', 'c'], **arguments)", "b", "c"),
+    "pills, several": ("st.pills('label', ['a', 'b'], selection_mode='multi', **arguments)", ["a"], ["a", "b"]),
+    "segmented_control": ("st.segmented_control('label', ['a', 'b', 'c'], **arguments)", "b", "c"),
+    "feedback": ("st.feedback('stars', **arguments)", 1, 3),
+    "pagination": ("st.pagination(10, **arguments)", 1, 3),
+}
+if hasattr(streamlit, "pagination"):
+    KINDS |= NEWER_KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -375,6 +427,7 @@ def test_kinds_of_widgets(kind: str) -> None:
     """Each has the shared value from its first run on, and sets it."""
     source, first, second = KINDS[kind]
     script = f"""
+import datetime
 import streamlit as st
 from fastserverstate import shared
 arguments = shared("value", default={first!r})
@@ -383,7 +436,7 @@ st.text(repr({source}))
     try:
         ours, theirs = AppTest.from_string(script).run(timeout=30), AppTest.from_string(script).run(timeout=30)
         assert (ours.text[0].value, theirs.text[0].value) == (repr(first), repr(first))
-        widget = getattr(ours, kind)[0]
+        widget = getattr(ours, kind.split(",", maxsplit=1)[0])[0]
         widget.set_value(second)
         ours.run(timeout=30)
         theirs.run(timeout=30)
@@ -408,6 +461,51 @@ st.multiselect("label", ["a", "b"], **arguments)
         app = AppTest.from_string(script).run(timeout=30)
         assert not app.exception
         assert server_state["value"] == ["a"]
+    finally:
+        server_state.clear()
+
+
+OPENED = {
+    "tabs": ("[tab.open for tab in st.tabs(['a', 'b'], on_change='rerun', **arguments)]", ("b", "a")),
+    "expander": ("[st.expander('label', on_change='rerun', **arguments).open]", (True, False)),
+    "popover": ("[st.popover('label', on_change='rerun', **arguments).open]", (True, False)),
+}
+
+
+@pytest.mark.skipif(not hasattr(streamlit, "pagination"), reason="in this Streamlit release they have no value")
+@pytest.mark.parametrize("kind", OPENED)
+def test_what_can_be_opened_and_closed(kind: str) -> None:
+    source, values = OPENED[kind]
+    script = f"""
+import streamlit as st
+from fastserverstate import shared
+arguments = shared("value", default={values[0]!r})
+st.text({source}[-1])
+"""
+    try:
+        app = AppTest.from_string(script).run(timeout=30)
+        assert app.text[0].value == "True"
+        server_state["value"] = values[1]
+        assert app.run(timeout=30).text[0].value == "False"
+        assert not app.exception
+    finally:
+        server_state.clear()
+
+
+def test_values_that_cannot_be_compared() -> None:
+    """Streamlit gets them, and says what it thinks of them."""
+    script = """
+import streamlit as st
+from fastserverstate import shared
+arguments = shared("value")
+st.text(type(st.session_state["value"]).__name__)
+"""
+    try:
+        server_state["value"] = np.arange(3)
+        app = AppTest.from_string(script).run(timeout=30)
+        app.run(timeout=30)
+        assert not app.exception
+        assert app.text[0].value == "ndarray"
     finally:
         server_state.clear()
 

@@ -13,7 +13,10 @@ import fastserverstate
 from fastserverstate import _core, server_state
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 
 def run_examples(text: str, names: dict[str, object], title: str) -> int:
@@ -52,7 +55,7 @@ def test_the_readme_s_app_runs() -> None:
         server_state.clear()
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_and_commands_exist(document: Path) -> None:
     text = document.read_text()
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
@@ -60,3 +63,5 @@ def test_links_and_commands_exist(document: Path) -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`?make ([a-z-]+)", " ".join(re.findall(r"`make [^`]*`|^make .*$", text, re.MULTILINE))):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for path in re.findall(r"pytest ((?:tests|bench)[\w/.]*)", text):
+        assert (ROOT / path).exists(), path

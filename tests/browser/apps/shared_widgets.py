@@ -62,6 +62,21 @@ def part() -> None:
     st.text(f"Values: {server_state['part']}")
 
 
+def dialog() -> None:
+    st.title("Dialog")
+    count_run()
+    st.button("Open", on_click=st.session_state.update, kwargs={"open": True})
+    if st.session_state.pop("open", False):
+        talk()
+
+
+@st.dialog("Talk")
+def talk() -> None:
+    st.text_input("Words", **shared("words", default=""))
+    st.slider("Loudness", 0, 100, **shared("loudness", default=50))
+    st.text(f"Values: {server_state['words']!r} {server_state['loudness']}")
+
+
 def save(base: pd.DataFrame, editor: str) -> None:
     with server_state_lock["team"]:
         version, team = server_state["team"]
@@ -92,6 +107,7 @@ st.navigation(
         st.Page(sliders, title="Sliders"),
         st.Page(form, title="Form"),
         st.Page(fragment, title="Fragment"),
+        st.Page(dialog, title="Dialog"),
         st.Page(table, title="Table"),
     ]
 ).run()
