@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,19 +12,13 @@ from harness.linearizability import find_violation
 from linearizability.model import StoreModel
 from linearizability.subject import Subject, Team
 
+pytestmark = pytest.mark.usefixtures("many_switches")
+
 INITIAL = {"a": 1, "b": 2}  # and there is no "c"
 KEYS = ("a", "b", "c")
 HISTORIES = 400
 
 Choice = random.Random
-
-
-@pytest.fixture(autouse=True)
-def _many_switches():
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
 
 
 def plain(chance: Choice) -> tuple[Any, ...]:

@@ -12,6 +12,8 @@ from unit.helpers import ThreadSet, run_script
 
 from fastserverstate.errors import DeadlockError
 
+pytestmark = pytest.mark.usefixtures("many_switches")
+
 ACCOUNTS = ("a", "b", "c", "d")
 EACH = 100
 TOTAL = EACH * len(ACCOUNTS)
@@ -26,14 +28,6 @@ class RerunException(BaseException):
 
 
 INTERRUPTIONS = [StopException, RerunException, ZeroDivisionError, KeyboardInterrupt, SystemExit, GeneratorExit]
-
-
-@pytest.fixture(autouse=True)
-def _many_switches():
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(interval)
 
 
 class Script:

@@ -8,6 +8,19 @@ import pytest
 from unit.helpers import enter, leave, locate_in_streamlit, locate_in_tests
 
 from fastserverstate import _core
+from fastserverstate.atomic import (
+    Atomic,
+    BeginTransaction,
+    OnChange,
+    Peek,
+    WaitFor,
+    compare_and_set_with,
+    on_change_with,
+    peek_with,
+    touch_with,
+    transaction_with,
+    wait_for_with,
+)
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.rerun.control import force_rerun_with
 from fastserverstate.state import ServerState
@@ -31,6 +44,41 @@ def state(store: _core.Store) -> ServerState:
 @pytest.fixture
 def locks(store: _core.Store) -> ServerStateLock:
     return ServerStateLock(store)
+
+
+@pytest.fixture
+def atomic(store: _core.Store) -> Atomic:
+    return Atomic(store)
+
+
+@pytest.fixture
+def compare_and_set(store: _core.Store):
+    return compare_and_set_with(store)
+
+
+@pytest.fixture
+def on_change(store: _core.Store) -> OnChange:
+    return on_change_with(store)
+
+
+@pytest.fixture
+def peek(store: _core.Store) -> Peek:
+    return peek_with(store)
+
+
+@pytest.fixture
+def touch(store: _core.Store):
+    return touch_with(store)
+
+
+@pytest.fixture
+def transaction(store: _core.Store) -> BeginTransaction:
+    return transaction_with(store)
+
+
+@pytest.fixture
+def wait_for(store: _core.Store) -> WaitFor:
+    return wait_for_with(store)
 
 
 @pytest.fixture

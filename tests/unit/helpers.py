@@ -71,6 +71,26 @@ class ThreadSet:
         assert not any(thread.is_alive() for thread in self._threads), "a thread hangs"
 
 
+def elsewhere(function: Callable[..., Any], *args: Any) -> Any:
+    """The result of a call on another thread."""
+    results: list[Any] = []
+    with ThreadSet() as threads:
+        threads.add(lambda: results.append(function(*args)))
+    return results[0]
+
+
+def is_free(lock: Any) -> bool:
+    """Whether another thread could take the lock."""
+
+    def try_it() -> bool:
+        taken = lock.acquire(blocking=False)
+        if taken:
+            lock.release()
+        return bool(taken)
+
+    return bool(elsewhere(try_it))
+
+
 # The core by itself starts in a twentieth of the time that the package takes, which imports Streamlit.
 _CORE = f"""
 import importlib.util, sys

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import deque
 
@@ -10,37 +9,10 @@ import pytest
 from unit.helpers import DEADLINE, ThreadSet, enter, leave
 
 from fastserverstate import _core, no_rerun
-from fastserverstate.atomic import Atomic, compare_and_set_with, peek_with, touch_with
+
+pytestmark = pytest.mark.usefixtures("many_switches")
 
 THREADS = 8
-
-
-@pytest.fixture(autouse=True)
-def _many_switches():
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(interval)
-
-
-@pytest.fixture
-def atomic(store):
-    return Atomic(store)
-
-
-@pytest.fixture
-def compare_and_set(store):
-    return compare_and_set_with(store)
-
-
-@pytest.fixture
-def peek(store):
-    return peek_with(store)
-
-
-@pytest.fixture
-def touch(store):
-    return touch_with(store)
 
 
 @pytest.fixture

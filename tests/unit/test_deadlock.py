@@ -10,20 +10,14 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from unit.helpers import ATTRIBUTE, DEADLINE, ThreadSet, enter, leave, run_script
+from unit.helpers import ATTRIBUTE, DEADLINE, ThreadSet, elsewhere, enter, is_free, leave, run_script
 
 from fastserverstate import DeadlockError, FastServerStateError, _core
 from fastserverstate.atomic import Atomic, transaction_with, wait_for_with
 
+pytestmark = pytest.mark.usefixtures("many_switches")
+
 SOON = 0.02  # in which a thread that does not wait is certainly done
-
-
-@pytest.fixture(autouse=True)
-def _many_switches():
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(interval)
 
 
 @pytest.fixture
@@ -36,24 +30,6 @@ def world(store, state, locks):
         transaction=transaction_with(store),
         wait_for=wait_for_with(store),
     )
-
-
-def elsewhere(function, *args):
-    """The result of a call on another thread."""
-    results = []
-    with ThreadSet() as threads:
-        threads.add(lambda: results.append(function(*args)))
-    return results[0]
-
-
-def is_free(lock):
-    def try_it():
-        taken = lock.acquire(blocking=False)
-        if taken:
-            lock.release()
-        return taken
-
-    return elsewhere(try_it)
 
 
 # ------------------------------------------------------------------------------------------------ several locks at once

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import sys
 import threading
 import time
 import weakref
@@ -12,32 +11,16 @@ from contextlib import suppress
 from functools import partial
 
 import pytest
-from unit.helpers import DEADLINE, ThreadSet, enter, leave
+from unit.helpers import DEADLINE, ThreadSet, enter, is_free, leave
 
 from fastserverstate import _core, no_rerun
 from fastserverstate.atomic import Atomic, on_change_with, transaction_with
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.state import ServerState
 
+pytestmark = pytest.mark.usefixtures("many_switches")
+
 WRITERS = 8
-
-
-@pytest.fixture(autouse=True)
-def _many_switches():
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(interval)
-
-
-@pytest.fixture
-def on_change(store):
-    return on_change_with(store)
-
-
-@pytest.fixture
-def transaction(store):
-    return transaction_with(store)
 
 
 @pytest.fixture
@@ -46,20 +29,6 @@ def calls(state, on_change):
     calls = []
     on_change("k", lambda: calls.append(state.get("k")))
     return calls
-
-
-def is_free(lock):
-    results = []
-
-    def try_it():
-        taken = lock.acquire(blocking=False)
-        if taken:
-            lock.release()
-        results.append(taken)
-
-    with ThreadSet() as threads:
-        threads.add(try_it)
-    return results[0]
 
 
 # --------------------------------------------------------------------------------------------------------- registration

@@ -6,22 +6,7 @@ import os
 import threading
 
 import pytest
-from unit.helpers import ThreadSet, run_script
-
-from fastserverstate.atomic import transaction_with
-
-
-@pytest.fixture
-def transaction(store):
-    return transaction_with(store)
-
-
-def elsewhere(function, *args):
-    """The result of a call on another thread."""
-    results = []
-    with ThreadSet() as threads:
-        threads.add(lambda: results.append(function(*args)))
-    return results[0]
+from unit.helpers import ThreadSet, elsewhere, run_script
 
 
 def test_what_a_run_leaves_open_is_discarded_with_its_locks(store, state, locks, transaction):

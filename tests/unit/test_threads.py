@@ -13,15 +13,9 @@ from unit.helpers import DEADLINE, ThreadSet, enter, run_script
 
 from fastserverstate import _core
 
+pytestmark = pytest.mark.usefixtures("many_switches")
+
 THREADS = 8
-
-
-@pytest.fixture(autouse=True)
-def _many_switches():
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(interval)
 
 
 # ------------------------------------------------------------------------------------------------------------ the table

@@ -4,55 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import sys
 import threading
 import time
 import weakref
 from datetime import timedelta
 
 import pytest
-from unit.helpers import DEADLINE, ThreadSet, enter, leave
+from unit.helpers import DEADLINE, ThreadSet, elsewhere, enter, is_free, leave
 
 from fastserverstate import _core, no_rerun
 from fastserverstate.atomic import Atomic, compare_and_set_with, transaction_with
 
+pytestmark = pytest.mark.usefixtures("many_switches")
+
 SOON = 0.02
-
-
-@pytest.fixture(autouse=True)
-def _many_switches():
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(interval)
-
-
-@pytest.fixture
-def transaction(store):
-    return transaction_with(store)
-
-
-@pytest.fixture
-def atomic(store):
-    return Atomic(store)
-
-
-def elsewhere(function, *args):
-    """The result of a call on another thread."""
-    results = []
-    with ThreadSet() as threads:
-        threads.add(lambda: results.append(function(*args)))
-    return results[0]
-
-
-def is_free(lock):
-    def try_it():
-        taken = lock.acquire(blocking=False)
-        if taken:
-            lock.release()
-        return taken
-
-    return elsewhere(try_it)
 
 
 class StopException(BaseException):

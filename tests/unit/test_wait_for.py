@@ -12,27 +12,11 @@ import pytest
 from unit.helpers import DEADLINE, ThreadSet, enter, run_script
 
 from fastserverstate import _core
-from fastserverstate.atomic import Atomic, transaction_with, wait_for_with
+from fastserverstate.atomic import Atomic
+
+pytestmark = pytest.mark.usefixtures("many_switches")
 
 SOON = 0.02
-
-
-@pytest.fixture(autouse=True)
-def _many_switches():
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(interval)
-
-
-@pytest.fixture
-def wait_for(store):
-    return wait_for_with(store)
-
-
-@pytest.fixture
-def transaction(store):
-    return transaction_with(store)
 
 
 @contextlib.contextmanager
