@@ -15,7 +15,7 @@ SOURCES := setup.py pyproject.toml $(foreach end,pyx pxd pxi,$(wildcard src/fast
 # The oldest, three middle and the newest release that is supported.
 STREAMLIT_RELEASES := 1.37.1 1.44.1 1.50.0 1.58.0 1.67.0
 # Most of what these tests do is to wait for a server or a browser.
-TEST_PROCESSES := 3
+PARALLEL := --numprocesses 3 --dist loadgroup
 
 help:  ## List the targets.
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ { printf "  make %-13s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,7 +42,7 @@ demo-cluster: $(READY)  ## Start an engine and two servers of the example app, a
 	@$(BIN)/python examples/demo_cluster.py
 
 test: $(READY) lint  ## Run the linters and the whole test suite.
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES)
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-faults: $(READY)  ## Kill engines, cut connections, lose replies and stop processes hundreds of times.
 	FASTSERVERSTATE_FAULTS=long PYTHONPATH=tests $(BIN)/python -m pytest -p harness.faults tests/cluster \
@@ -54,7 +54,7 @@ MATRIX := $(STREAMLIT_RELEASES:%=test-streamlit-%)
 test-matrix: $(MATRIX)  ## Run the server and browser tests on every supported Streamlit.
 
 $(MATRIX): test-streamlit-%: .venvs/streamlit-%/bin/python $(READY)
-	PYTHONPATH=src $< -m pytest tests/runtime tests/browser --numprocesses $(TEST_PROCESSES) -p no:cacheprovider
+	PYTHONPATH=src $< -m pytest tests/runtime tests/browser $(PARALLEL) -p no:cacheprovider
 
 $(STREAMLIT_RELEASES:%=.venvs/streamlit-%/bin/python): .venvs/streamlit-%/bin/python:
 	$(PYTHON) -m venv .venvs/streamlit-$*

@@ -17,10 +17,16 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with real servers and browsers get a second try on a machine that is busy; the summary says when."""
+    """Tests with real servers and browsers get a second try on a machine that is busy; the summary says when.
+
+    The browser tests of a file have a browser in common, so they stay together.
+    """
     for item in items:
-        if item.path.is_relative_to(HERE / "runtime") or item.path.is_relative_to(HERE / "browser"):
+        in_browser = item.path.is_relative_to(HERE / "browser")
+        if in_browser or item.path.is_relative_to(HERE / "runtime"):
             item.add_marker(pytest.mark.flaky(reruns=1))
+        if in_browser:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from harness.server import AppServer, streamlit_run
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "examples"
@@ -45,7 +45,8 @@ def probe() -> Iterator[AppServer]:
 
 # For one module only: while Playwright is started, asyncio.run() cannot be used in this thread, and other tests do.
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def visitors() -> Iterator[Callable[[int], BrowserContext]]:
+    """`visitors(number)` is one browser for each number: from the second test on it has Streamlit's page cached."""
     if not os.access(CHROMIUM, os.X_OK):
         pytest.fail(
             f"The browser tests need Chromium, and there is none at {CHROMIUM}. "
@@ -55,29 +56,37 @@ def browser() -> Iterator[Browser]:
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
-        yield browser
+
+        @functools.cache
+        def visitor(_: int) -> BrowserContext:
+            context = browser.new_context(viewport={"width": 1100, "height": 850})
+            context.set_default_timeout(PATIENCE)
+            return context
+
+        yield visitor
         browser.close()
 
 
 @pytest.fixture
-def open_tab(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """`open_tab(url, page)` opens an app as a new visitor and turns to that page. No tab may show an error."""
-    tabs = []
-    with ExitStack() as contexts:
+def open_tab(visitors: Callable[[int], BrowserContext]) -> Iterator[Callable[..., Page]]:
+    """`open_tab(url, page)` opens an app as another visitor and turns to that page. No tab may show an error."""
+    tabs: list[Page] = []
 
-        def open_tab(url: str, page: str | None = None) -> Page:
-            context = contexts.enter_context(browser.new_context(viewport={"width": 1100, "height": 850}))
-            context.set_default_timeout(PATIENCE)
-            tab = context.new_page()
-            tabs.append(tab)
-            tab.goto(url)
-            if page is not None:
-                # Not by its address: to the first session of a server, Streamlit 1.37 says that there is no such page.
-                tab.get_by_test_id("stSidebarNav").get_by_text(page, exact=True).click()
-                expect(tab.get_by_role("heading", name=page, exact=True)).to_be_visible()
-            expect(tab.locator(IDLE_APP)).to_be_visible()
-            return tab
+    def open_tab(url: str, page: str | None = None) -> Page:
+        tab = visitors(len(tabs)).new_page()
+        tabs.append(tab)
+        tab.goto(url)
+        if page is not None:
+            # Not by its address: to the first session of a server, Streamlit 1.37 says that there is no such page.
+            tab.get_by_test_id("stSidebarNav").get_by_text(page, exact=True).click()
+            expect(tab.get_by_role("heading", name=page, exact=True)).to_be_visible()
+        expect(tab.locator(IDLE_APP)).to_be_visible()
+        return tab
 
+    try:
         yield open_tab
         for tab in tabs:
             expect(tab.get_by_test_id("stException")).to_have_count(0)
+    finally:
+        for tab in tabs:
+            tab.close()

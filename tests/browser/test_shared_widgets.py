@@ -120,6 +120,8 @@ def slider(tab: Page, place: int) -> Locator:
 
 
 def value(tab: Page, place: int) -> int:
+    """What the slider shows when the last move of the mouse is drawn."""
+    tab.evaluate("() => new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
     return int(slider(tab, place).get_attribute("aria-valuetext") or "")
 
 
