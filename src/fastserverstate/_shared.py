@@ -48,7 +48,7 @@ no_rerun = NoRerun()
 force_rerun_bound_sessions = force_rerun_with(store)
 configure = configure_with(store, settings, scheduler, post_script_gc)
 
-for _singleton in (server_state, server_state_lock, atomic):
+for _singleton in (store, server_state, server_state_lock, atomic, no_rerun):
     share_between_threads(_singleton)
 
 
