@@ -157,38 +157,31 @@ cdef inline long long nanoseconds(double seconds) noexcept:
 
 cdef bint enter_lock(KeyLock self, long long timeout_ns) except -1:
     """Take the lock; False if it was not free for `timeout_ns` (-1: try for ever)."""
+    cdef PyObject *backend = load_object(self.table.backend)
+    if backend != NULL and not self._is_owned():
+        return enter_through(backend, self, timeout_ns)
+    return enter_here(self, timeout_ns)
+
+
+cdef bint enter_here(KeyLock self, long long timeout_ns) except -1:
+    """Take the lock in this table."""
     global fss_locks_held
     cdef int instruction = 0
     cdef PyObject *code = here(&instruction)
     cdef Cell *cell = self.cell
-    cdef bint remote = False
-    if load_object(self.table.backend) != NULL and not self._is_owned():
-        try:
-            remote = enter_remotely(self, timeout_ns)
-        finally:
-            if not remote:
-                _xdecref(code)
-        if not remote:
-            return False
+    cdef bint locked = False
     lock(&self.shard.mutex)
     if not try_lock(cell):
-        if timeout_ns == 0:
-            unlock(&self.shard.mutex)
-            _xdecref(code)
-            if remote:
-                leave_remotely([self])
-            return False
         try:
-            if not wait_for_lock(self.shard, cell, timeout_ns):
+            if timeout_ns == 0:
+                unlock(&self.shard.mutex)
+            else:
+                locked = wait_for_lock(self.shard, cell, timeout_ns)
+        finally:
+            if not locked:
                 _xdecref(code)
-                if remote:
-                    leave_remotely([self])
-                return False
-        except BaseException:
-            _xdecref(code)
-            if remote:
-                leave_remotely([self])
-            raise
+        if not locked:
+            return False
         lock(&self.shard.mutex)
     if cell.depth == 1:
         fss_locks_held += 1
@@ -196,8 +189,6 @@ cdef bint enter_lock(KeyLock self, long long timeout_ns) except -1:
         cell.extra.instruction = instruction
     unlock(&self.shard.mutex)
     _xdecref(code)
-    if remote:
-        entered_remotely(self)
     return True
 
 
@@ -266,6 +257,7 @@ cdef list release_locks(Table *table):
     cdef Shard *shard
     cdef Cell *cell
     cdef PyObject *key
+    cdef PyObject *backend = load_object(table.backend)
     cdef int i = 0
     discard_transaction(table)
     while i < SHARDS and fss_locks_held > 0:
@@ -283,8 +275,8 @@ cdef list release_locks(Table *table):
         unlock_cell(shard, cell)
         unlock_shard(shard)
         keys.append(owned(key))
-    if keys and load_object(table.backend) != NULL:
-        backend_of(table).release(keys)
+    if keys and backend != NULL:
+        (<object>backend).release(keys)
     if fss_calls_owed and fss_locks_held == 0:
         pay_calls()
     return keys

@@ -18,10 +18,6 @@ cdef class _Arrival:
         _xdecref(self.old)
 
 
-cdef inline object backend_of(Table *table):
-    return <object>load_object(table.backend)
-
-
 cdef tuple apply(Store store, changes, Session writer):
     """Make changes at once: (key, value or ABSENT, whether to rerun nobody). See Store.apply."""
     cdef Table *table = store.table
@@ -76,26 +72,32 @@ cdef tuple apply(Store store, changes, Session writer):
     return left, due, arrivals
 
 
-cdef bint enter_remotely(KeyLock self, long long timeout_ns) except -1:
-    """Take the key's lock among all tables; False if it was not free for `timeout_ns` (-1: try for ever)."""
-    return backend_of(self.table).acquire(<object>self.cell.key, None if timeout_ns < 0 else timeout_ns / 1e9)
-
-
-cdef int entered_remotely(KeyLock self) except -1:
-    """This thread has both locks. The one before it may have lost the one among all tables, and not noticed yet."""
-    cdef PyObject *backend = load_object(self.table.backend)
-    if backend != NULL:
-        (<object>backend).entered(<object>self.cell.key)
-    return 0
+cdef bint enter_through(PyObject *backend, KeyLock self, long long timeout_ns) except -1:
+    """Take the key's lock among all tables and then in this one; False if it was not free for `timeout_ns`."""
+    cdef str key = <str>self.cell.key
+    cdef bint done = False
+    if not (<object>backend).acquire(key, None if timeout_ns < 0 else timeout_ns / 1e9):
+        return False
+    try:
+        done = enter_here(self, timeout_ns)
+    finally:
+        if not done:
+            leave_remotely([self])
+    if done:
+        # The thread that had it before may have lost the one among all tables, and not noticed yet.
+        (<object>backend).entered(key)
+    return done
 
 
 cdef int leave_remotely(list locks) except -1:
     """Give back, among all tables, what this thread holds no longer."""
     cdef KeyLock handle
     cdef list keys = []
+    cdef PyObject *backend = NULL
     for handle in locks:
+        backend = load_object(handle.table.backend)
         if not handle._is_owned():
             keys.append(<object>handle.cell.key)
-    if keys:
-        backend_of(handle.table).release(keys)
+    if keys and backend != NULL:
+        (<object>backend).release(keys)
     return 0

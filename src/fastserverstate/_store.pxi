@@ -474,6 +474,7 @@ cdef PyObject *commit(
 cdef object assign(Store store, str key, object value, bint if_absent):
     """Set the key, unless `if_absent` and it has a value. Returns the value that it had, or ABSENT."""
     cdef Table *table = store.table
+    cdef PyObject *backend = load_object(table.backend)
     cdef Session writer = current_session(table)
     cdef Py_hash_t hashed = key_hash(<PyObject *>key)
     cdef Shard *shard = shard_of(table, hashed)
@@ -484,8 +485,8 @@ cdef object assign(Store store, str key, object value, bint if_absent):
     cdef bint due
     if fss_transaction != NULL and transaction_of(store) is not None:
         return transaction_of(store).write(key, value, if_absent)
-    if load_object(table.backend) != NULL:
-        return backend_of(table).assign(key, value, if_absent)
+    if backend != NULL:
+        return (<object>backend).assign(key, value, if_absent)
     judge_start(&judge, <PyObject *>value)
     while True:
         enter(writer, shard)
@@ -545,6 +546,7 @@ cdef int examine_to_assign(Shard *shard, Cell *cell, Judge *judge, bint held) ex
 cdef object change_presence(Store store, str key, bint remove):
     """Remove the key, or touch its value. Returns the value that it had, or ABSENT."""
     cdef Table *table = store.table
+    cdef PyObject *backend = load_object(table.backend)
     cdef Session writer = current_session(table)
     cdef Py_hash_t hashed = key_hash(<PyObject *>key)
     cdef Shard *shard = shard_of(table, hashed)
@@ -554,8 +556,8 @@ cdef object change_presence(Store store, str key, bint remove):
     cdef bint due
     if fss_transaction != NULL and transaction_of(store) is not None:
         return transaction_of(store).write(key, ABSENT, False) if remove else transaction_of(store).touch(key)
-    if load_object(table.backend) != NULL:
-        return backend_of(table).remove(key) if remove else backend_of(table).touch(key)
+    if backend != NULL:
+        return (<object>backend).remove(key) if remove else (<object>backend).touch(key)
     while True:
         enter(writer, shard)
         cell = find(shard, <PyObject *>key, hashed)
@@ -592,13 +594,14 @@ cdef inline int after_change(Store store, Shard *shard, PyObject *key, bint due)
 cdef object add(Store store, str key, object by, object default):
     """Add to the key's number, or to the default if it has none. Returns the sum."""
     cdef Table *table = store.table
+    cdef PyObject *backend = load_object(table.backend)
     cdef Session writer = current_session(table)
     cdef Py_hash_t hashed = key_hash(<PyObject *>key)
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell
     cdef PyObject *old = NULL
     cdef bint due = False
-    if PyLong_CheckExact(by) and by and fss_transaction == NULL and load_object(table.backend) == NULL:
+    if PyLong_CheckExact(by) and by and fss_transaction == NULL and backend == NULL:
         total = None
         enter(writer, shard)
         cell = find(shard, <PyObject *>key, hashed)
@@ -612,8 +615,8 @@ cdef object add(Store store, str key, object by, object default):
             _decref(old)
             after_change(store, shard, <PyObject *>key, due)
             return total
-    if fss_transaction == NULL and load_object(table.backend) != NULL:
-        total = backend_of(table).increment(key, by, default)
+    if fss_transaction == NULL and backend != NULL:
+        total = (<object>backend).increment(key, by, default)
         if total is not None:
             return total
     return add_locked(store, key, by, default)

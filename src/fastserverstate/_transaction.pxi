@@ -231,6 +231,7 @@ cdef list commit_all(Transaction self):
     """Make all changes at once. Returns them, for the old values to be dropped."""
     cdef Store store = self.store
     cdef Table *table = store.table
+    cdef PyObject *backend = load_object(table.backend)
     cdef Session writer = current_session(table)
     cdef Shard *shard
     cdef Cell *cell
@@ -241,8 +242,8 @@ cdef list commit_all(Transaction self):
     cdef bint due
     cdef _Change change
     cdef int i
-    if load_object(table.backend) != NULL:
-        backend_of(table).commit(dict(self.writes), set(self.touched), set(self.writes) - self.announced)
+    if backend != NULL:
+        (<object>backend).commit(dict(self.writes), set(self.touched), set(self.writes) - self.announced)
         for key in self.writes:
             set_drafted(table, <PyObject *>key, False)
         self.writes.clear()
