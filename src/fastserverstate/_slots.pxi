@@ -218,6 +218,12 @@ cdef void mark(
     if subscribers.count == 0:
         return
     if writer is not None and writer.running:
+        if subscribers.count == 1 and not subscribers.words and slots.scopes[subscribers.body.few[0]] != NULL:
+            scope = <Scope>slots.scopes[subscribers.body.few[0]]
+            if scope.session is writer:  # most often: a script adds to a number that nobody else shows
+                if is_overwritten(slots, scope, &scope.presence if presence else &scope.values, what):
+                    scope.overwritten = <str>name
+                return
         for scope in writer.scopes.values():
             scope.kept = subscribers_has(subscribers, scope.slot)
             if scope.kept:
