@@ -163,7 +163,7 @@ cdef bint enter_lock(KeyLock self, long long timeout_ns) except -1:
     return enter_here(self, timeout_ns)
 
 
-cdef bint enter_here(KeyLock self, long long timeout_ns) except -1:
+cdef inline bint enter_here(KeyLock self, long long timeout_ns) except -1:
     """Take the lock in this table."""
     global fss_locks_held
     cdef int instruction = 0
