@@ -34,7 +34,7 @@ cdef class Namespace:
         watch_members(self.table)
         if fss_transaction != NULL:
             return len(visible_keys(self.store))
-        return load_size(self.table.present)
+        return count_keys(self.table)
 
     def __iter__(self):
         watch_members(self.table)

@@ -372,6 +372,18 @@ cdef int watch_members(Table *table) except -1:
     return 0
 
 
+cdef Py_ssize_t count_keys(Table *table) noexcept:
+    """How many keys are set at one moment: several that change at once are counted one by one, with shards locked."""
+    cdef Py_ssize_t count
+    cdef int i
+    for i in range(SHARDS):
+        lock(&table.shards[i].mutex)
+    count = table.present
+    for i in range(SHARDS):
+        unlock(&table.shards[i].mutex)
+    return count
+
+
 cdef list sorted_keys(Table *table):
     cdef Cell **cells
     cdef Cell *cell
