@@ -607,13 +607,15 @@ def test_large_value_is_changed_before_it_is_fetched(own_engine, peer):
     one, other = peer(own_engine.url), peer(own_engine.url)
     script = other.node.tail._channel.script
     changed = []
+    numbered = threading.Lock()  # so that "k" ends with the number of the last change that went before
 
     def change_first(operation, *arguments):
         if operation == b"catchup" and len(changed) < 3:
-            changed.append(1)
-            one.node.commit({"k": "z" * 6000 + str(len(changed)), "with": len(changed)})
-            if len(changed) == 2:
-                one.node.delete("k")
+            with numbered:
+                changed.append(1)
+                one.node.commit({"k": "z" * 6000 + str(len(changed)), "with": len(changed)})
+                if len(changed) == 2:
+                    one.node.delete("k")
         return script(operation, *arguments)
 
     other.node.tail._channel.script = change_first
@@ -628,8 +630,9 @@ def test_large_value_is_changed_before_it_is_fetched(own_engine, peer):
 
     other.table.apply = watch
     for _ in range(3):
-        one.node.set("k", "a" * 5000 + str(len(changed)))
-        one.node.set("k", "b" * 5000 + str(len(changed)))
+        for letter in "ab":
+            with numbered:
+                one.node.set("k", letter * 5000 + str(len(changed)))
         other.node.sync()
     assert len(changed) == 3
     assert not torn
