@@ -375,12 +375,9 @@ cdef int watch_members(Table *table) except -1:
 cdef Py_ssize_t count_keys(Table *table) noexcept:
     """How many keys are set at one moment: several that change at once are counted one by one, with shards locked."""
     cdef Py_ssize_t count
-    cdef int i
-    for i in range(SHARDS):
-        lock(&table.shards[i].mutex)
+    lock_all(table)
     count = table.present
-    for i in range(SHARDS):
-        unlock(&table.shards[i].mutex)
+    unlock_all(table)
     return count
 
 
@@ -395,12 +392,10 @@ cdef list sorted_keys(Table *table):
         cells = <Cell **>PyMem_RawMalloc((room + 1) * sizeof(Cell *))
         if cells == NULL:
             raise MemoryError()
-        for i in range(SHARDS):
-            lock(&table.shards[i].mutex)
+        lock_all(table)
         if table.present <= room:
             break
-        for i in range(SHARDS):
-            unlock(&table.shards[i].mutex)
+        unlock_all(table)
         PyMem_RawFree(cells)
     for i in range(SHARDS):
         for at in range(table.shards[i].mask + 1):
@@ -414,8 +409,7 @@ cdef list sorted_keys(Table *table):
     for at in range(n):
         cells[at] = <Cell *>cells[at].key  # which outlives the cell by this reference
         _incref(<PyObject *>cells[at])
-    for i in range(SHARDS):
-        unlock(&table.shards[i].mutex)
+    unlock_all(table)
     try:
         for at in range(n):
             found.append(<object><PyObject *>cells[at])

@@ -82,6 +82,19 @@ cdef void table_disown(Table *table) noexcept:
     PyMem_Free(table)
 
 
+cdef inline void lock_all(Table *table) noexcept:
+    """Let nothing change, for a look at one moment."""
+    cdef int i
+    for i in range(SHARDS):
+        lock(&table.shards[i].mutex)
+
+
+cdef inline void unlock_all(Table *table) noexcept:
+    cdef int i
+    for i in range(SHARDS):
+        unlock(&table.shards[i].mutex)
+
+
 # The caller has locked the shard.
 
 cdef inline Cell *find(const Shard *shard, PyObject *key, Py_hash_t hashed) noexcept:
