@@ -67,6 +67,9 @@ _TRIGGERS = {"trigger_value", "string_trigger_value", "json_trigger_value", "cha
 # Streamlit 1.53 gave metrics families of their own. Before, all of them were sizes of caches.
 _HAS_FAMILIES = not hasattr(stats, "CacheStatsProvider")
 
+# Until Streamlit 1.43, browsers keep what a run sends in a buffer, and may lose widgets when the next run comes at once.
+_BROWSERS_FORGET = tuple(map(int, streamlit.__version__.split(".")[:2])) < (1, 44)
+
 # Streamlit 1.58 moved the current fragment from the context to a context variable, for parallel fragments.
 _thread_state = getattr(_context_module, "_thread_state", None)
 
@@ -381,6 +384,8 @@ class StreamlitWidgets:
         self._keys: set[str] = set()
         self._unmade: dict[str, Exception] = {}
         self._receive: Callable[[dict[str, Any]], None] = lambda _: None
+        self.timed: Any = None  # what the browser has sent last by a timer
+        self._received: Any = None  # what it has sent for this run, or for one before
         self.shared: Any = None  # what `fastserverstate.shared` knows of them
 
     def __reduce__(self) -> Any:
@@ -393,9 +398,14 @@ class StreamlitWidgets:
     def received(self, states: Any) -> None:
         """Streamlit has taken over the values that the browser has sent for a run."""
         state = self._state
+        self._received = states
         sent = {widget.id for widget in states.widgets}
         if sent:  # a run that no browser has asked for has none
             self._receive({key: state[key] for key in self._keys if state._get_widget_id(key) in sent and key in state})
+
+    @property
+    def browser_forgets(self) -> bool:
+        return _BROWSERS_FORGET
 
     def value(self, key: str, default: Any) -> Any:
         return streamlit.session_state.get(key, default)
@@ -415,9 +425,16 @@ class StreamlitWidgets:
     def discard(self, key: str) -> None:
         del self._state._new_widget_state[self._state._get_widget_id(key)]
 
-    def others_changed(self, keys: Collection[str]) -> bool:
-        known = {self._state._get_widget_id(key) for key in keys}
-        return any(self._state._widget_changed(other) for other in self._state._new_widget_state if other not in known)
+    def possible_causes(self, keys: Collection[str]) -> set[str]:
+        state, context = self._state, get_script_run_ctx(suppress_warning=True)
+        ids = {state._get_widget_id(key): key for key in keys}
+        if self._received is self.timed or any(
+            state._widget_changed(other) for other in state._new_widget_state if other not in ids
+        ):
+            return set()
+        asked: Any = () if context is None else context.fragment_ids_this_run
+        metadata = state._new_widget_state.widget_metadata
+        return {key for id, key in ids.items() if not asked or (id in metadata and metadata[id].fragment_id in asked)}
 
     def is_assigned(self, key: str) -> bool:
         return bool(self._state.is_new_state_value(key))
@@ -461,7 +478,24 @@ def widgets_of_run() -> StreamlitWidgets | None:
     if widgets is None:
         _watch_widgets()
         widgets = streamlit.session_state[_WIDGETS_KEY] = StreamlitWidgets(context.session_state._state)
+        session = _find_session(context.session_id)
+        if session is not None:
+            _watch_timers(session, widgets)
     return widgets
+
+
+def _watch_timers(session: AppSession, widgets: StreamlitWidgets) -> None:
+    """Tell what a browser sends by the timer of a fragment from what it sends because of its user."""
+    session_ref = weakref.ref(session)
+
+    def request_rerun(client_state: Any) -> None:
+        session = session_ref()
+        if session is not None:
+            if getattr(client_state, "is_auto_rerun", False):  # Streamlit 1.37 does not say so
+                widgets.timed = client_state.widget_states
+            AppSession.request_rerun(session, client_state)
+
+    session.__dict__["request_rerun"] = request_rerun
 
 
 def _watch_widgets() -> None:

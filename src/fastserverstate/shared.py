@@ -39,6 +39,10 @@ class SessionWidgets(Protocol):
     shared: Any
     """A place for what is known of those that are shared."""
 
+    @property
+    def browser_forgets(self) -> bool:
+        """Whether the browser may lose a widget, and with it what it was told of it, at any time."""
+
     def on_receive(self, receive: Callable[[dict[str, Any]], None]) -> None:
         """Have a function called when a run begins, with what the browser has sent of the expected widgets."""
 
@@ -53,8 +57,12 @@ class SessionWidgets(Protocol):
     def discard(self, key: str) -> None:
         """Behave as if the browser had not sent the value."""
 
-    def others_changed(self, keys: Collection[str]) -> bool:
-        """Whether the browser has sent a change of any other widget, or a click."""
+    def possible_causes(self, keys: Collection[str]) -> set[str]:
+        """Which of the widgets may be the cause of what the browser has sent.
+
+        None is if another widget has changed or was clicked, or if it was a timer. If a fragment is to run, it is a
+        widget of that fragment.
+        """
 
     def is_assigned(self, key: str) -> bool:
         """Whether a value is assigned, of which the browser is told when the widget is made next."""
@@ -162,7 +170,7 @@ class _Widgets:
         # What a browser sends has one cause. If there is no other, it is this widget, which was set back; or one that
         # was changed a moment ago, whose value some releases of Streamlit send twice.
         cause, caused_at = self._last_change
-        if len(unclear) != 1 or changed or session.others_changed(self._widgets.keys()):
+        if len(unclear) != 1 or changed or not unclear.keys() <= session.possible_causes(self._widgets.keys()):
             set_back = None
         else:
             set_back = next(iter(unclear)) if now - caused_at >= UNHEARD else cause
@@ -181,8 +189,9 @@ class _Widgets:
     def _place(self, widget: _Widget, key: str, value: Any, now: float) -> int | None:
         """Which of the values that the browser may be showing it is."""
         place = widget.place(value)
-        if place is None and not widget.heard and _same(value, self._session.own_value(key, _MISSING)):
-            # A busy browser makes a widget without the value that came with it if the next run's came at once.
+        # A busy browser makes a widget without the value that came with it if the next run's came at once.
+        may_be_new = not widget.heard or (self._session.browser_forgets and not widget.in_form)
+        if place is None and may_be_new and _same(value, self._session.own_value(key, _MISSING)):
             widget.told.appendleft((value, now))
             return 0
         return place

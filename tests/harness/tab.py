@@ -113,8 +113,10 @@ class Tab:
         self._widgets[widget.id] = WidgetState(id=widget.id, string_value=text)
         await self.rerun(fragment=fragment)
 
-    async def rerun(self, trigger: WidgetState | None = None, fragment: str = "") -> None:
+    async def rerun(self, trigger: WidgetState | None = None, fragment: str = "", *, by_timer: bool = False) -> None:
         message = BackMsg()
+        if by_timer:
+            message.rerun_script.is_auto_rerun = True
         if self._page_script_hash:
             message.rerun_script.page_script_hash = self._page_script_hash
         else:

@@ -10,6 +10,7 @@ import pytest
 import streamlit
 from harness.steps import FENCE, Serve, fence, with_tabs
 from harness.tab import Tab
+from streamlit.proto.ClientState_pb2 import ClientState
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.proto.WidgetStates_pb2 import WidgetState
 from streamlit.testing.v1 import AppTest
@@ -174,6 +175,77 @@ def test_a_value_that_never_reached_the_browser_is_no_change_of_it(serve: Serve)
         await ours.has("box", "")
 
     with_tabs(server, 2, steps, Busy)
+
+
+@pytest.mark.skipif(
+    tuple(map(int, streamlit.__version__.split(".")[:2])) > (1, 43),
+    reason="in this Streamlit release, browsers forget no widgets",
+)
+def test_a_widget_that_the_browser_forgets_is_not_set_to_its_own_value(serve: Serve) -> None:
+    server = serve(
+        """
+        st.button("click")
+        """
+        + BOX
+    )
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        await ours.enter("box", "entered")
+        await theirs.has("box", "entered")
+        for tab in (theirs, ours):
+            box = tab.element("box")[0]
+            tab._widgets[box.id] = WidgetState(id=box.id, string_value="")
+            await tab.click("click")
+            for each in (theirs, ours):
+                await each.has("box", "entered")
+                await each.shows("text entered")
+        # It is the user who empties the box when nothing else is a cause.
+        await theirs.enter("box", "")
+        await ours.has("box", "")
+
+    with_tabs(server, 2, steps, Browser)
+
+
+has_timers = pytest.mark.skipif(
+    not hasattr(ClientState(), "is_auto_rerun"), reason="in this Streamlit release, browsers do not tell of timers"
+)
+
+
+@pytest.mark.parametrize(
+    ("fragment", "by_timer"),
+    [("below", False), pytest.param("box", True, marks=has_timers)],
+    ids=["another fragment", "timer"],
+)
+def test_old_news_that_a_fragment_asks_for_is_no_change(serve: Serve, fragment: str, by_timer: bool) -> None:
+    """Only the fragment with the widget sends what its user has set, and no timer does."""
+    server = serve("""
+        @st.fragment
+        def part():
+            st.text("shown " + st.text_input("box", **shared("text", default="first")))
+        @st.fragment
+        def another():
+            st.text_input("below")
+        part()
+        another()
+        if st.button("look"):
+            st.session_state.looks = st.session_state.get("looks", 0) + 1
+            st.text(f"{st.session_state.looks}: {server_state.text}")
+        """)
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        ours.deaf = True
+        for number, text in enumerate(("one", "two"), 1):
+            await theirs.enter("box", text)
+            await ours.shows(f"shown {text}")
+            runs = ours.finished
+            await ours.rerun(fragment=ours.element(fragment)[1], by_timer=by_timer)
+            await ours.until(lambda tab, runs=runs: tab.settled and tab.finished > runs)
+            await theirs.click("look")
+            await theirs.until(lambda tab, number=number: tab.texts[-1].startswith(f"{number}: "))
+            assert theirs.texts[-1] == f"{number}: {text}"
+            assert theirs.value("box") == text
+
+    with_tabs(server, 2, steps, Browser)
 
 
 def test_what_is_set_back_at_once_is_a_change(serve: Serve) -> None:
