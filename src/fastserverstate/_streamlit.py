@@ -51,6 +51,7 @@ try:
     from streamlit.runtime.fragment import MemoryFragmentStorage
     from streamlit.runtime.scriptrunner import ScriptRunContext, ScriptRunner, ScriptRunnerEvent, get_script_run_ctx
     from streamlit.runtime.state import SafeSessionState
+    from streamlit.runtime.state.common import WidgetMetadata
     from streamlit.runtime.state.session_state import STREAMLIT_INTERNAL_KEY_PREFIX, SessionState
     from streamlit.runtime.websocket_session_manager import WebsocketSessionManager
 
@@ -67,7 +68,7 @@ _TRIGGERS = {"trigger_value", "string_trigger_value", "json_trigger_value", "cha
 # Streamlit 1.53 gave metrics families of their own. Before, all of them were sizes of caches.
 _HAS_FAMILIES = not hasattr(stats, "CacheStatsProvider")
 
-# Until Streamlit 1.43, browsers keep what a run sends in a buffer, and may lose widgets when the next run comes at once.
+# Up to Streamlit 1.43, browsers buffer what a run sends, and may lose widgets if the next run comes at once.
 _BROWSERS_FORGET = tuple(map(int, streamlit.__version__.split(".")[:2])) < (1, 44)
 
 # Streamlit 1.58 moved the current fragment from the context to a context variable, for parallel fragments.
@@ -117,6 +118,7 @@ _NEEDED: dict[Any, set[str]] = {
         "is_new_state_value",
         "set_widgets_from_proto",
     },
+    WidgetMetadata: {"fragment_id"},
     WebsocketSessionManager: {"connect_session", "get_active_session_info", "is_active_session"},
 }
 
@@ -434,7 +436,9 @@ class StreamlitWidgets:
             return set()
         asked: Any = () if context is None else context.fragment_ids_this_run
         metadata = state._new_widget_state.widget_metadata
-        return {key for id, key in ids.items() if not asked or (id in metadata and metadata[id].fragment_id in asked)}
+        return {
+            key for name, key in ids.items() if not asked or (name in metadata and metadata[name].fragment_id in asked)
+        }
 
     def is_assigned(self, key: str) -> bool:
         return bool(self._state.is_new_state_value(key))
