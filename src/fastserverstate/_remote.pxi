@@ -79,13 +79,14 @@ cdef bint enter_through(PyObject *backend, KeyLock self, long long timeout_ns) e
     if not (<object>backend).acquire(key, None if timeout_ns < 0 else timeout_ns / 1e9):
         return False
     try:
-        done = enter_here(self, timeout_ns)
+        if enter_here(self, timeout_ns):
+            # The thread that had it before may have lost the one among all tables, and not noticed yet.
+            (<object>backend).entered(key)
+            done = True
     finally:
         if not done:
+            give_back(self)
             leave_remotely([self])
-    if done:
-        # The thread that had it before may have lost the one among all tables, and not noticed yet.
-        (<object>backend).entered(key)
     return done
 
 

@@ -143,7 +143,7 @@ def settled(*tabs: Page) -> tuple[int, int]:
 
 forgets_widgets = pytest.mark.skipif(
     streamlit.__version__.startswith("1.37."),
-    reason="in the browser, Streamlit 1.37 forgets the widgets that an interrupted run has not made",
+    reason="in the browser, Streamlit 1.37 loses widgets when runs follow each other at once, and drags with them",
 )
 sends_while_dragging = pytest.mark.skipif(
     streamlit.__version__.startswith("1.44."),

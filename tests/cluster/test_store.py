@@ -15,7 +15,7 @@ from unit.helpers import ThreadSet, enter, leave, locate_in_streamlit, locate_in
 
 from fastserverstate import _core, no_rerun
 from fastserverstate._core import Session
-from fastserverstate.cluster.backend import Link
+from fastserverstate.cluster.backend import Backend, Link
 from fastserverstate.cluster.errors import ClusterError, NotConnectedError, UnsharableValueError
 from fastserverstate.errors import DeadlockError
 
@@ -140,6 +140,26 @@ def test_locks(pair):
     other.locks["k"].release()
     with pytest.raises(RuntimeError, match="un-acquired"):
         other.locks["k"].release()
+
+
+def test_lock_that_is_interrupted_when_it_was_taken_is_free(pair, monkeypatch):
+    """As Ctrl-C may do in the last step, which brings in what others have written."""
+    one, other = pair
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    for lock in (one.locks["k"], one.locks["j", "k"]):
+        with monkeypatch.context() as patch:
+            patch.setattr(Backend, "entered", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                lock.acquire()
+            assert not lock.locked()
+        for peer in pair:
+            assert peer.locks["k"].acquire(timeout=5)
+            peer.locks["k"].release()
+    other.state["k"] = 1
+    assert other.state["k"] == 1
 
 
 def test_locked_read_modify_write_between_servers_and_threads(pair):
