@@ -427,18 +427,16 @@ class StreamlitWidgets:
     def discard(self, key: str) -> None:
         del self._state._new_widget_state[self._state._get_widget_id(key)]
 
-    def possible_causes(self, keys: Collection[str]) -> set[str]:
+    def may_be_cause(self, key: str, shared: Collection[str]) -> bool:
         state, context = self._state, get_script_run_ctx(suppress_warning=True)
-        ids = {state._get_widget_id(key): key for key in keys}
-        if self._received is self.timed or any(
-            state._widget_changed(other) for other in state._new_widget_state if other not in ids
-        ):
-            return set()
+        if self._received is self.timed:
+            return False
+        known = {state._get_widget_id(key) for key in shared}
+        if any(state._widget_changed(other) for other in state._new_widget_state if other not in known):
+            return False
         asked: Any = () if context is None else context.fragment_ids_this_run
-        metadata = state._new_widget_state.widget_metadata
-        return {
-            key for name, key in ids.items() if not asked or (name in metadata and metadata[name].fragment_id in asked)
-        }
+        metadata = state._new_widget_state.widget_metadata.get(state._get_widget_id(key))
+        return not asked or (metadata is not None and metadata.fragment_id in asked)
 
     def is_assigned(self, key: str) -> bool:
         return bool(self._state.is_new_state_value(key))

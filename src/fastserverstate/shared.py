@@ -57,11 +57,11 @@ class SessionWidgets(Protocol):
     def discard(self, key: str) -> None:
         """Behave as if the browser had not sent the value."""
 
-    def possible_causes(self, keys: Collection[str]) -> set[str]:
-        """Which of the widgets may be the cause of what the browser has sent.
+    def may_be_cause(self, key: str, shared: Collection[str]) -> bool:
+        """Whether the widget may be the cause of what the browser has sent.
 
-        None is if another widget has changed or was clicked, or if it was a timer. If a fragment is to run, it is a
-        widget of that fragment.
+        None of the shared ones is if another has changed or was clicked, or if it was a timer. If a fragment is to run,
+        it is a widget of that fragment.
         """
 
     def is_assigned(self, key: str) -> bool:
@@ -170,10 +170,11 @@ class _Widgets:
         # What a browser sends has one cause. If there is no other, it is this widget, which was set back; or one that
         # was changed a moment ago, whose value some releases of Streamlit send twice.
         cause, caused_at = self._last_change
-        if len(unclear) != 1 or changed or not unclear.keys() <= session.possible_causes(self._widgets.keys()):
+        lone = next(iter(unclear)) if len(unclear) == 1 and not changed else None
+        if lone is None or not session.may_be_cause(lone, self._widgets.keys()):
             set_back = None
         else:
-            set_back = next(iter(unclear)) if now - caused_at >= UNHEARD else cause
+            set_back = lone if now - caused_at >= UNHEARD else cause
         for key, place in unclear.items():
             widget = self._widgets[key]
             if key == set_back or (widget.in_form and now - widget.told[-1][1] > UNHEARD_IN_FORM):
