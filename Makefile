@@ -67,7 +67,7 @@ ADDRESS := .venvs/address-undefined
 THREAD := .venvs/thread
 STRESS_SECONDS ?= 10
 STRESS := FASTSERVERSTATE_STRESS_SECONDS=$(STRESS_SECONDS)
-UNIT_TOOLS := "attrs>=23.1" "hypothesis>=6.100" "pytest>=8.3" "pytest-rerunfailures>=15" "pytest-timeout>=2.3" "pytest-xdist>=3.6" "xxhash>=3.6"
+UNIT_TOOLS := "attrs>=23.1" "hypothesis>=6.100" "pytest>=8.3" "pytest-rerunfailures>=16.3" "pytest-timeout>=2.3" "pytest-xdist>=3.6" "xxhash>=3.6"
 BUILD_TOOLS := "setuptools>=77" "Cython>=3.1,<4"
 INSTALL := pip install --quiet --no-deps --no-build-isolation --force-reinstall
 
