@@ -30,7 +30,7 @@ from fastserverstate.cluster.errors import (
     NotWrittenError,
     UnknownOutcomeError,
 )
-from fastserverstate.cluster.replica import NEVER, version_text
+from fastserverstate.cluster.replica import version_text
 
 DATA, VERSIONS, LOG, META = (f"fss:{{tests}}:{name}" for name in ("d", "v", "log", "m"))
 
@@ -341,6 +341,7 @@ def test_change_that_the_log_does_not_have_is_noticed_at_rest(own_engine, peer):
     """As when the log was deleted before it was read."""
     one = peer(own_engine.url)
     one.node.set("k", 1)
+    one.node.sync()
     with own_engine.client() as client, client.pipeline(transaction=True) as at_once:
         epoch = client.hget(META, "epoch").decode()
         at_once.hincrby(META, "seq", 1)
@@ -643,6 +644,7 @@ def test_large_value_is_changed_before_it_is_fetched(own_engine, peer):
 def test_reply_that_comes_after_the_data_was_replaced(own_engine, peer):
     """A thread that is slow to bring in what an engine has since forgotten."""
     one, other = peer(own_engine.url), peer(own_engine.url)
+    epoch = one.node.replica.cursor[0]
     wrote = one.node.replica.wrote
     slow, go = threading.Event(), threading.Event()
 
@@ -658,7 +660,7 @@ def test_reply_that_comes_after_the_data_was_replaced(own_engine, peer):
         slow.wait(10)
         with own_engine.client() as client:
             client.flushall()
-        until(lambda: other.values == {} and one.node.replica.cursor == other.node.replica.cursor != NEVER)
+        until(lambda: all(peer.values == {} and peer.node.replica.cursor[0] > epoch for peer in (one, other)))
         go.set()
     del one.node.replica.wrote
     assert one.values == {}
@@ -687,6 +689,7 @@ def test_large_values_and_integers_survive_lost_replies(proxy, own_engine, peer)
 def test_engine_whose_memory_is_full(own_engine, peer):
     one, other = peer(own_engine.url), peer(own_engine.url)
     one.node.set("k", 1)
+    other.node.sync()
     with own_engine.client() as client:
         client.config_set("maxmemory", "100kb")
         for act in (

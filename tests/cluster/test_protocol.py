@@ -360,6 +360,7 @@ def test_holder_does_not_see_what_was_deleted_before_it(pair):
     other.table.apply = lambda *arguments: go.wait(10) and apply(*arguments)
     one.node.set("k", 1)
     one.node.delete("k")
+    one.node.sync()
 
     def look():
         other.node.leases.acquire(["k"], None)

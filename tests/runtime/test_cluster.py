@@ -176,7 +176,8 @@ def test_server_that_starts_before_the_engine(tmp_path: Path, required: str) -> 
                     late.start()
                 async with Tab(server.websocket_url) as other:
                     await tab.click("add")
-                    await other.until(lambda other: other.texts == tab.texts != ["n 0"])
+                    for each in (tab, other):
+                        await each.shows("n 1" if required == "yes" else "n 2")
             with late.client() as client:
                 end = asyncio.get_running_loop().time() + DEADLINE
                 while not client.hlen("fss:{late}:d"):  # it has joined
