@@ -390,6 +390,134 @@ def test_waiting_ends_with_the_release_and_not_by_the_clock(pair):
     assert sorted(took)[10] < locks.RETRY / 4
 
 
+class Contender:
+    """An owner that makes one attempt at a time."""
+
+    def __init__(self, peer, name):
+        self.engine, self.name, self.tokens = peer.node.engine, name, {}
+
+    def acquire(self, *keys):
+        """None, or for how many ms at most the lock is not to be had."""
+        names = [encode_key(key) for key in keys]
+        reply = self.engine.call(b"acquire", self.name, 10_000, b"1", *names, numbered=True)
+        if reply[0] == b"LOCKED":
+            return int(reply[2])
+        self.tokens |= dict.fromkeys(keys, reply[1])
+        return None
+
+    def release(self, key):
+        self.engine.call(b"release", self.name, encode_key(key), self.tokens.pop(key))
+
+    def write(self, key, value):
+        """Whether nobody's lock is in the way."""
+        change = b"S", encode_key(key), value, b"", b"", b"0"
+        return self.engine.call(b"write", self.name, b"ticket", b"0", *change, numbered=True)[0] != b"LOCKED"
+
+    def leave(self, *keys):
+        self.engine.call(b"leave", self.name, *map(encode_key, keys))
+
+    def pass_over(self, key):
+        """Take the lock again and again, until it is another's turn. Returns the ms that it has."""
+        while True:
+            self.release(key)
+            left = self.acquire(key)
+            if left is not None:
+                return left
+
+
+@pytest.fixture
+def contenders(pair):
+    """Who has the lock of "k", who has waited for longer, and who for less long."""
+    holder, first, second = Contender(pair[0], "holder"), Contender(pair[1], "first"), Contender(pair[1], "second")
+    holder.acquire("k")
+    assert first.acquire("k") > 0
+    assert second.acquire("k") > 0
+    return holder, first, second
+
+
+def test_who_was_passed_over_for_longest_has_the_next_turn(contenders):
+    holder, first, second = contenders
+    left = holder.pass_over("k")
+    assert left > locks.RETRY * 1000
+    assert 0 < second.acquire("k") <= left
+    assert not second.write("k", b"i1")
+    assert first.acquire("k") is None
+    first.release("k")
+    assert 0 < holder.acquire("k") <= left  # by now it is the second's
+    assert second.acquire("k") is None
+    second.release("k")
+    assert holder.acquire("k") is None
+
+
+def test_turn_of_a_write_ends_with_it(contenders):
+    holder, first, second = contenders
+    holder.pass_over("k")
+    assert first.write("k", b"i1")
+    assert second.write("k", b"i2")
+    assert holder.acquire("k") is None
+
+
+def test_turn_of_who_waits_no_more_is_the_next_ones(contenders):
+    holder, first, second = contenders
+    holder.pass_over("k")
+    first.leave("another", "k")
+    assert holder.acquire("k") > 0
+    second.leave("k")
+    assert holder.acquire("k") is None
+
+
+def test_turn_that_is_not_taken_ends(contenders, pair):
+    holder, _, second = contenders
+    holder.pass_over("k")
+    until(lambda: holder.acquire("k") is None)
+    assert second.acquire("k") > 0
+    with pytest.raises(LockLostError):  # a turn is no lock
+        pair[0].node.leases._not_lost(
+            pair[0].node.engine.call(b"write", "first", b"ticket", b"1", encode_key("k"), b"1-0", numbered=True)
+        )
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda node: node.leases.acquire(["k"], None),
+        lambda node: node.leases.acquire(["k", "l"], None),
+        lambda node: node.set("k", 1),
+        lambda node: node.commit({"l": 1, "k": 1}),
+    ],
+    ids=["lock", "locks", "write", "commit"],
+)
+def test_server_that_is_farther_away_is_not_starved(own_engine, proxy, peer, act):
+    """By the time that it hears of a release, others have the lock again."""
+    near, far = peer(own_engine.url), peer(proxy.url)
+    rounds, acted, done = dict.fromkeys("kl", 0), threading.Event(), threading.Event()
+
+    def be_greedy(key):
+        while not done.is_set():
+            near.node.leases.acquire([key], None)
+            done.wait(0.03)
+            near.node.leases.release([key])
+            rounds[key] += 1
+
+    def act_from_afar():
+        act(far.node)
+        acted.set()
+        far.node.leases.release(["k", "l"])
+
+    proxy.delay = 0.005
+    with ThreadSet() as threads:
+        threads.add(be_greedy, "k")
+        threads.add(be_greedy, "l")
+        threads.go()
+        until(lambda: all(rounds.values()))
+        with ThreadSet() as waiting:
+            waiting.add(act_from_afar)
+            waiting.go()
+            in_time = acted.wait(5)
+            done.set()
+    assert in_time
+
+
 def test_writes_of_others_wait_for_a_lock(pair):
     one, other = pair
     one.node.set("k", 1)

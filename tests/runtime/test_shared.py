@@ -52,6 +52,11 @@ class Browser(Tab):
         await self.click(button)
 
 
+# Whatever a tab was told may be on its way for a minute, however slow the machine.
+NEWS_IS_SLOW = """
+        import sys
+        sys.modules["fastserverstate.shared"].UNHEARD = 60.0
+"""
 ABOVE = """
         st.text(f"above {server_state.get('text')}")
 """
@@ -100,7 +105,8 @@ def test_the_tab_that_changes_is_not_rerun_for_it(serve: Serve) -> None:
 def test_old_news_is_no_change(serve: Serve) -> None:
     """A click in a tab that has not heard of another's change yet comes with the value before it."""
     server = serve(
-        """
+        NEWS_IS_SLOW
+        + """
         st.session_state.clicks = st.session_state.get("clicks", 0)
         def count():
             st.session_state.clicks += 1
@@ -135,12 +141,15 @@ def test_old_news_is_no_change(serve: Serve) -> None:
 
 def test_a_value_that_is_sent_twice_is_no_change_of_another(serve: Serve) -> None:
     """Some releases of Streamlit send a slider's value again when it is let go."""
-    server = serve("""
+    server = serve(
+        NEWS_IS_SLOW
+        + """
         st.text_input("one", **shared("one", default="first"))
         st.text_input("two", **shared("two", default="first"))
         st.session_state.runs = st.session_state.get("runs", 0) + 1
         st.text(f"{server_state.one} {server_state.two} {st.session_state.runs}")
-        """)
+        """
+    )
 
     async def steps(ours: Browser, theirs: Browser) -> None:
         ours.deaf = True
@@ -220,7 +229,9 @@ has_timers = pytest.mark.skipif(
 )
 def test_old_news_that_a_fragment_asks_for_is_no_change(serve: Serve, fragment: str, by_timer: bool) -> None:
     """Only the fragment with the widget sends what its user has set, and no timer does."""
-    server = serve("""
+    server = serve(
+        NEWS_IS_SLOW
+        + """
         @st.fragment
         def part():
             st.text("shown " + st.text_input("box", **shared("text", default="first")))
@@ -232,7 +243,8 @@ def test_old_news_that_a_fragment_asks_for_is_no_change(serve: Serve, fragment: 
         if st.button("look"):
             st.session_state.looks = st.session_state.get("looks", 0) + 1
             st.text(f"{st.session_state.looks}: {server_state.text}")
-        """)
+        """
+    )
 
     async def steps(ours: Browser, theirs: Browser) -> None:
         ours.deaf = True

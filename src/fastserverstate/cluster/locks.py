@@ -120,13 +120,13 @@ class Leases:
                 if end is not None:
                     left = min(left, end - time.monotonic())
                 if left <= 0:
-                    self._engine.call(b"leave", self.owner())
+                    self._leave(keys)
                     return None
                 self._sleep(unlocked, left)
                 unlocked.clear()
                 reply = attempt()
         except BaseException:
-            self._leave()
+            self._leave(keys)
             raise
         finally:
             self._replica.unwatch_unlocks(keys, unlocked)
@@ -139,10 +139,10 @@ class Leases:
         while not unlocked.wait(min(SLICE, max(0.0, end - time.monotonic()))) and time.monotonic() < end:
             self._while_waiting()
 
-    def _leave(self) -> None:
+    def _leave(self, keys: Collection[str]) -> None:
         """Wait no more. If the engine does not hear of it, it finds out by the time."""
         try:
-            self._engine.call(b"leave", self.owner(), timeout=SLICE)
+            self._engine.call(b"leave", self.owner(), *map(encode_key, keys), timeout=SLICE)
         except ClusterError as error:
             logger.debug("A waiting owner could not be taken back: %s", error)
 

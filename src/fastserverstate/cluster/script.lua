@@ -6,8 +6,10 @@
 --   log  stream of changes, whose ids are "epoch-seq", without holes in one epoch. Fields: w, the writer's ticket; s and a
 --        key, and the value; r and a key whose value is to be fetched; d and a key that was deleted; all three in
 --        capitals if nobody is to be rerun; f, too many to list; u and a key whose lock was released; a, adopted
---   op:  by writer: number and reply of its last operation       lk:  by key: "epoch-fence|owner" of its lock
---   w    owner -> "deadline|key" of the lock that it waits for   ttl  key -> when it is to be deleted, in ms
+--   op:  by writer: number and reply of its last operation       ttl  key -> when it is to be deleted, in ms
+--   lk:  by key: "epoch-fence|owner" of its lock. The fence of a turn is 0: nobody holds it, but who has been passed
+--        over for it for too long is the next who may.
+--   w    owner -> "deadline|since|key" of the lock that it waits for: when that is out of date, and when it began, in ms
 --   n    scratch, for sums that a Lua number cannot hold
 --
 -- ARGV[1] is the name of the operation, ARGV[2] the run id of the server that the caller's connection was made to.
@@ -24,6 +26,8 @@ local INLINE = 4096              -- bytes of a value in the log; longer ones are
 local EXACT_DIGITS = 15          -- of integers that Lua's numbers hold exactly
 local MOST_HOPS = 100
 local WAIT_FRESH = 5000          -- ms after which a waiter that has not tried again is gone
+local PASSED_OVER = 100          -- ms after which a waiter is to have the next turn
+local TURN = 2000                -- ms that it has for it: more than it waits for word before it tries again
 
 local run = ARGV[2]
 local meta = redis.call('HMGET', META, 'run', 'epoch', 'seq')
@@ -64,6 +68,19 @@ local function holder(key)
     return token, owner
 end
 
+local function turn(owner)
+    return epoch .. '-0|' .. owner
+end
+
+-- The key that is waited for, and since when, if whoever waits has tried of late.
+local function awaited(wait, moment)
+    local deadline, since, key = string.match(wait or '', '^(%d+)|(%d+)|(.*)$')
+    if deadline and tonumber(deadline) >= moment then
+        return key, tonumber(since)
+    end
+    return nil
+end
+
 -- The keys, and who holds each, of a circle of waiting owners that would be closed if this one waited for the key.
 local function circle(owner, key)
     local moment, found = now(), {}
@@ -77,12 +94,10 @@ local function circle(owner, key)
         if other == owner then
             return found
         end
-        local wait = redis.call('HGET', WAITS, other)
-        local deadline, following = string.match(wait or '', '^(%d+)|(.*)$')
-        if not deadline or tonumber(deadline) < moment then
+        key = awaited(redis.call('HGET', WAITS, other), moment)
+        if not key then
             return nil
         end
-        key = following
     end
     return nil
 end
@@ -97,8 +112,39 @@ local function locked(owner, key, waits)
         redis.call('HDEL', WAITS, owner)
         return {'DEADLOCK', unpack(closed)}
     end
-    redis.call('HSET', WAITS, owner, integer(now() + WAIT_FRESH) .. '|' .. key)
+    local moment = now()
+    local before, since = awaited(redis.call('HGET', WAITS, owner), moment)
+    local times = integer(moment + WAIT_FRESH) .. '|' .. integer(before == key and since or moment)
+    redis.call('HSET', WAITS, owner, times .. '|' .. key)
     return {'LOCKED', key, integer(math.max(redis.call('PTTL', PREFIX .. 'lk:' .. key), 0))}
+end
+
+-- Nobody has these locks any more. The next turn is of who has been passed over for longest; all who wait are told.
+local function free(keys)
+    for _, key in ipairs(keys) do
+        redis.call('DEL', PREFIX .. 'lk:' .. key)
+    end
+    local waits = #keys > 0 and redis.call('HGETALL', WAITS) or {}
+    if #waits == 0 then
+        return
+    end
+    local moment, longest, fields = now(), {}, {}
+    for i = 1, #waits, 2 do
+        local key, since = awaited(waits[i + 1], moment)
+        if key and since < moment - PASSED_OVER and not (longest[key] and longest[key].since <= since) then
+            longest[key] = {owner = waits[i], since = since}
+        end
+    end
+    for _, key in ipairs(keys) do
+        local following = longest[key]
+        if following then
+            redis.call('SET', PREFIX .. 'lk:' .. key, turn(following.owner), 'PX', TURN)
+            redis.call('HDEL', WAITS, following.owner)
+        end
+        fields[#fields + 1] = 'u' .. key
+        fields[#fields + 1] = ''
+    end
+    append(fields)
 end
 
 local function set(key, value, version, expiry)
@@ -227,24 +273,29 @@ end
 if ARGV[1] == 'release' then
     -- owner, pairs of key and token. A lock that is held no more is none of the caller's business.
     local owner = take()
-    local fields = {}
+    local released = {}
     while at < #ARGV do
         local key, token = take(), take()
         if redis.call('GET', PREFIX .. 'lk:' .. key) == token .. '|' .. owner then
-            redis.call('DEL', PREFIX .. 'lk:' .. key)
-            fields[#fields + 1] = 'u' .. key
-            fields[#fields + 1] = ''
+            released[#released + 1] = key
         end
     end
-    if #fields > 0 and redis.call('EXISTS', WAITS) == 1 then
-        append(fields)
-    end
+    free(released)
     return {'OK'}
 end
 
 if ARGV[1] == 'leave' then
-    -- owner: it waits no more
-    redis.call('HDEL', WAITS, ARGV[3])
+    -- owner, keys: it waits for them no more
+    local owner = take()
+    redis.call('HDEL', WAITS, owner)
+    local left = {}
+    while at < #ARGV do
+        local key = take()
+        if redis.call('GET', PREFIX .. 'lk:' .. key) == turn(owner) then
+            left[#left + 1] = key
+        end
+    end
+    free(left)
     return {'OK'}
 end
 
@@ -252,7 +303,7 @@ if ARGV[1] == 'reap' then
     -- -> how many keys were deleted because their time is over. Waiters that are gone are forgotten.
     local moment, waits = now(), redis.call('HGETALL', WAITS)
     for i = 1, #waits, 2 do
-        if tonumber(string.match(waits[i + 1], '^%d+')) < moment then
+        if not awaited(waits[i + 1], moment) then
             redis.call('HDEL', WAITS, waits[i])
         end
     end
@@ -333,15 +384,18 @@ for _ = 1, claims do
     end
 end
 
-local changes = {}
+local changes, turns = {}, {}
 while at < #ARGV do
     local kind, key, value, condition, expiry, quiet = take(), take(), take(), take(), take(), take()
     changes[#changes + 1] = {
         kind = kind, key = key, value = value, condition = condition, expiry = expiry, quiet = quiet
     }
-    local _, other = holder(key)
+    local token, other = holder(key)
     if other and other ~= owner then
         return finish(locked(owner, key, '1'))
+    end
+    if token == epoch .. '-0' then
+        turns[#turns + 1] = key
     end
 end
 -- The engine looks at its memory before a script's first write only: that must not be one that needs none.
@@ -419,6 +473,7 @@ if #effective > 0 then
         end
     end
 end
+free(turns)
 local reply = {'OK', id, #effective > 0 and '1' or '0'}
 for _, change in ipairs(changes) do
     reply[#reply + 1] = change.before
