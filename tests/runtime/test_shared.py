@@ -278,7 +278,7 @@ def test_what_is_set_back_at_once_is_a_change(serve: Serve) -> None:
 
 def test_the_last_of_two_wins_in_both_tabs(serve: Serve) -> None:
     """A tab that sets the value without having heard of the other's ends up with its own, and so does the other."""
-    server = serve(BOX)
+    server = serve(NEWS_IS_SLOW + BOX)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
         ours.deaf = True
