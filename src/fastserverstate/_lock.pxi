@@ -193,10 +193,11 @@ cdef inline bint enter_here(KeyLock self, long long timeout_ns) except -1:
 
 
 cdef int leave_lock(KeyLock self) except -1:
+    cdef PyObject *backend = load_object(self.table.backend)
     if not give_back(self):
         refuse_release(self)
-    if load_object(self.table.backend) != NULL:
-        leave_remotely([self])
+    if backend != NULL:
+        leave_remotely(backend, [self])
     if fss_calls_owed and fss_locks_held == 0:
         pay_calls()
     return 0
@@ -229,11 +230,12 @@ cdef bint give_back(KeyLock self) noexcept:
 
 
 cdef int leave_locks(list locks) except -1:
-    """Release all of them, the last first. This thread holds them."""
+    """Release all of them, the last first. This thread holds them, and they are of one table."""
+    cdef PyObject *backend = load_object((<KeyLock>locks[0]).table.backend) if locks else NULL
     for lock in reversed(locks):
         give_back(lock)
-    if locks and load_object((<KeyLock>locks[0]).table.backend) != NULL:
-        leave_remotely(locks)
+    if backend != NULL:
+        leave_remotely(backend, locks)
     if fss_calls_owed and fss_locks_held == 0:
         pay_calls()
     return 0

@@ -38,9 +38,7 @@ cdef tuple apply(Store store, changes, Session writer):
         involved[shard_of(table, key_hash(checked_key(key))) - table.shards] = True
     if writer is not None:
         lock(&writer.mutex)
-    for i in range(SHARDS):
-        if involved[i]:
-            lock(&table.shards[i].mutex)
+    lock_shards(table, involved)
     for arrival in arrivals:
         hashed = key_hash(<PyObject *>arrival.key)
         shard = shard_of(table, hashed)
@@ -56,9 +54,7 @@ cdef tuple apply(Store store, changes, Session writer):
                 arrival.old = commit(table, shard, cell, new, writer, arrival.quiet)
                 arrival.due = cell.extra != NULL and cell.extra.calls_due != 0
             drop_if_unused(shard, cell)
-    for i in range(SHARDS):
-        if involved[i]:
-            unlock(&table.shards[i].mutex)
+    unlock_shards(table, involved)
     if writer is not None:
         unlock(&writer.mutex)
     for i in range(SHARDS):
@@ -86,19 +82,14 @@ cdef bint enter_through(PyObject *backend, KeyLock self, long long timeout_ns) e
     finally:
         if not done:
             give_back(self)
-            leave_remotely([self])
+            leave_remotely(backend, [self])
     return done
 
 
-cdef int leave_remotely(list locks) except -1:
-    """Give back, among all tables, what this thread holds no longer."""
+cdef int leave_remotely(PyObject *backend, list locks) except -1:
+    """Give back, among all tables, what this thread holds no longer in this one."""
     cdef KeyLock handle
-    cdef list keys = []
-    cdef PyObject *backend = NULL
-    for handle in locks:
-        backend = load_object(handle.table.backend)
-        if not handle._is_owned():
-            keys.append(<object>handle.cell.key)
-    if keys and backend != NULL:
+    cdef list keys = [<object>handle.cell.key for handle in locks if not handle._is_owned()]
+    if keys:
         (<object>backend).release(keys)
     return 0

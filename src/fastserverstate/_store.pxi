@@ -375,9 +375,9 @@ cdef int watch_members(Table *table) except -1:
 cdef Py_ssize_t count_keys(Table *table) noexcept:
     """How many keys are set at one moment: several that change at once are counted one by one, with shards locked."""
     cdef Py_ssize_t count
-    lock_all(table)
+    lock_shards(table, NULL)
     count = table.present
-    unlock_all(table)
+    unlock_shards(table, NULL)
     return count
 
 
@@ -392,10 +392,10 @@ cdef list sorted_keys(Table *table):
         cells = <Cell **>PyMem_RawMalloc((room + 1) * sizeof(Cell *))
         if cells == NULL:
             raise MemoryError()
-        lock_all(table)
+        lock_shards(table, NULL)
         if table.present <= room:
             break
-        unlock_all(table)
+        unlock_shards(table, NULL)
         PyMem_RawFree(cells)
     for i in range(SHARDS):
         for at in range(table.shards[i].mask + 1):
@@ -409,7 +409,7 @@ cdef list sorted_keys(Table *table):
     for at in range(n):
         cells[at] = <Cell *>cells[at].key  # which outlives the cell by this reference
         _incref(<PyObject *>cells[at])
-    unlock_all(table)
+    unlock_shards(table, NULL)
     try:
         for at in range(n):
             found.append(<object><PyObject *>cells[at])

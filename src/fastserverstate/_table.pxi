@@ -82,17 +82,19 @@ cdef void table_disown(Table *table) noexcept:
     PyMem_Free(table)
 
 
-cdef inline void lock_all(Table *table) noexcept:
-    """Let nothing change, for a look at one moment."""
+cdef inline void lock_shards(Table *table, const bint *involved) noexcept:
+    """Lock those that are involved, in the one order; all of them if it is NULL."""
     cdef int i
     for i in range(SHARDS):
-        lock(&table.shards[i].mutex)
+        if involved == NULL or involved[i]:
+            lock(&table.shards[i].mutex)
 
 
-cdef inline void unlock_all(Table *table) noexcept:
+cdef inline void unlock_shards(Table *table, const bint *involved) noexcept:
     cdef int i
     for i in range(SHARDS):
-        unlock(&table.shards[i].mutex)
+        if involved == NULL or involved[i]:
+            unlock(&table.shards[i].mutex)
 
 
 # The caller has locked the shard.

@@ -241,7 +241,6 @@ cdef list commit_all(Transaction self):
     cdef bint involved[SHARDS]
     cdef bint due
     cdef _Change change
-    cdef int i
     if backend != NULL:
         (<object>backend).commit(dict(self.writes), set(self.touched), set(self.writes) - self.announced)
         for key in self.writes:
@@ -267,9 +266,7 @@ cdef list commit_all(Transaction self):
                 examine(&change.judge)
     if writer is not None:
         lock(&writer.mutex)
-    for i in range(SHARDS):
-        if involved[i]:
-            lock(&table.shards[i].mutex)
+    lock_shards(table, involved)
     for change in changes:
         hashed = key_hash(<PyObject *>change.key)
         shard = shard_of(table, hashed)
@@ -285,9 +282,7 @@ cdef list commit_all(Transaction self):
         keep_print(&change.judge, cell)
         change.old = commit(table, shard, cell, new, writer, change.quiet)
         change.due = cell.extra.calls_due != 0
-    for i in range(SHARDS):
-        if involved[i]:
-            unlock(&table.shards[i].mutex)
+    unlock_shards(table, involved)
     if writer is not None:
         unlock(&writer.mutex)
     self.writes.clear()
