@@ -93,6 +93,6 @@ def test_waiter_whose_process_has_died_is_forgotten(own_engine, peer):
     """Else every release would be told to everybody for ever."""
     peer(own_engine.url)
     with own_engine.client() as asking:
-        asking.hset("fss:{tests}:w", "died", "1|k")
-        asking.hset("fss:{tests}:w", "lives", "99999999999999|k")
+        asking.hset("fss:{tests}:w", "died", "1|1|k")
+        asking.hset("fss:{tests}:w", "lives", "99999999999999|1|k")
         until(lambda: asking.hkeys("fss:{tests}:w") == [b"lives"])
