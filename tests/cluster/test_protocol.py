@@ -426,11 +426,14 @@ class Contender:
 
 
 @pytest.fixture
-def contenders(pair):
+def contenders(pair, empty_engine):
     """Who has the lock of "k", who has waited for longer, and who for less long."""
     holder, first, second = Contender(pair[0], "holder"), Contender(pair[1], "first"), Contender(pair[1], "second")
     assert holder.acquire("k") is None
     assert first.acquire("k") is not None
+    with empty_engine.client() as clock:
+        began = clock.time()
+        until(lambda: clock.time() > (began[0], began[1] + 1000))
     assert second.acquire("k") is not None
     return holder, first, second
 
