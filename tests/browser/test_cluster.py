@@ -19,13 +19,13 @@ APP = Path(__file__).parent / "apps" / "shared.py"
 RESTARTS = times(3, 30)
 
 
-@pytest.fixture(scope="module", params=["redis", "valkey"])
+@pytest.fixture(params=["redis", "valkey"])
 def shared_engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     with engine(kind=request.param) as server:
         yield server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def servers(shared_engine: Engine) -> Iterator[list[AppServer]]:
     env = {
         "FASTSERVERSTATE_URL": shared_engine.url,

@@ -427,14 +427,23 @@ class Contender:
 
 @pytest.fixture
 def contenders(pair, empty_engine):
-    """Who has the lock of "k", who has waited for longer, and who for less long."""
+    """Who has the lock of "k", who has waited for too long, and who has for a moment less."""
     holder, first, second = Contender(pair[0], "holder"), Contender(pair[1], "first"), Contender(pair[1], "second")
-    assert holder.acquire("k") is None
-    assert first.acquire("k") is not None
-    with empty_engine.client() as clock:
-        began = clock.time()
-        until(lambda: clock.time() > (began[0], began[1] + 1000))
-    assert second.acquire("k") is not None
+    with empty_engine.client() as client:
+
+        def pass_time(seconds):
+            def now():
+                whole, millionths = client.time()
+                return whole + millionths / 1e6
+
+            end = now() + seconds
+            until(lambda: now() > end)
+
+        assert holder.acquire("k") is None
+        assert first.acquire("k") is not None
+        pass_time(0.002)
+        assert second.acquire("k") is not None
+        pass_time(0.102)
     return holder, first, second
 
 
