@@ -17,16 +17,10 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with real servers and browsers get a second try on a machine that is busy; the summary says when.
-
-    The browser tests of a file have a browser in common, so they stay together.
-    """
+    """Tests with real servers and browsers get a second try on a machine that is busy; the summary says when."""
     for item in items:
-        in_browser = item.path.is_relative_to(HERE / "browser")
-        if in_browser or item.path.is_relative_to(HERE / "runtime"):
+        if any(item.path.is_relative_to(HERE / folder) for folder in ("browser", "runtime")):
             item.add_marker(pytest.mark.flaky(reruns=1))
-        if in_browser:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ import pytest
 from harness.server import AppServer, free_port
 from playwright.sync_api import Page, expect
 
-pytestmark = pytest.mark.browser
+# One after the other, for they look for free ports in the same small range.
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("demo")]
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 

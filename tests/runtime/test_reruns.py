@@ -85,12 +85,13 @@ def test_a_run_in_progress_is_not_stopped(serve: Serve) -> None:
         @st.cache_resource
         def runs():
             return {"started": 0, "completed": 0}
+        counts = runs()
         def write():
-            while runs()["completed"] < 6:
+            while counts["completed"] < 6:
                 server_state["k"] = server_state.get("k", 0) + 1
                 time.sleep(0.005)
             server_state["k"] = "last"
-        runs()["started"] += 1
+        counts["started"] += 1
         if st.button("start"):
             threading.Thread(target=write).start()
         k = server_state.get("k")
@@ -98,8 +99,8 @@ def test_a_run_in_progress_is_not_stopped(serve: Serve) -> None:
             time.sleep(0.005)
             st.text(f"part {i}")
         st.text(f"k {k}")
-        runs()["completed"] += 1
-        st.text(f"lost {runs()['started'] - runs()['completed']}")
+        counts["completed"] += 1
+        st.text(f"lost {counts['started'] - counts['completed']}")
     """)
 
     async def steps(tab: Tab) -> None:
