@@ -15,7 +15,7 @@ SOURCES := setup.py pyproject.toml $(foreach end,pyx pxd pxi,$(wildcard src/fast
 # The oldest, three middle and the newest release that is supported.
 STREAMLIT_RELEASES := 1.37.1 1.44.1 1.50.0 1.58.0 1.67.0
 # Most of what these tests do is to wait for a server or a browser.
-PARALLEL := --numprocesses 3 --dist loadgroup
+PARALLEL := --numprocesses 3 --dist worksteal
 
 help:  ## List the targets.
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ { printf "  make %-13s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)

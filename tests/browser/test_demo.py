@@ -17,8 +17,7 @@ import pytest
 from harness.server import AppServer, free_port
 from playwright.sync_api import Page, expect
 
-# One after the other, for they look for free ports in the same small range.
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.browser
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 
@@ -100,6 +99,7 @@ def test_demo_of_several_servers(ending: signal.Signals, open_tab: Callable[...,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        env={**os.environ, "PORT": str(free_port())},
     ) as process:
         try:
             assert process.stdout is not None
