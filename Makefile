@@ -10,7 +10,7 @@ SOURCES := setup.py pyproject.toml $(foreach end,pyx pxd pxi,$(wildcard src/fast
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-cluster test test-faults bench-cluster test-matrix test-ft test-asan test-tsan lint bench bench-check bench-ft load sdist wheels clean
+.PHONY: help demo demo-cluster test test-faults test-delays bench-cluster test-matrix test-ft test-asan test-tsan lint bench bench-check bench-ft load sdist wheels clean
 
 # The oldest, three middle and the newest release that is supported.
 STREAMLIT_RELEASES := 1.37.1 1.44.1 1.50.0 1.58.0 1.67.0
@@ -47,6 +47,11 @@ test: $(READY) lint  ## Run the linters and the whole test suite.
 test-faults: $(READY)  ## Kill engines, cut connections, lose replies and stop processes hundreds of times.
 	FASTSERVERSTATE_FAULTS=long PYTHONPATH=tests $(BIN)/python -m pytest -p harness.faults tests/cluster \
 		tests/browser/test_cluster.py --timeout 3600 -o faulthandler_timeout=3000
+
+# Thousands of sessions that all wait would take too long.
+test-delays: $(READY)  ## Run the server and browser tests with threads and messages that are held up at random.
+	PYTHONPATH=$(abspath tests/delays) $(BIN)/python -m pytest tests/cluster tests/runtime tests/browser $(PARALLEL) \
+		-k "not two_thousand_sessions and not paced_collection"
 
 MATRIX := $(STREAMLIT_RELEASES:%=test-streamlit-%)
 .PHONY: $(MATRIX)

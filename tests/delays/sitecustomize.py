@@ -1,0 +1,64 @@
+"""Holds up threads and messages at random, where a busy machine might: `make test-delays`.
+
+Python imports a module of this name when it starts, if it is on the path: so do the servers that the tests start.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.abc
+import importlib.machinery
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+# By module: what waits before its work, and for how many seconds at most.
+POINTS = {
+    "fastserverstate.cluster.tail": {"Tail._follow": 0.3, "Tail._bring_in": 0.5},
+    "fastserverstate.cluster.backend": {"CoreTable._call": 0.3},
+    "fastserverstate.cluster.locks": {"Leases._renew": 0.3},
+    "fastserverstate.rerun.scheduler": {"Scheduler._collect": 0.15, "Pump.run_ended": 0.05},
+    "harness.tab": {"Tab._apply": 0.05},
+    "streamlit.runtime.app_session": {"AppSession.handle_backmsg": 0.3},
+    "streamlit.runtime.runtime": {"Runtime._send_message": 0.05},
+    "streamlit.runtime.scriptrunner.script_runner": {"ScriptRunner._run_script": 0.5},
+}
+
+
+def delayed(function: Callable[..., Any], longest: float) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def late(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(random.uniform(0, longest))
+        return function(*args, **kwargs)
+
+    return late
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    """Finds the modules as others do, and has them changed when they have been loaded."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        points = POINTS.get(name)
+        if points is None:
+            return None
+        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, others))
+        load = spec.loader.exec_module
+
+        def load_and_delay(module: ModuleType) -> None:
+            load(module)
+            for point, longest in points.items():
+                kind, method = point.split(".")
+                owner = getattr(module, kind)
+                setattr(owner, method, delayed(getattr(owner, method), longest))
+
+        spec.loader.exec_module = load_and_delay
+        return spec
+
+
+sys.meta_path.insert(0, Finder())
