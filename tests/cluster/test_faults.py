@@ -181,7 +181,7 @@ def test_refused_request_that_comes_again_late_is_not_done(own_engine, peer):
     channel.close()
     one.node.sync()
     assert one.values == {}
-    assert one.node.leases.acquire(["n"], 0)
+    assert one.node.leases.acquire(["n"], 10.0)  # the other owner, which is gone, may have a turn
 
 
 # 4

@@ -375,7 +375,8 @@ def test_holder_does_not_see_what_was_deleted_before_it(pair):
     assert seen[0] >= one.node.replica.cursor
 
 
-def test_waiting_ends_with_the_release_and_not_by_the_clock(pair):
+def test_waiting_ends_with_the_release_and_not_by_the_clock(pair, monkeypatch):
+    monkeypatch.setattr(locks, "RETRY", locks.LIFETIME)
     one, other = pair
     took = []
     for _ in range(20):
@@ -387,7 +388,7 @@ def test_waiting_ends_with_the_release_and_not_by_the_clock(pair):
             start = time.monotonic()
             one.node.leases.release(["k"])
         took.append(time.monotonic() - start)
-    assert sorted(took)[10] < locks.RETRY / 4
+    assert max(took) < locks.RETRY / 2
 
 
 class Contender:
