@@ -432,11 +432,11 @@ def contenders(pair, empty_engine):
     holder, first, second = Contender(pair[0], "holder"), Contender(pair[1], "first"), Contender(pair[1], "second")
     with empty_engine.client() as client:
 
-        def pass_time(seconds):
-            def now():
-                whole, millionths = client.time()
-                return whole + millionths / 1e6
+        def now():
+            whole, millionths = client.time()
+            return whole + millionths / 1e6
 
+        def pass_time(seconds):
             end = now() + seconds
             until(lambda: now() > end)
 

@@ -38,7 +38,7 @@ def delayed(function: Callable[..., Any], longest: float) -> Callable[..., Any]:
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Finds the modules as others do, and has them changed when they have been loaded."""
+    """Has the modules changed when they have been loaded."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -46,8 +46,7 @@ class Finder(importlib.abc.MetaPathFinder):
         points = POINTS.get(name)
         if points is None:
             return None
-        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
-        spec = next(filter(None, others))
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         load = spec.loader.exec_module
 
         def load_and_delay(module: ModuleType) -> None:

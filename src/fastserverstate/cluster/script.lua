@@ -68,8 +68,9 @@ local function holder(key)
     return token, owner
 end
 
-local function turn(owner)
-    return epoch .. '-0|' .. owner
+-- The token of who has a turn.
+local function turn()
+    return epoch .. '-0'
 end
 
 -- The key that is waited for, and since when, if whoever waits has tried of late.
@@ -119,10 +120,15 @@ local function locked(owner, key, waits)
     return {'LOCKED', key, integer(math.max(redis.call('PTTL', PREFIX .. 'lk:' .. key), 0))}
 end
 
--- Nobody has these locks any more. The next turn is of who has been passed over for longest; all who wait are told.
-local function free(keys)
-    for _, key in ipairs(keys) do
-        redis.call('DEL', PREFIX .. 'lk:' .. key)
+-- Free the keys whose token the owner has. The next turn is of who has been passed over for longest; all who wait are
+-- told. A lock that is held no more is none of the caller's business.
+local function free(owner, tokens)
+    local keys = {}
+    for key, token in pairs(tokens) do
+        if redis.call('GET', PREFIX .. 'lk:' .. key) == token .. '|' .. owner then
+            redis.call('DEL', PREFIX .. 'lk:' .. key)
+            keys[#keys + 1] = key
+        end
     end
     local waits = #keys > 0 and redis.call('HGETALL', WAITS) or {}
     if #waits == 0 then
@@ -138,7 +144,7 @@ local function free(keys)
     for _, key in ipairs(keys) do
         local following = longest[key]
         if following then
-            redis.call('SET', PREFIX .. 'lk:' .. key, turn(following.owner), 'PX', TURN)
+            redis.call('SET', PREFIX .. 'lk:' .. key, turn() .. '|' .. following.owner, 'PX', TURN)
             redis.call('HDEL', WAITS, following.owner)
         end
         fields[#fields + 1] = 'u' .. key
@@ -271,31 +277,24 @@ if ARGV[1] == 'renew' then
 end
 
 if ARGV[1] == 'release' then
-    -- owner, pairs of key and token. A lock that is held no more is none of the caller's business.
-    local owner = take()
-    local released = {}
+    -- owner, pairs of key and token
+    local owner, tokens = take(), {}
     while at < #ARGV do
         local key, token = take(), take()
-        if redis.call('GET', PREFIX .. 'lk:' .. key) == token .. '|' .. owner then
-            released[#released + 1] = key
-        end
+        tokens[key] = token
     end
-    free(released)
+    free(owner, tokens)
     return {'OK'}
 end
 
 if ARGV[1] == 'leave' then
     -- owner, keys: it waits for them no more
-    local owner = take()
+    local owner, tokens = take(), {}
     redis.call('HDEL', WAITS, owner)
-    local left = {}
     while at < #ARGV do
-        local key = take()
-        if redis.call('GET', PREFIX .. 'lk:' .. key) == turn(owner) then
-            left[#left + 1] = key
-        end
+        tokens[take()] = turn()
     end
-    free(left)
+    free(owner, tokens)
     return {'OK'}
 end
 
@@ -394,8 +393,8 @@ while at < #ARGV do
     if other and other ~= owner then
         return finish(locked(owner, key, '1'))
     end
-    if token == epoch .. '-0' then
-        turns[#turns + 1] = key
+    if token == turn() then
+        turns[key] = token
     end
 end
 -- The engine looks at its memory before a script's first write only: that must not be one that needs none.
@@ -473,7 +472,7 @@ if #effective > 0 then
         end
     end
 end
-free(turns)
+free(owner, turns)
 local reply = {'OK', id, #effective > 0 and '1' or '0'}
 for _, change in ipairs(changes) do
     reply[#reply + 1] = change.before
