@@ -20,9 +20,13 @@ from fastserverstate.state import ServerState
 
 # After so many seconds a browser shows what it was told, over a slow connection too.
 UNHEARD = 1.0
-# In a form, whose values come together with the click on its button, nothing but the time tells old news from a field
-# that was set back. It is less time, because whoever sets a field back has seen it and then goes on to the button.
-UNHEARD_IN_FORM = 0.2
+# Whoever sets a widget back has seen what it was told, and that takes its user so many seconds. It is what there is to go
+# by where a message may have another cause: in a form, whose values come together with the click on its button, and
+# after a change whose value some releases of Streamlit send again.
+UNSEEN = 0.2
+# A browser may have to load a kind of widget first, or be busy, and then makes a new one as the newest run describes it,
+# without the value that came in one before. That takes it up to so many seconds.
+UNMADE = 2.0
 
 _MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<no default>"})()
 
@@ -84,6 +88,7 @@ class _Widget:
     """
 
     server_key: str
+    new_until: float
     in_form: bool = False
     told: deque[tuple[Any, float]] = field(default_factory=deque)
     heard: bool = False  # the browser has sent what it was told, or what its user has set
@@ -97,6 +102,13 @@ class _Widget:
         """Which of the values it is, the newest first."""
         return next((place for place in reversed(range(len(self.told))) if _same(self.told[place][0], value)), None)
 
+    def may_be_unmade(self, now: float) -> bool:
+        return not self.heard and now < self.new_until
+
+    def is_seen(self, now: float) -> bool:
+        """Whether the user has had the time to see what it was told last."""
+        return now - self.told[-1][1] >= UNSEEN
+
     def is_at(self, place: int) -> None:
         """The browser was showing this value when it sent it."""
         for _ in range(place):
@@ -108,7 +120,9 @@ class _Widget:
         # A form sends what its user has set, and goes on showing what it was told after that.
         self.in_doubt = self.in_form or len(self.told) > 1
         self.heard = True
-        self.told = deque([(value, now - UNHEARD)])
+        # What is on its way takes the place of what the user has set, until the browser is told of that again.
+        self.told = deque(item for item in self.told if now - item[1] < UNHEARD)
+        self.told.append((value, now))
 
     def tell(self, value: Any, now: float) -> None:
         self.in_doubt = False
@@ -134,7 +148,7 @@ class _Widgets:
         session, now = self._session, time.monotonic()
         widget, mine = self._widgets.get(key), session.value(key, _MISSING)
         if widget is None or mine is _MISSING:  # a widget that was left out of a run begins anew
-            widget = self._widgets[key] = _Widget(server_key)
+            widget = self._widgets[key] = _Widget(server_key, now + UNMADE)
         elif session.is_assigned(key) and widget.place(mine) != len(widget.told) - 1:
             self._state[widget.server_key] = copy.deepcopy(mine)
             widget.tell(mine, now)
@@ -143,7 +157,10 @@ class _Widgets:
             value = self._state.get(server_key, _MISSING)
         else:
             value = self._state.setdefault(server_key, default)
-        if value is not _MISSING and (mine is _MISSING or widget.in_doubt or not _same(mine, value)):
+        is_known = mine is not _MISSING and not widget.in_doubt and _same(mine, value)
+        if is_known and widget.may_be_unmade(now):
+            is_known = _same(value, session.own_value(key, _MISSING))
+        if value is not _MISSING and not is_known:
             session.assign(key, copy.deepcopy(value))
             widget.tell(value, now)
         session.expect(key, _refusal(server_key))
@@ -153,6 +170,7 @@ class _Widgets:
         session, now = self._session, time.monotonic()
         changed: list[str] = []
         unclear: dict[str, int] = {}
+        untold: set[str] = set()
         for key, widget in self._widgets.items():
             if not widget.told:
                 widget.told.append((session.value_before(key, _MISSING), now - UNHEARD))
@@ -160,7 +178,11 @@ class _Widgets:
             if key not in values:  # the browser has no such widget
                 widget.in_doubt = True
                 continue
-            place = self._place(widget, key, values[key], now)
+            place = widget.place(values[key])
+            if place is None and self._was_made_untold(widget, key, values[key]):
+                widget.told.appendleft((values[key], now))
+                untold.add(key)
+                place = 0
             if place is None:
                 changed.append(key)
             elif place < len(widget.told) - 1:
@@ -168,16 +190,17 @@ class _Widgets:
             else:
                 widget.is_at(place)
         # What a browser sends has one cause. If there is no other, it is this widget, which was set back; or one that
-        # was changed a moment ago, whose value some releases of Streamlit send twice.
+        # was changed a moment ago, whose value is sent again.
         cause, caused_at = self._last_change
-        lone = next(iter(unclear)) if len(unclear) == 1 and not changed else None
+        suspects = (unclear.keys() - untold) or unclear.keys()
+        lone = next(iter(suspects)) if len(suspects) == 1 and not changed else None
         if lone is None or not session.may_be_cause(lone, self._widgets.keys()):
             set_back = None
         else:
-            set_back = lone if now - caused_at >= UNHEARD else cause
+            set_back = lone if now - caused_at >= UNHEARD or self._widgets[lone].is_seen(now) else cause
         for key, place in unclear.items():
             widget = self._widgets[key]
-            if key == set_back or (widget.in_form and now - widget.told[-1][1] > UNHEARD_IN_FORM):
+            if key == set_back or (widget.in_form and widget.is_seen(now)):
                 changed.append(key)
             else:
                 widget.is_at(place)
@@ -187,15 +210,10 @@ class _Widgets:
             self._widgets[key].set_by_user(values[key], now)
             self._last_change = key, now
 
-    def _place(self, widget: _Widget, key: str, value: Any, now: float) -> int | None:
-        """Which of the values that the browser may be showing it is."""
-        place = widget.place(value)
-        # A busy browser makes a widget without the value that came with it if the next run's came at once.
+    def _was_made_untold(self, widget: _Widget, key: str, value: Any) -> bool:
+        """Whether the browser may have made the widget without what it was told, and shows this value of its own."""
         may_be_new = not widget.heard or (self._session.browser_forgets and not widget.in_form)
-        if place is None and may_be_new and _same(value, self._session.own_value(key, _MISSING)):
-            widget.told.appendleft((value, now))
-            return 0
-        return place
+        return may_be_new and _same(value, self._session.own_value(key, _MISSING))
 
 
 def _same(one: object, other: object) -> bool:

@@ -24,7 +24,7 @@ class Browser(Tab):
     """
 
     deaf = False
-    born_deaf = False  # a box begins with its own value, whatever came with it
+    born_deaf = ""  # the box with this label begins with its own value, whatever came with it
 
     def _apply(self, message: ForwardMsg) -> None:
         super()._apply(message)
@@ -32,7 +32,7 @@ class Browser(Tab):
         for box in boxes:
             new = box.id not in self._widgets
             if new or (box.set_value and not self.deaf):
-                value = box.value if box.set_value and not (new and self.born_deaf) else box.default
+                value = box.value if box.set_value and not (new and box.label == self.born_deaf) else box.default
                 self._widgets[box.id] = WidgetState(id=box.id, string_value=value)
                 box.set_value = False
         if message.WhichOneof("type") == "script_finished":
@@ -44,11 +44,15 @@ class Browser(Tab):
     async def has(self, label: str, value: str) -> None:
         await self.until(lambda tab: tab.settled and tab.value(label) == value)
 
+    def type(self, label: str, text: str) -> None:
+        """Fill in a box, and send nothing."""
+        box = self.element(label)[0]
+        self._widgets[box.id] = WidgetState(id=box.id, string_value=text)
+
     async def submit(self, button: str, **values: str) -> None:
         """Fill in the boxes of a form and submit it."""
         for label, value in values.items():
-            box = self.element(label)[0]
-            self._widgets[box.id] = WidgetState(id=box.id, string_value=value)
+            self.type(label, value)
         await self.click(button)
 
 
@@ -56,6 +60,18 @@ class Browser(Tab):
 NEWS_IS_SLOW = """
         import sys
         sys.modules["fastserverstate.shared"].UNHEARD = 60.0
+"""
+NOBODY_HAS_SEEN_IT = """
+        sys.modules["fastserverstate.shared"].UNSEEN = 60.0
+"""
+ALL_SEE_IT_AT_ONCE = """
+        sys.modules["fastserverstate.shared"].UNSEEN = 0.0
+"""
+ALL_ARE_MADE_AT_ONCE = """
+        sys.modules["fastserverstate.shared"].UNMADE = 0.0
+"""
+ALL_ARE_MADE_LATE = """
+        sys.modules["fastserverstate.shared"].UNMADE = 60.0
 """
 ABOVE = """
         st.text(f"above {server_state.get('text')}")
@@ -139,17 +155,17 @@ def test_old_news_is_no_change(serve: Serve) -> None:
     with_tabs(server, 2, steps, Browser)
 
 
-def test_a_value_that_is_sent_twice_is_no_change_of_another(serve: Serve) -> None:
-    """Some releases of Streamlit send a slider's value again when it is let go."""
-    server = serve(
-        NEWS_IS_SLOW
-        + """
+TWO_BOXES = """
         st.text_input("one", **shared("one", default="first"))
         st.text_input("two", **shared("two", default="first"))
         st.session_state.runs = st.session_state.get("runs", 0) + 1
         st.text(f"{server_state.one} {server_state.two} {st.session_state.runs}")
-        """
-    )
+"""
+
+
+def test_a_value_that_is_sent_twice_is_no_change_of_another(serve: Serve) -> None:
+    """Some releases of Streamlit send the value of a slider again that was moved there and back."""
+    server = serve(NEWS_IS_SLOW + NOBODY_HAS_SEEN_IT + TWO_BOXES)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
         ours.deaf = True
@@ -159,6 +175,49 @@ def test_a_value_that_is_sent_twice_is_no_change_of_another(serve: Serve) -> Non
         await ours.shows("theirs ours 3")
         await ours.rerun()
         await ours.shows("theirs ours 4")
+
+    with_tabs(server, 2, steps, Browser)
+
+
+def test_what_is_set_back_after_a_change_of_another_is_a_change(serve: Serve) -> None:
+    """The same message; but whoever sent it has had the time to see what came."""
+    server = serve(NEWS_IS_SLOW + ALL_SEE_IT_AT_ONCE + TWO_BOXES)
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        await ours.enter("two", "ours")
+        await theirs.has("two", "ours")
+        await theirs.enter("one", "theirs")
+        await ours.has("one", "theirs")
+        await ours.enter("one", "first")
+        await theirs.has("one", "first")
+        assert (ours.value("one"), ours.value("two")) == ("first", "ours")
+
+    with_tabs(server, 2, steps, Browser)
+
+
+def test_what_was_on_its_way_when_another_value_was_set_is_no_change(serve: Serve) -> None:
+    """It comes after that, so the browser shows it and sends it until it is told again."""
+    server = serve(
+        NEWS_IS_SLOW
+        + """
+        st.button("click")
+        """
+        + BOX
+    )
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        ours.deaf = True
+        await theirs.enter("box", "theirs")
+        await ours.shows("text theirs")
+        await ours.enter("box", "ours")
+        await theirs.has("box", "ours")
+        await ours.until(lambda tab: tab.settled)
+        ours.deaf = False
+        ours.type("box", "theirs")
+        await ours.click("click")
+        await ours.has("box", "ours")
+        await theirs.click("click")
+        await theirs.has("box", "ours")
 
     with_tabs(server, 2, steps, Browser)
 
@@ -173,7 +232,7 @@ def test_a_value_that_never_reached_the_browser_is_no_change_of_it(serve: Serve)
     )
 
     class Busy(Browser):
-        born_deaf = True
+        born_deaf = "box"
 
     async def steps(ours: Browser, theirs: Browser) -> None:
         for tab in (theirs, ours):
@@ -186,6 +245,82 @@ def test_a_value_that_never_reached_the_browser_is_no_change_of_it(serve: Serve)
         await ours.has("box", "")
 
     with_tabs(server, 2, steps, Busy)
+
+
+class LateOne(Browser):
+    born_deaf = "one"
+
+
+def test_a_new_widget_is_told_again(serve: Serve) -> None:
+    """A browser that makes a widget late does so as the next run describes it."""
+    server = serve(NEWS_IS_SLOW + ALL_ARE_MADE_LATE + TWO_BOXES)
+
+    async def steps(ours: LateOne, theirs: LateOne) -> None:
+        for tab in (ours, theirs):
+            await tab.until(lambda tab: tab.settled)
+            assert tab.value("one") == ""
+        await theirs.enter("two", "theirs")
+        await ours.has("two", "theirs")
+        assert ours.value("one") == "first"
+
+    with_tabs(server, 2, steps, LateOne)
+
+
+def test_a_new_widget_is_not_told_again_without_need(serve: Serve) -> None:
+    """It would take what somebody is typing."""
+    server = serve(
+        NEWS_IS_SLOW
+        + ALL_ARE_MADE_LATE
+        + """
+        st.button("click")
+        st.text_input("empty", **shared("empty", default=""))
+        """
+        + TWO_BOXES
+    )
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        ours.type("empty", "typing")  # what a browser makes without being told is empty too
+        await theirs.enter("two", "theirs")
+        await ours.has("two", "theirs")
+        assert ours.value("empty") == "typing"
+        ours.type("empty", "")
+        await ours.click("click")
+        await ours.until(lambda tab: tab.settled)
+        ours.type("one", "typing")  # and now it has sent what it was told
+        await theirs.enter("two", "theirs again")
+        await ours.has("two", "theirs again")
+        assert ours.value("one") == "typing"
+
+    with_tabs(server, 2, steps, Browser)
+
+
+def test_what_is_set_to_the_widgets_own_value_at_first_is_a_change(serve: Serve) -> None:
+    """A browser that was not told would send the same; but nothing else is a cause for sending it."""
+    server = serve(NEWS_IS_SLOW + BOX)
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        await ours.has("box", "first")
+        await ours.enter("box", "")
+        await theirs.has("box", "")
+        assert ours.value("box") == ""
+
+    with_tabs(server, 2, steps, Browser)
+
+
+def test_what_is_set_back_beside_a_value_that_never_reached_the_browser(serve: Serve) -> None:
+    server = serve(NEWS_IS_SLOW + ALL_ARE_MADE_AT_ONCE + TWO_BOXES)
+
+    async def steps(ours: LateOne, theirs: LateOne) -> None:
+        await theirs.enter("two", "theirs")
+        await ours.has("two", "theirs")
+        assert ours.value("one") == ""
+        await ours.enter("two", "first")
+        await ours.has("one", "first")
+        for tab in (ours, theirs):
+            await tab.has("two", "first")
+            await tab.has("one", "first")
+
+    with_tabs(server, 2, steps, LateOne)
 
 
 @pytest.mark.skipif(
@@ -204,8 +339,7 @@ def test_a_widget_that_the_browser_forgets_is_not_set_to_its_own_value(serve: Se
         await ours.enter("box", "entered")
         await theirs.has("box", "entered")
         for tab in (theirs, ours):
-            box = tab.element("box")[0]
-            tab._widgets[box.id] = WidgetState(id=box.id, string_value="")
+            tab.type("box", "")
             await tab.click("click")
             for each in (theirs, ours):
                 await each.has("box", "entered")
@@ -358,9 +492,11 @@ def test_form(serve: Serve) -> None:
         await theirs.submit("submit", place="London")
         await ours.has("place", "London")
         await ours.shows("Ada London")
+        await theirs.until(lambda tab: tab.settled)
         await theirs.submit("submit", name="Bob", place="Paris")
-        await ours.has("name", "Bob")
-        await ours.has("place", "Paris")
+        for tab in (ours, theirs):
+            await tab.has("name", "Bob")
+            await tab.has("place", "Paris")
         await ours.click("elsewhere")
         await theirs.click("elsewhere")
         for tab in (ours, theirs):
