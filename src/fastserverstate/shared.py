@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Set
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypedDict
 
@@ -20,12 +20,12 @@ from fastserverstate.state import ServerState
 
 # After so many seconds a browser shows what it was told, over a slow connection too.
 UNHEARD = 1.0
-# Whoever sets a widget back has seen what it was told, and that takes its user so many seconds. It is what there is to go
-# by where a message may have another cause: in a form, whose values come together with the click on its button, and
-# after a change whose value some releases of Streamlit send again.
+# Whoever sets a widget back has seen what it was told, and that takes a user so many seconds. Only the time tells where
+# a message may have another cause: in a form, whose values come together with the click on its button, and after a
+# change whose value most releases of Streamlit send again if it is set to what it was.
 UNSEEN = 0.2
-# A browser may have to load a kind of widget first, or be busy, and then makes a new one as the newest run describes it,
-# without the value that came in one before. That takes it up to so many seconds.
+# A browser that is busy, or has to load a kind of widget first, makes a new one as the newest run describes it, without
+# the value that came in a run before. That takes it up to so many seconds.
 UNMADE = 2.0
 
 _MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<no default>"})()
@@ -189,15 +189,7 @@ class _Widgets:
                 unclear[key] = place
             else:
                 widget.is_at(place)
-        # What a browser sends has one cause. If there is no other, it is this widget, which was set back; or one that
-        # was changed a moment ago, whose value is sent again.
-        cause, caused_at = self._last_change
-        suspects = (unclear.keys() - untold) or unclear.keys()
-        lone = next(iter(suspects)) if len(suspects) == 1 and not changed else None
-        if lone is None or not session.may_be_cause(lone, self._widgets.keys()):
-            set_back = None
-        else:
-            set_back = lone if now - caused_at >= UNHEARD or self._widgets[lone].is_seen(now) else cause
+        set_back = None if changed else self._set_back(unclear.keys(), untold, now)
         for key, place in unclear.items():
             widget = self._widgets[key]
             if key == set_back or (widget.in_form and widget.is_seen(now)):
@@ -209,6 +201,22 @@ class _Widgets:
             self._state[self._widgets[key].server_key] = copy.deepcopy(values[key])
             self._widgets[key].set_by_user(values[key], now)
             self._last_change = key, now
+
+    def _set_back(self, unclear: Set[str], untold: Set[str], now: float) -> str | None:
+        """The widget of these that was set back, if that is why the browser has sent them.
+
+        There is one cause, so the others are old news, and it is none that the browser has made untold if there is one
+        that it has not. Or a widget that was changed a moment ago was set to what it was, and its value is sent again.
+        """
+        suspects = (unclear - untold) or unclear
+        if len(suspects) != 1:
+            return None
+        (lone,) = suspects
+        cause, caused_at = self._last_change
+        may_be_sent_again = cause != lone and now - caused_at < UNHEARD and not self._widgets[lone].is_seen(now)
+        if may_be_sent_again or not self._session.may_be_cause(lone, self._widgets.keys()):
+            return None
+        return lone
 
     def _was_made_untold(self, widget: _Widget, key: str, value: Any) -> bool:
         """Whether the browser may have made the widget without what it was told, and shows this value of its own."""

@@ -62,7 +62,7 @@ def test_every_widget_follows_and_each_tab_runs_once(app: AppServer, open_tab: O
     def check(tab: Page) -> None:
         tab.get_by_test_id("stCheckbox").get_by_text("Check").click()
 
-    # Nobody sets back what came a moment ago after changing something else: a fast machine does that too fast for a user.
+    # Nobody sets back what came a moment ago after changing something else: a machine may do that too fast for a user.
     steps: list[tuple[Callable[[], None], str]] = [
         (lambda: enter(ours, "Text", "Hello"), "['Hello', False, 10, 'Ant', []]"),
         (lambda: enter(theirs, "Text", "Hello you"), "['Hello you', False, 10, 'Ant', []]"),

@@ -179,6 +179,22 @@ def test_a_value_that_is_sent_twice_is_no_change_of_another(serve: Serve) -> Non
     with_tabs(server, 2, steps, Browser)
 
 
+def test_two_values_that_were_not_heard_are_no_changes(serve: Serve) -> None:
+    """One message sets one widget back."""
+    server = serve(NEWS_IS_SLOW + TWO_BOXES)
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        ours.deaf = True
+        await theirs.enter("one", "theirs")
+        await ours.shows("theirs first 2")
+        await theirs.enter("two", "theirs too")
+        await ours.shows("theirs theirs too 3")
+        await ours.rerun()
+        await ours.shows("theirs theirs too 4")
+
+    with_tabs(server, 2, steps, Browser)
+
+
 def test_what_is_set_back_after_a_change_of_another_is_a_change(serve: Serve) -> None:
     """The same message; but whoever sent it has had the time to see what came."""
     server = serve(NEWS_IS_SLOW + ALL_SEE_IT_AT_ONCE + TWO_BOXES)
