@@ -405,8 +405,7 @@ def test_old_news_that_a_fragment_asks_for_is_no_change(serve: Serve, fragment: 
             await ours.rerun(fragment=ours.element(fragment)[1], by_timer=by_timer)
             await ours.until(lambda tab, runs=runs: tab.settled and tab.finished > runs)
             await theirs.click("look")
-            await theirs.until(lambda tab, number=number: tab.texts[-1].startswith(f"{number}: "))
-            assert theirs.texts[-1] == f"{number}: {text}"
+            await theirs.shows(f"{number}: {text}")
             assert theirs.value("box") == text
 
     with_tabs(server, 2, steps, Browser)
