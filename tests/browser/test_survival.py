@@ -44,6 +44,7 @@ class Visitors:
             self.theirs.get_by_role("button", name="Write", exact=True).click()
             writes += 1
             expect(self.line(received, writes)).to_be_visible()
+        expect(self.theirs.get_by_text(f"Write {writes}: ")).to_be_visible()  # where it is looked up the next time
         return writes
 
     def click(self, button: str) -> None:
