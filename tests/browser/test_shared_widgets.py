@@ -142,6 +142,14 @@ def settled(*tabs: Page) -> tuple[int, int]:
     return values
 
 
+@pytest.fixture
+def tabs(app: AppServer, open_tab: OpenTab) -> list[Page]:
+    """Three with sliders. They have sent something: one that has not is told again, which ends a drag."""
+    tabs = [open_tab(app.url, "Sliders") for _ in range(3)]
+    settled(*tabs)
+    return tabs
+
+
 forgets_widgets = pytest.mark.skipif(
     streamlit.__version__.startswith("1.37."),
     reason="in the browser, Streamlit 1.37 loses widgets when runs follow each other at once, and drags with them",
@@ -154,10 +162,9 @@ sends_while_dragging = pytest.mark.skipif(
 
 @forgets_widgets
 @sends_while_dragging
-def test_two_people_drag_two_sliders(app: AppServer, open_tab: OpenTab) -> None:
+def test_two_people_drag_two_sliders(tabs: list[Page]) -> None:
     """Neither drag is lost, although each browser sends along what it last knew of the other's slider."""
-    tabs = ours, theirs, _ = [open_tab(app.url, "Sliders") for _ in range(3)]
-    settled(*tabs)  # a tab that has not sent anything yet is told again, which ends a drag
+    ours, theirs, _ = tabs
     for direction in (1, -1, 1):
         drags = Drag(ours, slider(ours, 0)), Drag(theirs, slider(theirs, 1))
         for _ in range(30):
@@ -173,10 +180,9 @@ def test_two_people_drag_two_sliders(app: AppServer, open_tab: OpenTab) -> None:
 
 @forgets_widgets
 @sends_while_dragging
-def test_two_people_drag_one_slider(app: AppServer, open_tab: OpenTab) -> None:
+def test_two_people_drag_one_slider(tabs: list[Page]) -> None:
     """One of the two wins, and everyone sees the same."""
-    tabs = ours, theirs, _ = [open_tab(app.url, "Sliders") for _ in range(3)]
-    settled(*tabs)  # a tab that has not sent anything yet is told again, which ends a drag
+    ours, theirs, _ = tabs
     for direction in (1, -1, 1):
         drags = Drag(ours, slider(ours, 0)), Drag(theirs, slider(theirs, 0))
         for _ in range(30):
