@@ -7,7 +7,12 @@ ctypedef struct Extra:
     PyObject *handle          # the KeyLock, or a weak reference to it
     uint32_t handles          # KeyLocks that were not freed yet: one that is dying, and another made since
     bint handle_is_weak       # nobody may have the lock in hand, and the key is not set
+    Table *table              # of a cell whose lock was ever taken
+    Cell *next_held           # among the locks of the holder,
+    Cell *previous_held       # in a chain that begins at the holder
     Waiter *waiters           # for the lock, longest first
+    Waiter *turn              # the one of them that is next: no other thread may take the lock
+    uint32_t forked           # times that the lock was taken before the process forked, and not released yet
     Waiter *sleepers          # for a change of the value
     PyObject *code            # where the lock was taken: a code object
     int instruction           # and an offset in it
@@ -25,14 +30,14 @@ ctypedef struct Cell:
     uint64_t born             # when the key appeared: the order of iteration
     Subscribers readers       # depend on the value
     Extra *extra
-    unsigned long owner       # ident of the thread that holds the lock, 0 when free
+    PyObject *holder          # the Holder that has the lock, NULL when free. Borrowed: it lets go before it dies
     uint32_t depth
     char policy               # when an assigned value counts as changed
     # Of one byte each:
     char has_print            # what the value is has a fingerprint
     char touched              # the value was said to have changed in place
     char reported             # it was found to have changed in place
-    char drafted              # the owner's transaction has written it
+    char drafted              # the holder's transaction has written it
     char presence_owed        # it appeared or vanished in a `no_rerun` block, and the watchers do not know
     char is_method            # the key is also a method's name, which wins in attribute access; the cell stays
     uint64_t print[2]         # fingerprint of the value, as it was when it was assigned
@@ -76,7 +81,7 @@ cdef inline void purge(Cell *cell, const uint64_t *retired, uint32_t words) noex
 
 cdef inline bint is_unused(const Cell *cell) noexcept:
     """Whether nothing would be lost with the cell."""
-    if cell.value != NULL or cell.readers.count or cell.owner or cell.is_method or cell.policy:
+    if cell.value != NULL or cell.readers.count or cell.holder != NULL or cell.is_method or cell.policy:
         return False
     return (
         cell.extra == NULL
@@ -93,8 +98,8 @@ cdef inline bint is_unused(const Cell *cell) noexcept:
 
 cdef inline bint is_open(const Cell *cell) noexcept:
     """Whether what the calling thread reads of the cell is what the cell says."""
-    return cell.owner == 0 or (not cell.drafted and cell.owner == PyThread_get_thread_ident())
+    return cell.holder == NULL or (not cell.drafted and cell.holder == fss_holder)
 
 
 cdef inline bint is_held_by_other(const Cell *cell) noexcept:
-    return cell.owner != 0 and cell.owner != PyThread_get_thread_ident()
+    return cell.holder != NULL and cell.holder != fss_holder

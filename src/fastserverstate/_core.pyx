@@ -1,5 +1,5 @@
 # cython: language_level=3, binding=True, embedsignature=False, boundscheck=False, wraparound=False
-# cython: initializedcheck=False, freethreading_compatible=True
+# cython: initializedcheck=False, freethreading_compatible=True, auto_pickle=False
 """The compiled core: keys, values, per-key locks, and who depends on what. It knows nothing of Streamlit.
 
     Store ──► Table
@@ -54,7 +54,7 @@ cimport cython
 from cpython.bool cimport PyBool_Check
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_CheckExact
-from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from cpython.number cimport PyNumber_Add
 from cpython.object cimport Py_EQ, PyObject, PyObject_GenericGetAttr, PyObject_RichCompareBool
 from cpython.pythread cimport (
@@ -73,7 +73,7 @@ from cpython.unicode cimport PyUnicode_CheckExact
 from libc.math cimport copysign
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport qsort
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 
 from fastserverstate._subscribers cimport (
     Subscribers,
@@ -90,6 +90,7 @@ from fastserverstate._subscribers cimport (
 )
 
 import contextvars
+import sys
 import threading
 import weakref
 
@@ -118,10 +119,8 @@ cdef class _Absent:
 cdef object ABSENT = _Absent()
 absent = ABSENT
 
-# Depth of the `no_rerun` blocks around the running code. A context variable, so that threads, tasks and parallel
-# fragments each have what their own code says.
-cdef object ZERO = 0
-rerun_suppression_depth = contextvars.ContextVar("fastserverstate.no_rerun", default=ZERO)
+# Given to `__new__` of what only this module makes.
+cdef object MAKING = object()
 
 
 def share_between_threads(value):
@@ -136,6 +135,7 @@ def look_past(*functions):
 
 
 include "_cell.pxi"
+include "_holder.pxi"
 include "_scope.pxi"
 include "_slots.pxi"
 include "_table.pxi"

@@ -5,7 +5,16 @@
 cdef PyObject *locator_attribute = NULL  # of the threading.Thread object; its value is the thread's context
 cdef PyObject *locator_variable = NULL   # a ContextVar, or NULL
 cdef PyObject *locator_part = NULL       # attribute of the variable's value, or of the context without a variable
-cdef PyObject *locator_resolve = NULL    # (context, part) -> Scope | None
+cdef PyObject *locator_resolve = NULL    # (context, part) -> (Session, Scope | None, standing) | None
+
+cdef enum:
+    STANDS       # the thread takes part in the session's current run
+    STARTS       # so it does, but what the run is of has not begun: a callback runs
+    REPLACED     # the session has a newer run
+
+RUN_CURRENT = STANDS
+RUN_STARTING = STARTS
+RUN_REPLACED = REPLACED
 
 
 def locate_scopes(str attribute not None, variable, str part not None, resolve):
@@ -27,20 +36,35 @@ cdef class _ThreadCache:
     cdef object context
     cdef object source
     cdef object part
-    cdef Scope scope
-    cdef uint64_t run          # of the scope's session, at the look-up: the next one may have another thread
-    cdef list owed             # locks of the keys whose listeners the thread has to call, or None
-    cdef object transaction    # that the thread is in, or None
+    cdef Session session       # whose run the thread is part of,
+    cdef uint64_t run          # the number of its run at the look-up: the next one may have another thread,
+    cdef int standing          # how that run stands,
+    cdef Scope scope           # what a read makes depend on the key,
+    cdef Session writer        # and whose own write a write is; None: that of a stranger
+    cdef bint detached         # reads subscribe nothing
+    cdef Holder holder
+
+    def __del__(self):
+        """The thread ends."""
+        global fss_holder, fss_transaction
+        cdef Holder ended = self.holder
+        if ended is None or is_finalizing():
+            return
+        if fss_thread_cache == <PyObject *>self:
+            fss_holder = fss_transaction = NULL
+        self.holder = None
+        keys, written = end_holder(ended)
+        if (keys or written) and report_leftovers is not None:
+            report_leftovers(keys, written)
 
     def __dealloc__(self):
-        global fss_thread_cache, fss_calls_owed, fss_transaction
+        global fss_thread_cache, fss_holder, fss_transaction
         if fss_thread_cache == <PyObject *>self:
-            fss_thread_cache = NULL
-            fss_calls_owed = 0
-            fss_transaction = NULL
+            fss_thread_cache = fss_holder = fss_transaction = NULL
 
 
 cdef uint64_t NO_TAG = 0
+cdef object DETACHED = object()
 cdef object THREAD_CACHE_KEY = object()
 
 
@@ -78,8 +102,33 @@ cdef inline PyObject *current_scope(const Table *table) except? NULL:
             return NULL
         if (<_ThreadCache>here).run == load64((<Scope>scope).session.run):
             return scope if (<Scope>scope).table == table else NULL
-    scope = located_scope()
-    return scope if scope != NULL and (<Scope>scope).table == table else NULL
+    if locate() == NULL:
+        return NULL
+    scope = <PyObject *>(<_ThreadCache>fss_thread_cache).scope
+    return scope if scope != <PyObject *>None and (<Scope>scope).table == table else NULL
+
+
+cdef inline Session current_writer(const Table *table):
+    """The session whose own writes the calling thread's writes to the table are, None if they are a stranger's."""
+    cdef PyObject *here = fss_thread_cache
+    cdef Session writer
+    if not (
+        here != NULL
+        and (<_ThreadCache>here).tag == attributes_tag(<PyObject *>(<_ThreadCache>here).attributes)
+        and has_value(load_object(locator_variable), <PyObject *>(<_ThreadCache>here).source, <PyObject *>None)
+        and ((<_ThreadCache>here).session is None
+             or (<_ThreadCache>here).run == load64((<_ThreadCache>here).session.run))
+    ):
+        here = locate()
+        if here == NULL:
+            return None
+    writer = (<_ThreadCache>here).writer
+    return writer if writer is not None and writer.store.table == table else None
+
+
+cdef inline Session located_session():
+    """The session whose run the calling thread is part of, even if that run was replaced."""
+    return None if locate() == NULL else (<_ThreadCache>fss_thread_cache).session
 
 
 cdef inline bint has_value(PyObject *variable, PyObject *expected, PyObject *default) noexcept:
@@ -90,8 +139,8 @@ cdef inline bint has_value(PyObject *variable, PyObject *expected, PyObject *def
     return value == expected
 
 
-cdef PyObject *located_scope() except? NULL:
-    """The scope that the calling thread runs in, NULL if there is none: bring the thread's cache up to date."""
+cdef PyObject *locate() except? NULL:
+    """Bring the thread's cache up to date. Returns it, NULL if no thread has a scope."""
     cdef PyObject *found
     cdef _ThreadCache cache
     cdef uint64_t tag
@@ -102,39 +151,113 @@ cdef PyObject *located_scope() except? NULL:
     tag = attributes_tag(<PyObject *>cache.attributes)
     found = dict_get(<PyObject *>cache.attributes, attribute)
     look_closely(cache, None if found == NULL else owned(found))
-    # Without a variable the part is an attribute of the context, which may change unseen.
-    cache.tag = tag if cache.watched and load_object(locator_variable) != NULL else NO_TAG
-    return <PyObject *>cache.scope if cache.scope is not None else NULL
+    # Without a variable the part is an attribute of the context, which may change unseen, as a run may begin.
+    if cache.watched and load_object(locator_variable) != NULL and cache.standing != STARTS:
+        cache.tag = tag
+    else:
+        cache.tag = NO_TAG
+    return fss_thread_cache
 
 
 cdef int look_closely(_ThreadCache cache, object context) except -1:
     cdef PyObject *found = NULL
     cdef object source = None
     cdef object part = None
-    cdef Scope scope
     cdef PyObject *variable = load_object(locator_variable)
     if variable != NULL:
         PyContextVar_Get(variable, <PyObject *>None, &found)
         source = owned(found)
     if context is None:
-        cache.context = cache.part = cache.scope = None
+        cache.context = cache.part = None
+        settle_in(cache, None)
         cache.source = source
         return 0
     if variable == NULL:
         part = getattr(context, <object>load_object(locator_part))
     elif source is not None:
         part = cache.part if source is cache.source else getattr(source, <object>load_object(locator_part))
-    if context is not cache.context or not (part is cache.part or part == cache.part) or (
-        cache.scope is not None and cache.run != load64(cache.scope.session.run)
+    if context is not cache.context or not (part is cache.part or part == cache.part) or cache.standing == STARTS or (
+        cache.session is not None and cache.run != load64(cache.session.run)
     ):
-        scope = (<object>load_object(locator_resolve))(context, part)
-        cache.context, cache.part, cache.scope = context, part, scope
-        if scope is not None:
-            cache.run = load64(scope.session.run)
+        settle_in(cache, (<object>load_object(locator_resolve))(context, part))
+        cache.context, cache.part = context, part
     cache.source = source
     return 0
 
 
-cdef bint reruns_are_suppressed() noexcept:
+cdef int settle_in(_ThreadCache cache, tuple found) except -1:
+    """Note what the thread is part of, as `resolve` has found it."""
+    cdef Session session = None
+    cdef Scope scope = None
+    cdef int standing = STANDS
+    if found is not None:
+        session, scope, standing = found
+    cache.session = session
+    cache.scope = None if cache.detached else scope
+    cache.standing = standing
+    cache.writer = None if standing == REPLACED else session
+    if session is not None:
+        cache.run = load64(session.run)
+    return 0
+
+
+cdef bint detach(bint detached) except -1:
+    """Whether reads of this thread are to subscribe nothing from now on. Returns whether they did so far."""
+    cdef _ThreadCache cache = this_thread()
+    cdef bint was = cache.detached
+    if detached != was:
+        cache.detached = detached
+        cache.tag = NO_TAG
+        cache.context = DETACHED  # which is no thread's, so that the next access looks again
+        cache.scope = None
+    return was
+
+
+# Depth of `no_rerun` blocks. A context variable, so that threads, tasks and parallel fragments each have what their own
+# code says. A block counts for the holder that has opened it, and until it is closed: contexts are copied to other
+# threads and to tasks that outlive it.
+
+@cython.final
+cdef class _Suppression:
+    cdef _Suppression outer
+    cdef Holder holder
+    cdef bint open
+
+cdef object suppression = contextvars.ContextVar("fastserverstate.no_rerun", default=None)
+
+
+def suppress_reruns():
+    """A `no_rerun` block begins."""
+    cdef _Suppression block = _Suppression()
+    block.outer = suppression.get()
+    block.holder = <Holder>current_holder()
+    block.open = True
+    suppression.set(block)
+
+
+def allow_reruns():
+    """The innermost `no_rerun` block ends; False if it has not begun here."""
+    cdef _Suppression block = suppression.get()
+    if block is None or not block.open or block.holder is not <Holder>current_holder():
+        return False
+    block.open = False
+    suppression.set(block.outer)
+    return True
+
+
+def reruns_are_suppressed():
+    return are_suppressed()
+
+
+cdef bint are_suppressed() noexcept:
     """Whether the running code is in a `no_rerun` block."""
-    return not has_value(<PyObject *>rerun_suppression_depth, <PyObject *>ZERO, <PyObject *>ZERO)
+    cdef PyObject *value = NULL
+    cdef PyObject *block
+    cdef bint found = False
+    PyContextVar_Get(<PyObject *>suppression, <PyObject *>None, &value)
+    block = value
+    while block != <PyObject *>None and not found:
+        found = (<_Suppression>block).open and <PyObject *>(<_Suppression>block).holder == fss_holder
+        block = <PyObject *>(<_Suppression>block).outer
+    _decref(value)
+    return found

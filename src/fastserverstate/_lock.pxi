@@ -1,8 +1,10 @@
 # cython: language_level=3
 # The re-entrant locks of the keys. See _core.pyx for the whole.
 
-# A waiter that has been passed over for this long is given the lock directly instead of being told to try.
+# A waiter that has been passed over for this long has the next turn: nobody else may take the lock before it looks.
 cdef long long FAIR_AFTER_NS = 2_000_000
+# How often a backend is told that a thread still waits.
+cdef long long ANNOUNCE_EVERY_NS = 1_000_000_000
 cdef double FOR_EVER_NS = 2.0 ** 62
 
 
@@ -16,8 +18,9 @@ cdef class KeyLock:
     cdef PyObject *next_released
     cdef object __weakref__
 
-    def __init__(self):
-        raise TypeError("Locks are made by server_state_lock[key].")
+    def __cinit__(self, token=None):
+        if token is not MAKING:
+            raise TypeError("Locks are made by server_state_lock[key].")
 
     def __dealloc__(self):
         cdef PyObject *weak = NULL
@@ -44,7 +47,7 @@ cdef class KeyLock:
     @cython.binding(False)
     def locked(self):
         lock(&self.shard.mutex)
-        held = self.cell.owner != 0
+        held = self.cell.holder != NULL
         unlock(&self.shard.mutex)
         return held
 
@@ -67,16 +70,16 @@ cdef class KeyLock:
 
     def _is_owned(self):
         lock(&self.shard.mutex)
-        owned = self.cell.owner == PyThread_get_thread_ident()
+        is_owned = self.cell.holder != NULL and self.cell.holder == fss_holder
         unlock(&self.shard.mutex)
-        return owned
+        return is_owned
 
     def _release_save(self):
         cdef uint32_t depth
         cdef bint refused
         lock(&self.shard.mutex)
         depth = self.cell.depth
-        refused = self.cell.owner != PyThread_get_thread_ident() or has_draft(self.table, self.cell)
+        refused = self.cell.holder == NULL or self.cell.holder != fss_holder or has_draft(self.table, self.cell)
         if not refused:
             self.cell.depth = 1
         unlock(&self.shard.mutex)
@@ -106,7 +109,7 @@ cdef class KeyLocks:
     """The locks of several keys, in the order of the keys' names."""
     cdef list locks
 
-    def __init__(self, Store store not None, keys):
+    def __cinit__(self, Store store not None, keys):
         for key in keys:
             checked_key(key)
         self.locks = [store.lock(key) for key in sorted(set(keys))]
@@ -123,10 +126,16 @@ cdef class KeyLocks:
 
     def release(self):
         cdef KeyLock lock
+        cdef KeyLock refused = None
+        cdef list releasable = []
         for lock in self.locks:
-            if not lock.is_releasable():
-                refuse_release(lock)
-        leave_locks(self.locks)
+            if lock.is_releasable():
+                releasable.append(lock)
+            elif not is_excused(lock):
+                refused = lock
+        leave_locks(releasable)
+        if refused is not None:
+            refuse_release(refused)
 
     def locked(self):
         return any([lock.locked() for lock in self.locks])
@@ -165,26 +174,26 @@ cdef bint enter_lock(KeyLock self, long long timeout_ns) except -1:
 
 cdef inline bint enter_here(KeyLock self, long long timeout_ns) except -1:
     """Take the lock in this table."""
-    global fss_locks_held
     cdef int instruction = 0
     cdef PyObject *code = here(&instruction)
     cdef Cell *cell = self.cell
     cdef bint locked = False
-    lock(&self.shard.mutex)
-    if not try_lock(cell):
-        try:
+    cdef Holder holder
+    try:
+        holder = <Holder>current_holder()
+        lock(&self.shard.mutex)
+        locked = try_lock(self.table, cell, holder, NULL)
+        if not locked:
             if timeout_ns == 0:
                 unlock(&self.shard.mutex)
             else:
-                locked = wait_for_lock(self.shard, cell, timeout_ns)
-        finally:
-            if not locked:
-                _xdecref(code)
+                locked = wait_to_lock(self.table, self.shard, cell, holder, timeout_ns)
+    finally:
         if not locked:
-            return False
-        lock(&self.shard.mutex)
+            _xdecref(code)
+    if not locked:
+        return False
     if cell.depth == 1:
-        fss_locks_held += 1
         code, cell.extra.code = cell.extra.code, code
         cell.extra.instruction = instruction
     unlock(&self.shard.mutex)
@@ -194,13 +203,33 @@ cdef inline bint enter_here(KeyLock self, long long timeout_ns) except -1:
 
 cdef int leave_lock(KeyLock self) except -1:
     cdef PyObject *backend = load_object(self.table.backend)
-    if not give_back(self):
+    if not give_back(self, fss_holder):
+        if is_excused(self):
+            return 0
         refuse_release(self)
     if backend != NULL:
-        leave_remotely(backend, [self])
-    if fss_calls_owed and fss_locks_held == 0:
-        pay_calls()
+        leave_remotely(backend, [self], <Holder>fss_holder)
+    return flush_if_free()
+
+
+cdef inline int flush_if_free() except -1:
+    """Make the calls that the thread has put off, if it holds no lock any more."""
+    cdef Holder holder
+    if fss_holder != NULL and (<Holder>fss_holder).locks == 0 and (<Holder>fss_holder).pending is not None:
+        holder = <Holder>fss_holder
+        flush_pending(holder)
     return 0
+
+
+cdef bint is_excused(KeyLock self) noexcept:
+    """Whether the lock was taken before the process forked. The child does not have it, but leaves its blocks."""
+    cdef bint excused = False
+    lock(&self.shard.mutex)
+    if self.cell.extra.forked and self.cell.holder == NULL:
+        self.cell.extra.forked -= 1
+        excused = True
+    unlock(&self.shard.mutex)
+    return excused
 
 
 cdef int refuse_release(KeyLock self) except -1:
@@ -214,16 +243,13 @@ cdef int refuse_release(KeyLock self) except -1:
     raise RuntimeError("cannot release un-acquired lock")
 
 
-cdef bint give_back(KeyLock self) noexcept:
-    """Release the lock once; False if this thread cannot."""
-    global fss_locks_held
+cdef bint give_back(KeyLock self, PyObject *holder) noexcept:
+    """Release the lock once; False if the holder cannot."""
     cdef Cell *cell = self.cell
     lock(&self.shard.mutex)
-    if not is_releasable(self.table, cell):
+    if holder == NULL or cell.holder != holder or (cell.depth == 1 and has_draft(self.table, cell)):
         unlock(&self.shard.mutex)
         return False
-    if cell.depth == 1:
-        fss_locks_held -= 1
     unlock_cell(self.shard, cell)
     unlock_shard(self.shard)
     return True
@@ -231,13 +257,18 @@ cdef bint give_back(KeyLock self) noexcept:
 
 cdef int leave_locks(list locks) except -1:
     """Release all of them, the last first. This thread holds them, and they are of one table."""
+    if locks:
+        leave_locks_of(<Holder>current_holder(), locks)
+    return flush_if_free()
+
+
+cdef int leave_locks_of(Holder holder, list locks) except -1:
+    """Release those that the holder has, the last first. They are of one table."""
     cdef PyObject *backend = load_object((<KeyLock>locks[0]).table.backend) if locks else NULL
     for lock in reversed(locks):
-        give_back(lock)
+        give_back(lock, <PyObject *>holder)
     if backend != NULL:
-        leave_remotely(backend, locks)
-    if fss_calls_owed and fss_locks_held == 0:
-        pay_calls()
+        leave_remotely(backend, locks, holder)
     return 0
 
 
@@ -251,97 +282,53 @@ cdef bint enter_locks(list locks, long long timeout_ns, list taken) except -1:
     return True
 
 
-cdef list release_locks(Table *table):
-    """Release what the calling thread still holds, and discard what its transaction has written. Returns the keys."""
-    global fss_locks_held
-    cdef unsigned long me = PyThread_get_thread_ident()
-    cdef list keys = []
-    cdef Shard *shard
-    cdef Cell *cell
-    cdef PyObject *key
-    cdef PyObject *backend = load_object(table.backend)
-    cdef int i = 0
-    discard_transaction(table)
-    while i < SHARDS and fss_locks_held > 0:
-        shard = &table.shards[i]
-        lock(&shard.mutex)
-        cell = held_cell(shard, me)
-        if cell == NULL:
-            i += 1
-            unlock(&shard.mutex)
-            continue
-        key = cell.key
-        _incref(key)
-        fss_locks_held -= 1
-        cell.depth = 1
-        unlock_cell(shard, cell)
-        unlock_shard(shard)
-        keys.append(owned(key))
-    if keys and backend != NULL:
-        (<object>backend).release(keys)
-    if fss_calls_owed and fss_locks_held == 0:
-        pay_calls()
-    return keys
-
-
 # The shard is locked.
 
-cdef inline bint try_lock(Cell *cell) noexcept:
-    cdef unsigned long me = PyThread_get_thread_ident()
-    if cell.owner == me:
+cdef inline bint try_lock(Table *table, Cell *cell, Holder holder, const Waiter *waiter) noexcept:
+    """Take the lock if it is the holder's, or free and no other thread's turn."""
+    if cell.holder == <PyObject *>holder:
         cell.depth += 1
         return True
-    if cell.owner == 0:
-        store_owner(cell.owner, me)
-        cell.depth = 1
+    if cell.holder == NULL and (cell.extra.turn == NULL or cell.extra.turn == waiter):
+        hold(holder, table, cell)
         return True
     return False
 
 
 cdef inline bint is_releasable(const Table *table, const Cell *cell) noexcept:
     """Whether this thread holds the lock, and more than once if its transaction needs it."""
-    return cell.owner == PyThread_get_thread_ident() and not (cell.depth == 1 and has_draft(table, cell))
-
-
-cdef Cell *held_cell(Shard *shard, unsigned long thread) noexcept:
-    """A cell whose lock the thread holds, or NULL."""
-    cdef Cell *cell
-    cdef Py_ssize_t at
-    for at in range(shard.mask + 1):
-        cell = shard.buckets[at]
-        while cell != NULL:
-            if cell.owner == thread:
-                return cell
-            cell = cell.next
-    return NULL
+    return cell.holder != NULL and cell.holder == fss_holder and not (cell.depth == 1 and has_draft(table, cell))
 
 
 cdef inline void unlock_cell(Shard *shard, Cell *cell) noexcept:
-    """Give the lock back once. This thread holds it."""
+    """Give the lock back once."""
     cell.depth -= 1
     if cell.depth == 0:
-        store_owner(cell.owner, 0)
-        if cell.extra != NULL and cell.extra.waiters != NULL:
-            hand_over(cell)
+        let_go(cell)
+        if cell.extra.waiters != NULL:
+            call_next(cell)
         else:
             drop_if_unused(shard, cell)
 
 
-cdef void hand_over(Cell *cell) noexcept:
-    """Wake who has waited longest, and make it the owner if that was too long. Who is away is passed over."""
-    cdef Waiter **link = &cell.extra.waiters
-    cdef Waiter *waiter
-    while link[0] != NULL and link[0].away:
-        link = &link[0].next
-    waiter = link[0]
-    if waiter == NULL:
-        return
-    if monotonic_ns() - waiter.since > FAIR_AFTER_NS:
-        link[0] = waiter.next
-        store_owner(cell.owner, waiter.thread)
-        cell.depth = 1
-        waiter.granted = True
-    wake(waiter)
+cdef void call_next(Cell *cell) noexcept:
+    """The lock is free: wake the first waiter, and with it those behind it that only want to get by.
+
+    If the first one has waited for too long it is its turn. Who runs a handler is passed over.
+    """
+    cdef Waiter *waiter = cell.extra.waiters
+    cdef bint first = True
+    cell.extra.turn = NULL
+    while waiter != NULL:
+        if not waiter.away:
+            if first and monotonic_ns() - waiter.since > FAIR_AFTER_NS:
+                cell.extra.turn = waiter
+            if first or not waiter.takes:
+                wake(waiter)
+            if waiter.takes:
+                return
+            first = False
+        waiter = waiter.next
 
 
 cdef void join_queue(Waiter **queue, Waiter *waiter) noexcept:
@@ -356,48 +343,133 @@ cdef void leave_queue(Waiter **queue, Waiter *waiter) noexcept:
     queue[0] = waiter.next
 
 
-cdef bint wait_for_lock(Shard *shard, Cell *cell, long long timeout_ns) except -1:
-    """Wait until this thread holds the lock; False when `timeout_ns` (-1: for ever) went by first.
+cdef void leave_lock_queue(Cell *cell, Waiter *waiter) noexcept:
+    """The waiter has the lock, gets by, or waits no longer. Its end follows when nothing is locked."""
+    unblock(waiter)
+    leave_queue(&cell.extra.waiters, waiter)
+    waiter.queued = False
+    if cell.extra.turn == waiter:
+        cell.extra.turn = NULL
+    if cell.holder == NULL:
+        call_next(cell)
 
-    Another thread holds it at the call, and the shard is locked. The shard is unlocked after it.
+
+# Nothing is locked after these, unless they say so.
+
+cdef bint wait_to_lock(Table *table, Shard *shard, Cell *cell, Holder holder, long long timeout_ns) except -1:
+    """Wait until the holder, which is this thread's, has the lock; then the shard is locked.
+
+    False when `timeout_ns` (-1: for ever) went by first. At the call the lock is not free, and the shard is locked.
     """
     cdef Waiter waiter
-    cdef bint locked = False
-    cdef bint awake = True
-    if cell_extra(cell) == NULL or not waiter_start(&waiter):
-        unlock_shard(shard)
-        raise MemoryError()
-    waiter.away = True
-    join_queue(&cell.extra.waiters, &waiter)
-    unlock_shard(shard)
-    try:
-        waiter_register(&waiter)
-        if timeout_ns < 0:
-            block(&waiter, cell)
-        while True:
-            # Whoever goes away or gives up has just found the lock taken, so its holder will wake somebody else.
-            attend(&waiter)
-            lock(&shard.mutex)
-            waiter.away = False
-            locked = try_lock(cell)
-            if locked:
-                break
+    waiter.queued = False
+    while wait_for_turn(table, shard, cell, &waiter, True, timeout_ns):
+        lock(&shard.mutex)
+        if try_lock(table, cell, holder, &waiter):
+            leave_lock_queue(cell, &waiter)
             unlock(&shard.mutex)
-            awake = waiter_sleep(&waiter, timeout_ns)
+            end_waiting(table, &waiter)
             lock(&shard.mutex)
-            locked = waiter.granted or try_lock(cell)
-            if locked or not awake:
-                break
+            return True
+    return False
+
+
+cdef bint wait_for_turn(
+    Table *table, Shard *shard, Cell *cell, Waiter *waiter, bint takes, long long timeout_ns
+) except -1:
+    """Wait until the cell's lock is free, and not another thread's turn if this one `takes` it.
+
+    The shard is locked at the call. When it returns True the waiter stands in the queue, and the caller looks again:
+    if it can go on, it calls `leave_lock_queue` and `end_waiting`. False when `timeout_ns` (-1: for ever) after the
+    first wait has come. Then, and after an error, the waiter has left.
+    """
+    cdef bint awake = True
+    cdef bint free = False
+    try:
+        if not waiter.queued:
+            start_waiting(shard, cell, waiter, takes, timeout_ns)
+        else:
             waiter.away = True
             unlock(&shard.mutex)
+        while not free:
+            # Who goes away or gives up has just found the lock taken, so its release will wake another one.
+            attend(waiter)
+            announce_wait(table, cell, waiter)
+            lock(&shard.mutex)
+            waiter.away = False
+            free = is_free(cell, waiter)
+            unlock(&shard.mutex)
+            if free:
+                break
+            awake = waiter_sleep(waiter, timeout_ns)
+            lock(&shard.mutex)
+            free = is_free(cell, waiter)
+            waiter.away = not free
+            unlock(&shard.mutex)
+            if not awake:
+                break
     except BaseException:
-        lock(&shard.mutex)
+        give_up_waiting(table, shard, cell, waiter)
         raise
-    finally:  # the shard is locked
-        unblock(&waiter)
-        if not waiter.granted:
-            leave_queue(&cell.extra.waiters, &waiter)
+    if not free:
+        give_up_waiting(table, shard, cell, waiter)
+    return free
+
+
+cdef int start_waiting(Shard *shard, Cell *cell, Waiter *waiter, bint takes, long long timeout_ns) except -1:
+    """Join the cell's queue. The shard is locked at the call."""
+    if cell_extra(cell) == NULL or not waiter_start(waiter):
+        unlock_shard(shard)
+        raise MemoryError()
+    waiter.queued = waiter.away = True
+    waiter.takes = takes
+    join_queue(&cell.extra.waiters, waiter)
+    unlock(&shard.mutex)
+    waiter_register(waiter)
+    if timeout_ns < 0:
+        block(waiter, cell)
+    return 0
+
+
+cdef inline bint is_free(const Cell *cell, const Waiter *waiter) noexcept:
+    """Whether the waiter finds no other thread before it. The shard is locked."""
+    if cell.holder != NULL:
+        return cell.holder == waiter.holder
+    return not waiter.takes or cell.extra.turn == NULL or cell.extra.turn == waiter
+
+
+cdef int announce_wait(Table *table, Cell *cell, Waiter *waiter) except -1:
+    """Tell a backend, now and then, that a thread waits that holds locks: other processes may wait for those.
+
+    Raises DeadlockError if the wait would never end.
+    """
+    cdef PyObject *backend = load_object(table.backend)
+    if backend == NULL or (<Holder>waiter.holder).locks == 0:
+        return 0
+    if waiter.announced == 0 or monotonic_ns() - waiter.announced >= ANNOUNCE_EVERY_NS:
+        waiter.announced = monotonic_ns()
+        if waiter.key == NULL:
+            waiter.key = cell.key
+            _incref(waiter.key)
+        (<object>backend).waiting(<object>waiter.key)
+    return 0
+
+
+cdef void give_up_waiting(Table *table, Shard *shard, Cell *cell, Waiter *waiter) noexcept:
+    """The waiter goes without the lock, and has not got by."""
+    if waiter.queued:  # else there was no memory for it
+        lock(&shard.mutex)
+        leave_lock_queue(cell, waiter)
         drop_if_unused(shard, cell)
         unlock_shard(shard)
-        waiter_end(&waiter)
-    return locked
+        end_waiting(table, waiter)
+
+
+cdef void end_waiting(Table *table, Waiter *waiter) noexcept:
+    """What follows `leave_lock_queue`."""
+    cdef PyObject *backend = load_object(table.backend)
+    if waiter.key != NULL:
+        if backend != NULL:
+            (<object>backend).waited(<object>waiter.key)
+        _decref(waiter.key)
+    waiter_end(waiter)

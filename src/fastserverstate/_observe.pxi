@@ -14,11 +14,14 @@ cdef void announce(Cell *cell) noexcept:
 cdef int call_listeners(Shard *shard, PyObject *key) except -1:
     """Make the calls that are due, one for every change: in their order, and never two at a time for one key.
 
-    Whoever comes while another thread is calling leaves its calls to that one. This thread holds no lock of any key.
+    A thread that comes while another one is calling leaves its calls to that one. This thread holds no lock of any key.
+    What ends the script is raised when all calls were made. What the callbacks read subscribes nothing.
     """
     cdef Py_hash_t hashed = key_hash(key)
     cdef Cell *cell
     cdef PyObject *listeners
+    cdef bint was_detached
+    stops = None
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
     while cell != NULL and cell.extra != NULL and cell.extra.calls_due and not cell.extra.calling:
@@ -27,15 +30,18 @@ cdef int call_listeners(Shard *shard, PyObject *key) except -1:
         listeners = cell.extra.listeners
         _xincref(listeners)
         unlock(&shard.mutex)
-        try:
-            if listeners != NULL:
+        if listeners != NULL:
+            was_detached = detach(True)
+            try:
                 owned(listeners)()
-        except BaseException:
-            end_call(shard, cell)
-            unlock_shard(shard)
-            raise
+            except BaseException as stop:
+                stops = stop if stops is None else stops
+            finally:
+                detach(was_detached)
         cell = end_call(shard, cell)
     unlock_shard(shard)
+    if stops is not None:
+        raise stops
     return 0
 
 
@@ -50,24 +56,28 @@ cdef Cell *end_call(Shard *shard, Cell *cell) noexcept:
     return NULL
 
 
-cdef int owe_calls(Table *table, PyObject *key) except -1:
-    """Have this thread call the key's listeners when it holds no lock any more."""
-    global fss_calls_owed
-    cdef _ThreadCache cache = this_thread()
-    if cache.owed is None:
-        cache.owed = []
-    cache.owed.append(owned(key_lock(table, key)))
-    fss_calls_owed += 1
+cdef int defer_calls(Table *table, PyObject *key) except -1:
+    """Have this thread, which holds a lock, call the key's listeners when it holds none any more."""
+    cdef Holder holder = <Holder>fss_holder
+    handle = owned(key_lock(table, key))
+    if holder.pending is None:
+        holder.pending = []
+    holder.pending.append(handle)
     return 0
 
 
-cdef int pay_calls() except -1:
-    global fss_calls_owed
+cdef int flush_pending(Holder self) except -1:
+    """Make the calls that were put off. What ends the script is raised when all were made."""
     cdef KeyLock handle
-    while fss_calls_owed:
-        fss_calls_owed -= 1
-        handle = this_thread().owed.pop(0)
-        call_listeners(handle.shard, handle.cell.key)
+    stops = None
+    while self.pending:
+        handle = self.pending.pop(0)
+        try:
+            call_listeners(handle.shard, handle.cell.key)
+        except BaseException as stop:
+            stops = stop if stops is None else stops
+    if stops is not None:
+        raise stops
     return 0
 
 
@@ -100,12 +110,13 @@ cdef bint wait_for_change(Table *table, PyObject *key, uint64_t version, long lo
     cdef Waiter waiter
     cdef bint changed
     cdef bint awake = True
+    current_holder()
     lock(&shard.mutex)
     cell = find_or_make(shard, key, hashed)
     if cell == NULL or cell_extra(cell) == NULL or not waiter_start(&waiter):
         unlock_shard(shard)
         raise MemoryError()
-    if cell.owner == waiter.thread:
+    if cell.holder == waiter.holder:
         unlock_shard(shard)
         waiter_end(&waiter)
         raise RuntimeError(

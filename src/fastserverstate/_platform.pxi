@@ -203,12 +203,18 @@ cdef extern from *:
 
     /* The calling thread's ThreadCache. Borrowed: the thread state's dict owns it. */
     static FSS_THREAD_LOCAL PyObject *fss_thread_cache = NULL;
-    /* How many KeyLocks the calling thread holds. */
-    static FSS_THREAD_LOCAL long fss_locks_held = 0;
-    /* How many keys' listeners it has to call when it holds none. */
-    static FSS_THREAD_LOCAL long fss_calls_owed = 0;
-    /* The transaction that the calling thread is in. Borrowed: the ThreadCache owns it. */
+    #if PY_VERSION_HEX >= 0x030D0000
+    #  define fss_is_finalizing Py_IsFinalizing
+    #else
+    #  define fss_is_finalizing _Py_IsFinalizing
+    #endif
+
+    /* The calling thread's Holder, NULL before it needs one. Borrowed: the ThreadCache owns it. */
+    static FSS_THREAD_LOCAL PyObject *fss_holder = NULL;
+    /* The transaction that the calling thread is in. Borrowed: the Holder owns it. */
     static FSS_THREAD_LOCAL PyObject *fss_transaction = NULL;
+    /* Numbers that are never used twice in a process. */
+    static uint64_t fss_serials = 0;
     """
     enum:
         SHARDS "FSS_SHARDS"
@@ -225,8 +231,6 @@ cdef extern from *:
     uint64_t add64 "fss_add"(uint64_t, uint64_t) noexcept
     Py_ssize_t load_size "fss_load"(Py_ssize_t) noexcept
     Py_ssize_t add_size "fss_add"(Py_ssize_t, Py_ssize_t) noexcept
-    unsigned long load_owner "fss_load"(unsigned long) noexcept
-    void store_owner "fss_store"(unsigned long, unsigned long) noexcept
     bint load_flag "fss_load"(bint) noexcept
     PyObject *load_object "fss_load"(PyObject *) noexcept
     void store_object "fss_store"(PyObject *, PyObject *) noexcept
@@ -242,10 +246,11 @@ cdef extern from *:
     PyObject *here "fss_here"(int *instruction) noexcept
     int line_of "fss_line"(PyObject *code, int instruction) noexcept
     PyObject *weakref_get "fss_weakref_get"(PyObject *) noexcept
+    bint is_finalizing "fss_is_finalizing"() noexcept
     PyObject *fss_thread_cache
-    long fss_locks_held
-    long fss_calls_owed
+    PyObject *fss_holder
     PyObject *fss_transaction
+    uint64_t fss_serials
     uint64_t fss_generation
     uint64_t attributes_tag "fss_tag"(PyObject *) noexcept
     bint watch_attributes "fss_watch"(PyObject *) noexcept

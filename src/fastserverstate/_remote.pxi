@@ -18,9 +18,10 @@ cdef class _Arrival:
         _xdecref(self.old)
 
 
-cdef tuple apply(Store store, changes, Session writer):
+cdef tuple apply(Store store, changes, Holder holder):
     """Make changes at once: (key, value or ABSENT, whether to rerun nobody). See Store.apply."""
     cdef Table *table = store.table
+    cdef Session writer = None if holder is None else holder.session
     cdef Shard *shard
     cdef Cell *cell
     cdef Py_hash_t hashed
@@ -51,7 +52,7 @@ cdef tuple apply(Store store, changes, Session writer):
             new = NULL if arrival.value is ABSENT else <PyObject *>arrival.value
             if new != NULL or cell.value != NULL:
                 cell.has_print = cell.touched = False
-                arrival.old = commit(table, shard, cell, new, writer, arrival.quiet)
+                arrival.old = commit(table, shard, cell, new, writer, holder, arrival.quiet)
                 arrival.due = cell.extra != NULL and cell.extra.calls_due != 0
             drop_if_unused(shard, cell)
     unlock_shards(table, involved)
@@ -71,25 +72,32 @@ cdef tuple apply(Store store, changes, Session writer):
 cdef bint enter_through(PyObject *backend, KeyLock self, long long timeout_ns) except -1:
     """Take the key's lock among all tables and then in this one; False if it was not free for `timeout_ns`."""
     cdef str key = <str>self.cell.key
+    cdef long long end = monotonic_ns() + timeout_ns
     cdef bint done = False
     if not (<object>backend).acquire(key, None if timeout_ns < 0 else timeout_ns / 1e9):
         return False
     try:
-        if enter_here(self, timeout_ns):
+        if enter_here(self, timeout_ns if timeout_ns <= 0 else max(0, end - monotonic_ns())):
             # The thread that had it before may have lost the one among all tables, and not noticed yet.
             (<object>backend).entered(key)
             done = True
     finally:
         if not done:
-            give_back(self)
-            leave_remotely(backend, [self])
+            give_back(self, fss_holder)
+            leave_remotely(backend, [self], <Holder>current_holder())
     return done
 
 
-cdef int leave_remotely(PyObject *backend, list locks) except -1:
-    """Give back, among all tables, what this thread holds no longer in this one."""
+cdef int leave_remotely(PyObject *backend, list locks, Holder holder) except -1:
+    """Give back, among all tables, what the holder has no longer in this one."""
     cdef KeyLock handle
-    cdef list keys = [<object>handle.cell.key for handle in locks if not handle._is_owned()]
+    cdef list keys = []
+    for handle in locks:
+        lock(&handle.shard.mutex)
+        is_left = handle.cell.holder != <PyObject *>holder
+        unlock(&handle.shard.mutex)
+        if is_left:
+            keys.append(<object>handle.cell.key)
     if keys:
-        (<object>backend).release(keys)
+        (<object>backend).release(keys, holder.serial)
     return 0

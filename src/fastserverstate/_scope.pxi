@@ -1,44 +1,76 @@
 # cython: language_level=3
 # Sessions, their scopes, and what those have shown. See _core.pyx for the whole.
+#
+# A scope has a slot for each execution of its code whose output may be on the screen. A run announces what it is going
+# to execute, and may end before it has: what was not executed keeps its screen, and so its subscriptions. An execution
+# that runs to its end takes the place of all before it.
 
-ctypedef struct Unshown:
-    # What a run of a scope has read since the session's message number `sent`: a message may show what was read before.
-    const void **cells
+ctypedef struct Reads:
+    # What a thread has read first in an execution, and no message can show yet: an open-addressing table of the sets of
+    # subscribers. It is of one thread at a time. What it does not have counts as shown.
+    const void **entries
+    uint32_t mask
     uint32_t count
-    uint32_t room
-    uint64_t sent
+    uint64_t sent             # the session's number of messages,
+    uint64_t holder           # and the reader's serial
+
+cdef enum:
+    FEWEST_READS = 8
 
 
-cdef bint unshown_add(Unshown *self, const void *cell, uint64_t sent) noexcept:
+cdef inline uint32_t reads_find(const Reads *self, const void *what) noexcept:
+    """The entry's place, or the empty one where it belongs."""
+    cdef uint32_t at = <uint32_t>(((<uint64_t><size_t>what >> 3) * 0x9E3779B97F4A7C15ULL) >> 32) & self.mask
+    while self.entries[at] != NULL and self.entries[at] != what:
+        at = (at + 1) & self.mask
+    return at
+
+
+cdef bint reads_add(Reads *self, const void *what, uint64_t sent, uint64_t holder) noexcept:
     """Note a first read; False when there is no memory."""
-    cdef const void **wider
-    if self.sent != sent:
+    cdef Reads wider
+    cdef uint32_t at
+    if self.sent != sent or self.holder != holder:
+        reads_clear(self)
         self.sent = sent
-        self.count = 0
-    if self.count == self.room:
-        wider = <const void **>PyMem_RawRealloc(self.cells, (2 * self.room + 4) * sizeof(void *))
-        if wider == NULL:
+        self.holder = holder
+    if self.entries == NULL or self.count > self.mask // 8 * 7:
+        wider.mask = FEWEST_READS - 1 if self.entries == NULL else 2 * self.mask + 1
+        wider.entries = <const void **>PyMem_RawCalloc(wider.mask + 1, sizeof(void *))
+        if wider.entries == NULL:
             return False
-        self.cells = wider
-        self.room = 2 * self.room + 4
-    self.cells[self.count] = cell
-    self.count += 1
+        if self.entries != NULL:
+            for at in range(self.mask + 1):
+                if self.entries[at] != NULL:
+                    wider.entries[reads_find(&wider, self.entries[at])] = self.entries[at]
+            PyMem_RawFree(self.entries)
+        self.entries = wider.entries
+        self.mask = wider.mask
+    at = reads_find(self, what)
+    self.count += self.entries[at] == NULL
+    self.entries[at] = what
     return True
 
 
-cdef bint unshown_has(const Unshown *self, const void *cell, uint64_t sent) noexcept:
-    """Whether nothing on the screen can show what was first read from this cell."""
-    cdef uint32_t i
-    if self.sent == sent:
-        for i in range(self.count):
-            if self.cells[i] == cell:
-                return True
-    return False
+cdef inline bint reads_has(const Reads *self, const void *what, uint64_t sent, uint64_t holder) noexcept:
+    if self.count == 0 or self.sent != sent or self.holder != holder:
+        return False
+    return self.entries[reads_find(self, what)] != NULL
 
 
-cdef void unshown_clear(Unshown *self) noexcept:
-    PyMem_RawFree(self.cells)
-    memset(self, 0, sizeof(Unshown))
+cdef void reads_clear(Reads *self) noexcept:
+    """Forget them, and keep the room if it is small."""
+    if self.mask >= FEWEST_READS:
+        PyMem_RawFree(self.entries)
+        self.entries = NULL
+        self.mask = 0
+    elif self.count:
+        memset(self.entries, 0, (self.mask + 1) * sizeof(void *))
+    self.count = 0
+
+
+cdef enum:
+    MOST_EXECUTIONS = 64      # that were broken off one after the other, before the earliest is given up
 
 
 @cython.final
@@ -47,43 +79,86 @@ cdef class Scope:
     cdef Session session
     cdef Table *table
     cdef object part           # None: the script's body; else the name of a fragment
-    cdef uint32_t slot         # NO_SLOT once it was dropped
-    cdef uint64_t run          # the session's run that last started this scope
+    cdef uint32_t slot         # of the last execution; NO_SLOT once it was dropped
+    cdef uint64_t run          # the session's run that it was in
     cdef bint subscribed       # its slot may be in a set
-    cdef bint stale            # somebody else changed what it depends on
+    cdef Reads reads           # that it has not shown
+    cdef bint stale            # what it has read was changed by others
+    cdef uint32_t *earlier     # slots of the executions before it that may still be on the screen
+    cdef uint32_t earlier_count
+    cdef bint stale_before     # what those have read was changed
     cdef bint kept             # for `mark`
+    cdef bint listed           # for `collect`
     cdef str overwritten       # a key that its own session changed after this scope may have shown it
-    cdef Unshown values
-    cdef Unshown presence
 
-    def __cinit__(self):
+    def __cinit__(self, token=None):
+        if token is not MAKING:
+            raise TypeError("Scopes are made by Session.scope(part).")
         self.slot = NO_SLOT
 
-    def __init__(self):
-        raise TypeError("Scopes are made by Session.scope(part).")
 
     def __dealloc__(self):
-        unshown_clear(&self.values)
-        unshown_clear(&self.presence)
+        PyMem_RawFree(self.earlier)
+        PyMem_RawFree(self.reads.entries)
 
     @property
     def owner(self):
         return self.session
 
 
-cdef int forget(Scope scope) except -1:
-    """Take back every subscription of the scope, and what has made it stale. Its session is locked."""
+# The scope's session is locked.
+
+cdef int begin_execution(Scope scope) except -1:
+    """From now on reads belong to another execution. What the earlier ones have read counts until it is complete."""
     cdef Slots *slots = &scope.table.slots
+    cdef uint32_t slot = scope.slot
+    if scope.subscribed:
+        if scope.earlier == NULL:
+            scope.earlier = <uint32_t *>PyMem_RawMalloc(MOST_EXECUTIONS * sizeof(uint32_t))
+            if scope.earlier == NULL:
+                raise MemoryError()
+        take_slot(scope.table, scope)
+        if scope.earlier_count == MOST_EXECUTIONS:
+            scope.earlier_count -= 1
+            add_earlier(slots, -1)
+            scope.stale_before = True  # what the earliest has read is not followed any more
+            retire_slot(scope.table, scope, scope.earlier[0], True)
+            memmove(scope.earlier, scope.earlier + 1, scope.earlier_count * sizeof(uint32_t))
+        scope.earlier[scope.earlier_count] = slot
+        scope.earlier_count += 1
+        add_earlier(slots, 1)
+    lock(&slots.mutex)
+    scope.stale_before = scope.stale_before or scope.stale or scope.overwritten is not None
+    store_flag(scope.stale, False)
+    unlock(&slots.mutex)
     scope.overwritten = None
-    unshown_clear(&scope.values)
-    unshown_clear(&scope.presence)
-    if not scope.subscribed:
-        lock(&slots.mutex)
+    reads_clear(&scope.reads)
+    scope.run = scope.session.run
+    return 0
+
+
+cdef void complete_execution(Scope scope) noexcept:
+    """The last execution has run to its end, so nothing of the earlier ones is left on the screen."""
+    while scope.earlier_count:
+        scope.earlier_count -= 1
+        add_earlier(&scope.table.slots, -1)
+        retire_slot(scope.table, scope, scope.earlier[scope.earlier_count], True)
+    scope.stale_before = False
+
+
+cdef inline void add_earlier(Slots *slots, int count) noexcept:
+    lock(&slots.mutex)
+    slots.earlier += count
+    unlock(&slots.mutex)
+
+
+cdef void drop(Scope scope) noexcept:
+    """Take back every subscription of the scope, for ever."""
+    if scope.slot != NO_SLOT:
+        complete_execution(scope)
+        retire_slot(scope.table, scope, scope.slot, scope.subscribed)
+        store32(scope.slot, NO_SLOT)
         store_flag(scope.stale, False)
-        unlock(&slots.mutex)
-        return 0
-    retire_slot(scope.table, scope)
-    return take_slot(scope.table, scope)
 
 
 cdef class Session:
@@ -99,9 +174,12 @@ cdef class Session:
     cdef bint running
     cdef bint closed
 
-    def __init__(self, Store store not None):
+    def __cinit__(self, Store store not None, *args, **kwargs):
         self.store = store
         self.scopes = {}
+
+    def __init__(self, store):
+        """For subclasses to call."""
 
     def scope(self, part):
         cdef Scope made = None
@@ -114,57 +192,48 @@ cdef class Session:
                 scope = self.scopes.get(part)
                 if scope is None and made is not None:
                     take_slot(self.store.table, made)
-                    made.run = self.run
+                    begin_execution(made)
                     self.scopes[part] = made
                     return made
                 if scope is not None:
-                    if scope.run != self.run and part is not None:
-                        # A nested fragment has no start of its own: its first read in a new run is one.
-                        forget(scope)
-                        scope.run = self.run
+                    if scope.run != self.run:
+                        begin_execution(scope)
                     return scope
             finally:
                 unlock(&self.mutex)
-            made = Scope.__new__(Scope)
+            made = Scope.__new__(Scope, MAKING)
             made.session = self
             made.table = self.store.table
             made.part = part
 
-    def start_run(self, parts=None):
-        cdef Scope scope
-        started = [scope for part, scope in self.items() if parts is None or part in parts]
+    def start_run(self):
         lock(&self.mutex)
-        try:
-            store64(self.run, self.run + 1)
-            self.running = True
-            for scope in started:
-                if scope.slot != NO_SLOT:
-                    forget(scope)
-                    scope.run = self.run
-        finally:
-            unlock(&self.mutex)
+        store64(self.run, self.run + 1)
+        self.running = True
+        unlock(&self.mutex)
 
     def message_sent(self):
         lock(&self.mutex)
         self.sent += 1
         unlock(&self.mutex)
 
-    def finish_run(self, executed=(), exists=None):
+    def finish_run(self, complete=(None,), exists=None):
         cdef Scope scope
         items = self.items()
         gone = [part for part, _ in items if part is not None and exists is not None and not exists(part)]
-        idle = [scope for part, scope in items if part is not None and part in executed]
+        ended = [scope for part, scope in items if part in complete]
         for part in gone:
             self.drop_scope(part)
         lock(&self.mutex)
         try:
             self.running = False
-            for scope in idle:
-                if scope.run != self.run and scope.slot != NO_SLOT:
-                    forget(scope)
             for scope in self.scopes.values():
-                unshown_clear(&scope.values)
-                unshown_clear(&scope.presence)
+                reads_clear(&scope.reads)
+            for scope in ended:
+                if scope.slot != NO_SLOT:
+                    if scope.run != self.run:
+                        begin_execution(scope)  # which has read nothing
+                    complete_execution(scope)
         finally:
             unlock(&self.mutex)
 
@@ -182,7 +251,19 @@ cdef class Session:
 
     def stale_parts(self):
         cdef Scope scope
-        return [part for part, scope in self.items() if load_flag(scope.stale)]
+        return [part for part, scope in self.items() if load_flag(scope.stale) or load_flag(scope.stale_before)]
+
+    def give_up(self, part):
+        cdef Scope scope
+        hash(part)
+        lock(&self.mutex)
+        scope = self.scopes.get(part)
+        if scope is not None and scope.slot != NO_SLOT:
+            lock(&scope.table.slots.mutex)
+            store_flag(scope.stale, False)
+            store_flag(scope.stale_before, False)
+            unlock(&scope.table.slots.mutex)
+        unlock(&self.mutex)
 
     def take_overwritten(self):
         cdef Scope scope
@@ -212,7 +293,7 @@ cdef class Session:
         lock(&self.mutex)
         scope = self.scopes.pop(part, None)
         if scope is not None:
-            retire_slot(scope.table, scope)
+            drop(scope)
         unlock(&self.mutex)
 
     def close(self):
@@ -224,5 +305,5 @@ cdef class Session:
         self.running = False
         dropped, self.scopes = self.scopes, empty
         for scope in dropped.values():
-            retire_slot(scope.table, scope)
+            drop(scope)
         unlock(&self.mutex)

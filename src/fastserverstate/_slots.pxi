@@ -14,6 +14,7 @@ ctypedef struct Slots:
     uint32_t size             # of these arrays, in slots
     uint32_t used             # slots that were ever taken
     uint32_t live
+    uint32_t earlier          # of those: slots of earlier executions
     uint32_t spares
     bint sweeping
     bint any_pending
@@ -56,7 +57,7 @@ cdef bint slots_widen(Slots *self) noexcept:
 
 
 cdef int take_slot(Table *table, Scope scope) except -1:
-    """Give the scope a slot that is in no set. Its session is locked."""
+    """Give the scope a slot that is in no set, for what it reads from now on. Its session is locked."""
     cdef Slots *slots = &table.slots
     cdef uint32_t slot
     cdef bint found
@@ -89,24 +90,19 @@ cdef int take_slot(Table *table, Scope scope) except -1:
     return 0
 
 
-cdef void retire_slot(Table *table, Scope scope) noexcept:
-    """Take the scope's slot away, and all its subscriptions with it. Its session is locked."""
+cdef void retire_slot(Table *table, Scope scope, uint32_t slot, bint subscribed) noexcept:
+    """Take a slot away from the scope, and its subscriptions if it may have some. Its session is locked."""
     cdef Slots *slots = &table.slots
-    cdef uint32_t slot = scope.slot
-    if slot == NO_SLOT:
-        return
     lock(&slots.mutex)
     slots.scopes[slot] = NULL
     store32(slots.live, slots.live - 1)
     clear_bit(slots.alive, slot)
     clear_bit(slots.pending, slot)
-    if scope.subscribed:
+    if subscribed:
         set_bit(slots.retired, slot)
     else:
         slots.spare[slots.spares] = slot
         slots.spares += 1
-    store32(scope.slot, NO_SLOT)
-    store_flag(scope.stale, False)
     unlock(&slots.mutex)
     _decref(<PyObject *>scope)
 
@@ -163,9 +159,10 @@ cdef bint sweep(Table *table) noexcept:
 
 # Subscribing. The scope's session is locked, and the shard of the subscribers' cell.
 
-cdef bint subscribe(Slots *slots, Subscribers *subscribers, Scope scope, Unshown *unshown, const void *what) noexcept:
+cdef bint subscribe(Slots *slots, Subscribers *subscribers, Scope scope, Holder reader) noexcept:
     """Add the scope unless it is going to be rerun anyway; False when there is no memory."""
     cdef bint done = True
+    cdef uint32_t i
     lock(&slots.mutex)
     if (
         scope.slot != NO_SLOT
@@ -173,8 +170,10 @@ cdef bint subscribe(Slots *slots, Subscribers *subscribers, Scope scope, Unshown
         and not has_bit(slots.pending, scope.slot)
         and not subscribers_has(subscribers, scope.slot)
     ):
+        for i in range(scope.earlier_count):
+            subscribers_discard(subscribers, scope.earlier[i])  # the new one tells of every change as well
         done = (
-            unshown_add(unshown, what, scope.session.sent)
+            reads_add(&scope.reads, subscribers, scope.session.sent, reader.serial)
             and subscribers_add(subscribers, scope.slot, slots.alive)
         )
         scope.subscribed = True
@@ -184,14 +183,14 @@ cdef bint subscribe(Slots *slots, Subscribers *subscribers, Scope scope, Unshown
 
 # Marking. The writer's session is locked, and the shard of the cell.
 
-cdef void notify(Slots *slots, Cell *cell, Session writer) noexcept:
-    """Mark whoever depends on the cell as stale, after it has changed."""
+cdef void notify(Slots *slots, Cell *cell, Session writer, Holder holder) noexcept:
+    """Mark what depends on the cell as stale, after it has changed."""
     lock(&slots.mutex)
-    mark(slots, &cell.readers, writer, cell.key, False, cell)
+    mark(slots, &cell.readers, writer, holder, cell.key)
     if cell.presence_owed:
         if cell.extra != NULL:
-            mark(slots, &cell.extra.watchers, writer, cell.key, True, cell)
-        mark(slots, &slots.members, writer, <PyObject *>SET_OF_KEYS, False, &slots.members)
+            mark(slots, &cell.extra.watchers, writer, holder, cell.key)
+        mark(slots, &slots.members, writer, holder, <PyObject *>SET_OF_KEYS)
     unlock(&slots.mutex)
 
 
@@ -206,9 +205,7 @@ cdef bint is_watched(Slots *slots, const Cell *cell) noexcept:
     return watched
 
 
-cdef void mark(
-    Slots *slots, Subscribers *subscribers, Session writer, PyObject *name, bint presence, const void *what
-) noexcept:
+cdef void mark(Slots *slots, Subscribers *subscribers, Session writer, Holder holder, PyObject *name) noexcept:
     """Make the subscribers pending, but for the writer's own scopes as long as its run goes on.
 
     Those keep their subscription. They are noted as overwritten if they may have shown what was there before.
@@ -220,8 +217,9 @@ cdef void mark(
     if writer is not None and writer.running:
         if subscribers.count == 1 and not subscribers.words and slots.scopes[subscribers.body.few[0]] != NULL:
             scope = <Scope>slots.scopes[subscribers.body.few[0]]
-            if scope.session is writer:  # most often: a script adds to a number that nobody else shows
-                if is_overwritten(slots, scope, &scope.presence if presence else &scope.values, what):
+            if scope.session is writer and scope.slot == subscribers.body.few[0]:
+                # Most often: a script adds to a number that no other session shows.
+                if is_overwritten(slots, scope, holder, subscribers):
                     scope.overwritten = <str>name
                 return
         for scope in writer.scopes.values():
@@ -229,7 +227,7 @@ cdef void mark(
             if scope.kept:
                 own = True
                 subscribers_discard(subscribers, scope.slot)
-                if is_overwritten(slots, scope, &scope.presence if presence else &scope.values, what):
+                if is_overwritten(slots, scope, holder, subscribers):
                     scope.overwritten = <str>name
     if subscribers_take(subscribers, slots.pending, slots.alive):
         store_flag(slots.any_pending, True)
@@ -239,22 +237,26 @@ cdef void mark(
                 subscribers_add(subscribers, scope.slot, slots.alive)  # it was there, so there is room
 
 
-cdef inline bint is_overwritten(Slots *slots, Scope scope, const Unshown *unshown, const void *what) noexcept:
-    """Whether a change of the cell by the scope's own session is a reason to rerun the scope."""
+cdef inline bint is_overwritten(Slots *slots, Scope scope, Holder holder, const Subscribers *subscribers) noexcept:
+    """Whether a change by the scope's own session is a reason to rerun the scope.
+
+    It is none where the holder that makes it has read the value itself, and nothing that was sent since can show that.
+    """
     if slots.rerun_writer == WRITER_NEVER:
         return False
-    if slots.rerun_writer == WRITER_ALWAYS or scope.run != scope.session.run:
+    if slots.rerun_writer == WRITER_ALWAYS or scope.run != scope.session.run or holder is None:
         return True
-    return not unshown_has(unshown, what, scope.session.sent)
+    return not reads_has(&scope.reads, subscribers, scope.session.sent, holder.serial)
 
 
 # Collecting. Nothing is locked.
 
 cdef list collect(Slots *slots):
-    """The scopes that are pending. They are stale from now on."""
+    """The scopes of which an execution is pending. It is stale from now on."""
     cdef list found = []
     cdef PyObject **scopes = NULL
     cdef uint32_t slot, room, n = 0
+    cdef Scope scope
     while True:
         lock(&slots.mutex)
         if scopes != NULL and slots.live <= room:
@@ -269,10 +271,18 @@ cdef list collect(Slots *slots):
     store_flag(slots.any_pending, False)
     for slot in range(slots.used):
         if has_bit(slots.pending, slot) and slots.scopes[slot] != NULL:
-            scopes[n] = slots.scopes[slot]
-            _incref(scopes[n])
-            store_flag((<Scope>scopes[n]).stale, True)
-            n += 1
+            scope = <Scope>slots.scopes[slot]
+            if slot == scope.slot:
+                store_flag(scope.stale, True)
+            else:
+                store_flag(scope.stale_before, True)
+            if not scope.listed:
+                scope.listed = True
+                scopes[n] = <PyObject *>scope
+                _incref(scopes[n])
+                n += 1
+    for slot in range(n):
+        (<Scope>scopes[slot]).listed = False
     if slots.size:
         memset(slots.pending, 0, slots.size // 8)
     unlock(&slots.mutex)

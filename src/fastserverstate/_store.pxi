@@ -108,15 +108,15 @@ cdef class Store:
     def set_listeners(self, key, listeners):
         return set_listeners(self.table, checked_key(key), listeners)
 
-    def release_locks(self):
-        return release_locks(self.table)
+    def end_holder(self):
+        return end_current_holder()
 
     def set_backend(self, backend):
         if backend is not None:
             _incref(<PyObject *>backend)  # a thread may be about to call it at any time
         store_object(self.table.backend, NULL if backend is None else <PyObject *>backend)
 
-    def apply(self, changes, Session writer=None):
+    def apply(self, changes, Holder writer=None):
         return apply(self, changes, writer)
 
     def settle(self, keys=()):
@@ -128,29 +128,40 @@ cdef class Store:
         return self.policies.get(key, (BY_CONTENT, None))[0]
 
     def writer(self):
-        return current_session(self.table)
+        cdef Holder holder
+        session = current_writer(self.table)
+        if session is None:
+            return None
+        holder = <Holder>current_holder()
+        holder.session = session
+        return holder
 
     def raise_if_stopped(self):
-        session = current_session(self.table)
+        session = located_session()
         if session is not None:
             session.raise_if_stopped()
 
     def reset_after_fork(self):
         """Empty the store and close its sessions, in a new process whose other threads are gone.
 
-        They may have left any mutex locked and any chain half linked, and what they used belongs to the parent. So
-        nothing is given back, and no finalizer runs.
+        They may have left any mutex locked, and what they used belongs to the parent. So nothing is given back, and no
+        finalizer runs. Locks that are kept in variables go on being those of their keys, and are free: the thread that
+        has forked may leave its blocks, but holds nothing.
         """
         cdef Table *table = self.table
         cdef Slots *slots = &table.slots
         cdef Session session
+        cdef Scope scope
         cdef uint32_t slot
         cdef int rerun_writer = slots.rerun_writer
+        cdef list handles = kept_handles(table)
         forget_waiters()
         for slot in range(slots.used):
             if slots.scopes[slot] != NULL:
-                store32((<Scope>slots.scopes[slot]).slot, NO_SLOT)
-                session = (<Scope>slots.scopes[slot]).session
+                scope = <Scope>slots.scopes[slot]
+                store32(scope.slot, NO_SLOT)
+                scope.earlier_count = 0
+                session = scope.session
                 memset(&session.mutex, 0, sizeof(Mutex))
                 session.closed = True
                 session.running = False
@@ -161,7 +172,9 @@ cdef class Store:
         if not table_start(table):
             raise MemoryError()
         reserve(table, self.reserved)
-        discard_transaction(table)
+        for handle, depth in handles:
+            rebind(table, handle, depth)
+        forget_holder()
         for key, policy in self.policies.items():
             self.compare_by(key, *policy)
 
@@ -188,10 +201,65 @@ cdef class Store:
             "keys": load_size(self.table.present),
             "cells": cells,
             "buckets": buckets,
-            "scopes": load32(self.table.slots.live),
+            "scopes": load32(self.table.slots.live) - load32(self.table.slots.earlier),
             "slots": load32(self.table.slots.used),
             "clock": clock,
         }
+
+
+cdef list kept_handles(Table *table):
+    """The KeyLocks of all keys, and how often the calling thread holds each."""
+    cdef list handles = []
+    cdef Cell *cell
+    cdef PyObject *handle
+    cdef Py_ssize_t at
+    cdef int i
+    for i in range(SHARDS):
+        for at in range(table.shards[i].mask + 1):
+            cell = table.shards[i].buckets[at]
+            while cell != NULL:
+                if cell.extra != NULL and cell.extra.handle != NULL:
+                    handle = cell.extra.handle
+                    if cell.extra.handle_is_weak:
+                        handle = weakref_get(handle)
+                    else:
+                        _incref(handle)
+                    if handle != NULL:
+                        handles.append((owned(handle), cell.depth if cell.holder == fss_holder else 0))
+                cell = cell.next
+    return handles
+
+
+cdef int rebind(Table *table, KeyLock handle, uint32_t depth) except -1:
+    """Make the KeyLock of the table before the fork that of its key again."""
+    cdef PyObject *key = handle.cell.key
+    cdef Py_hash_t hashed = handle.cell.hash
+    cdef Cell *cell = find_or_make(handle.shard, key, hashed)
+    if cell == NULL or cell_extra(cell) == NULL:
+        raise MemoryError()
+    handle.cell = cell
+    cell.extra.handle = <PyObject *>handle.reference
+    cell.extra.handle_is_weak = True
+    cell.extra.handles = 1
+    cell.extra.forked = depth
+    _incref(cell.extra.handle)
+    return 0
+
+
+cdef void forget_holder() noexcept:
+    """In a forked process: what the thread held is the parent's."""
+    global fss_holder, fss_transaction
+    cdef Holder holder
+    if fss_holder != NULL:
+        holder = <Holder>fss_holder
+        holder.cells = NULL
+        holder.locks = 0
+        holder.pending = None
+        if holder.transaction is not None:
+            holder.transaction.ended = True
+            holder.transaction = None
+        fss_holder = fss_transaction = NULL
+        (<_ThreadCache>fss_thread_cache).holder = None
 
 
 cdef int reserve(Table *table, tuple names) except -1:
@@ -305,26 +373,27 @@ cdef PyObject *read_slowly(
     Table *table, PyObject *key, Py_hash_t hashed, Scope scope, bint presence, long long timeout_ns
 ) except? NULL:
     """Read when the key may be locked by another thread, or the scope may have to be subscribed."""
-    cdef long long end = 0 if timeout_ns < 0 else monotonic_ns() + timeout_ns
+    cdef Session session = None if scope is None else scope.session
+    cdef Holder reader = <Holder>current_holder()
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell
     cdef PyObject *value
-    cdef bint held = False
+    cdef Waiter waiter
+    cdef bint waited
     cdef bint done = True
+    waiter.queued = False
     while True:
-        if scope is not None:
-            lock(&scope.session.mutex)
-        lock(&shard.mutex)
+        enter(session, shard)
         cell = find(shard, key, hashed) if scope is None else find_or_make(shard, key, hashed)
         if cell == NULL or not is_held_by_other(cell):
             break
-        if scope is not None:
-            unlock(&scope.session.mutex)
-        if timeout_ns > 0:
-            timeout_ns = max(0, end - monotonic_ns())
-        held = wait_for_lock(shard, cell, timeout_ns)
-        if not held:
+        if session is not None:
+            unlock(&session.mutex)
+        if not wait_for_turn(table, shard, cell, &waiter, False, timeout_ns):
             raise TimeoutError(f"The lock of {<object>key!r} was not free in time.")
+    waited = waiter.queued
+    if waited:
+        leave_lock_queue(cell, &waiter)
     if cell == NULL:
         value = NULL
         done = scope is None
@@ -333,18 +402,15 @@ cdef PyObject *read_slowly(
         if scope is None:
             pass
         elif not presence:
-            done = subscribe(&table.slots, &cell.readers, scope, &scope.values, cell)
+            done = subscribe(&table.slots, &cell.readers, scope, reader)
         elif cell_extra(cell) == NULL:
             done = False
         else:
-            done = subscribe(&table.slots, &cell.extra.watchers, scope, &scope.presence, cell)
-        if held:
-            unlock_cell(shard, cell)
-        else:
-            drop_if_unused(shard, cell)
-    if scope is not None:
-        unlock(&scope.session.mutex)
-    unlock_shard(shard)
+            done = subscribe(&table.slots, &cell.extra.watchers, scope, reader)
+        drop_if_unused(shard, cell)
+    leave(session, shard)
+    if waited:
+        end_waiting(table, &waiter)
     if not done:
         _xdecref(value)
         raise MemoryError()
@@ -360,12 +426,13 @@ cdef PyObject *read_slowly(
 cdef int watch_members(Table *table) except -1:
     cdef PyObject *found = current_scope(table)
     cdef Slots *slots = &table.slots
+    cdef Holder reader = <Holder>current_holder()
     cdef Scope scope
     cdef bint done
     if found != NULL:
         scope = <Scope>found
         lock(&scope.session.mutex)
-        done = subscribe(slots, &slots.members, scope, &scope.values, &slots.members)
+        done = subscribe(slots, &slots.members, scope, reader)
         unlock(&scope.session.mutex)
         if not done:
             raise MemoryError()
@@ -444,15 +511,15 @@ cdef inline void leave(Session writer, Shard *shard) noexcept:
     unlock_shard(shard)
 
 
-cdef inline Session current_session(Table *table):
-    cdef PyObject *scope = current_scope(table)
-    return (<Scope>scope).session if scope != NULL else None
+cdef inline Holder thread_holder():
+    """The calling thread's holder, None before it needs one."""
+    return None if fss_holder == NULL else <Holder>fss_holder
 
 
 cdef PyObject *commit(
-    Table *table, Shard *shard, Cell *cell, PyObject *value, Session writer, int quiet
+    Table *table, Shard *shard, Cell *cell, PyObject *value, Session writer, Holder holder, int quiet
 ) noexcept:
-    """Give the cell a new value, or none, and mark who depends on it unless `quiet`. Returns the old reference.
+    """Give the cell a new value, or none, and mark what depends on it unless `quiet`. Returns the old reference.
 
     The writer's session and the shard are locked.
     """
@@ -469,8 +536,8 @@ cdef PyObject *commit(
     if cell.extra != NULL:
         announce(cell)
     if cell.presence_owed or cell.readers.count:
-        if not (reruns_are_suppressed() if quiet == AS_THE_CODE_SAYS else quiet):
-            notify(&table.slots, cell, writer)
+        if not (are_suppressed() if quiet == AS_THE_CODE_SAYS else quiet):
+            notify(&table.slots, cell, writer, holder)
             cell.presence_owed = False
         elif not is_watched(&table.slots, cell):
             cell.presence_owed = False
@@ -481,19 +548,21 @@ cdef object assign(Store store, str key, object value, bint if_absent):
     """Set the key, unless `if_absent` and it has a value. Returns the value that it had, or ABSENT."""
     cdef Table *table = store.table
     cdef PyObject *backend = load_object(table.backend)
-    cdef Session writer = current_session(table)
+    cdef Session writer = current_writer(table)
     cdef Py_hash_t hashed = key_hash(<PyObject *>key)
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell
     cdef PyObject *old
     cdef Judge judge
-    cdef bint held = False
+    cdef Waiter waiter
+    cdef bint waited
     cdef bint due
     if fss_transaction != NULL and transaction_of(store) is not None:
         return transaction_of(store).write(key, value, if_absent)
     if backend != NULL:
         return (<object>backend).assign(key, value, if_absent)
     judge_start(&judge, <PyObject *>value)
+    waiter.queued = False
     while True:
         enter(writer, shard)
         cell = find_or_make(shard, <PyObject *>key, hashed)
@@ -502,15 +571,21 @@ cdef object assign(Store store, str key, object value, bint if_absent):
             judge_end(&judge)
             raise MemoryError()
         old = cell.value
-        if is_held_by_other(cell):
+        if not (if_absent and old != NULL) and is_due(&judge, cell):
+            # Before the wait, and in no queue: this may take long, and others are not to wait for it.
+            leave(writer, shard)
+            if waiter.queued:
+                give_up_waiting(table, shard, cell, &waiter)
+            examine_to_assign(&judge)
+        elif is_held_by_other(cell):
             if writer is not None:
                 unlock(&writer.mutex)
-            held = wait_to_assign(shard, cell, &judge)
-        elif not (if_absent and old != NULL) and is_due(&judge, cell):
-            leave(writer, shard)
-            examine_to_assign(shard, cell, &judge, held)
+            wait_to_assign(table, shard, cell, &waiter, &judge)
         else:
             break
+    waited = waiter.queued
+    if waited:
+        leave_lock_queue(cell, &waiter)
     if if_absent and old != NULL:
         _incref(old)
     elif old != NULL and is_same(&judge, cell):
@@ -518,34 +593,36 @@ cdef object assign(Store store, str key, object value, bint if_absent):
         cell.value = <PyObject *>value
     else:
         keep_print(&judge, cell)
-        old = commit(table, shard, cell, <PyObject *>value, writer, AS_THE_CODE_SAYS)
+        old = commit(table, shard, cell, <PyObject *>value, writer, thread_holder(), AS_THE_CODE_SAYS)
     due = cell.extra != NULL and cell.extra.calls_due != 0
-    if held:
-        unlock_cell(shard, cell)
     leave(writer, shard)
     was = ABSENT if old == NULL else owned(old)
+    if waited:
+        end_waiting(table, &waiter)
     judge_end(&judge)
     after_change(store, shard, <PyObject *>key, due)
     return was
 
 
-cdef bint wait_to_assign(Shard *shard, Cell *cell, Judge *judge) except -1:
+cdef int wait_to_assign(Table *table, Shard *shard, Cell *cell, Waiter *waiter, Judge *judge) except -1:
+    """Wait until no thread holds the lock. The shard is locked at the call."""
     try:
-        return wait_for_lock(shard, cell, -1)
+        if fss_holder == NULL:
+            unlock(&shard.mutex)
+            current_holder()  # the next look finds it
+        else:
+            wait_for_turn(table, shard, cell, waiter, False, -1)
     except BaseException:
         judge_end(judge)
         raise
+    return 0
 
 
-cdef int examine_to_assign(Shard *shard, Cell *cell, Judge *judge, bint held) except -1:
+cdef int examine_to_assign(Judge *judge) except -1:
     try:
         return examine(judge)
     except BaseException:
         judge_end(judge)
-        if held:
-            lock(&shard.mutex)
-            unlock_cell(shard, cell)
-            unlock_shard(shard)
         raise
 
 
@@ -553,17 +630,20 @@ cdef object change_presence(Store store, str key, bint remove):
     """Remove the key, or touch its value. Returns the value that it had, or ABSENT."""
     cdef Table *table = store.table
     cdef PyObject *backend = load_object(table.backend)
-    cdef Session writer = current_session(table)
+    cdef Session writer = current_writer(table)
+    cdef Holder holder = <Holder>current_holder()
     cdef Py_hash_t hashed = key_hash(<PyObject *>key)
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell
     cdef PyObject *old = NULL
-    cdef bint held = False
+    cdef Waiter waiter
+    cdef bint waited
     cdef bint due
     if fss_transaction != NULL and transaction_of(store) is not None:
         return transaction_of(store).write(key, ABSENT, False) if remove else transaction_of(store).touch(key)
     if backend != NULL:
         return (<object>backend).remove(key) if remove else (<object>backend).touch(key)
+    waiter.queued = False
     while True:
         enter(writer, shard)
         cell = find(shard, <PyObject *>key, hashed)
@@ -571,17 +651,20 @@ cdef object change_presence(Store store, str key, bint remove):
             break
         if writer is not None:
             unlock(&writer.mutex)
-        held = wait_for_lock(shard, cell, -1)
+        wait_for_turn(table, shard, cell, &waiter, False, -1)
+    waited = waiter.queued
+    if waited:
+        leave_lock_queue(cell, &waiter)
     if cell != NULL and cell.value != NULL:
         cell.touched = not remove
-        old = commit(table, shard, cell, NULL if remove else cell.value, writer, AS_THE_CODE_SAYS)
+        old = commit(table, shard, cell, NULL if remove else cell.value, writer, holder, AS_THE_CODE_SAYS)
     due = cell != NULL and cell.extra != NULL and cell.extra.calls_due != 0
-    if held:
-        unlock_cell(shard, cell)
-    elif cell != NULL:
+    if cell != NULL:
         drop_if_unused(shard, cell)
     leave(writer, shard)
     was = ABSENT if old == NULL else owned(old)
+    if waited:
+        end_waiting(table, &waiter)
     after_change(store, shard, <PyObject *>key, due)
     return was
 
@@ -590,8 +673,8 @@ cdef inline int after_change(Store store, Shard *shard, PyObject *key, bint due)
     """What is left to do once nothing is locked."""
     if load_flag(store.table.slots.any_pending) and not load_flag(store.table.slots.woken):
         wake_collector(store)
-    if due and fss_locks_held:
-        owe_calls(store.table, key)
+    if due and fss_holder != NULL and (<Holder>fss_holder).locks:
+        defer_calls(store.table, key)
     elif due:
         call_listeners(shard, key)
     return 0
@@ -601,7 +684,7 @@ cdef object add(Store store, str key, object by, object default):
     """Add to the key's number, or to the default if it has none. Returns the sum."""
     cdef Table *table = store.table
     cdef PyObject *backend = load_object(table.backend)
-    cdef Session writer = current_session(table)
+    cdef Session writer = current_writer(table)
     cdef Py_hash_t hashed = key_hash(<PyObject *>key)
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell
@@ -614,7 +697,7 @@ cdef object add(Store store, str key, object by, object default):
         if (cell != NULL and is_open(cell) and cell.value != NULL and PyLong_CheckExact(<object>cell.value)
                 and cell.policy != BY_HASH_FUNCS):
             total = PyNumber_Add(<object>cell.value, by)  # of ints: makes nothing for the collector, runs nobody's code
-            old = commit(table, shard, cell, <PyObject *>total, writer, AS_THE_CODE_SAYS)
+            old = commit(table, shard, cell, <PyObject *>total, writer, thread_holder(), AS_THE_CODE_SAYS)
             due = cell.extra != NULL and cell.extra.calls_due != 0
         leave(writer, shard)
         if old != NULL:
@@ -677,7 +760,7 @@ cdef PyObject *key_lock(Table *table, PyObject *key) except NULL:
         if handle != NULL or made is not None:
             break
         unlock_shard(shard)
-        made = KeyLock.__new__(KeyLock)
+        made = KeyLock.__new__(KeyLock, MAKING)
         made.reference = weakref.ref(made)
     weak = extra.handle
     if handle == NULL:

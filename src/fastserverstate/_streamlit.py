@@ -2,28 +2,44 @@
 
     read or write in a script thread ──► Bridge.resolve: which session and fragment is this?
     AppSession's runner events       ──► start of a run, messages, end of a run
+    the runner's own events          ──► end of the part that its thread has in a run
     scheduler                        ──► AppSession.request_rerun, on the session's event loop
 
 A session is hooked when its script first touches shared state. Its later runners are followed by an instance attribute
 that takes the place of `AppSession._on_scriptrunner_event`, which every runner is connected to: so runs that no longer
 touch shared state are seen as well. The runner of the run that is going on then already is connected, and gets a
 receiver of its own.
+
+A session's next run may begin while the one that it replaces is still on its way out. So what a thread holds does not
+end with "the" run of its session, but with the events of its own runner.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import sys
+import threading
 import weakref
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import streamlit
 from streamlit import config
 
-from fastserverstate._core import Scope, Store, locate_scopes
+from fastserverstate._core import (
+    RUN_CURRENT,
+    RUN_REPLACED,
+    RUN_STARTING,
+    Scope,
+    Session,
+    Store,
+    locate_scopes,
+    on_leftovers,
+    wake_waiters,
+)
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.session import LiveSession, Readiness
 from fastserverstate.stats import Figure
@@ -61,6 +77,7 @@ except (ImportError, AttributeError) as error:
     raise unsupported(f"a name ({error})") from error
 
 _ATTRIBUTE = "_fastserverstate"  # of AppSession and ScriptRunContext: the LiveSession
+_STOPPED = "_fastserverstate_stopped"  # of a ScriptRunner: it was asked to stop
 
 # Kinds of values that Streamlit takes back at the end of a run.
 _TRIGGERS = {"trigger_value", "string_trigger_value", "json_trigger_value", "chat_input_value"}
@@ -70,6 +87,9 @@ _HAS_FAMILIES = not hasattr(stats, "CacheStatsProvider")
 
 # Up to Streamlit 1.43, browsers buffer what a run sends, and may lose widgets if the next run comes at once.
 _BROWSERS_FORGET = tuple(map(int, streamlit.__version__.split(".")[:2])) < (1, 44)
+
+# Streamlit 1.58 has parallel fragments, which run on threads of a pool.
+_parallel: Any = sys.modules.get("streamlit.runtime.parallel_coordinator")
 
 # Streamlit 1.58 moved the current fragment from the context to a context variable, for parallel fragments.
 _thread_state = getattr(_context_module, "_thread_state", None)
@@ -93,13 +113,14 @@ _NEEDED: dict[Any, set[str]] = {
     Runtime: {"_session_mgr", "exists", "instance", "stats_mgr"},
     ScriptRunContext: {
         "_enqueue",
+        "_has_script_started",
         "fragment_ids_this_run",
         "session_id",
         *(["current_fragment_id"] if _thread_state is None else []),
     },
     SafeSessionState.register_widget: {"_state"},
     stats.StatsManager: {"get_stats", "register_provider"},
-    ScriptRunner: {"on_event"},
+    ScriptRunner: {"_maybe_handle_execution_control_request", "on_event", "request_rerun", "request_stop"},
     ScriptRunnerEvent: {
         "ENQUEUE_FORWARD_MSG",
         "FRAGMENT_STOPPED_WITH_SUCCESS",
@@ -120,6 +141,14 @@ _NEEDED: dict[Any, set[str]] = {
     },
     WidgetMetadata: {"fragment_id"},
     WebsocketSessionManager: {"connect_session", "get_active_session_info", "is_active_session"},
+    **(
+        {}
+        if _parallel is None
+        else {
+            _parallel: {"_scoped_ctx_attach"},
+            _parallel.ParallelFragmentCoordinator: {"_stop_event", "drain", "request_rerun", "request_stop"},
+        }
+    ),
 }
 
 
@@ -130,7 +159,7 @@ def missing_names() -> list[str]:
         # Attributes that a function sets or uses are among the names of its code.
         function = vars(owner).get("__init__") if isinstance(owner, type) else owner
         known = {*dir(owner), *getattr(getattr(function, "__code__", None), "co_names", ())}
-        missing += [f"{owner.__qualname__}.{name}" for name in sorted(names - known)]
+        missing += [f"{getattr(owner, '__qualname__', owner.__name__)}.{name}" for name in sorted(names - known)]
     return missing
 
 
@@ -182,33 +211,83 @@ class AppSessionLink:
         session.request_rerun(state)
 
     def raise_if_stopped(self) -> None:
-        context: Any = get_script_run_ctx(suppress_warning=True)
-        if context is not None:
-            context._enqueue.__self__._maybe_handle_execution_control_request()
+        _raise_if_stopped()
 
     def __str__(self) -> str:
         return self._id
 
 
-def _announce_stops(live: LiveSession, runner: Any) -> None:
-    """Have threads of the session that wait look up when the user clicks again or closes the tab."""
-    if _ATTRIBUTE in runner.__dict__:
-        return
-    runner.__dict__[_ATTRIBUTE] = live
-    session = weakref.ref(live)
+def _raise_if_stopped() -> None:
+    """Raise what ends the run that the calling thread is in, if it is to end."""
+    context: Any = get_script_run_ctx(suppress_warning=True)
+    if context is not None:
+        context._enqueue.__self__._maybe_handle_execution_control_request()
 
-    def announcing(request: Callable[..., Any]) -> Callable[..., Any]:
+
+class UnknownSession(Session):
+    """The runs of a runner that no AppSession has, as AppTest's. Nothing reruns them, but their waits can be ended."""
+
+    def raise_if_stopped(self) -> None:
+        _raise_if_stopped()
+
+    def __repr__(self) -> str:
+        return "a session without a server"
+
+
+# What ends the part that a thread has in a run. After a compile error there was none.
+_ENDS = (
+    ScriptRunnerEvent.FRAGMENT_STOPPED_WITH_SUCCESS,
+    ScriptRunnerEvent.SCRIPT_STOPPED_FOR_RERUN,
+    ScriptRunnerEvent.SCRIPT_STOPPED_WITH_SUCCESS,
+    ScriptRunnerEvent.SHUTDOWN,  # of a run that KeyboardInterrupt has ended
+)
+
+
+def _announce_stops(session: Session, runner: Any) -> None:
+    """Have threads of the session that wait look up when the user clicks again or closes the page."""
+    session_ref = weakref.ref(session)
+
+    def announcing(request: Callable[..., Any], stops: bool) -> Callable[..., Any]:
         def announce(*args: Any, **kwargs: Any) -> Any:
+            if stops:
+                runner_ref = request.__self__  # type: ignore[attr-defined]
+                runner_ref.__dict__[_STOPPED] = True
             result = request(*args, **kwargs)
-            live = session()
-            if live is not None:
-                live.stop_waiting()
+            session = session_ref()
+            if session is not None:
+                session.stop_waiting()
             return result
 
         return announce
 
     for name in ("request_stop", "request_rerun"):
-        runner.__dict__[name] = announcing(getattr(runner, name))
+        runner.__dict__[name] = announcing(getattr(runner, name), name == "request_stop")
+
+
+def _announce_stops_of_workers() -> None:
+    """Have threads that run a parallel fragment and wait look up when they are to stop. Once in a process."""
+    coordinator: Any = _parallel.ParallelFragmentCoordinator
+    if _ATTRIBUTE in coordinator.__dict__:
+        return
+    setattr(coordinator, _ATTRIBUTE, True)
+    request_stop, request_rerun, drain = coordinator.request_stop, coordinator.request_rerun, coordinator.drain
+
+    def request_stop_and_wake(self: Any) -> None:
+        request_stop(self)
+        wake_waiters()
+
+    def request_rerun_and_wake(self: Any, exc: Any) -> None:
+        request_rerun(self, exc)
+        wake_waiters()
+
+    def wake_and_drain(self: Any) -> None:
+        self._stop_event.set()
+        wake_waiters()
+        drain(self)  # waits for them
+
+    coordinator.request_stop = request_stop_and_wake
+    coordinator.request_rerun = request_rerun_and_wake
+    coordinator.drain = wake_and_drain
 
 
 class Metric:
@@ -258,6 +337,11 @@ class Bridge:
         self._store = store
         self._scheduler = scheduler
         self._metrics: Metrics | None = None
+        self._hooking = threading.RLock()
+        on_leftovers(lambda keys, written: _warn_of_leftovers("A thread", keys, written))
+        if _parallel is not None:
+            _announce_stops_of_workers()
+            self._end_parts_of_workers()
         locate_scopes(
             _CONTEXT_ATTRIBUTE,
             _thread_state,
@@ -265,24 +349,71 @@ class Bridge:
             self.resolve,
         )
 
-    def resolve(self, context: Any, fragment: str | None) -> Scope | None:
-        """The scope of a script context and a fragment id; None where nothing can be rerun.
+    def resolve(self, context: Any, fragment: str | None) -> tuple[Session, Scope | None, int] | None:
+        """What the calling thread, with this script context and fragment id, is part of.
 
         Called at a thread's first access in a run of a scope.
         """
+        runner = context._enqueue.__self__
         live = context.__dict__.get(_ATTRIBUTE)
         if live is None:
+            live = context.__dict__[_ATTRIBUTE] = self._session_of(context)
+        if _ATTRIBUTE not in runner.__dict__:
+            self._follow(live, runner)
+        if not isinstance(live, LiveSession) or live.runner is not runner:
+            return live, None, RUN_REPLACED
+        if not context._has_script_started:
+            # A callback. What it reads is not shown by itself, and the script may be given up before it has begun.
+            return live, None, RUN_STARTING
+        if fragment is None and context.fragment_ids_this_run:
+            fragment = context.fragment_ids_this_run[0]  # a thread of the app's own
+        return live, live.scope(fragment), RUN_CURRENT
+
+    def _session_of(self, context: Any) -> Session:
+        with self._hooking:  # parallel fragments may be first at the same time
             session = _find_session(context.session_id)
             if session is None:
-                return None
-            live = session.__dict__.get(_ATTRIBUTE) or self._hook(session)
-            context.__dict__[_ATTRIBUTE] = live
-        if live.runner is not context._enqueue.__self__:
-            return None  # a run that another one has taken the place of
-        if fragment is None and context.fragment_ids_this_run:
-            fragment = context.fragment_ids_this_run[0]  # a callback; only new releases say of which fragment
-        scope: Scope | None = live.scope(fragment)
-        return scope
+                return UnknownSession(self._store)
+            live: LiveSession = session.__dict__.get(_ATTRIBUTE) or self._hook(session)
+            return live
+
+    def _follow(self, session: Session, runner: Any) -> None:
+        """End the part of a runner's thread when its run does, and its waits when they are to end."""
+        with self._hooking:
+            if _ATTRIBUTE in runner.__dict__:
+                return
+            runner.__dict__[_ATTRIBUTE] = True
+
+        def observe(sender: Any, event: ScriptRunnerEvent, **_details: Any) -> None:  # noqa: ARG001
+            if event in _ENDS:
+                self._end_part()
+
+        runner.on_event.connect(observe, weak=False)
+        _announce_stops(session, runner)
+
+    def _end_part(self) -> None:
+        """The calling thread's part in a run is over."""
+        _warn_of_leftovers(f"A run of {self._name_of_session()}", *self._store.end_holder())
+
+    @staticmethod
+    def _name_of_session() -> str:
+        context: Any = get_script_run_ctx(suppress_warning=True)
+        return "a session" if context is None else f"session {context.session_id}"
+
+    def _end_parts_of_workers(self) -> None:
+        """A thread of a pool takes part in a run while it runs a parallel fragment."""
+        attach = getattr(_parallel._scoped_ctx_attach, _ATTRIBUTE, _parallel._scoped_ctx_attach)
+
+        @contextlib.contextmanager
+        def attach_and_end(context: Any) -> Iterator[None]:
+            with attach(context):
+                try:
+                    yield
+                finally:
+                    self._end_part()
+
+        setattr(attach_and_end, _ATTRIBUTE, attach)
+        _parallel._scoped_ctx_attach = attach_and_end
 
     def publish(self, metrics: Metrics) -> None:
         """Show figures on the metrics endpoint, of a server that is there or that will be."""
@@ -316,8 +447,7 @@ class Bridge:
         self._scheduler.adopt(live)
         runner = session._scriptrunner
         if runner is not None:
-            live.run_started(runner, None)
-            _announce_stops(live, runner)
+            live.run_started(runner)
             runner.on_event.connect(observe, weak=False)
         session.__dict__["_on_scriptrunner_event"] = on_scriptrunner_event
         session.__dict__[_ATTRIBUTE] = live
@@ -338,28 +468,28 @@ class Bridge:
                 live.message_sent()
         elif event is ScriptRunnerEvent.SCRIPT_STARTED:
             if session is not None and sender is session._scriptrunner:
-                live.run_started(sender, details.get("fragment_ids_this_run"))
-                _announce_stops(live, sender)
+                live.run_started(sender)
         elif sender is not live.runner:
             pass
         elif event is ScriptRunnerEvent.SHUTDOWN:
-            self._release_locks(live)  # of a run that KeyboardInterrupt has ended
             live.runner_ended = True
             self._scheduler.run_ended(live)
         elif session is not None:
-            self._release_locks(live)
-            live.finish_run(_executed_fragments(), session._fragment_storage.contains)
+            self._finish_run(live, session, sender, event)
 
-    def _release_locks(self, live: LiveSession) -> None:
-        """A run that was interrupted between `acquire` and `release` would keep everybody else waiting."""
-        for key in self._store.release_locks():
-            logger.warning(
-                "A run of %r has ended while it held server_state_lock[%r], which was released. Use: "
-                "with server_state_lock[%r]:",
-                live,
-                key,
-                key,
-            )
+    @staticmethod
+    def _finish_run(live: LiveSession, session: AppSession, runner: Any, event: ScriptRunnerEvent) -> None:
+        """What has run to its end takes the place of what was on the screen; all else stays there."""
+        contains = session._fragment_storage.contains
+        if event is ScriptRunnerEvent.SCRIPT_STOPPED_FOR_RERUN:
+            live.run_finished((), contains)
+        elif event is ScriptRunnerEvent.SCRIPT_STOPPED_WITH_COMPILE_ERROR or runner.__dict__.get(_STOPPED):
+            live.run_finished((), contains)
+            live.give_up_all()  # the next run would come no further, or the user does not want one
+        else:
+            complete, is_whole = _executed()
+            # Browsers remove what such a run of the whole script has not shown again.
+            live.run_finished(complete, complete.__contains__ if is_whole else contains)
 
     def _watch_returns(self, manager: Any) -> None:
         """Refresh a session that comes back after its connection was lost."""
@@ -555,10 +685,32 @@ def _find_session(session_id: str) -> AppSession | None:
     return session if isinstance(session, AppSession) else None
 
 
-def _executed_fragments() -> frozenset[str]:
-    """Ids of the fragments that the run in this thread has executed."""
+def _executed() -> tuple[frozenset[str | None], bool]:
+    """What the run in this thread has executed: fragments, and None for the script's body. Whether that was all."""
     context: Any = get_script_run_ctx(suppress_warning=True)
     if context is None:
-        return frozenset()
+        return frozenset(), False
     ids = getattr(context, "shared", context).new_fragment_ids
-    return ids.snapshot() if hasattr(ids, "snapshot") else frozenset(ids)
+    fragments = ids.snapshot() if hasattr(ids, "snapshot") else frozenset(ids)
+    is_whole = context._has_script_started and not context.fragment_ids_this_run
+    return fragments | {None} if is_whole else fragments, is_whole
+
+
+def _warn_of_leftovers(owner: str, keys: Sequence[str], written: Sequence[str]) -> None:
+    """What was interrupted between `acquire` and `release` would keep all other sessions waiting."""
+    for key in keys:
+        if key not in written:
+            logger.warning(
+                "%s has ended while it held server_state_lock[%r], which was released. Use: with "
+                "server_state_lock[%r]:",
+                owner,
+                key,
+                key,
+            )
+    if written:
+        logger.warning(
+            "%s has ended inside of a transaction, and what that had written was discarded: %s. Use: with "
+            "transaction(...):",
+            owner,
+            ", ".join(f"server_state[{key!r}]" for key in written),
+        )

@@ -76,6 +76,8 @@ cdef void table_disown(Table *table) noexcept:
             while shard.buckets[at] != NULL:
                 cell = shard.buckets[at]
                 shard.buckets[at] = cell.next
+                if cell.holder != NULL:
+                    let_go(cell)
                 cell_free(cell)
         PyMem_Free(shard.buckets)
     slots_free(&table.slots)
@@ -181,7 +183,7 @@ cdef bint release_handle(Shard *shard, Cell *cell) noexcept:
     """Keep the KeyLock of a key that is not set only as long as somebody has it in hand. Whether it was kept so far."""
     cdef Extra *extra = cell.extra
     cdef KeyLock handle
-    if extra == NULL or extra.handle == NULL or extra.handle_is_weak or cell.value != NULL or cell.owner != 0:
+    if extra == NULL or extra.handle == NULL or extra.handle_is_weak or cell.value != NULL or cell.holder != NULL:
         return False
     handle = <KeyLock>extra.handle
     handle.next_released = shard.released

@@ -3,18 +3,22 @@
 
 @cython.final
 cdef class Transaction:
-    """Writes of one thread that nobody else sees yet. It holds the locks of their keys, so that nobody else looks."""
+    """Writes of one thread that no other thread sees yet. It holds the locks of their keys, so that none looks."""
     cdef Store store
     cdef tuple keys            # that were declared
     cdef object timeout
-    cdef Transaction outer     # the one that this one has joined
+    cdef Holder holder         # that its locks belong to
+    cdef Transaction outer     # the outermost one, which this one has joined
+    cdef list blocks           # of the outermost one: itself and those that have joined it and are open
+    cdef object task           # of asyncio, in which the outermost one began
     cdef dict writes           # key -> value, ABSENT for a deletion
     cdef set touched           # keys that count as changed whatever their value
     cdef set announced         # keys that were changed outside of `no_rerun` blocks
     cdef tuple savepoint       # copies of the three, of when this one began
     cdef list held             # KeyLocks, in the order in which they were taken
+    cdef bint ended            # the outermost one was ended before its block: it is discarded
 
-    def __init__(self, Store store not None, keys, timeout):
+    def __cinit__(self, Store store not None, keys, timeout):
         for key in keys:
             checked_key(key)
         self.store = store
@@ -23,14 +27,20 @@ cdef class Transaction:
 
     def __enter__(self):
         global fss_transaction
+        cdef Holder holder = <Holder>current_holder()
         cdef Transaction current = current_transaction()
-        cdef _ThreadCache here = this_thread()
         cdef list held = []
         cdef bint done = False
+        task = running_task()
         if self.held is not None:
             raise RuntimeError("This transaction is open. Make another one: with transaction(...):")
         if current is not None and current.store is not self.store:
             raise RuntimeError("This thread is in a transaction of another store.")
+        if current is not None and current.task is not None and current.task is not task:
+            raise RuntimeError(
+                "Another task of this thread is in a transaction. Do not await inside of a transaction, or begin it on "
+                "a thread of its own: asyncio.to_thread(...)."
+            )
         try:
             done = enter_locks(
                 [self.store.lock(key) for key in self.keys],
@@ -43,23 +53,36 @@ cdef class Transaction:
         if not done:
             raise TimeoutError(f"The lock of {self.keys[len(held)]!r} was not free within {self.timeout} seconds.")
         self.held = held
+        self.ended = False
         self.outer = current
         if current is None:
+            self.holder, self.task, self.blocks = holder, task, []
             self.writes, self.touched, self.announced = {}, set(), set()
-            here.transaction = self
+            holder.transaction = self
             fss_transaction = <PyObject *>self
         else:
             self.writes, self.touched, self.announced = current.writes, current.touched, current.announced
         self.savepoint = dict(self.writes), set(self.touched), set(self.announced)
+        whole = self if current is None else current
+        (<Transaction>whole).blocks.append(self)
 
     def __exit__(self, exc_type, exc_value, traceback):
         cdef list held = self.held
         cdef list changes = None  # holds the old values, which are to die when nothing is locked
         cdef Transaction whole = self.outer if self.outer is not None else self
-        if whole.held is None and exc_type is not None:
-            return  # it was discarded before
-        if held is None or fss_transaction != <PyObject *>whole:
-            raise RuntimeError("A transaction ends on the thread, in the run and in the process in which it began.")
+        cdef bint over = held is None or whole.ended
+        if over or <PyObject *>whole.holder != fss_holder or whole.blocks[len(whole.blocks) - 1] is not self:
+            if not over:
+                end_transaction(whole)
+            elsewhere = not over and <PyObject *>whole.holder != fss_holder
+            if not elsewhere:
+                self.forget()
+                if exc_type is not None:
+                    return
+            raise RuntimeError(
+                "This transaction was discarded. A transaction ends on the thread, in the run and in the process in "
+                "which it began, and after those that have begun inside of it."
+            )
         try:
             if exc_type is not None:
                 self.undo()
@@ -69,16 +92,17 @@ cdef class Transaction:
             self.undo()
             raise
         finally:
+            whole.blocks.pop()
             if self.outer is not None:
-                self.outer.held += held
+                whole.held += held
             else:
-                leave_transaction()
-            outer, self.outer = self.outer, None
+                leave_transaction(self)
             self.forget()
-            if outer is None:
+            if whole is self:
                 leave_locks(held)
 
     cdef void forget(self) noexcept:
+        self.holder = self.outer = self.blocks = self.task = None
         self.held = self.writes = self.touched = self.announced = self.savepoint = None
 
     cdef int undo(self) except -1:
@@ -98,13 +122,16 @@ cdef class Transaction:
             handle = self.store.lock(key)
             enter_lock(handle, -1)
             self.held.append(handle)
+            if self.ended:  # on another thread, which may have passed over this lock
+                leave_locks_of(self.holder, [handle])
+                raise RuntimeError("This transaction was ended on another thread, which discarded it.")
         old = self.writes.get(key, self)
         if old is self:
             old = committed(table, <PyObject *>key)
         if (if_absent and old is not ABSENT) or (value is ABSENT and old is ABSENT):
             return old
         self.writes[key] = value
-        if not reruns_are_suppressed():
+        if not are_suppressed():
             self.announced.add(key)
         set_drafted(table, <PyObject *>key, True)
         return old
@@ -117,7 +144,17 @@ cdef class Transaction:
         return value
 
 
+cdef object running_task():
+    """The task of asyncio that the calling thread is in, if any."""
+    asyncio = sys.modules.get("asyncio")
+    loop = None if asyncio is None else asyncio._get_running_loop()
+    return None if loop is None else asyncio.current_task(loop)
+
+
 cdef inline Transaction current_transaction():
+    """The calling thread's transaction, the outermost one, if there is one that was not ended elsewhere."""
+    if fss_transaction != NULL and (<Transaction>fss_transaction).ended:
+        leave_transaction(<Transaction>fss_transaction)
     return <Transaction>fss_transaction if fss_transaction != NULL else None
 
 
@@ -127,22 +164,31 @@ cdef inline Transaction transaction_of(Store store):
     return current if current is not None and current.store is store else None
 
 
-cdef void leave_transaction() noexcept:
-    """The calling thread, which is in one, is in it no longer."""
+cdef void leave_transaction(Transaction self) noexcept:
+    """The calling thread, whose transaction this is, is in it no longer."""
     global fss_transaction
     fss_transaction = NULL
-    (<_ThreadCache>fss_thread_cache).transaction = None
+    if self.holder is not None:
+        self.holder.transaction = None
 
 
-cdef int discard_transaction(Table *table) except -1:
-    """End the calling thread's transaction, if it is in one of this table, before its block does. The locks stay."""
-    cdef Transaction current = current_transaction()
-    if current is not None and current.store.table == table:
-        leave_transaction()
-        for key in current.writes:
-            set_drafted(table, <PyObject *>key, False)
-        current.forget()
+cdef int discard(Transaction self) except -1:
+    """End a transaction, the outermost one, before its block does. The locks stay. On any thread."""
+    self.ended = True
+    if fss_transaction == <PyObject *>self:
+        leave_transaction(self)
+    for key in list(self.writes):
+        set_drafted(self.store.table, <PyObject *>key, False)
     return 0
+
+
+cdef int end_transaction(Transaction self) except -1:
+    """Discard a transaction, the outermost one, and release the locks of all its blocks. On any thread."""
+    cdef Transaction block
+    discard(self)
+    for block in reversed(list(self.blocks)):
+        leave_locks_of(self.holder, list(block.held))
+    return flush_if_free()
 
 
 cdef PyObject *draft(const Table *table, const Cell *cell) noexcept:
@@ -232,7 +278,7 @@ cdef list commit_all(Transaction self):
     cdef Store store = self.store
     cdef Table *table = store.table
     cdef PyObject *backend = load_object(table.backend)
-    cdef Session writer = current_session(table)
+    cdef Session writer = current_writer(table)
     cdef Shard *shard
     cdef Cell *cell
     cdef Py_hash_t hashed
@@ -280,12 +326,12 @@ cdef list commit_all(Transaction self):
             _incref(new)
             continue
         keep_print(&change.judge, cell)
-        change.old = commit(table, shard, cell, new, writer, change.quiet)
+        change.old = commit(table, shard, cell, new, writer, thread_holder(), change.quiet)
         change.due = cell.extra.calls_due != 0
     unlock_shards(table, involved)
     if writer is not None:
         unlock(&writer.mutex)
     self.writes.clear()
-    for change in changes:
+    for change in changes:  # whose locks are held, so that calls are put off
         after_change(store, shard_of(table, key_hash(<PyObject *>change.key)), <PyObject *>change.key, change.due)
     return changes

@@ -6,15 +6,18 @@ ctypedef struct Waiter:
     PyThread_type_lock gate   # an OS lock, closed while the thread is to sleep
     bint open                 # whether the gate is
     bint stopped              # the session's run is to end, and the thread has not looked yet
-    unsigned long thread
-    PyObject *session         # whose script run the thread is in, or NULL
+    PyObject *holder          # what the thread's locks belong to
+    PyObject *session         # whose script run the thread is part of, or NULL
     const Cell *blocked_by    # whose lock it waits for, with no limit of time
     Waiter *registered        # the next one in the register
+    PyObject *key             # that a backend was told of,
+    long long announced       # and when
     # Guarded by the shard:
+    bint queued               # for a lock
     Waiter *next              # in the queue
     long long since
+    bint takes                # the thread wants to hold the lock; if not, to get by when no thread does
     bint away                 # the thread runs a handler, which may wait itself: it will look when it is back
-    bint granted              # the thread already is the owner, and no longer in the queue
 
 # Every waiter of the process. The mutex is taken last of all.
 cdef Mutex register_mutex
@@ -22,13 +25,14 @@ cdef Waiter *register = NULL
 
 
 cdef bint waiter_start(Waiter *self) noexcept:
-    """Make a waiter of the calling thread; False when there is no memory."""
+    """Make a waiter of the calling thread, which has a holder; False when there is no memory."""
     memset(self, 0, sizeof(Waiter))
     self.gate = PyThread_allocate_lock()
     if self.gate == NULL:
         return False
     PyThread_acquire_lock(self.gate, NOWAIT_LOCK)
-    self.thread = PyThread_get_thread_ident()
+    self.holder = fss_holder
+    _incref(self.holder)
     self.since = monotonic_ns()
     return True
 
@@ -36,9 +40,9 @@ cdef bint waiter_start(Waiter *self) noexcept:
 cdef int waiter_register(Waiter *self) except -1:
     """Let the waiter be found. No mutex is locked."""
     global register
-    cdef PyObject *scope = located_scope()
-    if scope != NULL:
-        self.session = <PyObject *>(<Scope>scope).session
+    cdef Session session = located_session()
+    if session is not None:
+        self.session = <PyObject *>session
         _incref(self.session)
         self.stopped = True  # it may be: look before the first sleep
     lock(&register_mutex)
@@ -58,6 +62,7 @@ cdef void waiter_end(Waiter *self) noexcept:
         link[0] = self.registered
     unlock(&register_mutex)
     PyThread_free_lock(self.gate)
+    _decref(self.holder)
     _xdecref(self.session)
 
 
@@ -97,18 +102,20 @@ cdef bint waiter_sleep(Waiter *self, long long timeout_ns) noexcept:
 
     `attend` is to be called before each sleep, as a signal that comes before it does not end it. No mutex is locked.
     """
-    cdef long long left, microseconds = -1
+    cdef long long left = -1
     cdef int status
     if timeout_ns >= 0:
-        left = self.since + timeout_ns - monotonic_ns()
-        microseconds = left // 1000 + 1 if left > 0 else 0
+        left = max(0, self.since + timeout_ns - monotonic_ns())
+    if self.announced and (left < 0 or left > ANNOUNCE_EVERY_NS):
+        left = ANNOUNCE_EVERY_NS
+        timeout_ns = -1
     with nogil:
-        status = PyThread_acquire_lock_timed(self.gate, microseconds, 1)
+        status = PyThread_acquire_lock_timed(self.gate, left // 1000 + 1 if left > 0 else left, 1)
     if status == PY_LOCK_ACQUIRED:
         lock(&register_mutex)
         self.open = False
         unlock(&register_mutex)
-    return status == PY_LOCK_ACQUIRED or status == PY_LOCK_INTR
+    return timeout_ns < 0 or status == PY_LOCK_ACQUIRED or status == PY_LOCK_INTR
 
 
 cdef void stop_waiters(Session session) noexcept:
@@ -124,16 +131,29 @@ cdef void stop_waiters(Session session) noexcept:
     unlock(&register_mutex)
 
 
+def wake_waiters():
+    """Have all threads that wait in a script run look whether it is to end."""
+    cdef Waiter *waiter
+    lock(&register_mutex)
+    waiter = register
+    while waiter != NULL:
+        if waiter.session != NULL:
+            waiter.stopped = True
+            wake_registered(waiter)
+        waiter = waiter.registered
+    unlock(&register_mutex)
+
+
 # A circle of threads, each waiting for a lock that the next one holds, is closed by the last that starts to wait. So
 # that one looks. All others stand still meanwhile, and what they hold with them, for none has a limit of time.
 
-cdef Waiter *blocked(unsigned long thread) noexcept:
-    """The waiter of a thread that waits for a lock, NULL if it does not. The register is locked."""
+cdef Waiter *blocked(PyObject *holder) noexcept:
+    """The waiter of a holder that waits for a lock, NULL if it does not. The register is locked."""
     cdef Waiter *waiter = register
     while waiter != NULL:
-        if waiter.thread == thread and waiter.blocked_by != NULL:
-            # Who has just been given the lock has not said so yet.
-            return waiter if load_owner(waiter.blocked_by.owner) != thread else NULL
+        if waiter.holder == holder and waiter.blocked_by != NULL:
+            # It may have taken the lock and not said so yet.
+            return waiter if load_object(waiter.blocked_by.holder) != holder else NULL
         waiter = waiter.registered
     return NULL
 
@@ -162,13 +182,10 @@ cdef int block(Waiter *self, const Cell *cell) except -1:
     cdef Waiter *other = self
     cdef int n = 0, hops = 0
     lock(&register_mutex)
-    if load_owner(cell.owner) == self.thread:  # it has been given the lock already
-        unlock(&register_mutex)
-        return 0
     self.blocked_by = cell
-    while other != NULL and hops < MOST_HOPS and load_owner(at.owner) != self.thread:
+    while other != NULL and hops < MOST_HOPS and load_object(at.holder) != self.holder:
         hops += 1
-        other = blocked(load_owner(at.owner))
+        other = blocked(load_object(at.holder))
         if other != NULL:
             at = other.blocked_by
     if other == NULL or hops == MOST_HOPS:
@@ -181,11 +198,14 @@ cdef int block(Waiter *self, const Cell *cell) except -1:
     while n < MOST_NAMED:
         held = &circle[n]
         n += 1
-        held.thread = load_owner(at.owner)
+        other = self if load_object(at.holder) == self.holder else blocked(load_object(at.holder))
+        if other == NULL:
+            n -= 1
+            break
+        held.thread = (<Holder>other.holder).thread
         held.key = at.key
         held.code = NULL if at.extra == NULL else at.extra.code
         held.instruction = 0 if at.extra == NULL else at.extra.instruction
-        other = self if held.thread == self.thread else blocked(held.thread)
         held.session = other.session
         _incref(held.key)
         _xincref(held.code)

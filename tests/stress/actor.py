@@ -11,6 +11,7 @@ from contextlib import suppress
 from stress.helpers import STEP, Value, World, check, enter, leave, locate_in_stress
 
 from fastserverstate import _core
+from fastserverstate.rerun.control import NoRerun
 from fastserverstate.atomic import Atomic, compare_and_set_with, on_change_with, transaction_with, wait_for_with
 from fastserverstate.change import content_fingerprint
 
@@ -125,9 +126,8 @@ class Actor:
         setattr(self.state, key, self.value(key))
 
     def assign_muted(self, key: str) -> None:
-        token = _core.rerun_suppression_depth.set(1)
-        self.state[key] = self.value(key)
-        _core.rerun_suppression_depth.reset(token)
+        with NoRerun():
+            self.state[key] = self.value(key)
 
     def update(self, _key: str) -> None:
         self.state.update({key: self.value(key) for key in self.several()})
@@ -245,7 +245,7 @@ class Actor:
         self.locks[key].acquire()
         self.locks[key].acquire()
         self.alone(key)
-        assert self.store.release_locks() == [key]
+        assert self.store.end_holder()[0] == [key]
         assert not self.locks[key]._is_owned()
 
     # Waiting and listening
@@ -280,7 +280,7 @@ class Actor:
         leave()
 
     def start_run(self, _key: str) -> None:
-        self.session().start_run(self.random.choice([None, ["f"], ["f", "g"]]))
+        self.session().start_run()
 
     def message_sent(self, _key: str) -> None:
         self.session().message_sent()
@@ -290,7 +290,7 @@ class Actor:
             self.get(key)
             return self.random.random() < 0.8
 
-        self.session().finish_run(self.random.choice([(), {"f"}, {"f", "g"}]), self.random.choice([None, exists]))
+        self.session().finish_run(self.random.choice([(), {None}, {"f"}, {None, "f", "g"}]), self.random.choice([None, exists]))
 
     def run(self, key: str) -> None:
         """A whole run of a script."""

@@ -36,7 +36,7 @@ ATTRIBUTE = "_scope_of_stress"
 
 def locate_in_stress() -> None:
     """Let `enter` and `leave` say which scope a thread runs in."""
-    _core.locate_scopes(ATTRIBUTE, None, "part", lambda context, part: context.session.scope(part))
+    _core.locate_scopes(ATTRIBUTE, None, "part", lambda context, part: (context.session, context.session.scope(part), _core.RUN_CURRENT))
 
 
 def enter(session: _core.Session, part: str | None = None) -> None:

@@ -55,7 +55,7 @@ def run_once(world: World, session: Reader, pool: ThreadPoolExecutor, chance: ra
     running = [None, *FRAGMENTS] if None in stale else stale
     if not running:
         return  # was told of what an earlier run has seen to
-    session.start_run(None if None in stale else running)
+    session.start_run()
 
     def write() -> None:
         enter(session, running[0])
@@ -71,7 +71,7 @@ def run_once(world: World, session: Reader, pool: ThreadPoolExecutor, chance: ra
         session.message_sent()
         if writes:
             write()  # over what this run has shown
-    session.finish_run({part for part in running if part is not None})
+    session.finish_run(running)
     for part in session.take_overwritten():
         session.mark_stale(part)
         session.told.set()

@@ -31,7 +31,7 @@ def store() -> Iterator[_core.Store]:
     locate_in_tests()
     store = _core.Store(reserved=dir(ServerState))
     yield store
-    store.release_locks()
+    store.end_holder()[0]
     leave()
     locate_in_streamlit()
 

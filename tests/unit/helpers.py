@@ -19,7 +19,7 @@ DEADLINE = 20
 
 def locate_in_tests() -> None:
     """Let `enter` and `leave` say which scope a thread runs in."""
-    _core.locate_scopes(ATTRIBUTE, None, "part", lambda context, part: context.session.scope(part))
+    _core.locate_scopes(ATTRIBUTE, None, "part", lambda context, part: (context.session, context.session.scope(part), _core.RUN_CURRENT))
 
 
 def locate_in_streamlit() -> None:
@@ -107,7 +107,7 @@ class Context:
     def __init__(self, session, part=None):
         self.session, self.part = session, part
 
-_core.locate_scopes("scope", None, "part", lambda context, part: context.session.scope(part))
+_core.locate_scopes("scope", None, "part", lambda context, part: (context.session, context.session.scope(part), _core.RUN_CURRENT))
 store = _core.Store(reserved=dir(_core.Namespace))
 state = _core.Namespace(store)
 

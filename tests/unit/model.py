@@ -1,7 +1,7 @@
 """The store in plain Python, as the tests understand it: who depends on what, and who is made stale by whom.
 
-No chains, bitsets or logs: a scope has two dictionaries that say which keys it depends on, by value or by presence,
-and how many messages the session had sent when it first read them.
+No chains, bitsets or logs: each execution of a scope has two dictionaries that say which keys it depends on, by value
+or by presence, and how many messages the session had sent when it first read them.
 """
 
 from __future__ import annotations
@@ -22,21 +22,35 @@ def same(old: object, new: object) -> bool:
 
 
 @dataclass(eq=False)
+class ModelExecution:
+    values: dict[str | None, int] = field(default_factory=dict)
+    presence: dict[str | None, int] = field(default_factory=dict)
+    pending: bool = False
+
+
+@dataclass(eq=False)
 class ModelScope:
     session: ModelSession
     part: str | None
     run: int
-    values: dict[str | None, int] = field(default_factory=dict)
-    presence: dict[str | None, int] = field(default_factory=dict)
-    pending: bool = False
+    last: ModelExecution = field(default_factory=ModelExecution)
+    earlier: list[ModelExecution] = field(default_factory=list)
     stale: bool = False
+    stale_before: bool = False
     overwritten: str | None = None
 
-    def forget(self) -> None:
-        self.values.clear()
-        self.presence.clear()
-        self.pending = self.stale = False
-        self.overwritten = None
+    def begin(self) -> None:
+        self.stale_before = self.stale_before or self.stale or self.overwritten is not None
+        self.stale, self.overwritten = False, None
+        self.earlier.append(self.last)
+        self.last = ModelExecution()
+        self.run = self.session.run
+
+    def complete(self) -> None:
+        if self.run != self.session.run:
+            self.begin()
+        self.earlier.clear()
+        self.stale_before = False
 
 
 @dataclass(eq=False)
@@ -55,28 +69,21 @@ class ModelSession:
         if scope is None:
             scope = self.scopes[part] = ModelScope(self, part, self.run)
             self.store.scopes.append(scope)
-        elif part is not None and scope.run != self.run:
-            scope.forget()
-            scope.run = self.run
+        elif scope.run != self.run:
+            scope.begin()
         return scope
 
-    def start_run(self, parts: Collection[str] | None) -> None:
+    def start_run(self) -> None:
         self.run += 1
         self.running = True
-        for scope in self.scopes.values():
-            if parts is None or scope.part in parts:
-                scope.forget()
-                scope.run = self.run
 
-    def finish_run(self, executed: Collection[str], existing: Collection[str]) -> None:
+    def finish_run(self, complete: Collection[str | None], existing: Collection[str]) -> None:
         self.running = False
         for part, scope in list(self.scopes.items()):
-            if part is None:
-                continue
-            if part not in existing:
+            if part is not None and part not in existing:
                 self.drop(part)
-            elif part in executed and scope.run != self.run:
-                scope.forget()
+            elif part in complete:
+                scope.complete()
 
     def drop(self, part: str | None) -> None:
         scope = self.scopes.pop(part, None)
@@ -109,8 +116,14 @@ class ModelStore:
     # Reading
 
     def depend(self, scope: ModelScope | None, key: str | None, presence: bool = False) -> None:
-        if scope is not None and not scope.stale and not scope.pending:
-            (scope.presence if presence else scope.values).setdefault(key, scope.session.sent)
+        if scope is None or scope.stale or scope.last.pending:
+            return
+        read = scope.last.presence if presence else scope.last.values
+        if key in read:
+            return
+        read[key] = scope.session.sent
+        for execution in scope.earlier:
+            (execution.presence if presence else execution.values).pop(key, None)
 
     def read(self, scope: ModelScope | None, key: str) -> Any:
         self.depend(scope, key)
@@ -156,46 +169,63 @@ class ModelStore:
         else:
             self.values[key] = value
             self.versions[key] = self.clock
-        readers = [other for other in self.scopes if key in other.values]
-        watchers = [other for other in self.scopes if key in other.presence] if key in self.owed else []
-        counters = [other for other in self.scopes if MEMBERS in other.values] if key in self.owed else []
+        watched = key in self.owed
+        depends = [
+            (scope, execution, presence, name)
+            for presence, name in ((False, key), *([(True, key), (False, MEMBERS)] if watched else []))
+            for scope in self.scopes
+            for execution in (scope.last, *scope.earlier)
+            if name in (execution.presence if presence else execution.values)
+        ]
         if muted:
-            if not watchers and not counters:
+            if not any(presence or name is MEMBERS for _, _, presence, name in depends):
                 self.owed.discard(key)
             return
         writer = None if scope is None or not scope.session.running else scope.session
-        for other in readers:
-            self.tell(other, other.values, key, writer)
-        for other in watchers:
-            self.tell(other, other.presence, key, writer)
-        for other in counters:
-            self.tell(other, other.values, MEMBERS, writer)
+        for dependency in depends:
+            self.tell(*dependency, writer)
         self.owed.discard(key)
-        if not self.told and any(other.pending for other in self.scopes):
+        if not self.told and any(execution.pending for execution in self.executions()):
             self.told = True
             self.wakes += 1
 
-    def tell(self, scope: ModelScope, log: dict[str | None, int], key: str | None, writer: ModelSession | None) -> None:
-        if scope.session is not writer:
-            del log[key]
-            scope.pending = True
+    def tell(
+        self,
+        scope: ModelScope,
+        execution: ModelExecution,
+        presence: bool,
+        key: str | None,
+        writer: ModelSession | None,
+    ) -> None:
+        read = execution.presence if presence else execution.values
+        if scope.session is not writer or execution is not scope.last:
+            del read[key]
+            execution.pending = True
             return
-        shown = scope.run != writer.run or log[key] < writer.sent
+        shown = scope.run != writer.run or read[key] < writer.sent
         if self.policy == ALWAYS or (self.policy == STALE and shown):
             scope.overwritten = "(the set of keys)" if key is MEMBERS else key
 
+    def executions(self) -> Iterator[ModelExecution]:
+        return (execution for scope in self.scopes for execution in (scope.last, *scope.earlier))
+
     def collect(self) -> list[ModelScope]:
         self.told = False
-        found = [scope for scope in self.scopes if scope.pending]
-        for scope in found:
-            scope.pending, scope.stale = False, True
+        found = []
+        for scope in self.scopes:
+            if any(execution.pending for execution in (scope.last, *scope.earlier)):
+                found.append(scope)
+            scope.stale = scope.stale or scope.last.pending
+            scope.stale_before = scope.stale_before or any(execution.pending for execution in scope.earlier)
+            for execution in (scope.last, *scope.earlier):
+                execution.pending = False
         return found
 
     # What must be there
 
     def dependencies(self) -> Iterator[str]:
-        for scope in self.scopes:
-            yield from (key for key in {*scope.values, *scope.presence} if key is not MEMBERS)
+        for execution in self.executions():
+            yield from (key for key in {*execution.values, *execution.presence} if key is not MEMBERS)
 
     def statistics(self) -> dict[str, int]:
         return {

@@ -295,6 +295,7 @@ def test_no_phantom_keys(store, state, miss, reader):
     if reader == "session":
         assert store.statistics()["cells"] <= cells + 2_000
         session.start_run()
+        session.finish_run()
     assert store.statistics()["cells"] <= cells
 
 

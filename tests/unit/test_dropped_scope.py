@@ -9,6 +9,7 @@ import pytest
 from unit.helpers import DEADLINE, enter, leave
 
 from fastserverstate import _core
+from fastserverstate.rerun.control import NoRerun
 
 READS = {
     "item": lambda state: state["k"],
@@ -83,9 +84,8 @@ def test_muted_appearance_keeps_the_reader_subscribed(store, state, session):
     state.get("k")
     session.finish_run()
     leave()
-    token = _core.rerun_suppression_depth.set(1)
-    state["k"] = 1
-    _core.rerun_suppression_depth.reset(token)
+    with NoRerun():
+        state["k"] = 1
     assert store.collect_stale() == []
     state["k"] = 2
     assert [scope.owner for scope in store.collect_stale()] == [session]

@@ -885,9 +885,9 @@ BETWEEN = {
     "trace": "sys.settrace(lambda *_: act() or act); works = drive(700, 1_000); sys.settrace(None)",
     "wake": "store.on_stale(act); works = drive(3_000, 100); store.on_stale(None)",
     "resolve": """
-        _core.locate_scopes("scope", None, "part", lambda context, part: act() or context.session.scope(part))
+        _core.locate_scopes("scope", None, "part", lambda context, part: act() or (context.session, context.session.scope(part), _core.RUN_CURRENT))
         works = drive(3_000, 500)
-        _core.locate_scopes("scope", None, "part", lambda context, part: context.session.scope(part))
+        _core.locate_scopes("scope", None, "part", lambda context, part: (context.session, context.session.scope(part), _core.RUN_CURRENT))
     """,
     "the context's part": """
         Context.part = property(lambda self: act(), lambda self, part: None)
@@ -1204,7 +1204,7 @@ def test_resolve_that_fails_is_asked_again(store, state, use):
     def resolve(context, part):
         if next(calls) == 0:
             raise Failure
-        return context.session.scope(part)
+        return context.session, context.session.scope(part), _core.RUN_CURRENT
 
     state["k"] = 0
     session = _core.Session(store)
@@ -1253,7 +1253,7 @@ ENDS: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-@pytest.mark.parametrize("moment", ["start_run", "finish_run", "exists"])
+@pytest.mark.parametrize("moment", ["finish_run", "exists"])
 def test_scope_that_goes_while_it_is_looked_at(store, state, session, end, moment):
     """Its slot is somebody else's by then, who must not lose what made it stale."""
     state["k"] = state["l"] = 0
@@ -1280,10 +1280,8 @@ def test_scope_that_goes_while_it_is_looked_at(store, state, session, end, momen
         def __contains__(self, part: object) -> bool:
             return inherit(part)
 
-    if moment == "start_run":
-        session.start_run(Parts())
-    elif moment == "finish_run":
-        session.start_run({"g"})
+    if moment == "finish_run":
+        session.start_run()
         session.finish_run(Parts(), lambda _: True)
     else:
         session.finish_run({"f", "g"}, inherit)

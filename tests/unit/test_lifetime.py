@@ -138,7 +138,7 @@ def test_finalizer_run_by_the_garbage_collector(re_entry):
         gc.set_threshold(1)
         for i in range(1500):
             Garbage()
-            session.start_run({{"f"}} if i % 3 else None)
+            session.start_run()
             enter(session, "f" if i % 3 else None)
             Garbage()
             state[f"key{{i}}"] = i
@@ -149,7 +149,7 @@ def test_finalizer_run_by_the_garbage_collector(re_entry):
             state.pop(f"key{{i - 9}}", None)
             store.keys()
             Garbage()
-            session.finish_run({{"f"}})
+            session.finish_run({{"f"}} if i % 3 else {{None}})
             store.collect_stale()
             session.take_overwritten()
         gc.set_threshold(0)

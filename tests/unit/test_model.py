@@ -22,7 +22,7 @@ from fastserverstate import _core, no_rerun
 
 KEYS = st.sampled_from(["a", "b", "c"])
 PARTS = st.sampled_from([None, None, "f", "g"])
-FRAGMENTS = st.sets(st.sampled_from(["f", "g"]))
+COMPLETE = st.sets(st.sampled_from([None, "f", "g"]))
 ACTORS = st.integers(0, 4)  # the last one is a thread without a session
 MUTED = st.sampled_from([False, False, True])
 VALUES = st.one_of(
@@ -70,13 +70,13 @@ class Histories(RuleBasedStateMachine):
         for _ in range(size):
             actor = Actor(self.store, self.model)
             self.crowd.append(actor)
-            self.start_run_of(actor, None)
+            self.start_run_of(actor)
             actor.real.scope(None)
             actor.model.scope(None)
 
-    def start_run_of(self, actor, parts):
-        actor.real.start_run(parts)
-        actor.model.start_run(parts)
+    def start_run_of(self, actor):
+        actor.real.start_run()
+        actor.model.start_run()
 
     def become(self, number, part):
         """Have this thread run in a part of a session; the model's scope of it."""
@@ -170,23 +170,23 @@ class Histories(RuleBasedStateMachine):
 
     # Runs
 
-    @rule(number=st.integers(0, 3), parts=st.none() | FRAGMENTS)
-    def start_run(self, number, parts):
-        self.start_run_of(self.actors[number], parts)
+    @rule(number=st.integers(0, 3))
+    def start_run(self, number):
+        self.start_run_of(self.actors[number])
 
     @rule(
-        number=st.integers(0, 3), executed=FRAGMENTS, existing=st.sampled_from([{"f", "g"}, {"f", "g"}, {"f"}, set()])
+        number=st.integers(0, 3), complete=COMPLETE, existing=st.sampled_from([{"f", "g"}, {"f", "g"}, {"f"}, set()])
     )
-    def finish_run(self, number, executed, existing):
+    def finish_run(self, number, complete, existing):
         actor = self.actors[number]
-        actor.real.finish_run(executed, set(existing).__contains__)
-        actor.model.finish_run(executed, set(existing))
+        actor.real.finish_run(complete, set(existing).__contains__)
+        actor.model.finish_run(complete, set(existing))
         actor.renew()
 
     @rule(number=st.integers(0, 3), part=PARTS, key=KEYS, value=VALUES, sends=st.booleans())
     def read_and_write_in_one_run(self, number, part, key, *, value, sends):
         """What most scripts do, and random steps seldom: with or without showing what was read."""
-        self.start_run(number, None)
+        self.start_run(number)
         self.read(number, part, key, "get")
         if sends:
             self.message_sent(number)
@@ -254,7 +254,7 @@ class Histories(RuleBasedStateMachine):
                 assert version > newest if changed > newest_changed else version == newest
                 self.newest[key] = version, changed
         for actor in self.actors:
-            expected = [part for part, scope in actor.model.scopes.items() if scope.stale]
+            expected = [part for part, scope in actor.model.scopes.items() if scope.stale or scope.stale_before]
             assert actor.real.stale_parts() == expected
         statistics = self.store.statistics()
         assert {name: statistics[name] for name in self.model.statistics()} == self.model.statistics()

@@ -49,7 +49,7 @@ class Server:
         """A session whose last run has read these keys."""
         live = LiveSession(self.store, Link(self.loop))
         self.scheduler.adopt(live)
-        live.run_started(object(), None)
+        live.run_started(object())
         enter(live, part)
         for key in reads:
             self.state.get(key)
@@ -63,7 +63,7 @@ class Server:
         self.loop.run_until_complete(asyncio.sleep(0))
 
     def end_run(self, live: LiveSession) -> None:
-        live.run_started(live.runner, None)
+        live.run_started(live.runner)
         live.finish_run()
         live.runner_ended = True
         live.link.state = Readiness.READY

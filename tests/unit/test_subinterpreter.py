@@ -60,7 +60,7 @@ def use(value):
         server_state["k"] = value
     assert server_state.k == value and list(server_state) == ["k"]
     session = _core.Session(_shared.store)
-    _core.locate_scopes("scope", None, "part", lambda context, part: session.scope(part))
+    _core.locate_scopes("scope", None, "part", lambda context, part: (session, session.scope(part), _core.RUN_CURRENT))
     threading.current_thread().scope = SimpleNamespace(part=None)
     session.start_run()
     server_state["k"]

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
-from fastserverstate._core import COMPARE_ALWAYS, Session, Store, absent, rerun_suppression_depth, same_value
+from fastserverstate._core import COMPARE_ALWAYS, Session, Store, absent, reruns_are_suppressed, same_value
 from fastserverstate.cluster.node import Node
 from fastserverstate.cluster.replica import GONE
 
@@ -33,7 +33,7 @@ class CoreTable:
         return self._store.writer()
 
     def is_quiet(self) -> bool:
-        return rerun_suppression_depth.get() > 0
+        return reruns_are_suppressed()
 
     def keys(self) -> Collection[str]:
         return self._store.keys()
@@ -127,7 +127,13 @@ class Backend:
         """The calling thread has the key's lock among the threads of this process, too."""
         self._node.replica.bring_in_held([key])
 
-    def release(self, keys: Sequence[str]) -> None:
+    def waiting(self, key: str) -> None:
+        pass
+
+    def waited(self, key: str) -> None:
+        pass
+
+    def release(self, keys: Sequence[str], serial: int) -> None:
         self._node.replica.bring_in_held(keys)
         self._node.leases.release(keys)
 

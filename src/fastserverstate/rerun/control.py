@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ContextDecorator
 from types import TracebackType
 
-from fastserverstate._core import Store, rerun_suppression_depth
+from fastserverstate._core import Store, allow_reruns, reruns_are_suppressed, suppress_reruns
 from fastserverstate.errors import RerunSuppressedError
 
 
@@ -27,12 +27,15 @@ class NoRerun(ContextDecorator):
     __slots__ = ()
 
     def __enter__(self) -> None:
-        rerun_suppression_depth.set(rerun_suppression_depth.get() + 1)
+        suppress_reruns()
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        rerun_suppression_depth.set(rerun_suppression_depth.get() - 1)
+        if not allow_reruns() and exc_type is None:
+            raise RuntimeError(
+                "A no_rerun block ends on the thread, in the task and in the run in which it began. Use: with no_rerun:"
+            )
 
 
 def force_rerun_with(store: Store) -> Callable[[str], None]:
@@ -56,7 +59,7 @@ def force_rerun_with(store: Store) -> Callable[[str], None]:
         >>> force_rerun_bound_sessions("log")
         >>> del server_state["log"]
         """
-        if rerun_suppression_depth.get():
+        if reruns_are_suppressed():
             raise RerunSuppressedError(
                 f"force_rerun_bound_sessions({key!r}) was called inside of a no_rerun block, which forbids reruns. "
                 f"Call it after the block."

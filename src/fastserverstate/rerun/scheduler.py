@@ -42,7 +42,7 @@ class Scheduler:
         self._turns = ShortTurns()
         self._store = store
         self._settings = settings
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may write shared state at any point
         self._pumps: dict[asyncio.AbstractEventLoop, Pump] = {}
         self._departed: deque[LiveSession] = deque()
         self._warned: set[str] = set()
@@ -50,7 +50,7 @@ class Scheduler:
 
     def reset_after_fork(self) -> None:
         """Forget the event loops: their threads belong to the parent process."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._pumps = {}
         self._departed.clear()
 

@@ -6,6 +6,7 @@ import asyncio
 import enum
 import logging
 import math
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Protocol
 
 from fastserverstate._core import Session, Store
@@ -17,6 +18,9 @@ logger = logging.getLogger("fastserverstate")
 
 # Reruns in a row that a session may owe to its own writes alone.
 MAX_SELF_RERUNS = 2
+
+# Reruns in a row that are asked for the same part and broken off by the script itself, as by st.rerun("a fragment").
+MAX_ATTEMPTS = 3
 
 
 class Readiness(enum.Enum):
@@ -62,6 +66,9 @@ class LiveSession(Session):
         self.queued = False
         self.admitted: asyncio.TimerHandle | None = None  # while the pump counts its run
         self.requested_at = -math.inf  # on the loop's clock
+        self._requested = False
+        self._has_warned = False
+        self._attempts: dict[str | None, int] = {}  # by part: reruns since it last ran to its end
         self._self_reruns = 0
         self._owed_to_self = False
         self._requested_for_self = False
@@ -72,12 +79,26 @@ class LiveSession(Session):
     def raise_if_stopped(self) -> None:
         self.link.raise_if_stopped()
 
-    def run_started(self, runner: object, fragments: list[str] | None) -> None:
+    def run_started(self, runner: object) -> None:
+        if runner is not self.runner and not self._requested:
+            self._attempts.clear()  # a user's run
+        self._requested = False
         self.runner = runner
         self.runner_ended = False
         self._self_reruns = self._self_reruns + 1 if self._requested_for_self else 0
         self._requested_for_self = self._owed_to_self = False
-        self.start_run(fragments or None)
+        self.start_run()
+
+    def run_finished(self, complete: Collection[str | None], exists: Callable[[str], bool]) -> None:
+        """The run has ended, and these parts have run to their end."""
+        self.finish_run(complete, exists)
+        for part in complete:
+            self._attempts.pop(part, None)
+
+    def give_up_all(self) -> None:
+        """Do not rerun what is stale now."""
+        for part in self.stale_parts():
+            self.give_up(part)
 
     def settle(self, warned: set[str]) -> None:
         """After a run: decide whether what the session itself has overwritten is worth a rerun."""
@@ -100,7 +121,7 @@ class LiveSession(Session):
 
     def stale_fragment_or_body(self) -> tuple[bool, str | None]:
         """Whether anything is stale, and the fragment to rerun: None for the whole script."""
-        stale = self.stale_parts()
+        stale = [part for part in self.stale_parts() if self._is_worth_a_try(part)]
         for part in stale:
             if part is None or None in stale:
                 return True, None
@@ -109,6 +130,22 @@ class LiveSession(Session):
             self.drop_scope(part)
         return False, None
 
+    def _is_worth_a_try(self, part: str | None) -> bool:
+        if self._attempts.get(part, 0) < MAX_ATTEMPTS:
+            return True
+        self.give_up(part)
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%r was rerun %d times to show changed state, and each time another run was asked for before the "
+                "script came to its end, as by st.rerun. It is not rerun for this change again.",
+                self,
+                MAX_ATTEMPTS,
+            )
+        return False
+
     def request_rerun(self, fragment: str | None) -> None:
+        self._requested = True
+        self._attempts[fragment] = self._attempts.get(fragment, 0) + 1
         self._requested_for_self = self._owed_to_self
         self.link.request_rerun(fragment)
