@@ -6,7 +6,7 @@ import threading
 from types import SimpleNamespace
 
 from fastserverstate import _shared, server_state
-from fastserverstate._core import locate_scopes
+from fastserverstate._core import RUN_CURRENT, locate_scopes
 from fastserverstate.rerun.session import LiveSession
 
 ATTRIBUTE = "_session_of_crowd"
@@ -24,7 +24,7 @@ class Crowd:
     def read(self, key: str) -> None:
         """Have each session read a key in a new run, on this thread."""
         thread = threading.current_thread()
-        locate_scopes(ATTRIBUTE, None, "part", lambda context, part: (context.session, context.session.scope(part), _core.RUN_CURRENT))
+        locate_scopes(ATTRIBUTE, None, "part", lambda context, part: (context.session, context.session.scope(part), RUN_CURRENT))
         for context in self._contexts:
             context.session.start_run()
             setattr(thread, ATTRIBUTE, context)

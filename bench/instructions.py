@@ -79,8 +79,10 @@ def enter_script_run() -> None:
     values.update(session_id="counted", _enqueue=runner.enqueue, pages_manager=SimpleNamespace(main_script_hash=""))
     context = ScriptRunContext(**values)
     session = LiveSession(_shared.store, SimpleNamespace())
-    session.run_started(runner, None)
+    session.run_started(runner)
     setattr(context, _streamlit._ATTRIBUTE, session)
+    setattr(runner, _streamlit._ATTRIBUTE, True)
+    context.on_script_start()
     add_script_run_ctx(threading.current_thread(), context)
 
     fastserverstate.server_state["k"]
@@ -89,7 +91,8 @@ def enter_script_run() -> None:
     writer.join()
     if [scope.owner for scope in _shared.store.collect_stale()] != [session]:
         sys.exit("The session is not subscribed: this would count something else.")
-    session.run_started(runner, None)
+    session.finish_run()
+    session.run_started(runner)
 
 
 def count_here(library: str) -> None:

@@ -52,7 +52,9 @@ cdef tuple apply(Store store, changes, Holder holder):
             new = NULL if arrival.value is ABSENT else <PyObject *>arrival.value
             if new != NULL or cell.value != NULL:
                 cell.has_print = cell.touched = False
-                arrival.old = commit(table, shard, cell, new, writer, holder, arrival.quiet)
+                arrival.old = commit(
+                    table, shard, cell, new, writer, 0 if holder is None else holder.serial, arrival.quiet
+                )
                 arrival.due = cell.extra != NULL and cell.extra.calls_due != 0
             drop_if_unused(shard, cell)
     unlock_shards(table, involved)

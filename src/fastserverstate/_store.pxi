@@ -511,17 +511,12 @@ cdef inline void leave(Session writer, Shard *shard) noexcept:
     unlock_shard(shard)
 
 
-cdef inline Holder thread_holder():
-    """The calling thread's holder, None before it needs one."""
-    return None if fss_holder == NULL else <Holder>fss_holder
-
-
 cdef PyObject *commit(
-    Table *table, Shard *shard, Cell *cell, PyObject *value, Session writer, Holder holder, int quiet
+    Table *table, Shard *shard, Cell *cell, PyObject *value, Session writer, uint64_t serial, int quiet
 ) noexcept:
     """Give the cell a new value, or none, and mark what depends on it unless `quiet`. Returns the old reference.
 
-    The writer's session and the shard are locked.
+    The writer's session and the shard are locked. `serial` is that of the holder which writes.
     """
     cdef PyObject *old = cell.value
     _xincref(value)
@@ -537,7 +532,7 @@ cdef PyObject *commit(
         announce(cell)
     if cell.presence_owed or cell.readers.count:
         if not (are_suppressed() if quiet == AS_THE_CODE_SAYS else quiet):
-            notify(&table.slots, cell, writer, holder)
+            notify(&table.slots, cell, writer, serial)
             cell.presence_owed = False
         elif not is_watched(&table.slots, cell):
             cell.presence_owed = False
@@ -593,7 +588,7 @@ cdef object assign(Store store, str key, object value, bint if_absent):
         cell.value = <PyObject *>value
     else:
         keep_print(&judge, cell)
-        old = commit(table, shard, cell, <PyObject *>value, writer, thread_holder(), AS_THE_CODE_SAYS)
+        old = commit(table, shard, cell, <PyObject *>value, writer, thread_serial(), AS_THE_CODE_SAYS)
     due = cell.extra != NULL and cell.extra.calls_due != 0
     leave(writer, shard)
     was = ABSENT if old == NULL else owned(old)
@@ -631,7 +626,6 @@ cdef object change_presence(Store store, str key, bint remove):
     cdef Table *table = store.table
     cdef PyObject *backend = load_object(table.backend)
     cdef Session writer = current_writer(table)
-    cdef Holder holder = <Holder>current_holder()
     cdef Py_hash_t hashed = key_hash(<PyObject *>key)
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell
@@ -643,6 +637,7 @@ cdef object change_presence(Store store, str key, bint remove):
         return transaction_of(store).write(key, ABSENT, False) if remove else transaction_of(store).touch(key)
     if backend != NULL:
         return (<object>backend).remove(key) if remove else (<object>backend).touch(key)
+    current_holder()
     waiter.queued = False
     while True:
         enter(writer, shard)
@@ -657,7 +652,7 @@ cdef object change_presence(Store store, str key, bint remove):
         leave_lock_queue(cell, &waiter)
     if cell != NULL and cell.value != NULL:
         cell.touched = not remove
-        old = commit(table, shard, cell, NULL if remove else cell.value, writer, holder, AS_THE_CODE_SAYS)
+        old = commit(table, shard, cell, NULL if remove else cell.value, writer, thread_serial(), AS_THE_CODE_SAYS)
     due = cell != NULL and cell.extra != NULL and cell.extra.calls_due != 0
     if cell != NULL:
         drop_if_unused(shard, cell)
@@ -697,7 +692,7 @@ cdef object add(Store store, str key, object by, object default):
         if (cell != NULL and is_open(cell) and cell.value != NULL and PyLong_CheckExact(<object>cell.value)
                 and cell.policy != BY_HASH_FUNCS):
             total = PyNumber_Add(<object>cell.value, by)  # of ints: makes nothing for the collector, runs nobody's code
-            old = commit(table, shard, cell, <PyObject *>total, writer, thread_holder(), AS_THE_CODE_SAYS)
+            old = commit(table, shard, cell, <PyObject *>total, writer, thread_serial(), AS_THE_CODE_SAYS)
             due = cell.extra != NULL and cell.extra.calls_due != 0
         leave(writer, shard)
         if old != NULL:
