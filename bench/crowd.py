@@ -24,7 +24,9 @@ class Crowd:
     def read(self, key: str) -> None:
         """Have each session read a key in a new run, on this thread."""
         thread = threading.current_thread()
-        locate_scopes(ATTRIBUTE, None, "part", lambda context, part: (context.session, context.session.scope(part), RUN_CURRENT))
+        locate_scopes(
+            ATTRIBUTE, None, "part", lambda context, part: (context.session, context.session.scope(part), RUN_CURRENT)
+        )
         for context in self._contexts:
             context.session.start_run()
             setattr(thread, ATTRIBUTE, context)

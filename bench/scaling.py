@@ -62,7 +62,12 @@ class Ours:
     """The process's `server_state`, in the script runs of sessions: each thread in one of its own."""
 
     def __init__(self) -> None:
-        _core.locate_scopes("scaling_context", PART, "part", lambda context, part: (context.session, context.session.scope(part), _core.RUN_CURRENT))
+        _core.locate_scopes(
+            "scaling_context",
+            PART,
+            "part",
+            lambda context, part: (context.session, context.session.scope(part), _core.RUN_CURRENT),
+        )
         self._store = _shared.store
         self.state = fastserverstate.server_state
         self.lock = self._store.lock

@@ -7,6 +7,9 @@ Terms
     A *scope* is a region that reruns as a whole: the body of one session's script, or one fragment in it. It
     *subscribes* to a key by reading it, and is *stale* once another session or a thread has changed that key.
 
+    A *holder* is a thread's part in a script run or, outside of runs, a thread. Locks, transactions and calls that were
+    put off belong to it and end with it.
+
 Thread-safety
     Everything may be called from any thread, with and without the GIL, unless its entry says otherwise. Single
     operations are atomic: whatever others do meanwhile, each happens at one moment, and an operation on a key waits
@@ -21,8 +24,14 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, Self, final, overload
 
-rerun_suppression_depth: ContextVar[int]
-"""How many ``no_rerun`` blocks the running code is in. Changes made at a depth above 0 make nobody stale."""
+def suppress_reruns() -> None:
+    """Begin a ``no_rerun`` block: changes that the holder makes in this context make nothing stale. Blocks nest."""
+
+def allow_reruns() -> bool:
+    """End the innermost ``no_rerun`` block. False, and nothing else, if it has not begun here."""
+
+def reruns_are_suppressed() -> bool:
+    """Whether the running code is in a ``no_rerun`` block."""
 
 absent: Final[object]
 """Stands for the value of a key that is not set, in `Store.apply` and to backends."""
@@ -32,6 +41,12 @@ absent: Final[object]
 RERUN_WRITER_STALE: Final = 0
 RERUN_WRITER_NEVER: Final = 1
 RERUN_WRITER_ALWAYS: Final = 2
+
+# How the run that a thread takes part in stands (`locate_scopes`): it is the session's current one; it is, and its script
+# has not begun yet, for a callback runs; or the session has a newer one.
+RUN_CURRENT: Final = 0
+RUN_STARTING: Final = 1
+RUN_REPLACED: Final = 2
 
 # When an assigned value counts as changed (`Store.compare_by`): by what it holds, by ``==``, by which object it is, or
 # always. 1 is content with functions of the user's for some types.
@@ -86,24 +101,41 @@ def look_past(*functions: Callable[..., Any]) -> None:
     """Do not name the files of these functions, 4 at most, as the place of an access, but who has called them."""
 
 def locate_scopes(
-    attribute: str, variable: ContextVar[Any] | None, part: str, resolve: Callable[[Any, Any], Scope | None]
+    attribute: str,
+    variable: ContextVar[Any] | None,
+    part: str,
+    resolve: Callable[[Any, Any], tuple[Session, Scope | None, int] | None],
 ) -> None:
     """Say how to find the scope that a thread runs in. Process-wide; the last call wins.
 
     A thread's *context* is the value of `attribute` of its ``threading.Thread`` object. Its *part* is the attribute
     `part` of the context variable's value or, with no variable, of the context. ``resolve(context, part)`` is called
-    when either has changed since the thread's last access, or when the scope's session has begun another run.
+    when either has changed since the thread's last access, or when the session has begun another run.
+
+    It returns the session whose run the thread takes part in, the scope that its reads subscribe, and one of the
+    ``RUN_`` constants; or None for a thread that is in no run. It is asked at every access while a run is starting.
     """
+
+def holder_serial() -> int:
+    """The number of the calling thread's holder. No other one in the process has it, ever."""
+
+def on_leftovers(report: Callable[[list[str], list[str]], object]) -> None:
+    """Have ``report(locks, written)`` called when a thread has ended that held the locks of these keys, or was in
+    a transaction that had written those. They are free then. Process-wide; the last call wins."""
+
+def wake_waiters() -> None:
+    """Have the threads of all sessions that wait call `Session.raise_if_stopped`."""
 
 @final
 class KeyLock:
     """The re-entrant lock of one key, as ``server_state_lock[key]`` returns it.
 
     Behaves as ``threading.RLock``, errors included. While a thread holds it, other threads' reads and writes of the
-    key wait. A waiter that is passed over for 2 ms is handed the lock by the next release, so none starves.
+    key wait. A waiter that is passed over for 2 ms has the next turn, so none starves.
 
     Thread-safety
-        Released by the thread that acquired it. Waiting lets go of the GIL and reacts to signals.
+        Released by the thread that acquired it, or when the thread's part in its run ends, or the thread. Waiting lets
+        go of the GIL and reacts to signals.
     """
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
@@ -139,12 +171,12 @@ class KeyLocks:
     They are taken in the order of the keys' names, all or none, and released in the opposite one.
     """
 
-    def __init__(self, store: Store, keys: Iterable[str]) -> None: ...
+    def __new__(cls, store: Store, keys: Iterable[str]) -> KeyLocks: ...
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take all locks. ``timeout`` is for all together; see `KeyLock.acquire`."""
 
     def release(self) -> None:
-        """Give all locks back once. Raises ``RuntimeError`` if one cannot be, and gives none back.
+        """Give all locks back once. Raises ``RuntimeError`` if one cannot be, and gives the others back.
 
         See `KeyLock.release`.
         """
@@ -156,6 +188,10 @@ class KeyLocks:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
+
+@final
+class Holder:
+    """A thread's part in a run. Made by `Store.writer`."""
 
 @final
 class Scope:
@@ -179,26 +215,30 @@ class Session:
     def scope(self, part: str | None) -> Scope | None:
         """The scope of a part, made at the first call: None is the script's body, a name one of its fragments.
 
-        None once the session is closed.
-
-        A fragment that was not among the parts of the current run starts it here: its earlier subscriptions are gone.
+        None once the session is closed. The first call in a run begins an *execution* of the part. What earlier
+        executions have read counts until one is complete.
         """
 
-    def start_run(self, parts: Collection[str] | None = None) -> None:
-        """A run begins: of these fragments, or of the whole script. Their subscriptions and staleness are gone."""
+    def start_run(self) -> None:
+        """A run begins. What it will execute is not known yet."""
 
     def message_sent(self) -> None:
         """Something has gone to the screen: what was read before it may be visible."""
 
-    def finish_run(self, executed: Collection[str] = (), exists: Callable[[str], bool] | None = None) -> None:
+    def finish_run(
+        self, complete: Collection[str | None] = (None,), exists: Callable[[str], bool] | None = None
+    ) -> None:
         """The run has ended: what it has read counts as shown from here on.
 
-        `executed` are the fragments that took part in it; one that has read nothing depends on nothing. Fragments
-        that no longer exist are dropped.
+        `complete` are the parts whose code has run to its end: they depend on what it has read, and on nothing else.
+        Fragments that no longer exist are dropped.
         """
 
     def stale_parts(self) -> list[str | None]:
-        """The parts that were collected as stale or marked so, and have not been started since."""
+        """The parts that were collected as stale or marked so, and have not run to their end since."""
+
+    def give_up(self, part: str | None) -> None:
+        """Let a stale part be, until something else changes."""
 
     def mark_stale(self, part: str | None) -> None:
         """Make a part stale, if it exists."""
@@ -280,18 +320,21 @@ class Store:
         changes, and never two at a time.
         """
 
-    def release_locks(self) -> list[str]:
-        """Release all locks that the calling thread holds, and discard its open transaction. Returns the keys."""
+    def end_holder(self) -> tuple[list[str], list[str]]:
+        """End the calling thread's part in a run: release its locks, discard its transaction, make its calls.
+
+        Returns the keys of the locks, and those that the transaction had written.
+        """
 
     def set_backend(self, backend: object) -> None:
         """Have writes and locks go through a backend (see ``cluster/backend.py``), or None. It is never freed."""
 
     def apply(
-        self, changes: Iterable[tuple[str, Any, bool]], writer: Session | None = None
+        self, changes: Iterable[tuple[str, Any, bool]], writer: Holder | None = None
     ) -> tuple[list[str], list[str], list[object]]:
         """Make changes at once, past the backend: keys, values or `absent`, and whether to rerun nobody for it.
 
-        Scopes of the `writer` are treated as those of who writes. Returns the keys that were left as they are, for
+        They count as writes of `writer`, if there is one. Returns the keys that were left as they are, for
         another thread holds their locks; the keys whose listeners are to be called; and what holds the old values,
         which is to be dropped when the caller has nothing locked. `settle` is to follow then.
         """
@@ -302,8 +345,8 @@ class Store:
     def policy(self, key: str) -> int:
         """How the key's values are compared: one of the ``COMPARE_`` constants, or 1 for functions of the user's."""
 
-    def writer(self) -> Session | None:
-        """The session that the calling thread runs in."""
+    def writer(self) -> Holder | None:
+        """Stands for the calling thread's part in a run, if it is in one."""
 
     def raise_if_stopped(self) -> None:
         """Raise what ends the script run that the calling thread is in, if it is to end."""
@@ -311,7 +354,8 @@ class Store:
     def reset_after_fork(self) -> None:
         """Empty the store and close its sessions. For a forked process, before it does anything else with them.
 
-        Nothing is freed, and no finalizer runs: it is the parent's. A transaction that was open in the parent is over.
+        Nothing is freed, and no finalizer runs: it is the parent's. The thread that has forked holds no lock and is in
+        no transaction, and may leave the blocks that it is in. A `KeyLock` that it has kept is that of its key.
         """
 
     def statistics(self) -> dict[str, int]:
@@ -327,10 +371,12 @@ class Transaction(AbstractContextManager[None]):
         the locks of the declared keys, and of all that it has written, until the outermost block ends.
     """
 
+    def __new__(cls, store: Store, keys: Iterable[str], timeout: float | None) -> Transaction: ...
     def __enter__(self) -> None:
         """Take the locks, or join the transaction that the thread is in.
 
-        Raises ``TimeoutError`` if the locks were not free in time, ``DeadlockError`` if they never would be.
+        Raises ``TimeoutError`` if the locks were not free in time, ``DeadlockError`` if they never would be,
+        ``RuntimeError`` if another task of this thread is in a transaction.
         """
 
     def __exit__(
@@ -338,8 +384,8 @@ class Transaction(AbstractContextManager[None]):
     ) -> None:
         """Make all of it appear, or none after an exception.
 
-        Raises ``RuntimeError`` on another thread, and without an exception when the transaction is over, for its run
-        has ended or the process has forked.
+        Raises ``RuntimeError`` on another thread, which discards the transaction, and without an exception when it is
+        over: its run has ended, the process has forked, or blocks have not ended in the reverse order.
         """
 
 class Counters:

@@ -96,7 +96,6 @@ cdef class Scope:
             raise TypeError("Scopes are made by Session.scope(part).")
         self.slot = NO_SLOT
 
-
     def __dealloc__(self):
         PyMem_RawFree(self.earlier)
         PyMem_RawFree(self.reads.entries)

@@ -435,14 +435,14 @@ class Bridge:
         link.on_gone = lambda: self._scheduler.retire(live)
         session_ref = weakref.ref(session)
 
-        def observe(sender: Any, event: ScriptRunnerEvent, **details: Any) -> None:
-            self._observe(live, session_ref(), sender, event, details)
+        def observe(sender: Any, event: ScriptRunnerEvent, **_details: Any) -> None:
+            self._observe(live, session_ref(), sender, event)
 
         def on_scriptrunner_event(sender: Any, event: ScriptRunnerEvent, **details: Any) -> None:
             session = session_ref()
             if session is not None:
                 AppSession._on_scriptrunner_event(session, sender, event, **details)
-                self._observe(live, session, sender, event, details)
+                self._observe(live, session, sender, event)
 
         self._scheduler.adopt(live)
         runner = session._scriptrunner
@@ -460,7 +460,6 @@ class Bridge:
         session: AppSession | None,
         sender: Any,
         event: ScriptRunnerEvent,
-        details: dict[str, Any],
     ) -> None:
         """Follow the runs of a session. On the runner's thread, mostly."""
         if event is ScriptRunnerEvent.ENQUEUE_FORWARD_MSG:

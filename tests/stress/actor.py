@@ -11,9 +11,9 @@ from contextlib import suppress
 from stress.helpers import STEP, Value, World, check, enter, leave, locate_in_stress
 
 from fastserverstate import _core
-from fastserverstate.rerun.control import NoRerun
 from fastserverstate.atomic import Atomic, compare_and_set_with, on_change_with, transaction_with, wait_for_with
 from fastserverstate.change import content_fingerprint
+from fastserverstate.rerun.control import NoRerun
 
 PARTS = [None, "f", "g"]
 MISSING = object()
@@ -290,7 +290,9 @@ class Actor:
             self.get(key)
             return self.random.random() < 0.8
 
-        self.session().finish_run(self.random.choice([(), {None}, {"f"}, {None, "f", "g"}]), self.random.choice([None, exists]))
+        self.session().finish_run(
+            self.random.choice([(), {None}, {"f"}, {None, "f", "g"}]), self.random.choice([None, exists])
+        )
 
     def run(self, key: str) -> None:
         """A whole run of a script."""

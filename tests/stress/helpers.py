@@ -34,9 +34,14 @@ DEADLINE = 60  # a sanitizer's interpreter is some twenty times as slow
 ATTRIBUTE = "_scope_of_stress"
 
 
+def resolve(context: Any, part: str | None) -> tuple[_core.Session, _core.Scope | None, int]:
+    """What a context of these tests is part of."""
+    return context.session, context.session.scope(part), _core.RUN_CURRENT
+
+
 def locate_in_stress() -> None:
     """Let `enter` and `leave` say which scope a thread runs in."""
-    _core.locate_scopes(ATTRIBUTE, None, "part", lambda context, part: (context.session, context.session.scope(part), _core.RUN_CURRENT))
+    _core.locate_scopes(ATTRIBUTE, None, "part", resolve)
 
 
 def enter(session: _core.Session, part: str | None = None) -> None:

@@ -17,9 +17,14 @@ ATTRIBUTE = "_scope_of_test"
 DEADLINE = 20
 
 
+def resolve(context: Any, part: str | None) -> tuple[_core.Session, _core.Scope | None, int]:
+    """What a context of these tests is part of."""
+    return context.session, context.session.scope(part), _core.RUN_CURRENT
+
+
 def locate_in_tests() -> None:
     """Let `enter` and `leave` say which scope a thread runs in."""
-    _core.locate_scopes(ATTRIBUTE, None, "part", lambda context, part: (context.session, context.session.scope(part), _core.RUN_CURRENT))
+    _core.locate_scopes(ATTRIBUTE, None, "part", resolve)
 
 
 def locate_in_streamlit() -> None:
@@ -107,7 +112,10 @@ class Context:
     def __init__(self, session, part=None):
         self.session, self.part = session, part
 
-_core.locate_scopes("scope", None, "part", lambda context, part: (context.session, context.session.scope(part), _core.RUN_CURRENT))
+def resolve(context, part):
+    return context.session, context.session.scope(part), _core.RUN_CURRENT
+
+_core.locate_scopes("scope", None, "part", resolve)
 store = _core.Store(reserved=dir(_core.Namespace))
 state = _core.Namespace(store)
 

@@ -885,9 +885,9 @@ BETWEEN = {
     "trace": "sys.settrace(lambda *_: act() or act); works = drive(700, 1_000); sys.settrace(None)",
     "wake": "store.on_stale(act); works = drive(3_000, 100); store.on_stale(None)",
     "resolve": """
-        _core.locate_scopes("scope", None, "part", lambda context, part: act() or (context.session, context.session.scope(part), _core.RUN_CURRENT))
+        _core.locate_scopes("scope", None, "part", lambda context, part: act() or resolve(context, part))
         works = drive(3_000, 500)
-        _core.locate_scopes("scope", None, "part", lambda context, part: (context.session, context.session.scope(part), _core.RUN_CURRENT))
+        _core.locate_scopes("scope", None, "part", resolve)
     """,
     "the context's part": """
         Context.part = property(lambda self: act(), lambda self, part: None)

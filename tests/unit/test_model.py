@@ -174,9 +174,7 @@ class Histories(RuleBasedStateMachine):
     def start_run(self, number):
         self.start_run_of(self.actors[number])
 
-    @rule(
-        number=st.integers(0, 3), complete=COMPLETE, existing=st.sampled_from([{"f", "g"}, {"f", "g"}, {"f"}, set()])
-    )
+    @rule(number=st.integers(0, 3), complete=COMPLETE, existing=st.sampled_from([{"f", "g"}, {"f", "g"}, {"f"}, set()]))
     def finish_run(self, number, complete, existing):
         actor = self.actors[number]
         actor.real.finish_run(complete, set(existing).__contains__)

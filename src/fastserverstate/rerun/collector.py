@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastserverstate.rerun.rest import Rest
+from fastserverstate.rerun.rest import Companion
 
 if TYPE_CHECKING:
     from fastserverstate.rerun.scheduler import Pump
@@ -57,7 +57,7 @@ class Growth:
         return (resident_bytes() - self._size) / max(GROWTH, GROWTH_SHARE * self._size)
 
 
-class Paced:
+class Paced(Companion):
     """One collection for the runs that have ended since the last one.
 
     It happens at rest, or when the process has grown. In the latter case it waits for a fan-out that is going on, but
@@ -65,19 +65,19 @@ class Paced:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.collections = 0
         self._stopped = False
-        self._rest = Rest(self._collect)
         self._growth = Growth()
 
-    def admitted(self, pump: Pump) -> None:
-        pass
-
     def run_ended(self, pump: Pump) -> None:
-        self._rest.run_ended(pump)
+        self.keep_watch(pump)
         growth = self._growth.measure(pump.loop.time())
         if growth > 2 or (growth > 1 and not pump.is_fanning_out):
             self._collect()
+
+    def at_rest(self) -> None:
+        self._collect()
 
     def stop(self) -> None:
         self._stopped = True
@@ -89,40 +89,39 @@ class Paced:
             self._growth.collected()
 
 
-class SettingAside:
+class SettingAside(Companion):
     """Sets objects aside while many sessions are rerun, unless the app itself has frozen objects."""
 
     def __init__(self, collects_after_runs: Callable[[], bool]) -> None:
+        super().__init__()
         self._collects_after_runs = collects_after_runs
         self._reruns = 0  # since the fan-out began; 0 when nothing is set aside
-        self._rest = Rest(self._put_back)
         self._growth = Growth()
 
     def admitted(self, pump: Pump) -> None:
-        if self._reruns == 0:
-            if pump.due < MANY or gc.get_freeze_count() > FROZEN_BY_PYTHON or not self._collects_after_runs():
+        with self.lock:
+            if self._reruns == 0:
+                if pump.due < MANY or gc.get_freeze_count() > FROZEN_BY_PYTHON or not self._collects_after_runs():
+                    return
+                self._growth.collected()
+            elif self._growth.measure(pump.loop.time()) > 1:
+                # What became garbage while it was set aside: the collection after this run finds it.
+                self.put_back()
                 return
-            self._growth.collected()
-        elif self._growth.measure(pump.loop.time()) > 1:
-            # What became garbage while it was set aside: the collection after this run finds it.
-            gc.unfreeze()
-            self._reruns = 0
-            return
-        if self._reruns % SET_ASIDE_AGAIN == 0:
-            gc.freeze()
-        self._reruns += 1
+            if self._reruns % SET_ASIDE_AGAIN == 0:
+                gc.freeze()
+            self._reruns += 1
+            self.keep_watch(pump)
 
     def run_ended(self, pump: Pump) -> None:
         if self._reruns:
-            self._rest.run_ended(pump)
+            self.keep_watch(pump)
 
-    def stop(self) -> None:
-        self._put_back()
-
-    def _put_back(self) -> None:
-        if self._reruns:
-            gc.unfreeze()
-            self._reruns = 0
+    def put_back(self) -> None:
+        with self.lock:
+            if self._reruns:
+                gc.unfreeze()
+                self._reruns = 0
 
 
 def resident_bytes() -> int:

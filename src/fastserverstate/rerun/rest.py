@@ -1,46 +1,76 @@
-"""What goes along with reruns, and when they are over."""
+"""What goes along with reruns, and ends when they are over."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+import threading
+import time
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import asyncio
-
     from fastserverstate.rerun.scheduler import Pump
 
-# At rest: no run has ended for this many seconds.
+# At rest: no rerun was asked for and no run has ended for this many seconds, and no session waits for a rerun.
 REST = 0.25
 
-
-class Companion(Protocol):
-    """Hears of the reruns that a pump asks for, and of the runs that end. Called on the event loop."""
-
-    def admitted(self, pump: Pump) -> None: ...
-
-    def run_ended(self, pump: Pump) -> None: ...
-
-    def stop(self) -> None: ...
+# A fan-out of which nothing was heard for so many seconds does not count: its event loop may never run again.
+SILENCE = 10.0
 
 
-class Rest:
-    """Calls back when no run has ended for a while. No timer runs while nothing runs."""
+class Companion:
+    """Hears of the reruns that a pump asks for, and of the runs that end. Called on the event loop.
 
-    def __init__(self, at_rest: Callable[[], None]) -> None:
-        self._at_rest = at_rest
-        self._timer: asyncio.TimerHandle | None = None
-        self._last_run = 0.0
+    While something goes on, a thread watches for its end. A timer of the event loop would be lost with the loop.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._watch: threading.Thread | None = None
+        self._pumps: set[Pump] = set()
+        self._last = 0.0
+
+    def admitted(self, pump: Pump) -> None:
+        """A rerun was asked for."""
 
     def run_ended(self, pump: Pump) -> None:
-        self._last_run = pump.loop.time()
-        if self._timer is None:
-            self._timer = pump.loop.call_later(REST, self._check, pump)
+        """A run has ended, whatever has caused it."""
 
-    def _check(self, pump: Pump) -> None:
-        self._timer = None
-        left = self._last_run + REST - pump.loop.time()
-        if left > 0 or pump.is_fanning_out:
-            self._timer = pump.loop.call_later(max(left, REST / 5), self._check, pump)
-        else:
-            self._at_rest()
+    def put_back(self) -> None:
+        """Undo what was done for the time of the reruns."""
+
+    def at_rest(self) -> None:
+        """Nothing has gone on for a while. Called on the thread that watches, with the lock held."""
+        self.put_back()
+
+    def stop(self) -> None:
+        """Another companion takes its place."""
+        self.put_back()
+
+    def reset_after_fork(self) -> None:
+        """In a forked process, which has no reruns and no thread that watches."""
+        self.lock = threading.RLock()
+        self._watch = None
+        self._pumps = set()
+        self.put_back()
+
+    def keep_watch(self, pump: Pump) -> None:
+        """Have `at_rest` called when nothing goes on any more."""
+        with self.lock:
+            self._last = time.monotonic()
+            self._pumps.add(pump)
+            if self._watch is None:
+                self._watch = threading.Thread(target=self._wait_for_rest, name="fastserverstate.rest", daemon=True)
+                self._watch.start()
+
+    def _wait_for_rest(self) -> None:
+        while True:
+            with self.lock:
+                left = self._last + REST - time.monotonic()
+                if left <= 0 and not (left > REST - SILENCE and self._is_fanning_out()):
+                    self._watch = None
+                    self._pumps = set()
+                    self.at_rest()
+                    return
+            time.sleep(max(left, REST / 5))
+
+    def _is_fanning_out(self) -> bool:
+        return any(pump.is_fanning_out and not pump.loop.is_closed() for pump in self._pumps)

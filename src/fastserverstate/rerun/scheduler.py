@@ -53,6 +53,8 @@ class Scheduler:
         self._lock = threading.RLock()
         self._pumps = {}
         self._departed.clear()
+        self.collector.reset_after_fork()
+        self._turns.reset_after_fork()
 
     def adopt(self, live: LiveSession) -> None:
         """Take care of a new session."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from fastserverstate.rerun.rest import Rest
+from fastserverstate.rerun.rest import Companion
 
 if TYPE_CHECKING:
     from fastserverstate.rerun.scheduler import Pump
@@ -18,24 +18,26 @@ CPYTHON_INTERVAL = 0.005
 SHORT_INTERVAL = 0.001
 
 
-class ShortTurns:
+class ShortTurns(Companion):
     """Sets the switch interval while reruns go on, unless the app has set one itself."""
 
-    def __init__(self) -> None:
-        self._short = False
-        self._rest = Rest(self.stop)
+    _is_short = False
 
-    def admitted(self, pump: Pump) -> None:  # noqa: ARG002
-        if not self._short and sys.getswitchinterval() == CPYTHON_INTERVAL:
-            self._short = True
-            sys.setswitchinterval(SHORT_INTERVAL)
+    def admitted(self, pump: Pump) -> None:
+        with self.lock:
+            if not self._is_short and sys.getswitchinterval() == CPYTHON_INTERVAL:
+                self._is_short = True
+                sys.setswitchinterval(SHORT_INTERVAL)
+            if self._is_short:
+                self.keep_watch(pump)
 
     def run_ended(self, pump: Pump) -> None:
-        if self._short:
-            self._rest.run_ended(pump)
+        if self._is_short:
+            self.keep_watch(pump)
 
-    def stop(self) -> None:
-        if self._short:
-            self._short = False
-            if sys.getswitchinterval() == SHORT_INTERVAL:
-                sys.setswitchinterval(CPYTHON_INTERVAL)
+    def put_back(self) -> None:
+        with self.lock:
+            if self._is_short:
+                self._is_short = False
+                if sys.getswitchinterval() == SHORT_INTERVAL:
+                    sys.setswitchinterval(CPYTHON_INTERVAL)
