@@ -471,6 +471,8 @@ class Bridge:
         elif sender is not live.runner:
             pass
         elif event is ScriptRunnerEvent.SHUTDOWN:
+            if session is not None:  # SystemExit and KeyboardInterrupt end a run without another event
+                live.run_finished((), session._fragment_storage.contains)
             live.runner_ended = True
             self._scheduler.run_ended(live)
         elif session is not None:

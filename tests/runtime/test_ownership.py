@@ -1,0 +1,240 @@
+"""What a run holds ends with its thread's part in it, whatever the session does meanwhile."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from types import SimpleNamespace
+
+import pytest
+import streamlit
+from harness.steps import Serve, with_tabs
+from harness.tab import Tab
+
+from fastserverstate import _streamlit
+
+parallel_fragments = pytest.mark.skipif(
+    "parallel" not in inspect.signature(streamlit.fragment).parameters, reason="needs parallel fragments"
+)
+
+HOLDING = """
+        step = st.text_input("step")
+        if step == "lock":
+            server_state_lock["k"].acquire()
+        elif step == "locks":
+            server_state_lock["a", "k"].acquire()
+        elif step == "transaction":
+            transaction("k").__enter__()
+            server_state["k"] = "torn"
+        if step in {"lock", "locks", "transaction"}:
+            st.text(f"holds {step}")
+            while True:  # until a click takes the place of this run
+                time.sleep(0.01)
+                st.empty()
+        with server_state_lock["k"]:
+            st.text(f"{step or 'start'}: k is {server_state.get('k')}")
+"""
+
+
+@pytest.mark.parametrize("what", ["lock", "locks", "transaction"])
+def test_what_a_replaced_run_holds_is_released(serve: Serve, what: str) -> None:
+    server = serve(HOLDING)
+
+    async def steps(tab: Tab) -> None:
+        await tab.enter("step", what)
+        await tab.shows(f"holds {what}")
+        await tab.enter("step", "next")
+        await tab.shows("next: k is None")
+        async with Tab(server.websocket_url) as visitor:
+            await visitor.shows("start: k is None")
+
+    with_tabs(server, 1, steps)
+    assert "has ended" in server.output
+    assert ("transaction(...)" if what == "transaction" else "server_state_lock['k']") in server.output
+
+
+LATE = """
+        @st.cache_resource
+        def replaced():
+            return {name: threading.Event() for name in OPERATIONS}
+
+        @st.cache_resource
+        def hold():
+            def run():
+                server_state_lock["held"].acquire()
+                taken.set()
+                threading.Event().wait()
+            taken = threading.Event()
+            threading.Thread(target=run, daemon=True).start()
+            taken.wait()
+
+        OPERATIONS = {
+            "lock": lambda: server_state_lock["held"].acquire(),
+            "read": lambda: server_state.held,
+            "write": lambda: server_state.update(held=1),
+            "transaction": lambda: transaction("held").__enter__(),
+            "wait_for": lambda: wait_for("never"),
+        }
+        hold()
+        verb, _, name = st.text_input("step").partition(" ")
+        if verb == "late":
+            st.text(f"{name} runs")
+            replaced()[name].wait()  # in which a run cannot be stopped
+            OPERATIONS[name]()
+        elif verb == "look":
+            for event in replaced().values():
+                event.set()
+            runners = [thread for thread in threading.enumerate() if thread.name == "ScriptRunner.scriptThread"]
+            st.text(f"look {name}: {len(runners)} runs")
+"""
+
+
+@pytest.mark.parametrize("name", ["lock", "read", "write", "transaction", "wait_for"])
+def test_run_that_waits_after_it_was_replaced_ends(serve: Serve, name: str) -> None:
+    async def steps(tab: Tab) -> None:
+        await tab.enter("step", f"late {name}")
+        await tab.shows(f"{name} runs")
+        for number in range(1000):
+            await tab.enter("step", f"look {number}")
+            await tab.until(lambda tab, number=number: any(text.startswith(f"look {number}:") for text in tab.texts))
+            if f"look {number}: 1 runs" in tab.texts:
+                return
+        raise AssertionError(tab.texts)
+
+    with_tabs(serve(LATE), 1, steps)
+
+
+PARALLEL = """
+        @st.fragment(parallel=True)
+        def leave(key):
+            server_state_lock[key].acquire()
+            transaction(key + " too").__enter__()
+            server_state[key + " too"] = "torn"
+            st.text(f"left {key}")
+
+        step = st.text_input("step")
+        if step == "leave":
+            leave("a")
+            leave("b")
+        elif step == "look":
+            with server_state_lock["a", "b", "a too", "b too"]:
+                st.text(f"all free {dict(server_state)}")
+"""
+
+
+@parallel_fragments
+def test_what_a_parallel_fragment_holds_is_released(serve: Serve) -> None:
+    server = serve(PARALLEL)
+
+    async def steps(tab: Tab) -> None:
+        await tab.enter("step", "leave")
+        await tab.shows("left a")
+        await tab.shows("left b")
+        await tab.enter("step", "look")
+        await tab.shows("all free {}")
+
+    with_tabs(server, 1, steps)
+    for key in ("a", "b"):
+        assert f"server_state_lock['{key}'], which was released" in server.output
+        assert f"discarded: server_state['{key} too']" in server.output
+
+
+WAITING_FRAGMENT = """
+        @st.cache_resource
+        def hold():
+            def run():
+                server_state_lock["held"].acquire()
+                taken.set()
+                threading.Event().wait()
+            taken = threading.Event()
+            threading.Thread(target=run, daemon=True).start()
+            taken.wait()
+
+        @st.fragment(parallel=True)
+        def wait():
+            st.text("waits")
+            server_state["held"]
+
+        hold()
+        step = st.text_input("step")
+        if step == "wait":
+            wait()
+        st.text(f"step {step}")
+"""
+
+
+@parallel_fragments
+def test_parallel_fragment_that_waits_does_not_keep_the_session(serve: Serve) -> None:
+    async def steps(tab: Tab) -> None:
+        await tab.enter("step", "wait")
+        await tab.shows("waits")
+        await tab.enter("step", "next")
+        await tab.shows("step next")
+        await tab.until(lambda tab: tab.settled)
+
+    with_tabs(serve(WAITING_FRAGMENT), 1, steps)
+
+
+BOTH_AT_ONCE = """
+        @st.cache_resource
+        def steps():
+            return {"read": threading.Event(), "written": threading.Event()}
+
+        @st.fragment(parallel=True)
+        def read():
+            n = server_state.get("n", 0)
+            steps()["read"].set()
+            steps()["written"].wait()
+            st.text(f"read {n}")
+
+        @st.fragment(parallel=True)
+        def write():
+            steps()["read"].wait()
+            server_state["n"] = 1
+            steps()["written"].set()
+
+        read()
+        write()
+"""
+
+
+@parallel_fragments
+def test_write_of_one_parallel_fragment_reruns_the_other(serve: Serve) -> None:
+    """It has read before that, and shows it after that."""
+
+    async def steps(tab: Tab) -> None:
+        await tab.shows("read 1")
+
+    with_tabs(serve(BOTH_AT_ONCE), 1, steps)
+
+
+def test_threads_that_are_first_at_the_same_time_make_one_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two parallel fragments, of a session that has not touched shared state before."""
+    bridge = _streamlit.Bridge.__new__(_streamlit.Bridge)
+    bridge._hooking = threading.RLock()
+    session = SimpleNamespace()
+    together = threading.Barrier(2)
+    hooked = []
+
+    def hook(_: object) -> object:
+        try:
+            together.wait(0.5)
+        except threading.BrokenBarrierError:
+            pass
+        hooked.append(object())
+        session.__dict__[_streamlit._ATTRIBUTE] = hooked[-1]
+        return hooked[-1]
+
+    monkeypatch.setattr(bridge, "_hook", hook)
+    monkeypatch.setattr(_streamlit, "_find_session", lambda _: session)
+    found: list[object] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(bridge._session_of(SimpleNamespace(session_id="id"))))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(hooked) == 1
+    assert found == hooked * 2
