@@ -50,6 +50,8 @@ SAME_BUILD = 0.03  # how much the dict's counts may differ between processes of 
 
 SCOPES = 10_000
 TO_MANY = f"increment, {SCOPES:,} subscribers"  # for all of them together
+OWN_KEYS = 10_000
+OWN = f"read and write of each of {OWN_KEYS:,} keys, in a run that shows none"  # for one of them
 WARM_UP = 50  # after some calls the interpreter replaces instructions by special ones
 
 PROBE = """
@@ -64,8 +66,8 @@ Counts = dict[str, dict[str, float]]  # operation -> "ours" and "plain" -> instr
 # Inside of valgrind
 
 
-def enter_script_run() -> None:
-    """Give this thread a script context whose session is in a run."""
+def enter_script_run() -> LiveSession:
+    """Give this thread a script context of a session that is in a run."""
 
     class Runner:
         def enqueue(self, message: object) -> None: ...
@@ -93,6 +95,7 @@ def enter_script_run() -> None:
         sys.exit("The session is not subscribed: this would count something else.")
     session.finish_run()
     session.run_started(runner)
+    return session
 
 
 def count_here(library: str) -> None:
@@ -109,7 +112,7 @@ def count_here(library: str) -> None:
     # With no event loop to tell, the scheduler would collect the stale scopes itself.
     _shared.store.on_stale(None)
     state["k"] = state["unread"] = state["hot"] = 0
-    enter_script_run()
+    session = enter_script_run()
     functions: dict[str, Callable[[], object]] = {}
     for operation, row in ROWS.items():
         for times in (UNROLLED, 2 * UNROLLED):
@@ -119,6 +122,12 @@ def count_here(library: str) -> None:
 
     def increment_hot() -> None:
         state["hot"] += 1
+
+    own = [f"own {number}" for number in range(OWN_KEYS)]
+
+    def increment_own() -> None:
+        for key in own:
+            state[key] += 1
 
     crowd = Crowd(SCOPES)
     gc.disable()
@@ -131,6 +140,9 @@ def count_here(library: str) -> None:
     count_call("nothing", lambda: None)
     for name, function in functions.items():
         count_call(name, function)
+    state.update(dict.fromkeys(own, 0))  # only now, for they make chains longer
+    session.start_run()
+    count_call("own", increment_own)
     crowd.read("hot")
     state["hot"]
     count_call("to many", increment_hot)
@@ -164,6 +176,7 @@ def count() -> Counts:
         for side in ("ours", "plain"):
             one, two = (totals[f"{operation}/{side}/{times}"] for times in (UNROLLED, 2 * UNROLLED))
             counts[operation][side] = round((two - one) / UNROLLED / row.operations, 1)
+    counts[OWN] = {"ours": round((totals["own"] - totals["nothing"]) / OWN_KEYS, 1)}
     counts[TO_MANY] = {"ours": float(totals["to many"] - totals["nothing"])}
     return counts
 
