@@ -11,6 +11,7 @@
                                alive      bits: has a scope      retired    bits: had one, sets may still hold it
                                pending    bits: marked stale, not yet collected
     Session ──► scopes: a Scope each for the body of its script and for every fragment
+    thread  ──► Holder: the locks, the transaction and the pending calls of the thread's part in a run
 
 A *scope* is what can be rerun: the body of one session's script, or one fragment in it. Scopes of one session share a
 `Session`, which numbers the runs and counts what was sent to the screen.
@@ -20,11 +21,12 @@ set, a word at a time, into `pending`, and leaves it empty: subscriptions are on
 reads again. So a key that is written a thousand times between two reruns pays for its subscribers once. The first bit
 that enters an empty `pending` wakes whoever collects stale scopes.
 
-A scope that starts a new run gets another slot, and the old one is retired. So all its subscriptions are taken back at
-once, and no list of them is kept. The sets that hold a retired slot are swept when half of the slots are.
+A scope that is executed again gets another slot, and when that execution is complete, the slots of the ones before it
+are retired. So all their subscriptions are taken back at once, and no list of them is kept. The sets that hold a retired
+slot are swept when half of the slots are.
 
 Exclusion. A thread takes mutexes in this order: one session's; one shard's, or several in the order of their numbers;
-and last the slots', or that of the register of waiters (`_wait.pxi`). With the GIL they are nothing, for no operation
+and last the slots', a holder's, or that of the register of waiters (`_wait.pxi`). With the GIL they are nothing, for no operation
 lets go of it where one is held. Python code never runs under any of them: not a value's, nor a finalizer's or a
 callback's. That forbids more than it seems to: every reference that is dropped may be the last one, and on CPython 3.11
 whatever is made for the garbage collector may start it. So values are dropped and Python objects made outside, and the
@@ -44,6 +46,7 @@ by itself, so it is a `.pxd` of inline functions. From what is below to what is 
 
     _platform   interpreters, compilers, systems           _wait         threads that sleep; circles of them
     _cell       one key                                    _lock         the keys' locks
+    _holder     what threads hold, and its end
     _scope      sessions, scopes, what they have shown     _observe      waiting for changes, listeners
     _slots      numbers of scopes; marking, collecting     _fingerprint  what does a value hold?
     _table      finding, making and dropping cells         _same         is it a change?

@@ -203,9 +203,9 @@ def on_change_with(store: Store) -> OnChange:
 
         Thread-safety
             The calls are made on a thread that has changed the key, after its locks are released: in the order of the
-            changes, one for each, and never two at a time for one key. They hold no lock. What they raise is logged
-            and harms nobody; what stops a script, as ``st.stop()`` does, stops the one that has changed the key, when
-            all were called.
+            changes, one for each, and never two at a time for one key. They hold no lock, and what they read subscribes
+            nothing. What they raise is logged; what stops a script, as ``st.stop()`` does, stops the one that has
+            changed the key, when all calls were made.
 
         Raises
             ``TypeError`` if the key is not a ``str`` or the callback cannot be called.
@@ -323,12 +323,14 @@ def transaction_with(store: Store) -> BeginTransaction:
 
         Thread-safety
             Any thread may begin one, and it belongs to that thread: do not ``await`` in it. The keys that it has named
-            or written are its own until its end; others that read or write them wait.
+            or written are its own until its end; others that read or write them wait. It is discarded, and its locks
+            are released, if it does not end on its thread and in its run, or before a block that began inside of it.
 
         Raises
             ``TimeoutError`` if the locks of `keys` are not free within `timeout` (seconds or a ``timedelta``),
-            ``DeadlockError`` if they never would be, ``TypeError`` if a key is not a ``str``, ``RuntimeError`` if a
-            lock of a key that it has written is released inside of it.
+            ``DeadlockError`` if they never would be, ``TypeError`` if a key is not a ``str``, ``RuntimeError`` if
+            a lock of a key that it has written is released inside of it, if another task of this thread is in one, or
+            if it was discarded.
 
         >>> from fastserverstate import server_state, transaction
         >>> server_state.update(mine=5, yours=0)

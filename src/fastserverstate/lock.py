@@ -17,7 +17,7 @@ class ServerStateLock(LockNamespace, Mapping[str, KeyLock]):
 
     Thread-safety
         Any thread may take any lock; the thread that took it has to release it. A script that waits for one gives up
-        when its run is to end, and what a run still holds at its end is released.
+        when its run is to end. What a thread still holds is released when its part in a run ends, or when it ends.
 
     Raises
         What ``threading.RLock`` raises; ``DeadlockError``; ``TypeError`` for a key that is not exactly a ``str``.

@@ -11,7 +11,9 @@ from unit.helpers import run_script
 
 from fastserverstate import _core
 
-TYPES = {name: kind for name, kind in vars(_core).items() if inspect.isclass(kind) and kind.__module__ == _core.__name__}
+TYPES = {
+    name: kind for name, kind in vars(_core).items() if inspect.isclass(kind) and kind.__module__ == _core.__name__
+}
 
 CALLS = """
 import copy, inspect, itertools, pickle, random

@@ -16,7 +16,11 @@ class NoRerun(ContextDecorator):
     The values are stored at once, and sessions stay subscribed: a later write outside of the block reruns them.
 
     Thread-safety
-        The block applies to the thread, task or parallel fragment that is in it and to no other. It nests.
+        The block applies to the thread, task or parallel fragment that is in it and to no other. It nests. It ends with
+        the run that it is in, if not before.
+
+    Raises
+        ``RuntimeError`` at its end on another thread than the one on which it began.
 
     >>> from fastserverstate import no_rerun, server_state
     >>> with no_rerun:
