@@ -42,8 +42,8 @@ RERUN_WRITER_STALE: Final = 0
 RERUN_WRITER_NEVER: Final = 1
 RERUN_WRITER_ALWAYS: Final = 2
 
-# How the run that a thread takes part in stands (`locate_scopes`): it is the session's current one; it is, and its script
-# has not begun yet, for a callback runs; or the session has a newer one.
+# How the run that a thread takes part in stands (`locate_scopes`): it is the session's current one; it is, but its
+# script has not begun yet, for a callback runs; or the session has a newer one.
 RUN_CURRENT: Final = 0
 RUN_STARTING: Final = 1
 RUN_REPLACED: Final = 2

@@ -21,13 +21,13 @@ set, a word at a time, into `pending`, and leaves it empty: subscriptions are on
 reads again. So a key that is written a thousand times between two reruns pays for its subscribers once. The first bit
 that enters an empty `pending` wakes whoever collects stale scopes.
 
-A scope that is executed again gets another slot, and when that execution is complete, the slots of the ones before it
-are retired. So all their subscriptions are taken back at once, and no list of them is kept. The sets that hold a retired
+A scope that is executed again gets another slot. When that execution is complete, the slots of those before it are
+retired. So all their subscriptions are taken back at once, and no list of them is kept. The sets that hold a retired
 slot are swept when half of the slots are.
 
 Exclusion. A thread takes mutexes in this order: one session's; one shard's, or several in the order of their numbers;
-and last the slots', a holder's, or that of the register of waiters (`_wait.pxi`). With the GIL they are nothing, for no operation
-lets go of it where one is held. Python code never runs under any of them: not a value's, nor a finalizer's or a
+and last the slots', a holder's, or that of the register of waiters (`_wait.pxi`). With the GIL they are nothing, for
+no operation lets go of it where one is held. Python code never runs under any of them: not a value's, nor a finalizer's or a
 callback's. That forbids more than it seems to: every reference that is dropped may be the last one, and on CPython 3.11
 whatever is made for the garbage collector may start it. So values are dropped and Python objects made outside, and the
 table is made of plain structs. The locks of the keys are something else: users hold them while their code runs, and

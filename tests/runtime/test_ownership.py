@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import threading
 from types import SimpleNamespace
@@ -217,10 +218,8 @@ def test_threads_that_are_first_at_the_same_time_make_one_session(monkeypatch: p
     hooked = []
 
     def hook(_: object) -> object:
-        try:
+        with contextlib.suppress(threading.BrokenBarrierError):
             together.wait(0.5)
-        except threading.BrokenBarrierError:
-            pass
         hooked.append(object())
         session.__dict__[_streamlit._ATTRIBUTE] = hooked[-1]
         return hooked[-1]

@@ -1,4 +1,4 @@
-"""Objects of the core that were made, copied or restored by other means than the core's own raise errors, and no more."""
+"""Objects of the core that were made, copied or restored by other means than its own raise errors, and never crash."""
 
 from __future__ import annotations
 
@@ -63,8 +63,9 @@ arguments = [None, "k", "", 0, 1, -1, 2**64, 0.0, 1.5, True, b"k", (), ("k",), [
              store, session, session.scope(None), lock, transaction, store.writer(), kind, len, lambda *_: None]
 
 # What would wait for ever, end the process's store or run what it is given, and what Python has for all objects.
-OMITTED = {{"__class__", "__init_subclass__", "__subclasshook__", "__dir__", "__getattribute__", "__new__", "wait_for_change",
-           "on_stale", "set_listeners", "set_backend", "report_in_place", "__sizeof__", "__format__", "reset_after_fork"}}
+OMITTED = {{"__class__", "__init_subclass__", "__subclasshook__", "__dir__", "__getattribute__", "__new__", "__sizeof__",
+           "__format__", "wait_for_change", "on_stale", "set_listeners", "set_backend", "report_in_place",
+           "reset_after_fork"}}
 for thing in things:
     names = [name for name in dir(type(thing)) if name not in OMITTED]
     for _ in range({rounds}):
@@ -85,7 +86,7 @@ def test_methods_of_fabricated_objects(name, seed):
 
 
 @pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))])
-def test_locks_and_transactions_are_not_copied(store, locks, transaction, make):
+def test_locks_and_transactions_are_not_copied(locks, transaction, make):
     for thing in (locks["k"], locks["a", "b"], transaction("k")):
         with pytest.raises(TypeError):
             make(thing)
@@ -100,5 +101,5 @@ def test_nothing_can_be_set_from_a_state(store, locks, transaction):
 def test_lock_without_a_key_cannot_be_made(locks):
     with pytest.raises(TypeError, match="made by server_state_lock"):
         type(locks["k"]).__new__(type(locks["k"]))
-    with pytest.raises(TypeError, match="made by Session.scope"):
+    with pytest.raises(TypeError, match=r"made by Session\.scope"):
         _core.Scope.__new__(_core.Scope)

@@ -27,7 +27,7 @@ no_rerun = NoRerun()
 # -------------------------------------------------------------------------------------------------------------- threads
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def leftovers():
     """What is reported of threads that have ended."""
     reported = []
@@ -49,7 +49,7 @@ def test_locks_of_a_thread_that_ends_are_free(locks, leftovers):
     assert leftovers == [(["a", "b", "c"], [])]
 
 
-def test_thread_with_the_ident_of_one_that_has_ended_holds_nothing(locks, store):
+def test_thread_with_the_ident_of_one_that_has_ended_holds_nothing(locks):
     """The system gives idents again."""
     idents, owners = set(), []
 
@@ -68,7 +68,7 @@ def test_thread_with_the_ident_of_one_that_has_ended_holds_nothing(locks, store)
     assert not any(owners)
 
 
-def test_waiter_gets_the_lock_of_a_thread_that_ends(locks, leftovers):
+def test_waiter_gets_the_lock_of_a_thread_that_ends(locks):
     taken = threading.Event()
     got = []
 
@@ -100,7 +100,7 @@ def test_transaction_of_a_thread_that_ends_is_discarded(state, locks, transactio
     assert leftovers == [(["k", "other"], ["k"])]
 
 
-def test_calls_that_a_thread_has_put_off_are_made_when_it_ends(state, locks, on_change, leftovers):
+def test_calls_that_a_thread_has_put_off_are_made_when_it_ends(state, locks, on_change):
     called = threading.Event()
     on_change("k", called.set)
 
@@ -258,7 +258,7 @@ def test_generators_that_end_transactions_out_of_order(state, locks, transaction
     assert elsewhere(state.get, "a") == 2
 
 
-def test_exceptions_pass_a_transaction_that_was_discarded(state, locks, transaction):
+def test_exceptions_pass_a_transaction_that_was_discarded(locks, transaction):
     first, second = in_transaction(transaction, "a"), in_transaction(transaction, "b")
     next(first)
     next(second)
@@ -417,12 +417,15 @@ def test_callback_that_stops_loses_no_call(state, locks, on_change):
     on_change("b", lambda: calls.append("b"))
 
     def write():
-        with pytest.raises(Stop), locks["other"]:
-            state["a"] = 1
-            state["b"] = 1
+        with locks["other"]:
+            state.update(a=1, b=1)
+
+    def write_and_be_stopped():
+        with pytest.raises(Stop):
+            write()
 
     with ThreadSet() as threads:
-        threads.add(write)
+        threads.add(write_and_be_stopped)
         threads.go()
         assert calling.wait(DEADLINE)
         state["a"] = 2
@@ -470,7 +473,7 @@ def test_what_the_writer_reads_after_a_callback_is(store, state, on_change, sess
 # ------------------------------------------------------------------------------ threads of one session, and its writes
 
 
-def test_write_of_another_thread_of_the_session_is_none_of_the_reader(store, state, session):
+def test_write_of_another_thread_of_the_session_is_none_of_the_reader(state, session):
     """The reader goes on with what it has read, and shows it."""
     state["k"] = 0
     state["k"]
@@ -487,7 +490,7 @@ def test_write_of_another_thread_of_the_session_is_none_of_the_reader(store, sta
     assert session.take_overwritten() == {None: "k"}
 
 
-def test_write_of_another_fragment_is_none_of_the_reader(store, state, session):
+def test_write_of_another_fragment_is_none_of_the_reader(state, session):
     state["k"] = 0
 
     def read():

@@ -221,8 +221,7 @@ class Owners(RuleBasedStateMachine):
             return
         block, keys, saved = actor.blocks.pop(), actor.declared.pop(), actor.savepoints.pop()
         if actor.blocks:  # the outer one keeps the locks
-            kept = {key: True for key in (*keys, *actor.staged)}
-            actor.declared[-1] = tuple({*actor.declared[-1], *kept})
+            actor.declared[-1] = tuple({*actor.declared[-1], *keys, *actor.staged})
             if fails:
                 actor.staged = saved
         else:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
-from fastserverstate._core import COMPARE_ALWAYS, Session, Store, absent, reruns_are_suppressed, same_value
+from fastserverstate._core import COMPARE_ALWAYS, Holder, Store, absent, reruns_are_suppressed, same_value
 from fastserverstate.cluster.node import Node
 from fastserverstate.cluster.replica import GONE
 
@@ -49,7 +49,7 @@ class CoreTable:
     ) -> tuple[Collection[str], Callable[[Collection[str]], object]]:
         left, due, arrivals = self._store.apply(
             [(key, absent if value is GONE else value, quiet) for key, value, quiet in changes],
-            cast("Session | None", origin),
+            cast("Holder | None", origin),
         )
 
         def finish(settled_by_others: Collection[str]) -> None:
