@@ -27,11 +27,11 @@ slot are swept when half of the slots are.
 
 Exclusion. A thread takes mutexes in this order: one session's; one shard's, or several in the order of their numbers;
 and last the slots', a holder's, or that of the register of waiters (`_wait.pxi`). With the GIL they are nothing, for
-no operation lets go of it where one is held. Python code never runs under any of them: not a value's, nor a finalizer's or a
-callback's. That forbids more than it seems to: every reference that is dropped may be the last one, and on CPython 3.11
-whatever is made for the garbage collector may start it. So values are dropped and Python objects made outside, and the
-table is made of plain structs. The locks of the keys are something else: users hold them while their code runs, and
-nobody waits for one with a mutex locked.
+no operation lets go of it where one is held. Python code never runs under any of them: not a value's, nor
+a finalizer's or a callback's. That forbids more than it seems to: every reference that is dropped may be the last one,
+and on CPython 3.11 whatever is made for the garbage collector may start it. So values are dropped and Python objects
+made outside, and the table is made of plain structs. The locks of the keys are something else: users hold them while
+their code runs, and no thread waits for one with a mutex locked.
 
 Two things look at a cell, let go and look again: waiting for a key's lock, which another thread has, and finding out
 what a value holds, so that it can be told from the old one (`_same.pxi`). A cell is freed when nothing would be lost
