@@ -50,7 +50,7 @@ cdef tuple apply(Store store, changes, Session writer):
         else:
             new = NULL if arrival.value is ABSENT else <PyObject *>arrival.value
             if new != NULL or cell.value != NULL:
-                cell.has_print = cell.touched = False
+                cell.has_print = False
                 arrival.old = commit(table, shard, cell, new, writer, arrival.quiet)
                 arrival.due = cell.extra != NULL and cell.extra.calls_due != 0
             drop_if_unused(shard, cell)

@@ -506,9 +506,13 @@ cdef object assign(Store store, str key, object value, bint if_absent):
             if writer is not None:
                 unlock(&writer.mutex)
             held = wait_to_assign(shard, cell, &judge)
+            judge_again(&judge)
         elif not (if_absent and old != NULL) and is_due(&judge, cell):
+            if held:
+                unlock_cell(shard, cell)
+                held = False
             leave(writer, shard)
-            examine_to_assign(shard, cell, &judge, held)
+            examine_to_assign(&judge)
         else:
             break
     if if_absent and old != NULL:
@@ -537,15 +541,11 @@ cdef bint wait_to_assign(Shard *shard, Cell *cell, Judge *judge) except -1:
         raise
 
 
-cdef int examine_to_assign(Shard *shard, Cell *cell, Judge *judge, bint held) except -1:
+cdef int examine_to_assign(Judge *judge) except -1:
     try:
         return examine(judge)
     except BaseException:
         judge_end(judge)
-        if held:
-            lock(&shard.mutex)
-            unlock_cell(shard, cell)
-            unlock_shard(shard)
         raise
 
 
@@ -573,7 +573,7 @@ cdef object change_presence(Store store, str key, bint remove):
             unlock(&writer.mutex)
         held = wait_for_lock(shard, cell, -1)
     if cell != NULL and cell.value != NULL:
-        cell.touched = not remove
+        cell.has_print = False
         old = commit(table, shard, cell, NULL if remove else cell.value, writer, AS_THE_CODE_SAYS)
     due = cell != NULL and cell.extra != NULL and cell.extra.calls_due != 0
     if held:
