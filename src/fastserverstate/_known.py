@@ -366,7 +366,10 @@ def _arrow_field_parts(value: Any) -> Parts:
 
 
 def _arrow_type_parts(kind: Any) -> Parts:
-    return _arrow_field_parts(_module("pyarrow").field("", kind))
+    pyarrow = _module("pyarrow")
+    if type(kind) is pyarrow.DataType:  # has no parameters
+        return (str(kind),)
+    return _arrow_field_parts(pyarrow.field("", kind))
 
 
 def _arrow_scalar_parts(value: Any) -> Parts:

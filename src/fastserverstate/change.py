@@ -27,13 +27,15 @@ def content_fingerprint(value: object, hash_funcs: HashFuncs | None = None) -> b
 
     Two values have the same fingerprint if they are of the same types all through, by name, and hold the same: ``1``,
     ``1.0`` and ``True`` differ, as do ``0.0`` and ``-0.0``; NaN equals NaN, but in arrays it is compared bit by bit.
-    The order of a dict's items counts, that of attributes and of a set's members does not; nor does who shares what,
-    the memory layout of an array or the chunks of an Arrow table.
+    The order of a dict's items counts, that of attributes and of a set's members does not; nor does the memory layout
+    of an array or the chunks of an Arrow table. Who shares what counts only where a cycle can be reached.
 
     Functions are told by their code, defaults and closures; classes and modules by name; enum members by class and
     name. Objects count with their attributes and slots, cached properties aside, or with what they would be pickled
-    as if they define that. Locks, sockets, generators, a bare ``object()`` and what holds one have no fingerprint.
-    Neither has what is nested more than 400 deep, holds more than 50 million values or changes meanwhile.
+    as if their class itself defines that. Whatever may keep something that cannot be seen has no fingerprint: locks,
+    sockets, generators, a bare ``object()``, types in C that are not known, and what holds one. Neither has what is
+    nested more than 400 deep or too deep for the thread's stack, holds more than 50 million values or changes
+    meanwhile.
 
     `hash_funcs` are functions by type or by the type's full name, as in ``st.cache_data``: what they return stands
     for the value.

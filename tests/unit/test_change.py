@@ -19,6 +19,7 @@ import sys
 import sysconfig
 import threading
 import time
+import types
 import weakref
 import zoneinfo
 from collections import Counter, deque
@@ -329,10 +330,16 @@ def test_order_of_attributes_makes_no_difference():
     one.first, one.second = 1, 2
     other.second, other.first = 2, 1
     assert content_fingerprint(one) == content_fingerprint(other)
+    namespaces = types.SimpleNamespace(a=1, b=2), types.SimpleNamespace(b=2, a=1)
+    assert content_fingerprint(namespaces[0]) == content_fingerprint(namespaces[1])
 
 
 def test_what_a_read_computes_makes_no_difference():
-    for value in (Measured([1, 2]), *([] if pydantic is None else [values.Order(counts=[1, 2])])):
+    for value in (
+        Measured([1, 2]),
+        values.CachingAccount([1, 2]),
+        *([] if pydantic is None else [values.Order(counts=[1, 2])]),
+    ):
         before = content_fingerprint(value)
         assert value.total == 3
         assert content_fingerprint(value) == before
