@@ -85,6 +85,12 @@ def test_equal_values_have_equal_fingerprints(make):
         assert content_fingerprint({"k": (1, [deep_copied(twin)])}) == nested != fingerprint
 
 
+@pytest.mark.parametrize("name", ["frames", "frames and more", "dataclasses", "slots", "cycles", "times"])
+def test_pickles_have_equal_fingerprints(name):
+    for value in CASES[name]():
+        assert content_fingerprint(pickle.loads(pickle.dumps(value))) == content_fingerprint(value)
+
+
 @pytest.mark.parametrize("make", CASES.values(), ids=CASES)
 def test_different_values_have_different_fingerprints(make):
     values = make()

@@ -337,7 +337,7 @@ class Frame(pd.DataFrame):
 
 
 class Column(pd.Series):
-    _metadata = ["crs"]  # noqa: RUF012
+    _metadata = ["_name", "crs"]  # noqa: RUF012
 
     @property
     def _constructor(self):
