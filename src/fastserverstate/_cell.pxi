@@ -34,8 +34,7 @@ ctypedef struct Cell:
     uint32_t depth
     char policy               # when an assigned value counts as changed
     # Of one byte each:
-    char has_print            # what the value is has a fingerprint
-    char touched              # the value was said to have changed in place
+    char has_print            # what the value is has a fingerprint, and was not said to have changed in place
     char reported             # it was found to have changed in place
     char drafted              # the holder's transaction has written it
     char presence_owed        # it appeared or vanished in a `no_rerun` block, and the watchers do not know

@@ -18,7 +18,7 @@ Thread-safety
     that may use the store.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from types import TracebackType
@@ -77,9 +77,9 @@ def plan_types(make: Callable[[type], TypePlan], report: Callable[[str, Exceptio
 class TypePlan:
     """How the values of one type are written for their fingerprint. Holds no reference to the type.
 
-    `name` is the type's full name. `parts` takes a value apart into values that stand for it; without it, its `storage`
-    does, as the built-in type that it inherits from keeps it. Beside that count its attributes if it `has_dict`, but
-    for those in `derived`, and its `slots`.
+    `name` is the type's full name. `functions` take a value apart into values that stand for it; `storage` is the
+    built-in type whose content counts. Beside these count its attributes if it `has_dict`, but for those in `derived`,
+    and its `slots`: by name, or by the position in the MRO and the name if a subclass hides the slot.
     """
 
     name: Final[str]
@@ -87,13 +87,18 @@ class TypePlan:
     def __new__(
         cls,
         name: str,
-        parts: Callable[[Any], Iterable[object]] | None = None,
+        functions: tuple[Callable[[Any], Iterable[object]], ...] = (),
         storage: type | None = None,
         has_dict: bool = False,
-        slots: tuple[str, ...] = (),
+        slots: tuple[str | tuple[int, str], ...] = (),
         derived: frozenset[str] = frozenset(),
     ) -> TypePlan: ...
 
+def mro_of(kind: type) -> tuple[type, ...]:
+    """The type's ``__mro__``, whatever its metaclass says. So do `base_of` and `namespace_of`."""
+
+def base_of(kind: type) -> type: ...
+def namespace_of(kind: type) -> Mapping[str, Any]: ...
 def share_between_threads(value: object) -> None:
     """Never free the object, so that threads without the GIL do not fight for its reference count. Call it at once."""
 

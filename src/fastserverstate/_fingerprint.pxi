@@ -4,8 +4,13 @@
 # A value is written out as a self-delimiting run of bytes: a tag, then numbers of fixed length, data with its length
 # before it, and the runs of what the value holds. The fingerprint is the XXH3-128 of the run. So that a run stays
 # short, data and containers that are long stand in it with their own XXH3-128: a container of which there are many
-# references is then written once, and the members of a set are added up in no order. Nothing depends on addresses, on
-# the hash seed or on who shares what; every rule goes by content alone.
+# references is then written once, and the members of a set are added up in no order. Nothing depends on addresses or
+# on the hash seed.
+#
+# Sharing. A container from which no cycle can be reached is written the same wherever it stands, so it makes no
+# difference whether two places share it. The others are numbered in the order in which they are finished, and later
+# places refer to the number: each is written once, as many paths as may lead to it, and sharing counts. The number
+# stands at the container's end, because the members of a set are added up in no order.
 #
 # Exclusion. Values may be changed by other threads meanwhile: everything is read through references of our own, and a
 # container that has changed its size has no fingerprint. No lock of ours may be held: this runs foreign code.
@@ -58,6 +63,9 @@ import_datetime()
 
 cdef extern from *:
     """
+    #define FSS_STACK_BUDGET (48 * 1024)
+    #define FSS_STACK_RESERVE (128 * 1024)
+
     #if PY_VERSION_HEX < 0x030D0000
     #  define Py_BEGIN_CRITICAL_SECTION(op) {
     #  define Py_END_CRITICAL_SECTION() }
@@ -101,17 +109,78 @@ cdef extern from *:
         return found;
     }
 
+    /* The calling thread's stack: all of it, and where the caller is in it. Frame addresses, because a sanitizer may
+     * put variables elsewhere. */
+    #if defined(_MSC_VER)
+    #  include <intrin.h>
+    #  define fss_stack_pointer() ((uintptr_t)_AddressOfReturnAddress())
+    #else
+    #  define fss_stack_pointer() ((uintptr_t)__builtin_frame_address(0))
+    #endif
+    #if defined(_WIN32)
+    #  include <windows.h>
+    #elif defined(__linux__) || defined(__APPLE__)
+    #  include <pthread.h>
+    #endif
+
+    static FSS_THREAD_LOCAL uintptr_t fss_stack_low = 0;
+    static FSS_THREAD_LOCAL uintptr_t fss_stack_high = 0;
+
+    static void fss_find_stack(void)
+    {
+        fss_stack_low = fss_stack_high = 1; /* unknown */
+    #if defined(_WIN32)
+        ULONG_PTR low, high;
+        GetCurrentThreadStackLimits(&low, &high);
+        fss_stack_low = low;
+        fss_stack_high = high;
+    #elif defined(__APPLE__)
+        fss_stack_high = (uintptr_t)pthread_get_stackaddr_np(pthread_self());
+        fss_stack_low = fss_stack_high - pthread_get_stacksize_np(pthread_self());
+    #elif defined(__linux__)
+        pthread_attr_t attributes;
+        void *start;
+        size_t size, guard;
+        if (pthread_getattr_np(pthread_self(), &attributes) != 0)
+            return;
+        if (pthread_attr_getstack(&attributes, &start, &size) == 0
+                && pthread_attr_getguardsize(&attributes, &guard) == 0 && guard < size) {
+            fss_stack_low = (uintptr_t)start + guard;
+            fss_stack_high = (uintptr_t)start + size;
+        }
+        pthread_attr_destroy(&attributes);
+    #endif
+    }
+
+    /* How far down a walk may go that begins here. What it leaves is for the code of values, which it calls. */
+    static uintptr_t fss_stack_limit(void)
+    {
+        uintptr_t here = fss_stack_pointer();
+        uintptr_t size;
+        if (fss_stack_low == 0)
+            fss_find_stack();
+        if (here <= fss_stack_low || here >= fss_stack_high) /* unknown, or a coroutine's own */
+            return here > FSS_STACK_BUDGET ? here - FSS_STACK_BUDGET : 0;
+        size = fss_stack_high - fss_stack_low;
+        return fss_stack_low + (size / 2 < FSS_STACK_RESERVE ? size / 2 : FSS_STACK_RESERVE);
+    }
+
+    static inline unsigned int fss_type_version(PyTypeObject *type) {
+        return fss_load(type->tp_version_tag);
+    }
+
     enum {
         TAG_NONE = 'N', TAG_TRUE = 'T', TAG_FALSE = 'F', TAG_INT = 'i', TAG_BIG_INT = 'I', TAG_FLOAT = 'f',
         TAG_COMPLEX = 'c', TAG_BYTES = 'b', TAG_BYTEARRAY = 'a', TAG_MEMORY = 'm', TAG_MOMENT = 't',
         TAG_TEXT = 0x10,    /* and the bytes per character: 1, 2 or 4 */
         TAG_LIST = 'L', TAG_TUPLE = 'U', TAG_DICT = 'D', TAG_SET = 'S', TAG_FROZENSET = 'Z',
-        TAG_OBJECT = 'O',   /* storage, attributes and slots */
-        TAG_PARTS = 'P',    /* what a plan's function has made of the value */
+        TAG_OBJECT = 'O',   /* parts, storage, attributes and slots */
         TAG_CUSTOM = 'X',   /* what a user's function says of it */
         TAG_UNSET = 'u',    /* a slot without a value */
         TAG_END = ';',      /* after parts whose number does not stand before them */
         TAG_BACK = '^',     /* a container that is being written, so many containers further out */
+        TAG_NUMBER = '=',   /* the end of a container from which a cycle can be reached, and its number */
+        TAG_SEEN = '@',     /* the container of that number */
         TAG_HASHED = '#',   /* the hash of a run that was long */
         TAG_FOLDED = '+'    /* the hash of what a run began with */
     };
@@ -119,9 +188,12 @@ cdef extern from *:
     enum:
         TAG_NONE, TAG_TRUE, TAG_FALSE, TAG_INT, TAG_BIG_INT, TAG_FLOAT, TAG_COMPLEX, TAG_BYTES, TAG_BYTEARRAY
         TAG_MEMORY, TAG_MOMENT, TAG_TEXT, TAG_LIST, TAG_TUPLE, TAG_DICT, TAG_SET, TAG_FROZENSET, TAG_OBJECT
-        TAG_PARTS, TAG_CUSTOM, TAG_UNSET, TAG_END, TAG_BACK, TAG_HASHED, TAG_FOLDED
+        TAG_CUSTOM, TAG_UNSET, TAG_END, TAG_BACK, TAG_NUMBER, TAG_SEEN, TAG_HASHED, TAG_FOLDED
     object fss_list_item(list, Py_ssize_t index)  # IndexError past the end
     bint fss_digit(object number, long long *value)
+    size_t fss_stack_pointer() noexcept
+    size_t fss_stack_limit() noexcept
+    unsigned int fss_type_version(type) noexcept  # 0 if it has none; another one after every change of the type
     bint fss_dict_next(dict, Py_ssize_t *position, PyObject **key, PyObject **value)
 
 cdef extern from "Python.h":
@@ -154,17 +226,19 @@ ctypedef struct Walk:
     size_t used
     size_t size
     int depth
-    int lowest              # the outermost container that a TAG_BACK in what is being written refers to
+    bint cyclic             # a cycle can be reached from what is being written
+    uint64_t numbered       # containers from which one can be reached, and which are finished
+    size_t stack_limit      # how far down the walk may use the thread's stack
     Py_ssize_t steps
     PyObject *hash_funcs    # borrowed; NULL when there are none
-    PyObject *memo          # by address: a shared container, and the run that it was written as
+    PyObject *memo          # by address: a finished container, and the run that it was written as, or its number
     PyObject *culprit       # name of the innermost type that has stopped the walk
     PyObject *path[DEEPEST_WALK]
     unsigned char first[FIRST_ROOM]
 
 ctypedef struct Place:
     size_t start
-    int lowest
+    bint cyclic
     Py_ssize_t steps
 
 
@@ -176,27 +250,34 @@ class Unfingerprintable(Exception):
 cdef class TypePlan:
     """How the values of one type are written. It holds no reference to the type, which may be dropped by its module.
 
-    `name` is the type's full name. `parts` is a function that takes a value apart into values that stand for it. If
-    there is none, it is its `storage` that counts (that of the built-in type it inherits from, if any). Beside that it
-    consists of its attributes, if it `has_dict`, but those in `derived`, and of its `slots`.
+    `name` is the type's full name. `functions` take a value apart into values that stand for it; `storage` is the
+    built-in type whose content counts. Beside these count its attributes, if it `has_dict`, but those in `derived`, and
+    its slots: by name, or by the position in the MRO and the name if a subclass hides the slot.
     """
     cdef readonly str name
     cdef bytes label
-    cdef object parts
+    cdef tuple functions
     cdef type storage
     cdef bint has_dict
     cdef tuple slots
     cdef frozenset derived
+    cdef unsigned int version   # the type's, as it was when the plan was made
 
-    def __cinit__(self, str name, parts=None, type storage=None, bint has_dict=False, tuple slots=(),
+    def __cinit__(self, str name, tuple functions=(), type storage=None, bint has_dict=False, tuple slots=(),
                   frozenset derived=frozenset()):
         self.name = name
-        self.label = name.encode(errors="surrogatepass")
-        self.parts = parts
+        # A class that is defined anew has the same name, and perhaps other slots.
+        self.label = repr((name, len(functions), slots)).encode(errors="surrogatepass")
+        self.functions = functions
         self.storage = storage
         self.has_dict = has_dict
         self.slots = slots
         self.derived = derived
+
+# Of a type, whatever its metaclass says.
+mro_of = type.__dict__["__mro__"].__get__
+base_of = type.__dict__["__base__"].__get__
+namespace_of = type.__dict__["__dict__"].__get__
 
 # By address of a type: a weak reference that removes the entry with the type, and the plan.
 cdef dict plans = {}
@@ -229,7 +310,9 @@ cdef int fingerprint(object value, uint64_t *out, dict hash_funcs) except -1:
     walk.used = 0
     walk.size = FIRST_ROOM
     walk.depth = 0
-    walk.lowest = DEEPEST_WALK
+    walk.cyclic = False
+    walk.numbered = 0
+    walk.stack_limit = fss_stack_limit()
     walk.steps = MOST_STEPS
     walk.hash_funcs = <PyObject *>hash_funcs if hash_funcs else NULL
     walk.memo = NULL
@@ -354,47 +437,65 @@ cdef int _replace(Walk *walk, size_t start, unsigned char tag) except -1:
 cdef bint _enter(Walk *walk, object value, Place *place) except -1:
     """Begin the run of a container. False if it has been written by this: as a reference, or as it was before."""
     cdef PyObject *known
-    cdef bytes before
     cdef int i
-    for i in range(walk.depth - 1, -1, -1):
-        if walk.path[i] == <PyObject *>value:
-            _put(walk, TAG_BACK, walk.depth - i)
-            walk.lowest = min(walk.lowest, i)
-            return False
     if walk.memo != NULL:
         known = PyDict_GetItemWithError(<dict>walk.memo, PyLong_FromVoidPtr(<void *>value))
         if known != NULL:
-            before = (<tuple>known)[1]
-            memcpy(_room(walk, PyBytes_GET_SIZE(before)), PyBytes_AS_STRING(before), PyBytes_GET_SIZE(before))
+            _write_again(walk, <object>PyTuple_GET_ITEM(<tuple>known, 1))
             return False
-    if walk.depth == DEEPEST_WALK:
-        raise Unfingerprintable("It is nested too deep.")
+    for i in range(walk.depth - 1, -1, -1):
+        if walk.path[i] == <PyObject *>value:
+            _put(walk, TAG_BACK, walk.depth - i)
+            walk.cyclic = True
+            return False
+    _check_depth(walk)
     walk.path[walk.depth] = <PyObject *>value
     walk.depth += 1
     place.start = walk.used
-    place.lowest = walk.lowest
+    place.cyclic = walk.cyclic
     place.steps = walk.steps
-    walk.lowest = DEEPEST_WALK
+    walk.cyclic = False
     return True
 
 
+cdef inline int _check_depth(Walk *walk) except -1:
+    if walk.depth == DEEPEST_WALK or fss_stack_pointer() < walk.stack_limit:
+        raise Unfingerprintable("It is nested too deep.")
+    return 0
+
+
+cdef int _write_again(Walk *walk, object known) except -1:
+    if type(known) is int:
+        _put(walk, TAG_SEEN, known)
+        walk.cyclic = True
+    else:
+        memcpy(_room(walk, PyBytes_GET_SIZE(known)), PyBytes_AS_STRING(known), PyBytes_GET_SIZE(known))
+    return 0
+
+
 cdef int _leave(Walk *walk, object value, Place *place) except -1:
+    cdef bint cyclic = walk.cyclic
     walk.depth -= 1
+    walk.cyclic |= place.cyclic
+    if cyclic:
+        _put(walk, TAG_NUMBER, walk.numbered)
+        _remember(walk, value, walk.numbered)
+        walk.numbered += 1
     if walk.used - place.start > SHORT or walk.run[place.start] == TAG_FOLDED:
         _replace(walk, place.start, TAG_HASHED)
-    if walk.lowest < walk.depth:  # what it was written as holds in this place only
-        walk.lowest = min(walk.lowest, place.lowest)
-        return 0
-    walk.lowest = place.lowest
     # One reference is the container's that holds it and one is ours. Small ones are as soon written again.
-    if place.steps - walk.steps > SMALL and Py_REFCNT(value) > 2 and walk.depth:
-        if walk.memo == NULL:
-            memo = {}
-            Py_INCREF(memo)
-            walk.memo = <PyObject *>memo
-        (<dict>walk.memo)[PyLong_FromVoidPtr(<void *>value)] = (
-            value, PyBytes_FromStringAndSize(<char *>walk.run + place.start, walk.used - place.start)
-        )
+    if not cyclic and place.steps - walk.steps > SMALL and Py_REFCNT(value) > 2 and walk.depth:
+        _remember(walk, value, PyBytes_FromStringAndSize(<char *>walk.run + place.start, walk.used - place.start))
+    return 0
+
+
+cdef int _remember(Walk *walk, object value, object written) except -1:
+    """The value is kept, so that no other one comes to lie at its address."""
+    if walk.memo == NULL:
+        memo = {}
+        Py_INCREF(memo)
+        walk.memo = <PyObject *>memo
+    (<dict>walk.memo)[PyLong_FromVoidPtr(<void *>value)] = (value, written)
     return 0
 
 
@@ -605,16 +706,16 @@ cdef int _write_object(Walk *walk, object value, type kind) except -1:
         if not _enter(walk, value, &place):
             return 0
         walk.steps -= OBJECT_STEPS
-        if plan.parts is not None:
-            _put_label(walk, TAG_PARTS, plan)
-            _write_parts(walk, plan.parts(value), place.start)
-        else:
-            _put_label(walk, TAG_OBJECT, plan)
-            if plan.storage is not None:
-                if not PyType_IsSubtype(kind, plan.storage):  # a metaclass has misled whoever made the plan
-                    raise TypeError("It has not the storage that it seems to have.")
-                _write_storage(walk, value, plan.storage, place.start)
+        _put_label(walk, TAG_OBJECT, plan)
+        for function in plan.functions:
+            _write_parts(walk, function(value), place.start)
+        if plan.storage is not None:
+            if not PyType_IsSubtype(kind, plan.storage):  # a metaclass has misled whoever made the plan
+                raise TypeError("It has not the storage that it seems to have.")
+            _write_storage(walk, value, plan.storage, place.start)
         _write_attributes(walk, value, plan, place.start)
+        if _type_of(value) != <void *>kind:
+            raise Unfingerprintable("It has changed its class meanwhile.")
         return _leave(walk, value, &place)
     except Exception:
         if walk.culprit == NULL:
@@ -648,9 +749,9 @@ cdef int _write_attributes(Walk *walk, object value, TypePlan plan, size_t start
                 _write(walk, item)
                 _fold(walk, start)
     _room(walk, 1)[0] = TAG_END
-    for name in plan.slots:
+    for slot in plan.slots:
         try:
-            item = PyObject_GenericGetAttr(value, name)
+            item = PyObject_GenericGetAttr(value, slot) if type(slot) is str else _hidden_slot(value, slot)
         except AttributeError:
             _room(walk, 1)[0] = TAG_UNSET
         else:
@@ -669,8 +770,7 @@ cdef bint _write_custom(Walk *walk, object value, type kind) except -1:
     cdef PyObject *function = PyDict_GetItemWithError(<dict>walk.hash_funcs, plan.name)
     if function == NULL:
         return False
-    if walk.depth == DEEPEST_WALK:
-        raise Unfingerprintable("It is nested too deep.")
+    _check_depth(walk)
     _put_label(walk, TAG_CUSTOM, plan)
     # Not a place that can be referred to: a function that gives its argument back would hide its content.
     walk.path[walk.depth] = NULL
@@ -686,11 +786,25 @@ cdef bint _write_custom(Walk *walk, object value, type kind) except -1:
     return True
 
 
+cdef object _hidden_slot(value, tuple slot):
+    """What a slot holds of whose name a subclass makes something else."""
+    position, name = slot
+    return namespace_of(mro_of(<type>_type_of(value))[position])[name].__get__(value)
+
+
 cdef TypePlan _plan(type kind):
     cdef object address = PyLong_FromVoidPtr(<void *>kind)
     cdef PyObject *entry = dict_get(<PyObject *>plans, <PyObject *>address)
-    if entry == NULL:
-        made = (weakref.ref(kind, lambda _reference: plans.pop(address, None)), make_plan(kind))
-        plans[address] = made
-        return made[1]
-    return (<tuple>owned(entry))[1]
+    cdef unsigned int version = fss_type_version(kind)
+    cdef TypePlan plan
+    if entry != NULL:
+        plan = (<tuple>owned(entry))[1]
+        if plan.version == version and version:
+            return plan
+    if not version:
+        type.__getattribute__(kind, "__reduce_ex__")  # a look-up gives it one
+        version = fss_type_version(kind)
+    plan = make_plan(kind)
+    plan.version = version
+    plans[address] = (weakref.ref(kind, lambda _reference: plans.pop(address, None)), plan)
+    return plan

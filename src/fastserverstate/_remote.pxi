@@ -51,7 +51,7 @@ cdef tuple apply(Store store, changes, Holder holder):
         else:
             new = NULL if arrival.value is ABSENT else <PyObject *>arrival.value
             if new != NULL or cell.value != NULL:
-                cell.has_print = cell.touched = False
+                cell.has_print = False
                 arrival.old = commit(
                     table, shard, cell, new, writer, 0 if holder is None else holder.serial, arrival.quiet
                 )

@@ -4,6 +4,9 @@
 # Numbers and text are compared with the value that is there. Of anything else the cell keeps a fingerprint, taken when
 # it was assigned, so that a change in place shows too. A new value's fingerprint is taken first, with nothing locked,
 # and then compared with the cell's under the mutex: whatever has been written meanwhile, it is compared with that.
+#
+# When in doubt, it is a change. A fingerprint counts only for the content that it was taken from: `touch` drops the
+# cell's, and a value is looked at again after a wait for the key's lock.
 
 cdef enum:
     BY_CONTENT
@@ -57,10 +60,15 @@ cdef bint same_plain(PyObject *old, PyObject *new) noexcept:
     return False
 
 
+cdef enum:
+    MOST_EXAMINATIONS = 8   # beside others who write all the time; then it is a change
+
+
 ctypedef struct Judge:
     # Tells of a value that is to be assigned whether that is a change.
     PyObject *value           # borrowed
     bint plain
+    int examinations
     bint examined             # there is a fingerprint, or there is none to be had
     bint has_print
     uint64_t print[2]
@@ -77,6 +85,12 @@ cdef inline void judge_start(Judge *self, PyObject *value) noexcept:
     self.plain = is_plain(value)
 
 
+cdef inline void judge_again(Judge *self) noexcept:
+    """The values may have changed in place meanwhile."""
+    self.examined = self.has_print = False
+    self.version = 0
+
+
 cdef inline void judge_end(Judge *self) noexcept:
     """Nothing is locked."""
     _xdecref(self.compared)
@@ -88,13 +102,13 @@ cdef inline void judge_end(Judge *self) noexcept:
 cdef inline bint is_due(Judge *self, const Cell *cell) noexcept:
     """Whether `examine` is to be called, once nothing is locked, before there can be a verdict."""
     if cell.policy <= BY_HASH_FUNCS:
-        if self.examined or (self.plain and cell.policy == BY_CONTENT):
+        if self.examined or (self.plain and cell.policy == BY_CONTENT) or self.examinations == MOST_EXAMINATIONS:
             return False
         if cell.policy == BY_HASH_FUNCS:
             self.hash_funcs = cell.extra.hash_funcs
             _incref(self.hash_funcs)
         return True
-    if cell.policy != BY_EQUALITY or cell.value == NULL:
+    if cell.policy != BY_EQUALITY or cell.value == NULL or self.examinations == MOST_EXAMINATIONS:
         return False
     if cell.value == self.compared and cell.version == self.version:
         return False
@@ -111,7 +125,7 @@ cdef inline bint is_same(const Judge *self, const Cell *cell) noexcept:
             return fits(self, cell) and cell.has_print and same_print(self.print, cell.print)
         return self.plain and same_plain(cell.value, self.value)
     if cell.policy == BY_EQUALITY:
-        return self.equal and cell.value == self.compared
+        return self.equal and cell.value == self.compared and cell.version == self.version
     return cell.policy == BY_IDENTITY and cell.value == self.value
 
 
@@ -122,7 +136,6 @@ cdef inline bint fits(const Judge *self, const Cell *cell) noexcept:
 
 cdef inline void keep_print(const Judge *self, Cell *cell) noexcept:
     cell.has_print = fits(self, cell)
-    cell.touched = False
     if cell.has_print:
         memcpy(cell.print, self.print, sizeof(cell.print))
 
@@ -132,6 +145,7 @@ cdef inline void keep_print(const Judge *self, Cell *cell) noexcept:
 cdef int examine(Judge *self) except -1:
     """Do what runs foreign code, or may take long. Only what stops a script is raised."""
     cdef PyObject *last = self.compared
+    self.examinations += 1
     if self.old != NULL:
         self.compared, self.old = self.old, NULL
         _xdecref(last)
@@ -164,7 +178,7 @@ cdef int inspect(Table *table, PyObject *key, Py_hash_t hashed, PyObject *value)
     cdef int instruction = 0
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    if cell == NULL or cell.value != value or not cell.has_print or cell.touched or cell.reported:
+    if cell == NULL or cell.value != value or not cell.has_print or cell.reported:
         unlock(&shard.mutex)
         return 0
     memcpy(assigned, cell.print, sizeof(assigned))

@@ -566,16 +566,16 @@ cdef object assign(Store store, str key, object value, bint if_absent):
             judge_end(&judge)
             raise MemoryError()
         old = cell.value
-        if not (if_absent and old != NULL) and is_due(&judge, cell):
-            # Before the wait, and in no queue: this may take long, and others are not to wait for it.
-            leave(writer, shard)
-            if waiter.queued:
-                give_up_waiting(table, shard, cell, &waiter)
-            examine_to_assign(&judge)
-        elif is_held_by_other(cell):
+        if is_held_by_other(cell):
             if writer is not None:
                 unlock(&writer.mutex)
             wait_to_assign(table, shard, cell, &waiter, &judge)
+            judge_again(&judge)
+        elif not (if_absent and old != NULL) and is_due(&judge, cell):
+            leave(writer, shard)
+            if waiter.queued:  # others are not to wait for a comparison
+                give_up_waiting(table, shard, cell, &waiter)
+            examine_to_assign(&judge)
         else:
             break
     waited = waiter.queued
@@ -651,7 +651,7 @@ cdef object change_presence(Store store, str key, bint remove):
     if waited:
         leave_lock_queue(cell, &waiter)
     if cell != NULL and cell.value != NULL:
-        cell.touched = not remove
+        cell.has_print = False
         old = commit(table, shard, cell, NULL if remove else cell.value, writer, thread_serial(), AS_THE_CODE_SAYS)
     due = cell != NULL and cell.extra != NULL and cell.extra.calls_due != 0
     if cell != NULL:

@@ -15,6 +15,7 @@ from unit.helpers import DEADLINE, ThreadSet, enter, leave
 from fastserverstate import _core
 from fastserverstate.atomic import Atomic, compare_and_set_with, wait_for_with
 from fastserverstate.configuration import configure_with
+from fastserverstate.rerun.control import force_rerun_with
 
 
 @pytest.fixture
@@ -62,6 +63,46 @@ def test_value_is_replaced_by_an_equal_one(state):
     state["k"] = first = [1]
     state["k"] = second = [1]
     assert state["k"] is second is not first
+
+
+TOUCHES: dict[str, Callable[..., object]] = {
+    "touch": lambda store, _: store.touch("k"),
+    "force_rerun_bound_sessions": lambda store, _: force_rerun_with(store)("k"),
+    "touch in a transaction": lambda store, _: in_transaction(store, lambda: store.touch("k")),
+    "assignment": lambda _, state: state.__setitem__("k", state["k"]),
+    "assignment in a transaction": lambda store, state: in_transaction(
+        store, lambda: state.__setitem__("k", state["k"])
+    ),
+    "atomic": lambda store, _: Atomic(store)("k", lambda value: value),
+}
+
+
+def in_transaction(store, action):
+    with store.transaction((), None):
+        action()
+
+
+@pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES)
+def test_content_from_before_a_touch_is_a_change(store, state, changed, touch):
+    """Sessions have been shown what was touched, so going back is news."""
+    state["k"] = rows = [1]
+    rows.append(2)
+    assert changed(lambda: touch(store, state))
+    rows.pop()
+    assert changed(assign(state, rows))
+    assert not changed(assign(state, [1]))
+    state["k"].append(2)
+    touch(store, state)
+    assert changed(assign(state, [1]))
+
+
+def test_removal_forgets_the_content(store, state, changed):
+    state["k"] = [1]
+    del state["k"]
+    assert changed(assign(state, [1]))
+    state["k"].append(2)
+    assert changed(lambda: in_transaction(store, lambda: (state.pop("k"), state.__setitem__("k", [1, 2]))))
+    assert changed(assign(state, [1]))
 
 
 def test_array_that_was_changed_in_the_middle(state, changed):
@@ -153,13 +194,16 @@ class Slow:
     """Takes its time to say what it holds: others write meanwhile."""
 
     meanwhile: list[Callable[[], object]] = []  # noqa: RUF012
+    thoughts = 0
 
     def __init__(self, content):
         self.content = content
 
     def _think(self):
-        while Slow.meanwhile:
-            writer = threading.Thread(target=Slow.meanwhile.pop())
+        Slow.thoughts += 1
+        meanwhile, Slow.meanwhile = Slow.meanwhile, []
+        for write in meanwhile:
+            writer = threading.Thread(target=write)
             writer.start()
             writer.join(DEADLINE)
             assert not writer.is_alive()
@@ -211,6 +255,65 @@ def test_slow_comparison_hides_no_change_that_was_made_meanwhile(overtaken):
 
 def test_slow_comparison_beside_an_equal_assignment(overtaken):
     assert overtaken("same") == (False, False)
+
+
+@pytest.mark.parametrize("options", COMPARISONS.values(), ids=COMPARISONS)
+def test_comparison_after_a_wait_holds_up_no_reader(state, locks, configure, options):
+    configure("k", **options)
+    state["k"] = Slow("old")
+    seen = []
+    writing = threading.Event()
+
+    def write():
+        writing.set()
+        state["k"] = Slow("new")
+
+    with ThreadSet() as threads, locks["k"]:
+        Slow.meanwhile = [lambda: seen.append(state["k"].content)]
+        threads.add(write)
+        threads.go()
+        assert writing.wait(DEADLINE)
+        time.sleep(0.02)  # it may wait for the lock by then, which is no condition of anything
+    assert seen == ["old"]
+    assert state["k"].content == "new"
+    assert not locks["k"].locked()
+
+
+def test_slow_comparison_beside_quick_writers_comes_to_an_end(state, configure):
+    """It counts as changed after some tries, each of which another write has overtaken."""
+
+    def overtake():
+        state["k"] = object()
+        Slow.meanwhile.append(overtake)
+
+    configure("k", compare="equality")
+    state["k"] = Slow("old")
+    Slow.thoughts, Slow.meanwhile = 0, [overtake]
+    state["k"] = new = Slow("new")
+    Slow.meanwhile.clear()
+    assert state["k"] is new
+    assert 2 < Slow.thoughts < 100
+
+
+def test_content_is_looked_at_again_after_a_wait_for_the_lock(state, locks, changed):
+    """It may have changed in place since then, and readers are shown what it is now."""
+
+    def hold(rows, held):
+        with locks["k"]:
+            held.set()
+            time.sleep(0.02)  # the assignment mostly waits for the lock by then: if not, it is tried again
+            rows.append(2)
+
+    Slow.thoughts = 0
+    while Slow.thoughts < 2:
+        state["k"], held, rows = 0, threading.Event(), [Slow(1)]
+        Slow.thoughts = 0
+        with ThreadSet() as threads:
+            threads.add(hold, rows, held)
+            Slow.meanwhile = [lambda: (threads.go(), held.wait(DEADLINE))]  # noqa: B023
+            state["k"] = rows
+    rows.pop()
+    assert changed(assign(state, rows))
 
 
 def test_stopped_comparison_changes_nothing(state, locks, configure):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import functools
 import gc
 import importlib
 import itertools
@@ -10,13 +12,16 @@ import json
 import logging
 import math
 import os
+import pickle
 import socket
 import subprocess
 import sys
 import sysconfig
 import threading
 import time
+import types
 import weakref
+import zoneinfo
 from collections import Counter, deque
 from functools import partial
 from pathlib import Path
@@ -28,6 +33,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit import values
+from unit.helpers import ThreadSet, run_script
 from unit.values import (
     ARROW_COLUMNS,
     CASES,
@@ -63,7 +69,7 @@ TESTS = Path(__file__).parents[1]
 def deep_copied(value):
     try:
         return copy.deepcopy(value)
-    except (TypeError, RuntimeError):  # it cannot be copied, or refuses
+    except (AttributeError, TypeError, RuntimeError):  # it cannot be copied, or refuses
         return value
 
 
@@ -77,6 +83,12 @@ def test_equal_values_have_equal_fingerprints(make):
         assert content_fingerprint(deep_copied(value)) == fingerprint
         nested = content_fingerprint({"k": (1, [value])})
         assert content_fingerprint({"k": (1, [deep_copied(twin)])}) == nested != fingerprint
+
+
+@pytest.mark.parametrize("name", ["frames", "frames and more", "dataclasses", "slots", "cycles", "times"])
+def test_pickles_have_equal_fingerprints(name):
+    for value in CASES[name]():
+        assert content_fingerprint(pickle.loads(pickle.dumps(value))) == content_fingerprint(value)
 
 
 @pytest.mark.parametrize("make", CASES.values(), ids=CASES)
@@ -98,7 +110,8 @@ def test_change_in_place_is_seen(name):
     make, mutate = MUTATIONS[name]
     value = make()
     before = content_fingerprint(value)
-    assert content_fingerprint(value) == before is not None
+    assert content_fingerprint(value) == content_fingerprint(make()) == before is not None
+    assert content_fingerprint(deep_copied(value)) == before
     mutate(value)
     assert content_fingerprint(value) not in {before, None}
 
@@ -115,6 +128,17 @@ def test_transparency_of_a_palette():
     """Which Pillow loses in copies and pickles."""
     assert content_fingerprint(palette_image(0, alpha=1)) == content_fingerprint(palette_image(0, alpha=1))
     assert content_fingerprint(palette_image(0, alpha=1)) != content_fingerprint(palette_image(0, alpha=2))
+
+
+def test_image_from_a_file():
+    """Copies lose what the file says beside the pixels."""
+    value = values.image_file()
+    before = content_fingerprint(value)
+    assert content_fingerprint(value) == content_fingerprint(values.image_file()) == before is not None
+    value.putpixel((1, 1), 9)
+    changed = content_fingerprint(value)
+    value.note = 1
+    assert len({before, changed, content_fingerprint(value), None}) == 4
 
 
 def test_array_in_a_file(tmp_path):
@@ -216,6 +240,69 @@ def test_a_change_anywhere_in_a_long_value_is_seen(part, times, data):
     assert content_fingerprint(values) != fingerprint
 
 
+def changes(value):
+    """Whatever changes a value in place, or one that it holds."""
+    held = []
+    if isinstance(value, list | deque):
+        held = [*value]
+        yield lambda: value.append("changed")
+        yield from (partial(value.__setitem__, i, "changed") for i in range(len(value)))
+    elif isinstance(value, dict):
+        held = [*value.values()]
+        yield lambda: value.update(changed=1)
+        yield from (partial(value.__setitem__, key, "changed") for key in value)
+    elif isinstance(value, tuple):
+        held = [*value]
+    elif isinstance(value, set):
+        yield lambda: value.add("changed")
+    elif isinstance(value, bytearray):
+        yield lambda: value.extend(b"changed")
+    elif isinstance(value, Slotted | Plain | Todo):
+        names = ("left", "right") if isinstance(value, Slotted) else [*vars(value)]
+        held = [getattr(value, name) for name in names]
+        yield from (partial(setattr, value, name, "changed") for name in names)
+    for inner in held:
+        yield from changes(inner)
+
+
+@given(VALUES.map(lambda value: [value]), st.data())
+@settings(max_examples=300)
+def test_any_single_change_is_seen(value, data):
+    """Copies and pickles equal the value until then."""
+    before = content_fingerprint(value)
+    twin = copy.deepcopy(value)
+    assert content_fingerprint(twin) == content_fingerprint(pickle.loads(pickle.dumps(value))) == before
+    possible = [*changes(twin)]
+    possible[data.draw(st.integers(0, len(possible) - 1))]()
+    assert content_fingerprint(twin) not in {before, None}
+    assert content_fingerprint(value) == before
+
+
+@given(st.data())
+@settings(max_examples=300)
+def test_any_single_change_of_a_graph_is_seen(data):
+    """Lists with a label, which refer to others, and to themselves."""
+    size = data.draw(st.integers(1, 7))
+    numbers = st.integers(0, size - 1)
+    nodes = [[data.draw(st.integers(0, 1))] for _ in range(size)]
+    for node in nodes:
+        node.extend(nodes[i] for i in data.draw(st.lists(numbers, max_size=3)))
+    before, paths = content_fingerprint(nodes[0]), unfolded(nodes[0])
+    assert content_fingerprint(copy.deepcopy(nodes[0])) == before is not None
+    node = nodes[data.draw(numbers)]
+    at = data.draw(st.integers(0, len(node) - 1))
+    node[at] = nodes[data.draw(numbers)] if at else 1 - node[0]
+    if unfolded(nodes[0]) != paths:
+        assert content_fingerprint(nodes[0]) not in {before, None}
+
+
+def unfolded(node, depth=8):
+    """All paths that begin at a node, as far as that goes."""
+    if not depth:
+        return None
+    return (node[0], *(unfolded(other, depth - 1) for other in node[1:]))
+
+
 @given(VALUES)
 def test_who_shares_what_makes_no_difference(value):
     shared = [value, (value, {"k": value}), Plain(a=value, b=[value])]
@@ -249,10 +336,16 @@ def test_order_of_attributes_makes_no_difference():
     one.first, one.second = 1, 2
     other.second, other.first = 2, 1
     assert content_fingerprint(one) == content_fingerprint(other)
+    namespaces = types.SimpleNamespace(a=1, b=2), types.SimpleNamespace(b=2, a=1)
+    assert content_fingerprint(namespaces[0]) == content_fingerprint(namespaces[1])
 
 
 def test_what_a_read_computes_makes_no_difference():
-    for value in (Measured([1, 2]), *([] if pydantic is None else [values.Order(counts=[1, 2])])):
+    for value in (
+        Measured([1, 2]),
+        values.CachingAccount([1, 2]),
+        *([] if pydantic is None else [values.Order(counts=[1, 2])]),
+    ):
         before = content_fingerprint(value)
         assert value.total == 3
         assert content_fingerprint(value) == before
@@ -355,6 +448,12 @@ def test_arrow_values_under_nulls():
     assert content_fingerprint(hidden) == content_fingerprint(pd.array([1, None], dtype="Int64"))
 
 
+def test_nanoseconds_of_an_arrow_scalar():
+    """Which no object of Python shows, nor a copy."""
+    one, same, other = (pa.scalar(number, pa.time64("ns")) for number in (1, 1, 2))
+    assert content_fingerprint(one) == content_fingerprint(same) != content_fingerprint(other)
+
+
 def test_chunks_of_tables_make_no_difference():
     table = arrow_table()
     assert content_fingerprint(pa.concat_tables([table[:1], table[1:]])) == content_fingerprint(table)
@@ -373,7 +472,6 @@ def test_chunks_of_polars_frames_make_no_difference():
 
 def test_cycles_are_told_by_where_they_lead():
     assert content_fingerprint(ring(1)) == content_fingerprint(ring(1))
-    assert content_fingerprint([ring(1), ring(1)]) == content_fingerprint([ring(1)] * 2)
     one, other = [[], []], [[], []]
     one[0].append(one)
     one[1].append(one[1])
@@ -382,18 +480,51 @@ def test_cycles_are_told_by_where_they_lead():
     assert content_fingerprint(one) != content_fingerprint(other)
 
 
-def test_part_of_a_cycle_in_two_places():
-    """Written twice: what it refers to is two steps away here and three there."""
+def test_sharing_counts_where_a_cycle_can_be_reached():
+    one, other = ring(1), ring(1)
+    assert content_fingerprint([one, other]) == content_fingerprint([other, one])
+    assert content_fingerprint([one, other]) != content_fingerprint([one, one])
     outer = [None, None]
     inner = [outer, *range(500)]
     outer[0], outer[1] = inner, [inner]
     twin = [None, None]
     twin[0], twin[1] = [twin, *range(500)], [[twin, *range(500)]]
-    assert content_fingerprint(outer) == content_fingerprint(twin)
-    wrong = [None, None]
-    wrong[1] = [None]
-    wrong[0], wrong[1][0] = [wrong, *range(500)], [wrong[1], *range(500)]
-    assert content_fingerprint(outer) != content_fingerprint(wrong)
+    assert content_fingerprint(outer) == content_fingerprint(copy.deepcopy(outer)) != content_fingerprint(twin)
+
+
+def test_sharing_makes_no_difference_beside_a_cycle():
+    shared = [*range(100)]
+    assert content_fingerprint([ring(1), shared, shared]) == content_fingerprint([ring(1), shared, [*shared]])
+
+
+def test_order_of_a_set_in_a_cycle_hides_no_change():
+    """The members refer back to what holds them, and one of them is named after the set."""
+
+    def hub(names, chosen):
+        value = Plain()
+        members = [Hashed(name, value) for name in names]
+        value.members, value.other = set(members), members[chosen]
+        return value
+
+    class Hashed(Plain):
+        def __init__(self, name, back):
+            super().__init__(name=name, back=back)
+
+        def __hash__(self):
+            return 1  # the order of the set is the order in which it was filled
+
+    assert content_fingerprint(hub("ab", 0)) == content_fingerprint(hub("ab", 0))
+    assert len({content_fingerprint(hub(names, chosen)) for names in ("ab", "ba") for chosen in (0, 1)}) == 4
+
+
+@pytest.mark.parametrize("size", [1, 2, 6, 12])
+def test_grid_takes_linear_time(size):
+    value = values.grid(size)
+    started = time.thread_time()
+    before = content_fingerprint(value)
+    assert time.thread_time() - started < 0.5
+    assert before == content_fingerprint(copy.deepcopy(value)) == content_fingerprint(values.grid(size)) is not None
+    assert content_fingerprint(values.grid(size, odd="other")) != before
 
 
 def lattice(make, depth=60):
@@ -444,20 +575,41 @@ def test_depth_is_limited(wrap):
     assert time.thread_time() - started < 2
 
 
-@pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: Plain(v=(v,)), Reducing])
-def test_depth_fits_the_stack_of_a_small_thread(wrap):
-    value = None
-    for _ in range(1000):
-        value = wrap(value)
-    found = []
-    usual = threading.stack_size(512 * 1024)
-    try:
-        thread = threading.Thread(target=lambda: found.append(content_fingerprint(value)))
-        thread.start()
-    finally:
-        threading.stack_size(usual)
-    thread.join()
-    assert found == [None]
+SMALL_STACK = """
+import functools, threading
+from fastserverstate.change import content_fingerprint
+from unit.values import MUTATIONS, Plain, Reducing
+WRAPS = [
+    lambda v: [v], lambda v: (v,), lambda v: {"k": v}, lambda v: Plain(v=(v,)), Reducing, lambda v: frozenset([v]),
+    lambda v: ValueError(v), lambda v: functools.partial(len, v), lambda v: (lambda: v),
+]
+ends = []
+
+def walk():
+    for wrap in WRAPS:
+        value = None
+        for depth in range(1000):
+            if depth in (5, 395):
+                ends.append(content_fingerprint(value) is not None)
+            value = wrap(value)
+        assert content_fingerprint(value) is None
+        assert content_fingerprint(value, {"builtins.list": lambda v: v[0]}) is None
+
+threading.stack_size(SIZE * 1024)
+thread = threading.Thread(target=walk)
+thread.start()
+thread.join()
+print(ends.count(True), ends.count(False))
+"""
+
+
+@pytest.mark.parametrize("size", [128, 224, 512, 4096])
+def test_depth_fits_the_stack_of_the_thread(size):
+    """A value for which it is too small has no fingerprint."""
+    known, unknown = map(int, run_script(SMALL_STACK.replace("SIZE", str(size)), package=True).split())
+    assert known + unknown == 18
+    assert known >= (9 if size >= 224 else 0)
+    assert unknown <= (9 if size >= 224 else 18)
 
 
 class Endless:
@@ -486,7 +638,37 @@ def with_lock():
     return Plain(lock=threading.Lock(), items=[1])
 
 
+class Singleton:
+    """It is pickled as its name, which says nothing of its attributes."""
+
+    def __reduce__(self):
+        return "singleton"
+
+
+singleton = Singleton()
+
+
+def zone_from_file():
+    """It may bear any name."""
+    with zoneinfo._common.load_tzdata("Europe/Berlin") as file:
+        return zoneinfo.ZoneInfo.from_file(file, key="Europe/Paris")
+
+
+class Structure(ctypes.Structure):
+    _fields_ = [("number", ctypes.c_int)]
+
+
 NONE = {
+    "cache": lambda: functools.cache(lambda: 1),
+    "universal function": lambda: np.frompyfunc(lambda _: 1, 1, 1),
+    "pickled by name": lambda: singleton,
+    "zone from a file": zone_from_file,
+    "several frames": lambda: values.image_file(values.image("L")),
+    "structure": Structure,
+    "subclass of what is not known": type("Local", (threading.local,), {}),
+    "weak reference": lambda: weakref.ref(singleton),
+    "subclass of a weak reference": lambda: type("Reference", (weakref.ref,), {})(singleton),
+    "array of several types": lambda: np.array([np.frompyfunc(len, 1, 1)], dtype=object),
     "lock": threading.Lock,
     "rlock": threading.RLock,
     "object with a lock": with_lock,
@@ -503,7 +685,6 @@ NONE = {
     "array of locks": lambda: np.array([threading.Lock()], dtype=object),
     "frame of locks": lambda: pd.DataFrame({"a": [threading.Lock()]}),
     "class without a module": type("Nameless", (type,), {"__module__": property()})("Kind", (), {}),
-    "class without a hash": type("Hashless", (type,), {"__hash__": None})("Kind", (), {}),
 }  # fmt: skip
 
 
@@ -552,6 +733,61 @@ def test_one_debug_line_for_each_type(caplog, monkeypatch):
 
 
 # Changes meanwhile
+
+
+def test_class_that_changes_has_another_plan():
+    class Kind:
+        @functools.cached_property
+        def total(self):
+            return 1
+
+    value = Kind()
+    before = content_fingerprint(value)
+    assert value.total == 1
+    assert content_fingerprint(value) == before
+    del Kind.total
+    assert content_fingerprint(value) not in {before, None}
+    Kind.total = functools.cached_property(lambda _: 1)
+    assert content_fingerprint(value) == before
+
+
+def test_class_that_is_defined_anew_with_other_slots():
+    first = type("Kind", (), {"__slots__": ("a", "b"), "__module__": "m"})()
+    second = type("Kind", (), {"__slots__": ("b", "c"), "__module__": "m"})()
+    first.a, first.b = second.b, second.c = 1, 2
+    assert content_fingerprint(first) != content_fingerprint(second)
+
+
+def test_value_that_changes_its_class_has_no_fingerprint():
+    class Kind(Plain):
+        pass
+
+    value = Kind()
+    value.meddling = Meddling(lambda: setattr(value, "__class__", values.Sibling))
+    assert content_fingerprint(value) is None
+    value.meddling = None
+    assert content_fingerprint(value) is not None
+
+
+def test_values_whose_classes_other_threads_change():
+    kinds = [type(f"Kind{i}", (Plain,), {}) for i in range(4)]
+    objects = [kinds[0](a=[i]) for i in range(100)]
+    stop = threading.Event()
+
+    def write():
+        i = 0
+        while not stop.is_set():
+            i += 1
+            objects[i % 100].__class__ = kinds[i % 4]
+            kinds[i % 3].note = i
+
+    with ThreadSet() as threads:
+        threads.add(write)
+        threads.go()
+        for _ in range(200):
+            assert type(content_fingerprint(objects)) in {bytes, type(None)}
+        stop.set()
+    assert content_fingerprint(objects) == content_fingerprint(copy.deepcopy(objects)) is not None
 
 
 class Meddling:

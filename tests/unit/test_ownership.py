@@ -200,8 +200,8 @@ def test_writer_that_waited_compares_while_others_read(state, locks):
         locks["k"].acquire()
         threads.add(write)
         threads.go()
-        assert compares.wait(DEADLINE)  # at once: it needs no lock for that
         locks["k"].release()
+        assert compares.wait(DEADLINE)
         assert elsewhere(lambda: state["k"]) == 0
         read.set()
     assert type(state["k"]) is Slow

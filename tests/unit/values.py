@@ -11,10 +11,15 @@ import datetime as dt
 import enum
 import fractions
 import functools
+import gc
+import io
 import math
 import operator
+import os
 import pathlib
+import random
 import re
+import time
 import types
 import uuid
 import zoneinfo
@@ -98,6 +103,26 @@ class Measured:
         return sum(self.samples)
 
 
+class Overriding(Measured):
+    """Has a field where it inherits a cached property."""
+
+    total = None
+
+    def __init__(self, total):
+        self.total = total
+
+
+class Covering(Slotted):
+    """Has a property where it inherits a slot."""
+
+    __slots__ = ()
+    left = property(lambda _: "covered")
+
+    def __init__(self):
+        Slotted.left.__set__(self, 1)
+        self.right = 2
+
+
 class Stateful:
     """Says itself what of it is to be pickled."""
 
@@ -115,13 +140,93 @@ class Reducing:
         self.content = content
 
     def __reduce__(self):
-        return Reducing, (self.content,), None, iter([self.content]), iter([("k", self.content)])
+        return type(self), (self.content,), None, iter([self.content]), iter([("k", self.content)])
 
     def append(self, item):
         assert item == self.content
 
     def __setitem__(self, key, item):
         assert (key, item) == ("k", self.content)
+
+
+class MoreStateful(Stateful):
+    """Says nothing of what it adds to what the base class says."""
+
+    def __init__(self):
+        super().__init__([1])
+        del self.cache  # which no fingerprint could be taken of
+
+
+class MoreReducing(Reducing):
+    """So does this."""
+
+    def __init__(self, content=(1,)):
+        super().__init__(content)
+        self._hidden = None
+
+
+class Sibling(Plain):
+    pass
+
+
+class Node:
+    """With references to its neighbours, and theirs to it."""
+
+    def __init__(self, name):
+        self.name = name
+        self.neighbours = []
+
+
+def grid(size: int, odd: object = None) -> list[list[Node]]:
+    rows = [[Node((x, y)) for x in range(size)] for y in range(size)]
+    for y, row in enumerate(rows):
+        for x, node in enumerate(row):
+            for near_x, near_y in ((x + 1, y), (x - 1, y), (x, y + 1), (x, y - 1)):
+                if 0 <= near_x < size and 0 <= near_y < size:
+                    node.neighbours.append(rows[near_y][near_x])
+    rows[-1][-1].name = odd
+    return rows
+
+
+def function(parameters: str, body: str = "return a") -> Any:
+    namespace: dict[str, Any] = {"__name__": __name__}
+    exec(f"def function({parameters}):\n    {body}", namespace)
+    return namespace["function"]
+
+
+def raised(error: BaseException) -> BaseException:
+    try:
+        raise error
+    except type(error):
+        return error
+
+
+class OffsetZone(dt.tzinfo):
+    """Zones of one name."""
+
+    def __init__(self, hours):
+        self.hours = hours
+
+    def utcoffset(self, _moment):
+        return dt.timedelta(hours=self.hours)
+
+    def dst(self, _moment):
+        return None
+
+    def tzname(self, _moment):
+        return "office"
+
+    def __str__(self):
+        return "office"
+
+    __repr__ = __str__
+
+    def __deepcopy__(self, _memo):
+        return OffsetZone(self.hours)
+
+
+def zoned(hours: int) -> Any:
+    return pd.DatetimeIndex(["2024"], tz="UTC").tz_convert(OffsetZone(hours))
 
 
 class OddEquality:
@@ -170,6 +275,22 @@ class Account:
     entries: list[int] = attrs.field(factory=list)
 
 
+@attrs.define
+class LooseAccount(Plain):
+    """Its slots are beside the attributes that its base class has."""
+
+    owner: str
+
+
+@attrs.define
+class CachingAccount:
+    entries: list[int]
+
+    @functools.cached_property
+    def total(self) -> int:
+        return sum(self.entries)
+
+
 @attrs.define(slots=False, frozen=True)
 class Receipt:
     number: int
@@ -216,7 +337,7 @@ class Frame(pd.DataFrame):
 
 
 class Column(pd.Series):
-    _metadata = ["crs"]  # noqa: RUF012
+    _metadata = ["_name", "crs"]  # noqa: RUF012
 
     @property
     def _constructor(self):
@@ -291,6 +412,11 @@ def lollipop(depth: int) -> list[Any]:
     levels[1].append(levels[2])
     levels[2].append(levels[depth])
     return levels[0]
+
+
+def twins() -> list[Any]:
+    one, other = ring(1), ring(1)
+    return [one, other, one]
 
 
 def knot() -> dict[str, Any]:
@@ -399,6 +525,12 @@ def image(mode: str = "RGB", at: tuple[int, int] | None = None) -> Image.Image:
     return made
 
 
+def image_file(*others: Image.Image) -> Image.Image:
+    file = io.BytesIO()
+    image().save(file, "GIF" if others else "PNG", save_all=bool(others), append_images=others)
+    return Image.open(file)
+
+
 def palette_image(first: int, alpha: int | None = None) -> Image.Image:
     made = Image.new("P", (4, 4))
     if alpha is None:
@@ -410,6 +542,15 @@ def palette_image(first: int, alpha: int | None = None) -> Image.Image:
 
 def text_at(position: int, letter: str, length: int = 3000) -> str:
     return "".join(letter if i == position else "x" for i in range(length))
+
+
+def described_struct(text: str) -> pa.Field:
+    return pa.field("s", pa.struct([pa.field("x", pa.int8(), metadata={"about": text})]))
+
+
+def described_union(code: int) -> pa.Array:
+    codes = pa.array([code], pa.int8())
+    return pa.UnionArray.from_dense(codes, pa.array([0], pa.int32()), [pa.array([1])], ["a"], [code])
 
 
 LONG = 1 << 17
@@ -545,6 +686,47 @@ CASES: dict[str, Callable[[], list[Any]]] = {
         functools.partial(adder, 1), functools.partial(adder, 2), countdown(0), countdown(1), Plain(a=1).__init__,
         Plain(a=2).__init__, [1].append, [2].append
     ],
+    "parameters": lambda: [
+        function("a, b"), function("a, *, b"), function("a, b, /"), function("a, /, b"), function("a, *b"),
+        function("a, **b"), function("a, b=1"), function("*, a, b"), function("a, b", "return b"),
+        with_attribute(function("a, b"), "__name__", "other"), with_attribute(function("a, b"), "__doc__", "other")
+    ],
+    "callables": lambda: [
+        operator.itemgetter(1), operator.itemgetter(2), operator.attrgetter("a"), operator.methodcaller("a", 1),
+        operator.methodcaller("a", k=1), np.sin, np.cos, property(len), staticmethod(len), classmethod(len),
+        functools.partial(len), with_attribute(functools.partial(len), "note", 1)
+    ],
+    "errors": lambda: [
+        ValueError("a"), ValueError("b"), KeyError("a"), OSError(1, "a"), OSError(1, "a", "file"),
+        OSError(2, "a", "file"), ImportError("a", name="b"), ImportError("a", name="c"), SystemExit(1),
+        StopIteration(1), ExceptionGroup("a", [ValueError("a")]), ExceptionGroup("a", [ValueError("b")]),
+        UnicodeDecodeError("a", b"b", 0, 1, "c"), UnicodeDecodeError("a", b"b", 0, 1, "d")
+    ],
+    "buffers": lambda: [
+        io.BytesIO(b"a"), io.BytesIO(b"b"), io.StringIO("a"), io.StringIO("b"), io.StringIO("a", newline=None),
+        random.Random(1), random.Random(2), time.gmtime(0), time.gmtime(1),
+        time.struct_time((*time.gmtime(0), "CET", 3600)), os.stat_result(range(10)), os.stat_result(range(11))
+    ],
+    "zones": lambda: [
+        zoned(1), zoned(2), pd.Timestamp("2024", tz=OffsetZone(1)), pd.Timestamp("2024", tz=OffsetZone(2)),
+        pd.Series(zoned(1)), pd.Series(zoned(2)), pd.DataFrame({"a": zoned(1)}), pd.DataFrame({"a": zoned(2)}),
+        pd.Timestamp(year=2024, month=10, day=27, hour=2, tz="dateutil/Europe/Berlin", fold=0),
+        pd.Timestamp(year=2024, month=10, day=27, hour=2, tz="dateutil/Europe/Berlin", fold=1),
+        pd.date_range("2024", periods=2), pd.DatetimeIndex([*pd.date_range("2024", periods=2)]),
+        NOON.replace(tzinfo=OffsetZone(1)), NOON.replace(tzinfo=OffsetZone(2)),
+        NOON.replace(tzinfo=dt.timezone(dt.timedelta(hours=1), "office")),
+        NOON.replace(tzinfo=dt.timezone(dt.timedelta(hours=2), "office")), pd.offsets.Day(1), pd.offsets.Day(2)
+    ],
+    "arrow's small print": lambda: [
+        described_union(0), described_union(5), pa.schema([described_struct("a")]), pa.schema([described_struct("b")]),
+        described_struct("a"), described_struct("b"), described_struct("a").type, described_struct("b").type,
+        pa.array([{"x": 1}], described_struct("a").type), pa.array([{"x": 1}], described_struct("b").type),
+        pa.array([[{"x": 1}]], pa.list_(described_struct("a").type)),
+        pa.array([[{"x": 1}]], pa.list_(described_struct("b").type)),
+        pa.scalar({"x": 1}, described_struct("a").type),
+        pa.field("a", pa.int8()), pa.field("a", pa.int8(), nullable=False),
+        pa.field("a", pa.int8(), metadata={"a": "b"})
+    ],
     "classes and modules": lambda: [Plain, Slotted, int, list[int], list[str], math, operator, Colour],
     "cycles": lambda: [
         ring(1), ring(2), ring(), lollipop(0), lollipop(1), lollipop(2), knot(), [ring(1)], {"k": ring(1)}
@@ -617,7 +799,21 @@ CASES: dict[str, Callable[[], list[Any]]] = {
     ],
 }  # fmt: skip
 
-# A value, and something that changes it in place.
+
+def set_note(value: Any) -> None:
+    """As an app may with any object that lets it."""
+    object.__setattr__(value, "note", 1)
+
+
+def flagged(value: Any) -> None:
+    value.flags.allows_duplicate_labels = False
+
+
+def set_field(name: str, content: object) -> Callable[[Any], None]:
+    return lambda value: setattr(value, name, content)
+
+
+# A value, and something that changes it in place. Another one that is made, and a copy, equal it before.
 MUTATIONS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "list": (lambda: [[1], [2]], lambda value: value[0].append(3)),
     "long list": (lambda: list(range(50_000)), lambda value: value.__setitem__(25_000, -1)),
@@ -645,9 +841,57 @@ MUTATIONS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "polars": (polars_frame, lambda value: value.replace_column(0, pl.Series("int", [3, 2, 1]))),
     "image": (image, lambda value: value.putpixel((20, 15), 9)),
     "cycle": (lambda: ring(1), lambda value: value[1].append(5)),
+    "field over a cached property": (lambda: Overriding(1), set_field("total", 2)),
+    "slot under a property": (Covering, lambda value: Slotted.left.__set__(value, 2)),
+    "attribute beside a reduction": (MoreReducing, set_note),
+    "attribute beside a state": (MoreStateful, set_note),
+    "attribute beside the slots of attrs": (lambda: LooseAccount("a"), set_note),
+    "attribute of an enum's member": (lambda: enum.Enum("Shade", "RED", module=__name__).RED, set_note),
+    "attribute of a function": (lambda: function("a"), set_field("note", 1)),
+    "defaults of a function": (lambda: function("a=1"), set_field("__defaults__", (2,))),
+    "keyword defaults of a function": (lambda: function("*, a=1"), set_field("__kwdefaults__", {"a": 2})),
+    "code of a function": (lambda: function("a"), lambda value: setattr(value, "__code__", function("a, /").__code__)),
+    "attribute of a partial": (lambda: functools.partial(len), set_field("note", 1)),
+    "attribute of a frame": (frame, set_note),
+    "flags of a frame": (frame, flagged),
+    "attrs of a frame": (frame, lambda value: value.attrs.update(a=1)),
+    "attribute of a subclass of frames": (lambda: Frame({"a": [1]}), set_note),
+    "attribute of a series": (lambda: pd.Series([1]), set_note),
+    "flags of a series": (lambda: pd.Series([1]), flagged),
+    "attribute of an index": (lambda: pd.Index([1]), set_note),
+    "polars: attribute of a frame": (polars_frame, set_note),
+    "polars: attribute of a series": (lambda: polars_frame()["int"], set_note),
+    "attribute of an image": (image, set_note),
+    "pydantic: attribute of a model": (lambda: Order(item="a"), set_note),
+    "pydantic: private attribute of a model": (lambda: Order(item="a"), set_field("_note", "b")),
+    "attribute of a masked array": (lambda: np.ma.array([1, 2]), set_note),
+    "private attribute of a masked array": (lambda: np.ma.array([1, 2]), set_field("_note", 1)),
+    "information of a masked array": (lambda: np.ma.array([1, 2]), lambda value: value._optinfo.update(a=1)),
+    "hard mask": (lambda: np.ma.array([1, 2], mask=[0, 1]), lambda value: value.harden_mask()),
+    "cause": (lambda: ValueError("a"), set_field("__cause__", KeyError())),
+    "context": (lambda: ValueError("a"), set_field("__context__", KeyError())),
+    "suppressed context": (lambda: ValueError("a"), set_field("__suppress_context__", True)),
+    "note": (lambda: ValueError("a"), lambda value: value.add_note("b")),
+    "arguments of an error": (lambda: ValueError("a"), set_field("args", ("b",))),
+    "name in an error": (lambda: NameError("a"), set_field("name", "b")),
+    "object of an error": (lambda: AttributeError("a"), set_field("obj", [1])),
+    "field of an error": (lambda: OSError(1, "a"), set_field("filename", "b")),
+    "traceback": (lambda: ValueError("a"), raised),
+    "buffer": (lambda: io.BytesIO(b"a"), lambda value: value.getbuffer().__setitem__(0, 98)),
+    "text buffer": (lambda: io.StringIO("a"), lambda value: value.write("b")),
+    "attribute of a buffer": (lambda: io.BytesIO(b"a"), set_note),
+    "namespace": (lambda: types.SimpleNamespace(a=1), set_field("b", 2)),
+    "default factory": (lambda: defaultdict(int), set_field("default_factory", list)),
+    "proxy": (lambda: types.MappingProxyType({"a": 1}), lambda value: gc.get_referents(value)[0].update(b=1)),
+    "generator of random numbers": (lambda: random.Random(1), lambda value: value.random()),
+    "class": (lambda: Plain(a=1), set_field("__class__", Sibling)),
+    "node of a grid": (lambda: grid(6), lambda value: setattr(value[3][3], "name", "other")),
+    "edge of a grid": (lambda: grid(6), lambda value: value[3][3].neighbours.reverse()),
+    "another node in the place of an equal one": (twins, lambda value: value.__setitem__(2, value[1])),
     "closure": (lambda: adder([1]), lambda value: value.__closure__[0].cell_contents.append(2)),
 }  # fmt: skip
 
 if pl is None:
-    for library in ("polars", "pydantic"):
-        del CASES[library], MUTATIONS[library]
+    for table in (CASES, MUTATIONS):
+        for name in [name for name in table if name.startswith(("polars", "pydantic"))]:
+            del table[name]
