@@ -38,11 +38,6 @@ cdef PyObject *_make_holder() except NULL:
     return fss_holder
 
 
-cdef inline uint64_t thread_serial() noexcept:
-    """That of the calling thread's holder, 0 before it needs one."""
-    return 0 if fss_holder == NULL else (<Holder>fss_holder).serial
-
-
 def holder_serial():
     return (<Holder>current_holder()).serial
 

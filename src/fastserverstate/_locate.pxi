@@ -40,7 +40,8 @@ cdef class _ThreadCache:
     cdef uint64_t run          # the number of its run at the look-up: the next one may have another thread,
     cdef int standing          # how that run stands,
     cdef Scope scope           # what a read makes depend on the key,
-    cdef Session writer        # and whose own write a write is; None: that of a stranger
+    cdef Session writer        # and whose own write a write is; None: that of a stranger,
+    cdef Table *table          # of which it is a session
     cdef bint detached         # reads subscribe nothing
     cdef Holder holder
 
@@ -111,7 +112,6 @@ cdef inline PyObject *current_scope(const Table *table) except? NULL:
 cdef inline Session current_writer(const Table *table):
     """The session whose own writes the calling thread's writes to the table are, None if they are a stranger's."""
     cdef PyObject *here = fss_thread_cache
-    cdef Session writer
     if not (
         here != NULL
         and (<_ThreadCache>here).tag == attributes_tag(<PyObject *>(<_ThreadCache>here).attributes)
@@ -122,8 +122,7 @@ cdef inline Session current_writer(const Table *table):
         here = locate()
         if here == NULL:
             return None
-    writer = (<_ThreadCache>here).writer
-    return writer if writer is not None and writer.store.table == table else None
+    return (<_ThreadCache>here).writer if (<_ThreadCache>here).table == table else None
 
 
 cdef inline Session located_session():
@@ -196,6 +195,7 @@ cdef int settle_in(_ThreadCache cache, tuple found) except -1:
     cache.scope = None if cache.detached else scope
     cache.standing = standing
     cache.writer = None if standing == REPLACED else session
+    cache.table = NULL if session is None else session.store.table
     if session is not None:
         cache.run = load64(session.run)
     return 0

@@ -20,6 +20,8 @@ cdef class _Arrival:
 
 cdef tuple apply(Store store, changes, Holder holder):
     """Make changes at once: (key, value or ABSENT, whether to rerun nobody). See Store.apply."""
+    global fss_holder
+    cdef PyObject *here = fss_holder
     cdef Table *table = store.table
     cdef Session writer = None if holder is None else holder.session
     cdef Shard *shard
@@ -52,9 +54,10 @@ cdef tuple apply(Store store, changes, Holder holder):
             new = NULL if arrival.value is ABSENT else <PyObject *>arrival.value
             if new != NULL or cell.value != NULL:
                 cell.has_print = False
-                arrival.old = commit(
-                    table, shard, cell, new, writer, 0 if holder is None else holder.serial, arrival.quiet
-                )
+                # In the name of the thread that has written it, if it is one of this process.
+                fss_holder = NULL if holder is None else <PyObject *>holder
+                arrival.old = commit(table, shard, cell, new, writer, arrival.quiet)
+                fss_holder = here
                 arrival.due = cell.extra != NULL and cell.extra.calls_due != 0
             drop_if_unused(shard, cell)
     unlock_shards(table, involved)

@@ -183,14 +183,14 @@ cdef bint subscribe(Slots *slots, Subscribers *subscribers, Scope scope, Holder 
 
 # Marking. The writer's session is locked, and the shard of the cell.
 
-cdef void notify(Slots *slots, Cell *cell, Session writer, uint64_t serial) noexcept:
+cdef void notify(Slots *slots, Cell *cell, Session writer) noexcept:
     """Mark what depends on the cell as stale, after it has changed."""
     lock(&slots.mutex)
-    mark(slots, &cell.readers, writer, serial, cell.key)
+    mark(slots, &cell.readers, writer, cell.key)
     if cell.presence_owed:
         if cell.extra != NULL:
-            mark(slots, &cell.extra.watchers, writer, serial, cell.key)
-        mark(slots, &slots.members, writer, serial, <PyObject *>SET_OF_KEYS)
+            mark(slots, &cell.extra.watchers, writer, cell.key)
+        mark(slots, &slots.members, writer, <PyObject *>SET_OF_KEYS)
     unlock(&slots.mutex)
 
 
@@ -205,7 +205,7 @@ cdef bint is_watched(Slots *slots, const Cell *cell) noexcept:
     return watched
 
 
-cdef void mark(Slots *slots, Subscribers *subscribers, Session writer, uint64_t serial, PyObject *name) noexcept:
+cdef void mark(Slots *slots, Subscribers *subscribers, Session writer, PyObject *name) noexcept:
     """Make the subscribers pending, but for the writer's own scopes as long as its run goes on.
 
     Those keep their subscription. They are noted as overwritten if they may have shown what was there before.
@@ -219,7 +219,7 @@ cdef void mark(Slots *slots, Subscribers *subscribers, Session writer, uint64_t 
             scope = <Scope>slots.scopes[subscribers.body.few[0]]
             if scope.session is writer and scope.slot == subscribers.body.few[0]:
                 # Most often: a script adds to a number that no other session shows.
-                if is_overwritten(slots, scope, serial, subscribers):
+                if is_overwritten(slots, scope, subscribers):
                     scope.overwritten = <str>name
                 return
         for scope in writer.scopes.values():
@@ -227,7 +227,7 @@ cdef void mark(Slots *slots, Subscribers *subscribers, Session writer, uint64_t 
             if scope.kept:
                 own = True
                 subscribers_discard(subscribers, scope.slot)
-                if is_overwritten(slots, scope, serial, subscribers):
+                if is_overwritten(slots, scope, subscribers):
                     scope.overwritten = <str>name
     if subscribers_take(subscribers, slots.pending, slots.alive):
         store_flag(slots.any_pending, True)
@@ -237,16 +237,16 @@ cdef void mark(Slots *slots, Subscribers *subscribers, Session writer, uint64_t 
                 subscribers_add(subscribers, scope.slot, slots.alive)  # it was there, so there is room
 
 
-cdef inline bint is_overwritten(Slots *slots, Scope scope, uint64_t serial, const Subscribers *subscribers) noexcept:
+cdef inline bint is_overwritten(Slots *slots, Scope scope, const Subscribers *subscribers) noexcept:
     """Whether a change by the scope's own session is a reason to rerun the scope.
 
     It is none where the holder that makes it has read the value itself, and nothing that was sent since can show that.
     """
     if slots.rerun_writer == WRITER_NEVER:
         return False
-    if slots.rerun_writer == WRITER_ALWAYS or scope.run != scope.session.run:
+    if slots.rerun_writer == WRITER_ALWAYS or scope.run != scope.session.run or fss_holder == NULL:
         return True
-    return not reads_has(&scope.reads, subscribers, scope.session.sent, serial)
+    return not reads_has(&scope.reads, subscribers, scope.session.sent, (<Holder>fss_holder).serial)
 
 
 # Collecting. Nothing is locked.

@@ -512,11 +512,11 @@ cdef inline void leave(Session writer, Shard *shard) noexcept:
 
 
 cdef PyObject *commit(
-    Table *table, Shard *shard, Cell *cell, PyObject *value, Session writer, uint64_t serial, int quiet
+    Table *table, Shard *shard, Cell *cell, PyObject *value, Session writer, int quiet
 ) noexcept:
     """Give the cell a new value, or none, and mark what depends on it unless `quiet`. Returns the old reference.
 
-    The writer's session and the shard are locked. `serial` is that of the holder which writes.
+    The writer's session and the shard are locked.
     """
     cdef PyObject *old = cell.value
     _xincref(value)
@@ -532,7 +532,7 @@ cdef PyObject *commit(
         announce(cell)
     if cell.presence_owed or cell.readers.count:
         if not (are_suppressed() if quiet == AS_THE_CODE_SAYS else quiet):
-            notify(&table.slots, cell, writer, serial)
+            notify(&table.slots, cell, writer)
             cell.presence_owed = False
         elif not is_watched(&table.slots, cell):
             cell.presence_owed = False
@@ -588,7 +588,7 @@ cdef object assign(Store store, str key, object value, bint if_absent):
         cell.value = <PyObject *>value
     else:
         keep_print(&judge, cell)
-        old = commit(table, shard, cell, <PyObject *>value, writer, thread_serial(), AS_THE_CODE_SAYS)
+        old = commit(table, shard, cell, <PyObject *>value, writer, AS_THE_CODE_SAYS)
     due = cell.extra != NULL and cell.extra.calls_due != 0
     leave(writer, shard)
     was = ABSENT if old == NULL else owned(old)
@@ -652,7 +652,7 @@ cdef object change_presence(Store store, str key, bint remove):
         leave_lock_queue(cell, &waiter)
     if cell != NULL and cell.value != NULL:
         cell.has_print = False
-        old = commit(table, shard, cell, NULL if remove else cell.value, writer, thread_serial(), AS_THE_CODE_SAYS)
+        old = commit(table, shard, cell, NULL if remove else cell.value, writer, AS_THE_CODE_SAYS)
     due = cell != NULL and cell.extra != NULL and cell.extra.calls_due != 0
     if cell != NULL:
         drop_if_unused(shard, cell)
@@ -692,7 +692,7 @@ cdef object add(Store store, str key, object by, object default):
         if (cell != NULL and is_open(cell) and cell.value != NULL and PyLong_CheckExact(<object>cell.value)
                 and cell.policy != BY_HASH_FUNCS):
             total = PyNumber_Add(<object>cell.value, by)  # of ints: makes nothing for the collector, runs nobody's code
-            old = commit(table, shard, cell, <PyObject *>total, writer, thread_serial(), AS_THE_CODE_SAYS)
+            old = commit(table, shard, cell, <PyObject *>total, writer, AS_THE_CODE_SAYS)
             due = cell.extra != NULL and cell.extra.calls_due != 0
         leave(writer, shard)
         if old != NULL:

@@ -120,7 +120,13 @@ _NEEDED: dict[Any, set[str]] = {
     },
     SafeSessionState.register_widget: {"_state"},
     stats.StatsManager: {"get_stats", "register_provider"},
-    ScriptRunner: {"_maybe_handle_execution_control_request", "on_event", "request_rerun", "request_stop"},
+    ScriptRunner: {
+        "_maybe_handle_execution_control_request",
+        "_script_thread",
+        "on_event",
+        "request_rerun",
+        "request_stop",
+    },
     ScriptRunnerEvent: {
         "ENQUEUE_FORWARD_MSG",
         "FRAGMENT_STOPPED_WITH_SUCCESS",
@@ -189,7 +195,9 @@ class AppSessionLink:
             return Readiness.GONE
         if not self._manager.is_active_session(self._id):
             return Readiness.AWAY
-        if session._scriptrunner is not None:
+        runner = session._scriptrunner
+        # SystemExit ends a thread, and older releases do not tell of that.
+        if runner is not None and (runner._script_thread is None or runner._script_thread.is_alive()):
             return Readiness.RUNNING
         if len(session._browser_queue):
             return Readiness.SENDING

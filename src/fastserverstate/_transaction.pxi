@@ -326,7 +326,7 @@ cdef list commit_all(Transaction self):
             _incref(new)
             continue
         keep_print(&change.judge, cell)
-        change.old = commit(table, shard, cell, new, writer, thread_serial(), change.quiet)
+        change.old = commit(table, shard, cell, new, writer, change.quiet)
         change.due = cell.extra.calls_due != 0
     unlock_shards(table, involved)
     if writer is not None:

@@ -352,7 +352,7 @@ class Actor:
     def apply(self, key: str) -> None:
         """What has come from elsewhere."""
         value = self.random.choice([self.value(key), _core.absent])
-        left, due, _old = self.store.apply([(key, value, self.random.random() < 0.5)], self.session())
+        left, due, _old = self.store.apply([(key, value, self.random.random() < 0.5)], self.store.writer())
         assert set(left) | set(due) <= {key}
         self.store.settle(due)
 

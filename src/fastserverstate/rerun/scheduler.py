@@ -19,6 +19,10 @@ from fastserverstate.rerun.turns import ShortTurns
 SENDING_RETRY = 0.005
 ENDING_RETRY = 0.001
 
+# How soon to look again at a session that is stale and running. The end of its run is reported, but not of one whose
+# thread SystemExit has ended, up to Streamlit 1.44 at least.
+RUNNING_RETRY = 1.0
+
 # Runs also wait, for I/O above all. While more sessions are due, twice as many are admitted each time that the process
 # is found to have used less than this share of the processors that runs can keep busy. It is looked at every so many
 # seconds. A look that comes too late by more than a part of that says that processors are short, whoever uses them.
@@ -209,12 +213,19 @@ class Pump:
             self.loop.call_later(SENDING_RETRY, self.offer, live)
         elif readiness is Readiness.RUNNING and live.runner_ended:
             self.loop.call_later(ENDING_RETRY, self.offer, live)
+        elif readiness is Readiness.RUNNING and not live.watched and live.stale_parts():
+            live.watched = True
+            self.loop.call_later(RUNNING_RETRY, self._look_again, live)
         elif readiness is Readiness.READY:
             rest = live.requested_at + self._settings.min_rerun_interval - self.loop.time()
             if rest > 0:
                 self.loop.call_later(rest, self.offer, live)
             else:
                 self._rerun(live)
+
+    def _look_again(self, live: LiveSession) -> None:
+        live.watched = False
+        self.offer(live)
 
     def _rerun(self, live: LiveSession) -> None:
         stale, fragment = live.stale_fragment_or_body()

@@ -64,6 +64,7 @@ class LiveSession(Session):
         self.runner: object = None  # whose runs count; others are on their way out
         self.runner_ended = False
         self.queued = False
+        self.watched = False  # the pump looks at it again, in case that the end of its run is not reported
         self.admitted: asyncio.TimerHandle | None = None  # while the pump counts its run
         self.requested_at = -math.inf  # on the loop's clock
         self._requested = False
