@@ -11,8 +11,9 @@ import pytest
 import streamlit
 from harness.steps import Serve, with_tabs
 from harness.tab import Tab
+from streamlit.testing.v1 import AppTest
 
-from fastserverstate import _streamlit
+from fastserverstate import _streamlit, server_state_lock
 
 parallel_fragments = pytest.mark.skipif(
     "parallel" not in inspect.signature(streamlit.fragment).parameters, reason="needs parallel fragments"
@@ -207,6 +208,29 @@ def test_write_of_one_parallel_fragment_reruns_the_other(serve: Serve) -> None:
         await tab.shows("read 1")
 
     with_tabs(serve(BOTH_AT_ONCE), 1, steps)
+
+
+@pytest.mark.parametrize(
+    "operation", ["wait_for('never')", "server_state['held']", "server_state_lock['held'].acquire()"]
+)
+def test_apptest_times_out_in_a_wait(operation: str) -> None:
+    at = AppTest.from_string(f"from fastserverstate import *\nimport streamlit as st\nst.text('runs')\n{operation}")
+    holds, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with server_state_lock["held"]:
+            holds.set()
+            done.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert holds.wait(30)
+    with pytest.raises(RuntimeError, match="timed out"):
+        at.run(timeout=1)
+    done.set()
+    holder.join()
+    with server_state_lock["held"]:  # which the script that was stopped does not have
+        pass
 
 
 def test_threads_that_are_first_at_the_same_time_make_one_session(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ SENDING_RETRY = 0.005
 ENDING_RETRY = 0.001
 
 # How soon to look again at a session that is stale and running. The end of its run is reported, but not of one whose
-# thread SystemExit has ended, up to Streamlit 1.44 at least.
+# thread SystemExit has ended, in releases such as 1.37.
 RUNNING_RETRY = 1.0
 
 # Runs also wait, for I/O above all. While more sessions are due, twice as many are admitted each time that the process
