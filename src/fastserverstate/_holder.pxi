@@ -101,6 +101,7 @@ cdef tuple end_holder(Holder self):
     if self.transaction is not None and not self.transaction.ended:
         discarded = list(self.transaction.writes)
         discard(self.transaction)
+    self.transaction = None
     while True:
         lock(&self.mutex)
         cell = self.cells

@@ -172,21 +172,25 @@ cdef void leave_transaction(Transaction self) noexcept:
         self.holder.transaction = None
 
 
-cdef int discard(Transaction self) except -1:
-    """End a transaction, the outermost one, before its block does. The locks stay. On any thread."""
+cdef list discard(Transaction self):
+    """End a transaction, the outermost one, before its block does. The locks stay. On any thread.
+
+    Returns its blocks.
+    """
+    cdef list blocks = list(self.blocks)
     self.ended = True
+    self.blocks.clear()  # which has held the transaction itself
     if fss_transaction == <PyObject *>self:
         leave_transaction(self)
     for key in list(self.writes):
         set_drafted(self.store.table, <PyObject *>key, False)
-    return 0
+    return blocks
 
 
 cdef int end_transaction(Transaction self) except -1:
     """Discard a transaction, the outermost one, and release the locks of all its blocks. On any thread."""
     cdef Transaction block
-    discard(self)
-    for block in reversed(list(self.blocks)):
+    for block in reversed(discard(self)):
         leave_locks_of(self.holder, list(block.held))
     return flush_if_free()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 import threading
@@ -22,6 +23,32 @@ HASH_FUNCS = {"stress.helpers.Value": lambda value: value.number % 2}
 
 class DiscardError(Exception):
     """What a transaction is left by that is to change nothing."""
+
+
+def do_elsewhere(function: Callable[..., object], *args: object) -> None:
+    """On a thread that ends after it."""
+    errors = []
+
+    def run() -> None:
+        try:
+            function(*args)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+
+
+def refused(end: Callable[..., object]) -> None:
+    """The end of a block that is not to end so."""
+    try:
+        end(None, None, None)
+    except RuntimeError:
+        return
+    raise AssertionError("The end was not refused.")
 
 
 def refuse_report(key: str, place: str) -> None:
@@ -248,6 +275,56 @@ class Actor:
         assert self.store.end_holder()[0] == [key]
         assert not self.locks[key]._is_owned()
 
+    # What is left behind. All other actors would wait for ever for what outlives its owner.
+
+    def leave_transaction_open(self, key: str) -> None:
+        self.cast.transaction(key).__enter__()
+        self.state[key] = self.value(key)
+        assert self.store.end_holder() == ([key], [key])
+        assert not self.locks[key]._is_owned()
+
+    def end_thread(self, key: str) -> None:
+        """It holds a lock, is in a transaction that has written, and has put off calls."""
+
+        def leave_all() -> None:
+            enter(self.session())
+            self.locks[key].acquire()
+            self.assign(key)
+            self.cast.transaction(key).__enter__()
+            self.assign(key)
+            NoRerun().__enter__()
+
+        do_elsewhere(leave_all)
+
+    def end_transaction_elsewhere(self, key: str) -> None:
+        block = self.cast.transaction(key)
+        block.__enter__()
+        self.state[key] = self.value(key)
+        do_elsewhere(refused, block.__exit__)
+        assert not self.locks[key]._is_owned()
+
+    def end_transactions_out_of_order(self, key: str) -> None:
+        outer, inner = self.cast.transaction(key), self.cast.transaction()
+        outer.__enter__()
+        inner.__enter__()
+        self.state[key] = self.value(key)
+        refused(outer.__exit__)
+        refused(inner.__exit__)
+        assert not self.locks[key]._is_owned()
+
+    def end_muting_elsewhere(self, _key: str) -> None:
+        with NoRerun():
+            do_elsewhere(refused, NoRerun().__exit__)
+        assert not _core.reruns_are_suppressed()
+
+    def fabricate(self, key: str) -> None:
+        """Locks and transactions are made, copied and restored in one way only."""
+        for thing in (self.locks[key], self.locks[key, key], self.cast.transaction(key)):
+            for make in (type(thing).__new__, copy.copy, copy.deepcopy):
+                with suppress(TypeError):
+                    make(type(thing) if make == type(thing).__new__ else thing)
+                    raise AssertionError(f"{thing!r} was made")
+
     # Waiting and listening
 
     def wait_for(self, key: str) -> None:
@@ -376,6 +453,8 @@ OTHERS: list[Callable[[Actor, str], None]] = [
     *[Actor.assign_muted, Actor.update, Actor.popitem, Actor.clear, Actor.touch],
     *[Actor.increment, Actor.change, Actor.compare_and_set, Actor.transact],
     *[Actor.lock, Actor.lock_with_timeout, Actor.lock_without_waiting, Actor.lock_several, Actor.forget_to_release],
+    *[Actor.leave_transaction_open, Actor.end_thread, Actor.end_transaction_elsewhere],
+    *[Actor.end_transactions_out_of_order, Actor.end_muting_elsewhere, Actor.fabricate],
     *[Actor.wait_for, Actor.wait_for_change, Actor.listen_for_changes, Actor.stop_waiting],
     *[Actor.start_run, Actor.message_sent, Actor.finish_run, Actor.run, Actor.ask],
     *[Actor.mark_stale, Actor.drop_scope, Actor.close],
