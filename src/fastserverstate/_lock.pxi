@@ -176,7 +176,7 @@ cdef inline bint enter_here(KeyLock self, long long timeout_ns) except -1:
             if timeout_ns == 0:
                 unlock(&self.shard.mutex)
             else:
-                locked = wait_for_lock(self.shard, cell, timeout_ns)
+                locked = wait_for_lock(self.table, self.shard, cell, timeout_ns)
         finally:
             if not locked:
                 _xdecref(code)
@@ -356,7 +356,7 @@ cdef void leave_queue(Waiter **queue, Waiter *waiter) noexcept:
     queue[0] = waiter.next
 
 
-cdef bint wait_for_lock(Shard *shard, Cell *cell, long long timeout_ns) except -1:
+cdef bint wait_for_lock(Table *table, Shard *shard, Cell *cell, long long timeout_ns) except -1:
     """Wait until this thread holds the lock; False when `timeout_ns` (-1: for ever) went by first.
 
     Another thread holds it at the call, and the shard is locked. The shard is unlocked after it.
@@ -364,6 +364,8 @@ cdef bint wait_for_lock(Shard *shard, Cell *cell, long long timeout_ns) except -
     cdef Waiter waiter
     cdef bint locked = False
     cdef bint awake = True
+    # Provisional: who holds locks and waits for another one tells the backend.
+    cdef PyObject *backend = load_object(table.backend) if timeout_ns < 0 and fss_locks_held > 0 else NULL
     if cell_extra(cell) == NULL or not waiter_start(&waiter):
         unlock_shard(shard)
         raise MemoryError()
@@ -383,7 +385,11 @@ cdef bint wait_for_lock(Shard *shard, Cell *cell, long long timeout_ns) except -
             if locked:
                 break
             unlock(&shard.mutex)
-            awake = waiter_sleep(&waiter, timeout_ns)
+            if backend == NULL:
+                awake = waiter_sleep(&waiter, timeout_ns)
+            else:
+                (<object>backend).waiting(<object>cell.key)
+                waiter_sleep(&waiter, monotonic_ns() - waiter.since + 1_000_000_000)
             lock(&shard.mutex)
             locked = waiter.granted or try_lock(cell)
             if locked or not awake:
@@ -400,4 +406,6 @@ cdef bint wait_for_lock(Shard *shard, Cell *cell, long long timeout_ns) except -
         drop_if_unused(shard, cell)
         unlock_shard(shard)
         waiter_end(&waiter)
+        if backend != NULL:
+            (<object>backend).waited("")
     return locked

@@ -71,11 +71,12 @@ cdef tuple apply(Store store, changes, Session writer):
 cdef bint enter_through(PyObject *backend, KeyLock self, long long timeout_ns) except -1:
     """Take the key's lock among all tables and then in this one; False if it was not free for `timeout_ns`."""
     cdef str key = <str>self.cell.key
+    cdef long long end = monotonic_ns() + timeout_ns
     cdef bint done = False
     if not (<object>backend).acquire(key, None if timeout_ns < 0 else timeout_ns / 1e9):
         return False
     try:
-        if enter_here(self, timeout_ns):
+        if enter_here(self, timeout_ns if timeout_ns <= 0 else max(0, end - monotonic_ns())):
             # The thread that had it before may have lost the one among all tables, and not noticed yet.
             (<object>backend).entered(key)
             done = True

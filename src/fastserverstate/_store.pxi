@@ -322,7 +322,7 @@ cdef PyObject *read_slowly(
             unlock(&scope.session.mutex)
         if timeout_ns > 0:
             timeout_ns = max(0, end - monotonic_ns())
-        held = wait_for_lock(shard, cell, timeout_ns)
+        held = wait_for_lock(table, shard, cell, timeout_ns)
         if not held:
             raise TimeoutError(f"The lock of {<object>key!r} was not free in time.")
     if cell == NULL:
@@ -505,7 +505,7 @@ cdef object assign(Store store, str key, object value, bint if_absent):
         if is_held_by_other(cell):
             if writer is not None:
                 unlock(&writer.mutex)
-            held = wait_to_assign(shard, cell, &judge)
+            held = wait_to_assign(table, shard, cell, &judge)
         elif not (if_absent and old != NULL) and is_due(&judge, cell):
             leave(writer, shard)
             examine_to_assign(shard, cell, &judge, held)
@@ -529,9 +529,9 @@ cdef object assign(Store store, str key, object value, bint if_absent):
     return was
 
 
-cdef bint wait_to_assign(Shard *shard, Cell *cell, Judge *judge) except -1:
+cdef bint wait_to_assign(Table *table, Shard *shard, Cell *cell, Judge *judge) except -1:
     try:
-        return wait_for_lock(shard, cell, -1)
+        return wait_for_lock(table, shard, cell, -1)
     except BaseException:
         judge_end(judge)
         raise
@@ -571,7 +571,7 @@ cdef object change_presence(Store store, str key, bint remove):
             break
         if writer is not None:
             unlock(&writer.mutex)
-        held = wait_for_lock(shard, cell, -1)
+        held = wait_for_lock(table, shard, cell, -1)
     if cell != NULL and cell.value != NULL:
         cell.touched = not remove
         old = commit(table, shard, cell, NULL if remove else cell.value, writer, AS_THE_CODE_SAYS)

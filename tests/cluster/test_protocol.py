@@ -629,7 +629,7 @@ def test_tokens_grow(pair):
     for _ in range(5):
         for peer in pair:
             peer.node.leases.acquire(["k"], None)
-            tokens.append(peer.node.leases._held[peer.node.leases.owner()]["k"])
+            tokens.append(peer.node.leases._tokens(locks.holder_serial())["k"])
             peer.node.leases.release(["k"])
     numbers = [tuple(map(int, token.split(b"-"))) for token in tokens]
     assert numbers == sorted(set(numbers))
