@@ -364,8 +364,8 @@ cdef bint wait_for_lock(Table *table, Shard *shard, Cell *cell, long long timeou
     cdef Waiter waiter
     cdef bint locked = False
     cdef bint awake = True
-    # Provisional: who holds locks and waits for another one tells the backend.
-    cdef PyObject *backend = load_object(table.backend) if timeout_ns < 0 and fss_locks_held > 0 else NULL
+    # Provisional: a thread that waits tells the backend.
+    cdef PyObject *backend = load_object(table.backend) if timeout_ns < 0 else NULL
     if cell_extra(cell) == NULL or not waiter_start(&waiter):
         unlock_shard(shard)
         raise MemoryError()

@@ -245,7 +245,7 @@ def test_script_that_fails_midway_does_not_claim_that_nothing_was_written(empty_
     one = peer(empty_engine.url)
     with empty_engine.client() as client:
         client.set("fss:{tests}:ttl", "of the wrong type")
-        with pytest.raises(UnknownOutcomeError, match="a part was done: .*WRONGTYPE"):
+        with pytest.raises(UnknownOutcomeError, match=r"a part was done: .*WRONGTYPE"):
             one.node.set("k", 1)
         assert client.hget("fss:{tests}:d", "k") == b"i1"
 
@@ -257,7 +257,7 @@ def test_script_that_fails_at_first_has_written_nothing(empty_engine, peer):
         client.rename("fss:{tests}:d", "fss:{tests}:elsewhere")
         client.set("fss:{tests}:d", "of the wrong type")
         before = client.hgetall("fss:{tests}:m")
-        with pytest.raises(NotWrittenError, match="nothing was written: .*WRONGTYPE"):
+        with pytest.raises(NotWrittenError, match=r"nothing was written: .*WRONGTYPE"):
             one.node.set("k", 2)
         assert client.hgetall("fss:{tests}:m") == before
 

@@ -154,7 +154,7 @@ def test_wait_that_is_over_closes_no_circle(empty_engine, members, monkeypatch):
     assert not errors
 
 
-def test_wait_for_a_time_is_part_of_no_deadlock(empty_engine, members):
+def test_wait_for_a_time_is_part_of_no_deadlock(members):
     one, other = members
     held, got, errors = threading.Barrier(2), [], []
 

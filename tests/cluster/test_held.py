@@ -20,14 +20,14 @@ def reach(one, other):
     until(lambda: other.node.replica.cursor >= one.node.replica.version("end"))
 
 
-def hold_back(one, other, *keys):
+def hold_back(other, *keys):
     other.table.held_by_others.update(keys)
 
 
 def test_change_comes_in_though_the_lock_is_freed_while_it_is_put_aside(pair):
     one, other = pair
     replica, apply = other.node.replica, other.table.apply
-    hold_back(one, other, "k")
+    hold_back(other, "k")
     freeing = []
 
     def apply_and_free(*arguments):
@@ -50,7 +50,7 @@ def test_change_comes_in_though_the_lock_is_freed_while_it_is_put_aside(pair):
 
 def test_change_comes_in_though_nothing_tells_that_the_lock_is_free(pair):
     one, other = pair
-    hold_back(one, other, "k")
+    hold_back(other, "k")
     one.node.set("k", 1)
     one.node.set("end", 1)
     reach(one, other)
@@ -63,7 +63,7 @@ def test_change_comes_in_though_nothing_tells_that_the_lock_is_free(pair):
 
 def test_sync_brings_in_what_is_free_and_does_not_wait_for_locks(pair):
     one, other = pair
-    hold_back(one, other, "k")
+    hold_back(other, "k")
     one.node.set("k", 1)
     other.node.sync()
     assert other.values == {}
@@ -74,7 +74,7 @@ def test_sync_brings_in_what_is_free_and_does_not_wait_for_locks(pair):
 
 def test_transaction_of_which_a_key_is_locked_comes_in_at_once(pair):
     one, other = pair
-    hold_back(one, other, "a")
+    hold_back(other, "a")
     one.node.commit({"a": 1, "b": 1})
     one.node.commit({"b": 2, "c": 2})
     one.node.set("end", 1)
@@ -89,7 +89,7 @@ def test_transaction_of_which_a_key_is_locked_comes_in_at_once(pair):
 
 def test_transactions_that_have_no_key_in_common_do_not_wait_for_each_other(pair):
     one, other = pair
-    hold_back(one, other, "a", "c")
+    hold_back(other, "a", "c")
     one.node.commit({"a": 1, "b": 1})
     one.node.commit({"c": 1, "d": 1})
     one.node.commit({"e": 1, "f": 1})
@@ -102,7 +102,7 @@ def test_transactions_that_have_no_key_in_common_do_not_wait_for_each_other(pair
 
 def test_next_holder_and_sync_find_the_newest_value_of_a_key_alone(pair):
     one, other = pair
-    hold_back(one, other, "a")
+    hold_back(other, "a")
     one.node.commit({"a": 1, "b": 1, "c": 1})
     one.node.set("end", 1)
     reach(one, other)
@@ -123,7 +123,7 @@ def test_quiet_change_does_not_hide_one_that_was_held_back(pair):
     other.table.apply = lambda changes, origin: (
         quiet.update((key, is_quiet) for key, _, is_quiet in changes) or apply(changes, origin)
     )
-    hold_back(one, other, "k", "l")
+    hold_back(other, "k", "l")
     one.node.set("k", 1)
     one.table.quiet = True
     one.node.set("k", 2)
@@ -180,7 +180,8 @@ def test_readers_see_a_transaction_at_once_though_a_lock_was_lost(own_engine, me
     assert one.link.node.status().held == 0
 
 
-def test_no_change_is_missed_while_a_lock_goes_along_readers(members, many_switches):
+@pytest.mark.usefixtures("many_switches")
+def test_no_change_is_missed_while_a_lock_goes_along_readers(members):
     one, other = members
     one.state["k"] = -1
     for n in range(15):

@@ -596,7 +596,7 @@ def test_circle_of_waiting_servers_is_found(pair):
 def test_lock_that_is_not_renewed_is_lost(pair, monkeypatch):
     monkeypatch.setattr(locks, "LIFETIME", 0.2)
     one, other = pair
-    one.node.leases._renewer = threading.current_thread()  # nobody renews
+    one.node.leases._unstarted.clear()  # nothing is renewed
     one.node.set("k", 1)
     one.node.leases.acquire(["k"], None)
     assert other.node.leases.acquire(["k"], None)

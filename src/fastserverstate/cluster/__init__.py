@@ -48,6 +48,8 @@ def open_link(url: str, *, namespace: str, secret: str | bytes | None, required:
     """See `fastserverstate.connect`."""
     global _link, _is_opening, _arguments  # noqa: PLW0603
     arguments = (url, namespace, secret, timeout)
+    if _link is not None and arguments == _arguments:
+        return
     with _lock:
         if _link is not None:
             if arguments != _arguments:
@@ -64,7 +66,7 @@ def open_link(url: str, *, namespace: str, secret: str | bytes | None, required:
             link.open(timeout, required)
         finally:
             _is_opening = False
-        _link, _arguments = link, arguments
+        _arguments, _link = arguments, link
     bridge.publish(_metrics)
 
 

@@ -8,6 +8,7 @@ stopped for too long, and has lost the lock, cannot write as if it still held it
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -54,7 +55,8 @@ class Leases:
     """The locks that this process holds.
 
     Thread-safety
-        Safe from any thread. The calling thread's holder is the owner, unless a method is told another one's serial.
+        Safe from any thread. It takes no lock, for a finalizer may use it, and wait, at any point of any thread. The
+        calling thread's holder is the owner, unless a method is told another one's serial.
     """
 
     def __init__(self, engine: Engine, replica: Replica, while_waiting: Callable[[], object]) -> None:
@@ -62,20 +64,17 @@ class Leases:
         self._replica = replica
         self._while_waiting = while_waiting
         self._process = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
-        self._held: dict[int, dict[str, bytes]] = {}  # by serial: key -> token
+        self._held: dict[tuple[int, str], bytes] = {}  # serial and key -> token; iterate over a copy
         self._closed = Event()
-        self._renewer: threading.Thread | None = None
-        self._lock = threading.RLock()  # guards the two; a finalizer may take it again at any point
+        renewer = threading.Thread(target=self._renew, name="fastserverstate.cluster.locks", daemon=True)
+        self._unstarted = [renewer]  # until a lock is taken
 
     def owner(self, serial: int | None = None) -> bytes:
         return f"{self._process}/{holder_serial() if serial is None else serial}".encode()
 
     def keys(self) -> set[str]:
         """The keys whose locks holders of this process have, or had until the engine lost them."""
-        if not self._held:
-            return set()
-        with self._lock:
-            return {key for held in self._held.values() for key in held}
+        return {key for _, key in self._held.copy()} if self._held else set()
 
     def claims(self) -> list[bytes]:
         """What a write of the calling thread relies on: the number of its locks, and key and token of each."""
@@ -86,8 +85,9 @@ class Leases:
         return claims
 
     def _tokens(self, serial: int) -> dict[str, bytes]:
-        with self._lock:
-            return dict(self._held.get(serial, ()))
+        return (
+            {key: token for (owner, key), token in self._held.copy().items() if owner == serial} if self._held else {}
+        )
 
     def acquire(self, keys: Collection[str], timeout: float | None) -> bool:
         """Take all locks, or none; False if another owner had one for `timeout` seconds (None: try for ever).
@@ -97,7 +97,9 @@ class Leases:
         Raises
             DeadlockError, or a ClusterError if the engine cannot be reached.
         """
-        self._start_to_renew()
+        if self._unstarted:
+            with contextlib.suppress(IndexError):
+                self._unstarted.pop().start()
         serial = holder_serial()
         end = None if timeout is None else time.monotonic() + timeout
         waits = FOR_EVER if timeout is None else FOR_A_TIME if timeout > 0 else NOT
@@ -112,8 +114,8 @@ class Leases:
         if reply is None:
             return False
         token: bytes = reply[1]
-        with self._lock:
-            self._held.setdefault(serial, {}).update(dict.fromkeys(keys, token))
+        for key in keys:
+            self._held[serial, key] = token
         state = int(reply[2]), int(reply[3])
         try:
             for key, version in zip(keys, reply[4:], strict=True):
@@ -178,18 +180,19 @@ class Leases:
             logger.debug("A waiting owner could not be taken back: %s", error)
 
     def waiting(self, key: str) -> None:
-        """The calling thread holds locks and waits, without an end, for one that another thread of this process holds.
+        """The calling thread waits, without an end, for a lock that another thread of this process holds.
 
         The engine has to know, for a thread of another server may wait for one of this thread's locks. It believes
         that for some seconds. If it cannot be told, the thread waits on.
 
         Raises
-            DeadlockError.
+            DeadlockError, or NotWrittenError in a finalizer that would keep the other thread from going on.
         """
+        self._replica.refuse_to_wait_here(f"server_state[{key!r}]")
         me = holder_serial()
         other = self._other_holder(key, me)
-        if other is None:
-            return  # a lock that was taken before this server was connected
+        if other is None or not self._tokens(me):  # a lock from before this server was connected; no lock of its own
+            return
         names = self.owner(me), encode_key(key), self.owner(other)
         try:
             reply = self._engine.call(b"waiting", *names, timeout=RETRY)
@@ -200,13 +203,13 @@ class Leases:
             raise deadlock(reply)
 
     def waited(self) -> None:
-        """The wait that `waiting` has told of is over."""
-        self._leave()
+        """The wait that `waiting` may have told of is over."""
+        if self._tokens(holder_serial()):
+            self._leave()
 
     def _other_holder(self, key: str, me: int) -> int | None:
         """The holder of the lock in this process. There are two if the first has lost it to the other."""
-        with self._lock:
-            tokens = {serial: held[key] for serial, held in self._held.items() if key in held and serial != me}
+        tokens = {serial: token for (serial, held), token in self._held.copy().items() if held == key and serial != me}
         return min(tokens, key=lambda serial: parse_version(tokens[serial]) or (0, 0), default=None)
 
     @staticmethod
@@ -224,11 +227,8 @@ class Leases:
         """Give the locks of a holder back. Those that were lost are passed over, and none is renewed any more."""
         if serial is None:
             serial = holder_serial()
-        with self._lock:
-            held = self._held.get(serial, {})
-            tokens = {key: held.pop(key) for key in keys if key in held}
-            if not held:
-                self._held.pop(serial, None)
+        found = {key: self._held.pop((serial, key), None) for key in keys}
+        tokens = {key: token for key, token in found.items() if token is not None}
         if not tokens:
             return
         pairs = [part for key, token in tokens.items() for part in (encode_key(key), token)]
@@ -246,20 +246,9 @@ class Leases:
                 error,
             )
 
-    def _start_to_renew(self) -> None:
-        if self._renewer is None:
-            with self._lock:
-                if self._renewer is None:
-                    self._renewer = threading.Thread(
-                        target=self._renew, name="fastserverstate.cluster.locks", daemon=True
-                    )
-                    self._renewer.start()
-
     def _renew(self) -> None:
         while not self._closed.wait(LIFETIME / 3):
-            with self._lock:
-                serials = list(self._held)
-            for serial in serials:
+            for serial in {serial for serial, _ in self._held.copy()}:
                 try:
                     self._renew_those_of(serial)
                 except ClusterError as error:
