@@ -224,30 +224,34 @@ def test_circle_through_a_lock_that_was_lost(own_engine):
 def test_thread_with_the_ident_of_a_dead_one_does_not_own_its_locks(empty_engine, peer):
     one = peer(empty_engine.url)
     leases = one.node.leases
-    known = {}
+    dead, found = {}, []  # the key and the serial, by ident
+    alive = threading.Barrier(20)
 
-    def take():
-        known["ident"], known["serial"] = threading.get_ident(), locks.holder_serial()
-        assert leases.acquire(["k"], None)
+    def take(key):
+        assert leases.acquire([key], None)
+        dead[threading.get_ident()] = key, locks.holder_serial()
+        alive.wait(20)
 
-    def take_again():
-        if threading.get_ident() == known["ident"]:
-            known["again"] = leases.acquire(["k"], 0), leases.claims()
+    def look():
+        if threading.get_ident() in dead:
+            key, serial = dead[threading.get_ident()]
+            found.append((key, serial, leases.acquire([key], 0), leases.claims()))
 
-    thread = threading.Thread(target=take)
-    thread.start()
-    thread.join()
+    with ThreadSet() as threads:
+        for n in range(20):
+            threads.add(take, f"k{n}")
 
     def again():
-        another = threading.Thread(target=take_again)
-        another.start()
-        another.join()
-        return "again" in known
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        return found
 
     until(again)
-    assert known["again"] == (False, [b"0"])
-    leases.release(["k"], known["serial"])  # as the core does it when a holder ends
-    assert leases.acquire(["k"], 0)
+    key, serial, *rest = found[0]
+    assert rest == [False, [b"0"]]
+    leases.release([key], serial)  # as the core does it when a holder ends
+    assert leases.acquire([key], 0)
 
 
 def test_lock_is_not_renewed_after_its_release(empty_engine, peer, monkeypatch):
