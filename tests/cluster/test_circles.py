@@ -123,7 +123,8 @@ def test_wait_that_is_over_closes_no_circle(empty_engine, members, monkeypatch):
     """Though the engine was not told of its end: the lock that it was for was released, and taken again."""
     one, _ = members
     monkeypatch.setattr(locks.Leases, "waited", lambda _: None)
-    first_has_a, second_has_b, has_read, again, errors = (*(threading.Event() for _ in range(4)), [])
+    first_has_a, second_has_b, has_read, retaken, again = (threading.Event() for _ in range(5))
+    errors = []
 
     def first():
         with one.locks["a"]:
@@ -141,7 +142,7 @@ def test_wait_that_is_over_closes_no_circle(empty_engine, members, monkeypatch):
         has_read.wait(20)
         assert client.hlen(WAITS)
         with one.locks["b"]:
-            threading.Timer(0.2, again.set).start()
+            retaken.set()
             try:
                 with one.locks["a"]:
                     pass
@@ -151,6 +152,10 @@ def test_wait_that_is_over_closes_no_circle(empty_engine, members, monkeypatch):
     with empty_engine.client() as client, ThreadSet() as threads:
         threads.add(first)
         threads.add(second, client)
+        threads.go()
+        retaken.wait(20)
+        until(lambda: errors or client.hlen(WAITS) == 2)
+        again.set()
     assert not errors
 
 
