@@ -51,6 +51,9 @@ class DictTable:
         self.origins.append(origin)
         return held, lambda _: None
 
+    def locked(self, keys: Collection[str]) -> set[str]:
+        return self.held_by_others.intersection(keys)
+
     def settle(self, keys: Collection[str]) -> None:
         pass
 

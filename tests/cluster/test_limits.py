@@ -70,7 +70,7 @@ def test_slow_listener_does_not_make_a_queue_grow(own_engine):
         for n in range(1, 200):
             one.state["k"] = n
             other.sync()
-        assert other.link._table._calls.qsize() <= 1
+        assert other.link._table._callers._ready.qsize() <= 1
         go.set()
         until(lambda: heard[-1:] == [199])
     finally:
@@ -93,6 +93,6 @@ def test_waiter_whose_process_has_died_is_forgotten(own_engine, peer):
     """Else every release would be told to everybody for ever."""
     peer(own_engine.url)
     with own_engine.client() as asking:
-        asking.hset("fss:{tests}:w", "died", "1|1|k")
-        asking.hset("fss:{tests}:w", "lives", "99999999999999|1|k")
+        asking.hset("fss:{tests}:w", "died", "1|1|1|1-1|other|k")
+        asking.hset("fss:{tests}:w", "lives", "99999999999999|1|1|1-1|other|k")
         until(lambda: asking.hkeys("fss:{tests}:w") == [b"lives"])

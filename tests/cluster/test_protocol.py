@@ -9,6 +9,7 @@ import pytest
 from cluster.waiting import until
 from unit.helpers import ThreadSet
 
+from fastserverstate._core import holder_serial
 from fastserverstate.cluster import locks
 from fastserverstate.cluster.codec import Codec, encode_key
 from fastserverstate.cluster.errors import LockLostError, NotWrittenError, UnsharableValueError
@@ -596,7 +597,7 @@ def test_circle_of_waiting_servers_is_found(pair):
 def test_lock_that_is_not_renewed_is_lost(pair, monkeypatch):
     monkeypatch.setattr(locks, "LIFETIME", 0.2)
     one, other = pair
-    one.node.leases._renewer = threading.current_thread()  # nobody renews
+    one.node.leases._unstarted.clear()  # nothing is renewed
     one.node.set("k", 1)
     one.node.leases.acquire(["k"], None)
     assert other.node.leases.acquire(["k"], None)
@@ -629,7 +630,7 @@ def test_tokens_grow(pair):
     for _ in range(5):
         for peer in pair:
             peer.node.leases.acquire(["k"], None)
-            tokens.append(peer.node.leases._held[peer.node.leases.owner()]["k"])
+            tokens.append(peer.node.leases._tokens(holder_serial())["k"])
             peer.node.leases.release(["k"])
     numbers = [tuple(map(int, token.split(b"-"))) for token in tokens]
     assert numbers == sorted(set(numbers))

@@ -38,15 +38,18 @@ __all__ = [
     "sync",
 ]
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a finalizer may connect or disconnect at any point
 _link: Link | None = None
+_is_opening = False
 _arguments: tuple[object, ...] = ()
 
 
 def open_link(url: str, *, namespace: str, secret: str | bytes | None, required: bool, timeout: float) -> None:
     """See `fastserverstate.connect`."""
-    global _link, _arguments
+    global _link, _is_opening, _arguments  # noqa: PLW0603
     arguments = (url, namespace, secret, timeout)
+    if _link is not None and arguments == _arguments:
+        return
     with _lock:
         if _link is not None:
             if arguments != _arguments:
@@ -55,9 +58,15 @@ def open_link(url: str, *, namespace: str, secret: str | bytes | None, required:
                     "fastserverstate.cluster.disconnect() first."
                 )
             return
-        link = Link(store, url, namespace=namespace, secret=secret, timeout=timeout)
-        link.open(timeout, required)
-        _link, _arguments = link, arguments
+        if _is_opening:
+            raise ClusterError("A finalizer has called connect() while connect() was at work. It has done nothing.")
+        _is_opening = True
+        try:
+            link = Link(store, url, namespace=namespace, secret=secret, timeout=timeout)
+            link.open(timeout, required)
+        finally:
+            _is_opening = False
+        _arguments, _link = arguments, link
     bridge.publish(_metrics)
 
 
@@ -70,11 +79,11 @@ def disconnect() -> None:
     >>> from fastserverstate import cluster
     >>> cluster.disconnect()
     """
-    global _link  # noqa: PLW0603
+    global _link
     with _lock:
-        if _link is not None:
-            _link.close()
-            _link = None
+        link, _link = _link, None
+        if link is not None:
+            link.close()
 
 
 def status() -> Status | None:
@@ -120,8 +129,8 @@ def sync() -> None:
 
 def _forget() -> None:
     """In a forked process, which has no connection and an empty store."""
-    global _link, _lock
-    _link, _lock = None, threading.Lock()
+    global _link, _lock, _is_opening
+    _link, _lock, _is_opening = None, threading.RLock(), False
 
 
 if hasattr(os, "register_at_fork"):

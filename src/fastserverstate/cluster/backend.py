@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
 from fastserverstate._core import COMPARE_ALWAYS, Holder, Store, absent, reruns_are_suppressed, same_value
+from fastserverstate.cluster.listeners import Callers
 from fastserverstate.cluster.node import Node
 from fastserverstate.cluster.replica import GONE
 
@@ -24,10 +24,9 @@ class CoreTable:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._calls: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._due: set[str] = set()  # what is in the queue: a slow listener does not make it grow
-        self._caller: threading.Thread | None = None
+        self._callers = Callers(lambda key: store.settle([key]))
         self.tail: threading.Thread | None = None
+        self.taken: Callable[[], Collection[str]] = tuple  # keys whose locks threads of this process may hold
 
     def origin(self) -> object:
         return self._store.writer()
@@ -56,7 +55,7 @@ class CoreTable:
             arrivals.clear()  # and with them the old values
             keys = [key for key in due if key not in settled_by_others]
             if keys and threading.current_thread() is self.tail:
-                self._call_later(keys)
+                self._callers.add(keys)
                 keys = []
             self._store.settle(keys)
 
@@ -65,26 +64,13 @@ class CoreTable:
     def settle(self, keys: Collection[str]) -> None:
         self._store.settle(keys)
 
-    def _call_later(self, keys: list[str]) -> None:
-        """Call listeners on a thread of their own: the log has to be followed meanwhile."""
-        if self._caller is None:
-            self._caller = threading.Thread(target=self._call, name="fastserverstate.cluster.on_change", daemon=True)
-            self._caller.start()
-        for key in keys:
-            if key not in self._due:
-                self._due.add(key)
-                self._calls.put(key)
-
-    def _call(self) -> None:
-        while (key := self._calls.get()) is not None:
-            self._due.discard(key)  # what comes from now on may be missed by this call
-            try:
-                self._store.settle([key])
-            except BaseException:  # what a listener raises is logged before; this is what it did not foresee
-                logger.exception("Calling the listeners of server_state[%r] has failed.", key)
+    def locked(self, keys: Collection[str]) -> set[str]:
+        taken = self.taken()
+        locks = {key: self._store.lock(key) for key in keys if key in taken} if taken else {}
+        return {key for key, lock in locks.items() if lock.locked() and not lock._is_owned()}
 
     def close(self) -> None:
-        self._calls.put(None)
+        self._callers.close()
 
 
 class Backend:
@@ -125,17 +111,24 @@ class Backend:
 
     def entered(self, key: str) -> None:
         """The calling thread has the key's lock among the threads of this process, too."""
-        self._node.replica.bring_in_held([key])
-
-    def waiting(self, key: str) -> None:
-        pass
-
-    def waited(self, key: str) -> None:
-        pass
+        self._node.replica.bring_in_held([key], alone=True)
 
     def release(self, keys: Sequence[str], serial: int) -> None:
-        self._node.replica.bring_in_held(keys)
-        self._node.leases.release(keys)
+        """The holder with the serial has no longer the keys' locks in this process."""
+        self._node.replica.bring_in_held()
+        self._node.leases.release(keys, serial)
+
+    def waiting(self, key: str) -> None:
+        """The calling thread holds locks, and waits without an end for a lock that another thread of this process has.
+
+        To be called before it sleeps and about every second from then on. Raises DeadlockError if the wait would never
+        end.
+        """
+        self._node.leases.waiting(key)
+
+    def waited(self, key: str) -> None:  # noqa: ARG002
+        """The calling thread waits for the key's lock no longer."""
+        self._node.leases.waited()
 
 
 class Link:
@@ -154,6 +147,7 @@ class Link:
             on_join=self._attach,
         )
         self._table.tail = self.node.tail
+        self._table.taken = self.node.leases.keys
         self._backend = Backend(store, self.node)
 
     def _attach(self) -> None:

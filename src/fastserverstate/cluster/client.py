@@ -39,6 +39,7 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
 # The server is up, and another one is or will soon be able to do it. Nothing was executed.
 _LATER = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "TRYAGAIN", "UNBLOCKED")
+_ANSWERS = {b"OK", b"LOCKED", b"DEADLOCK", b"LOCKLOST", b"CONFLICT", b"NOTINT"}
 
 Reply = list[Any]
 
@@ -132,11 +133,16 @@ class Channel:
                 self.close()
                 raise RefusedError(str(error)) from error
             raise
+        if not isinstance(reply, list) or not reply:
+            self.close()
+            raise AnswerLostError(f"an answer that is none: {reply!r:.100}")
         return reply
 
     def adopt(self, known: int) -> tuple[int, int]:
         """Make sure that the data belongs to the run of this server. Returns its epoch and last seq."""
         reply = self.script(b"adopt", known)
+        if reply[0] != b"OK":
+            raise RefusedError(f"the data could not be adopted: {reply!r:.200}")
         return int(reply[1]), int(reply[2])
 
     def close(self) -> None:
@@ -190,8 +196,15 @@ class Engine:
     def channel(self, timeout: float) -> Channel:
         return Channel(self, timeout)
 
-    def call(self, operation: bytes, *arguments: Any, numbered: bool = False, timeout: float | None = None) -> Reply:
-        """Have the engine do something. Tries until `timeout`.
+    def call(
+        self,
+        operation: bytes,
+        *arguments: Any,
+        numbered: bool = False,
+        timeout: float | None = None,
+        whole: bool = False,
+    ) -> Reply:
+        """Have the engine do something. Tries until `timeout`, or the end of the script run unless it is to be `whole`.
 
         An operation that changes something is `numbered`, or harmless when it is done twice.
 
@@ -210,11 +223,7 @@ class Engine:
         try:
             while True:
                 try:
-                    reply = channel.script(operation, *arguments)
-                    if reply[0] != b"RUN":
-                        return reply
-                    self._adopt(channel)
-                    continue
+                    return self._answer(channel, channel.script(operation, *arguments))
                 except AnswerLostError as error:
                     lost, why = True, error
                 except RefusedError as error:
@@ -227,7 +236,8 @@ class Engine:
                     raise self._given_up(lost, why, timeout) from why
                 time.sleep(rest * random.uniform(0.5, 1))
                 rest = min(2 * rest, LONGEST_REST)
-                self._while_waiting()
+                if not whole:
+                    self._while_waiting()
         except ClusterError:
             self.errors += 1
             raise
@@ -237,11 +247,25 @@ class Engine:
             else:
                 channel.close()
 
-    def _adopt(self, channel: Channel) -> None:
-        try:
-            self.epoch = max(self.epoch, channel.adopt(self.epoch)[0])
-        except AnswerLostError as error:  # to the adoption, which says nothing of the operation
-            raise RefusedError(str(error)) from error
+    def _answer(self, channel: Channel, reply: Reply) -> Reply:
+        """The reply, if the engine has done or refused what it was asked for."""
+        if reply[0] in _ANSWERS:
+            return reply
+        if reply[0] == b"RUN":
+            try:
+                self.epoch = max(self.epoch, channel.adopt(self.epoch)[0])
+            except AnswerLostError as error:  # to the adoption, which says nothing of the operation
+                raise RefusedError(str(error)) from error
+            raise RefusedError("its data was another server's until now")
+        if reply[0] == b"HALF":
+            raise UnknownOutcomeError(
+                f"{self.address} has failed in the middle of an operation, of which a part was done: "
+                f"{reply[1].decode('utf-8', 'backslashreplace')}"
+            )
+        raise UnknownOutcomeError(
+            f"{self.address} gave an answer that this release does not understand: {reply[0]!r}. It is not known "
+            "whether the write happened."
+        )
 
     def _given_up(self, lost: bool, why: Exception, timeout: float) -> UnknownOutcomeError | NotConnectedError:
         if lost:

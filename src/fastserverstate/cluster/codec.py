@@ -235,3 +235,11 @@ def encode_key(key: str) -> bytes:
 
 def decode_key(name: bytes) -> str:
     return name.decode("utf-8", "surrogatepass")
+
+
+def shown_key(name: bytes) -> str:
+    """A key in a message, whatever its bytes are."""
+    try:
+        return repr(decode_key(name))
+    except UnicodeDecodeError:
+        return repr(name)

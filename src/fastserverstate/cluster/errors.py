@@ -18,7 +18,7 @@ class NotWrittenError(ClusterError):
 
 
 class UnknownOutcomeError(ClusterError, TimeoutError):
-    """It is not known whether the write happened: the engine was reached, and did not answer in time.
+    """It is not known whether the write happened: the engine was reached, and did not answer in time, or failed midway.
 
     If it did happen, all servers show it as soon as they reach the engine again.
     """

@@ -1,12 +1,15 @@
 """Locks that threads of this process hold on the engine.
 
-A lock has an owner, which is a thread of a process, and a token: (epoch, fence), which grows with every acquisition.
-It expires unless it is renewed. Every write of its owner carries the token, so that whoever has lost a lock, for having
-been stopped for too long, cannot write as if they had it.
+A lock has an owner, which is a holder of a process, and a token: (epoch, fence), which grows with every acquisition.
+A holder is a thread's part in a script run, or a thread outside of runs. Its serial is never used again, unlike the
+idents of threads. A lock expires unless it is renewed. Every write of its owner carries the token, so an owner that was
+stopped for too long, and has lost the lock, cannot write as if it still held it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import os
 import socket
@@ -15,10 +18,12 @@ import time
 import uuid
 from collections.abc import Callable, Collection
 
+from fastserverstate._core import holder_serial
 from fastserverstate.cluster.client import Engine, Reply
-from fastserverstate.cluster.codec import decode_key, encode_key
+from fastserverstate.cluster.codec import encode_key, shown_key
 from fastserverstate.cluster.errors import ClusterError, LockLostError
-from fastserverstate.cluster.replica import Replica, Version, parse_version
+from fastserverstate.cluster.replica import Replica, parse_version
+from fastserverstate.cluster.signals import Event
 from fastserverstate.errors import DeadlockError
 
 logger = logging.getLogger("fastserverstate")
@@ -27,13 +32,18 @@ LIFETIME = 10.0  # seconds without a renewal
 SLICE = 0.05  # how soon a thread that waits sees that its script was stopped
 RETRY = 1.0  # the longest wait for word of a release
 PATIENCE = 1.0  # with an engine that is not reached, where the caller has none with the lock
+MOST_NAMED = 5  # locks in a message
+
+# How an owner waits for a lock. Only waits without an end can be part of a deadlock.
+NOT, FOR_EVER, FOR_A_TIME = b"0", b"1", b"2"
 
 
 class Leases:
     """The locks that this process holds.
 
     Thread-safety
-        Safe from any thread. The calling thread is the owner.
+        Safe from any thread. It takes no lock, for a finalizer may use it, and wait, at any point of any thread. The
+        calling thread's holder is the owner, unless a method is told another one's serial.
     """
 
     def __init__(self, engine: Engine, replica: Replica, while_waiting: Callable[[], object]) -> None:
@@ -41,67 +51,76 @@ class Leases:
         self._replica = replica
         self._while_waiting = while_waiting
         self._process = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
-        self._held: dict[bytes, dict[str, bytes]] = {}  # by owner: key -> token
-        self._closed = threading.Event()
-        self._renewer: threading.Thread | None = None
-        self._lock = threading.RLock()  # for the start of the renewer
+        self._held: dict[tuple[int, str], bytes] = {}  # serial and key -> token; iterate over a copy
+        self._closed = Event()
+        renewer = threading.Thread(target=self._renew, name="fastserverstate.cluster.locks", daemon=True)
+        self._unstarted = [renewer]  # until a lock is taken
 
-    def owner(self) -> bytes:
-        return f"{self._process}/{threading.get_ident()}".encode()
+    def owner(self, serial: int | None = None) -> bytes:
+        return f"{self._process}/{holder_serial() if serial is None else serial}".encode()
+
+    def keys(self) -> set[str]:
+        """The keys whose locks holders of this process have, or had until the engine lost them."""
+        return {key for _, key in self._held.copy()} if self._held else set()
 
     def claims(self) -> list[bytes]:
         """What a write of the calling thread relies on: the number of its locks, and key and token of each."""
-        held = self._held.get(self.owner())
-        if not held:
-            return [b"0"]
+        held = self._tokens(holder_serial())
         claims = [b"%d" % len(held)]
         for key, token in held.items():
             claims += encode_key(key), token
         return claims
 
+    def _tokens(self, serial: int) -> dict[str, bytes]:
+        return (
+            {key: token for (owner, key), token in self._held.copy().items() if owner == serial} if self._held else {}
+        )
+
     def acquire(self, keys: Collection[str], timeout: float | None) -> bool:
-        """Take all locks, or none; False if somebody else had one for `timeout` seconds (None: try for ever).
+        """Take all locks, or none; False if another owner had one for `timeout` seconds (None: try for ever).
 
         When it returns, the table has what the keys were when they were locked.
 
         Raises
             DeadlockError, or a ClusterError if the engine cannot be reached.
         """
-        self._start_to_renew()
-        owner = self.owner()
-        waits = b"0" if timeout == 0 else b"1"
+        if self._unstarted:
+            with contextlib.suppress(IndexError):
+                self._unstarted.pop().start()
+        serial = holder_serial()
+        end = None if timeout is None else time.monotonic() + timeout
+        waits = FOR_EVER if timeout is None else FOR_A_TIME if timeout > 0 else NOT
         lifetime = int(LIFETIME * 1000)
         names = [encode_key(key) for key in keys]
-        patience = self._engine.timeout if timeout is None else min(max(timeout, PATIENCE), self._engine.timeout)
-        reply = self.when_free(
-            keys,
-            lambda: self._engine.call(b"acquire", owner, lifetime, waits, *names, numbered=True, timeout=patience),
-            timeout,
-        )
+
+        def attempt() -> Reply:
+            arguments = self.owner(serial), lifetime, waits, *names
+            return self._engine.call(b"acquire", *arguments, numbered=True, timeout=self._patience(end))
+
+        reply = self.when_free(keys, attempt, end)
         if reply is None:
             return False
         token: bytes = reply[1]
-        self._held.setdefault(owner, {}).update(dict.fromkeys(keys, token))
+        for key in keys:
+            self._held[serial, key] = token
         state = int(reply[2]), int(reply[3])
         try:
             for key, version in zip(keys, reply[4:], strict=True):
-                self._see(key, parse_version(version) if version else None, state)
+                # There may be older changes of a key that is not set to come.
+                self._replica.see(key, parse_version(version) or state, self._patience(end), self._while_waiting)
         except BaseException:
             self.release(keys)
             raise
         return True
 
-    def _see(self, key: str, version: Version | None, state: Version) -> None:
-        """Wait until the table has the key as it was when it was locked."""
-        seen = state if version is None else version  # there may be older changes of a key that is not set to come
-        self._replica.wait_for(
-            lambda: self._replica.has(key, seen), time.monotonic() + self._engine.timeout, self._while_waiting
-        )
+    def _patience(self, end: float | None) -> float:
+        """The seconds that the engine has for something that is to be done by the `end`."""
+        if end is None:
+            return self._engine.timeout
+        return min(max(end - time.monotonic(), PATIENCE), self._engine.timeout)
 
-    def when_free(
-        self, keys: Collection[str], attempt: Callable[[], Reply], timeout: float | None = None
-    ) -> Reply | None:
-        """Make the attempt until nobody else's lock of the keys is in its way; None after `timeout` seconds.
+    def when_free(self, keys: Collection[str], attempt: Callable[[], Reply], end: float | None = None) -> Reply | None:
+        """Make the attempt until no other owner's lock of the keys is in its way; None if that is so at the `end`.
 
         Raises
             DeadlockError, LockLostError.
@@ -109,10 +128,11 @@ class Leases:
         reply = attempt()
         if reply[0] not in {b"LOCKED", b"DEADLOCK"}:
             return self._not_lost(reply)
-        if timeout == 0:
-            return None
-        end = None if timeout is None else time.monotonic() + timeout
-        unlocked = threading.Event()
+        if reply[0] == b"LOCKED" and not reply[2]:
+            return None  # it was not to be waited for
+        if reply[0] == b"LOCKED":
+            self._replica.refuse_to_wait_here(f"server_state_lock[{shown_key(reply[1])}]")
+        unlocked = Event()
         self._replica.watch_unlocks(keys, unlocked)
         try:
             while reply[0] == b"LOCKED":
@@ -134,17 +154,50 @@ class Leases:
             raise deadlock(reply)
         return self._not_lost(reply)
 
-    def _sleep(self, unlocked: threading.Event, seconds: float) -> None:
+    def _sleep(self, unlocked: Event, seconds: float) -> None:
         end = time.monotonic() + seconds
         while not unlocked.wait(min(SLICE, max(0.0, end - time.monotonic()))) and time.monotonic() < end:
             self._while_waiting()
 
-    def _leave(self, keys: Collection[str]) -> None:
+    def _leave(self, keys: Collection[str] = ()) -> None:
         """Wait no more. If the engine does not hear of it, it finds out by the time."""
         try:
-            self._engine.call(b"leave", self.owner(), *map(encode_key, keys), timeout=SLICE)
+            self._engine.call(b"leave", self.owner(), *map(encode_key, keys), timeout=SLICE, whole=True)
         except ClusterError as error:
             logger.debug("A waiting owner could not be taken back: %s", error)
+
+    def waiting(self, key: str) -> None:
+        """The calling thread waits, without an end, for a lock that another thread of this process holds.
+
+        The engine has to know, for a thread of another server may wait for one of this thread's locks. It believes
+        that for some seconds. If it cannot be told, the thread waits on.
+
+        Raises
+            DeadlockError, or NotWrittenError in a finalizer that would keep the other thread from going on.
+        """
+        self._replica.refuse_to_wait_here(f"server_state[{key!r}]")
+        me = holder_serial()
+        other = self._other_holder(key, me)
+        if other is None or not self._tokens(me):  # a lock from before this server was connected; no lock of its own
+            return
+        names = self.owner(me), encode_key(key), self.owner(other)
+        try:
+            reply = self._engine.call(b"waiting", *names, timeout=RETRY)
+        except ClusterError as error:
+            logger.debug("A waiting owner could not be announced: %s", error)
+            return
+        if reply[0] == b"DEADLOCK":
+            raise deadlock(reply)
+
+    def waited(self) -> None:
+        """The wait that `waiting` may have told of is over."""
+        if self._tokens(holder_serial()):
+            self._leave()
+
+    def _other_holder(self, key: str, me: int) -> int | None:
+        """The holder of the lock in this process. There are two if the first has lost it to the other."""
+        tokens = {serial: token for (serial, held), token in self._held.copy().items() if held == key and serial != me}
+        return min(tokens, key=lambda serial: parse_version(tokens[serial]) or (0, 0), default=None)
 
     @staticmethod
     def _not_lost(reply: Reply) -> Reply:
@@ -152,72 +205,71 @@ class Leases:
             raise deadlock(reply)
         if reply[0] == b"LOCKLOST":
             raise LockLostError(
-                f"server_state_lock[{decode_key(reply[1])!r}] is not held any more: it was not renewed for "
+                f"server_state_lock[{shown_key(reply[1])}] is not held any more: it was not renewed for "
                 f"{LIFETIME:g} seconds, or the engine has restarted. Nothing was written."
             )
         return reply
 
-    def release(self, keys: Collection[str]) -> None:
-        """Give the locks back. Those that were lost are passed over."""
-        owner = self.owner()
-        held = self._held.get(owner, {})
-        tokens = [(key, held.pop(key)) for key in keys if key in held]
-        if not held:
-            self._held.pop(owner, None)
+    def release(self, keys: Collection[str], serial: int | None = None) -> None:
+        """Give the locks of a holder back. Those that were lost are passed over, and none is renewed any more."""
+        if serial is None:
+            serial = holder_serial()
+        found = {key: self._held.pop((serial, key), None) for key in keys}
+        tokens = {key: token for key, token in found.items() if token is not None}
         if not tokens:
             return
-        pairs = [part for key, token in tokens for part in (encode_key(key), token)]
+        pairs = [part for key, token in tokens.items() for part in (encode_key(key), token)]
         try:
-            self._engine.call(b"release", owner, *pairs)
+            self._engine.call(b"release", self.owner(serial), *pairs, whole=True)
         except ClusterError as error:
+            names = [f"server_state_lock[{key!r}]" for key in itertools.islice(tokens, MOST_NAMED)]
+            if len(tokens) > MOST_NAMED:
+                names.append(f"{len(tokens) - MOST_NAMED} more")
             logger.warning(
-                "The engine could not be told that %s was released, and will find out within %g seconds: %s",
-                ", ".join(f"server_state_lock[{key!r}]" for key, _ in tokens),
+                "It is not certain that the engine knows of the release of %s. It frees what is not renewed within "
+                "%g seconds. %s",
+                ", ".join(names),
                 LIFETIME,
                 error,
             )
 
-    def _start_to_renew(self) -> None:
-        if self._renewer is None:
-            with self._lock:
-                if self._renewer is None:
-                    self._renewer = threading.Thread(
-                        target=self._renew, name="fastserverstate.cluster.locks", daemon=True
-                    )
-                    self._renewer.start()
-
     def _renew(self) -> None:
         while not self._closed.wait(LIFETIME / 3):
-            for owner, held in list(self._held.items()):
-                pairs = list(held.items())
-                arguments = [part for key, token in pairs for part in (encode_key(key), token)]
+            for serial in {serial for serial, _ in self._held.copy()}:
                 try:
-                    reply = self._engine.call(b"renew", owner, int(LIFETIME * 1000), *arguments, timeout=LIFETIME / 3)
+                    self._renew_those_of(serial)
                 except ClusterError as error:
                     logger.debug("Locks could not be renewed: %s", error)
-                    continue
-                for (key, token), is_held in zip(pairs, reply[1], strict=True):
-                    if not is_held and held.get(key) == token:
-                        logger.warning(
-                            "server_state_lock[%r] was lost: it was not renewed for %g seconds, or the engine has "
-                            "restarted. Writes of its holder are refused until it is released.",
-                            key,
-                            LIFETIME,
-                        )
+                except Exception:
+                    logger.exception("Renewing locks has failed. It is tried again in %g seconds.", LIFETIME / 3)
+
+    def _renew_those_of(self, serial: int) -> None:
+        tokens = self._tokens(serial)
+        arguments = [part for key, token in tokens.items() for part in (encode_key(key), token)]
+        reply = self._engine.call(b"renew", self.owner(serial), int(LIFETIME * 1000), *arguments, timeout=LIFETIME / 3)
+        now = self._tokens(serial)
+        for (key, token), is_held in zip(tokens.items(), reply[1], strict=True):
+            if not is_held and now.get(key) == token:
+                logger.warning(
+                    "server_state_lock[%r] was lost: it was not renewed for %g seconds, or the engine has "
+                    "restarted. Writes of its holder are refused until it is released.",
+                    key,
+                    LIFETIME,
+                )
 
     def close(self) -> None:
         self._closed.set()
 
 
 def deadlock(reply: Reply) -> DeadlockError:
-    keys = [decode_key(key) for key in reply[1::2]]
-    owners = [owner.decode() for owner in reply[2::2]]
+    keys = [shown_key(key) for key in reply[1::2]]
+    owners = [owner.decode("utf-8", "backslashreplace") for owner in reply[2::2]]
     steps = "; ".join(
-        f"{owner} holds {key!r} and waits for {keys[(at + 1) % len(keys)]!r}"
+        f"{owner} holds {key} and waits for {keys[(at + 1) % len(keys)]}"
         for at, (key, owner) in enumerate(zip(keys, owners, strict=True))
     )
-    names = ", ".join(sorted(map(repr, keys)))
+    names = ", ".join(sorted(keys))
     return DeadlockError(
-        f"Waiting for server_state_lock[{keys[0]!r}] would never end (host/process/connection/thread): {steps}. Take "
+        f"Waiting for server_state_lock[{keys[0]}] would never end (host/process/connection/holder): {steps}. Take "
         f"several locks at once, server_state_lock[{names}], or in the same order everywhere."
     )

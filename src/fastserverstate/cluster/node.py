@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import random
+import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fastserverstate.cluster.client import Engine, Reply
 from fastserverstate.cluster.codec import Codec, encode_key
-from fastserverstate.cluster.errors import NotConnectedError, UnsharableValueError
+from fastserverstate.cluster.errors import (
+    NotConnectedError,
+    NotWrittenError,
+    UnknownOutcomeError,
+    UnreadableValueError,
+    UnsharableValueError,
+)
 from fastserverstate.cluster.locks import Leases
 from fastserverstate.cluster.replica import (
     GONE,
@@ -26,6 +34,7 @@ from fastserverstate.cluster.replica import (
 )
 from fastserverstate.cluster.tail import Tail, logger
 
+FIRST_REST, LONGEST_REST = 0.001, 0.1
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -56,13 +65,15 @@ class Status:
         2 while all is well and nobody writes.
 
         ``cursor``: version of the last change that was brought in, as ``epoch-seq``. ``lag``: changes that the engine
-        is known to have beyond it.
+        is known to have beyond it. ``held``: keys whose newest change waits until a thread of this server releases a
+        lock that it has lost on the engine, or took before ``connect``.
 
         ``resyncs``: how often all versions were compared with the engine's, the first time included. ``outages``: how
         often the connection was lost. ``bytes_sent``, ``bytes_received``: of values, the latter of other servers.
 
         ``errors``: failures of the connection, and operations that were given up. ``last_error``: of the connection.
-        ``unreadable``: values that could not be decoded.
+        ``unreadable``: values that could not be decoded. ``malformed``: what else was found on the engine that is not
+        of this package's making, and was skipped.
     """
 
     address: str
@@ -71,6 +82,7 @@ class Status:
     age: float
     cursor: str
     lag: int
+    held: int
     resyncs: int
     outages: int
     bytes_sent: int
@@ -78,6 +90,7 @@ class Status:
     errors: int
     last_error: str
     unreadable: int
+    malformed: int
 
 
 class Node:
@@ -122,7 +135,8 @@ class Node:
     def close(self) -> None:
         """Stop to follow. Waits for the thread."""
         self.tail.stop()
-        self.tail.join(10)
+        if threading.current_thread() is not self.tail:  # in a finalizer
+            self.tail.join(10)
         self.leases.close()
         self.engine.close()
 
@@ -173,20 +187,27 @@ class Node:
         return reply
 
     def _written(self, changes: Sequence[Write], reply: Reply, origin: object) -> None:
-        version = parse_version(reply[1])
+        version = self._version(reply[1])
         made = {}
         for change, answer, after in zip(changes, reply[4::3], reply[5::3], strict=True):
             if reply[2] == b"1" and after == reply[1]:
                 value = int(answer[1:]) if change.kind == b"I" else change.value
                 made[change.key] = Change(version, value, change.quiet)
             elif change.kind == b"S":
-                there = Change(parse_version(after), change.value, change.quiet)
+                there = Change(self._version(after), change.value, change.quiet)
                 self.replica.confirmed(change.key, there, origin)
             elif change.kind == b"I":
-                self._see(change.key, parse_version(after))
+                self._see(change.key, self._version(after))
         if made:
             self.tail.engine_seq = max(self.tail.engine_seq, version)
             self.replica.wrote(made, origin)
+
+    @staticmethod
+    def _version(text: object) -> Version:
+        version = parse_version(text)
+        if version is None:
+            raise UnknownOutcomeError(f"The engine named {text!r} as a version. The write may have happened.")
+        return version
 
     def set(self, key: str, value: Any, *, ttl: float | None = None, always_changes: bool = False) -> None:
         expiry = b"" if ttl is None else b"%d" % (ttl * 1000)
@@ -194,15 +215,43 @@ class Node:
 
     def set_if_absent(self, key: str, value: Any) -> Any:
         """Returns the value that there was, or GONE."""
+        attempts = self._attempts(key)
         while True:
+            next(attempts)
             change = Write(b"N", key, value, condition(self.replica.version(key)), b"", self._table.is_quiet())
-            before = self._send([change])[3]
-            if not before:
+            reply = self._send([change])
+            if not reply[3]:
                 return GONE
-            self._see(key, parse_version(before))
+            self._see(key, self._version(reply[3]))
             found = self._table.peek(key)
             if found is not GONE:
                 return found
+            if reply[4] is not None:
+                self._refuse_unreadable(key, reply[4])
+
+    def _refuse_unreadable(self, key: str, data: bytes) -> None:
+        try:
+            self.codec.decode(key, data)
+        except UnreadableValueError as error:
+            raise UnreadableValueError(
+                f"server_state[{key!r}] is set already, to a value that this server cannot read, so it was left as it "
+                f"is. Give all servers the same secret and release, or assign or delete the key. {error}"
+            ) from error
+
+    def _attempts(self, key: str) -> Iterator[None]:
+        """For operations that begin again when another server was faster. They are given up after some time."""
+        end = time.monotonic() + self.engine.timeout
+        rest = FIRST_REST
+        yield
+        while time.monotonic() < end:
+            yield
+            time.sleep(rest * random.uniform(0.5, 1))
+            rest = min(2 * rest, LONGEST_REST)
+            self._while_waiting()
+        raise NotWrittenError(
+            f"server_state[{key!r}] was changed by other servers at each attempt of {self.engine.timeout:.3g} seconds. "
+            f"Nothing was written. Hold server_state_lock[{key!r}] meanwhile."
+        )
 
     def compare_and_set(self, key: str, expected: Version, value: Any) -> bool:
         """Set the key if its version is the expected one; NEVER is that of a key that is not set."""
@@ -210,7 +259,7 @@ class Node:
         if reply[0] == b"OK":
             return True
         if reply[1]:
-            self._see(key, parse_version(reply[1]))
+            self._see(key, self._version(reply[1]))
         else:
             self.sync()
         return False
@@ -223,11 +272,18 @@ class Node:
             if local is not GONE:
                 self.sync()  # somebody else has deleted it, which is not here yet
             return GONE
-        return local if reply[4] is None else self.codec.decode(key, reply[4])
+        if reply[4] is None:
+            return local
+        try:
+            return self.codec.decode(key, reply[4])
+        except UnreadableValueError as error:
+            raise UnreadableValueError(f"{error} It was deleted.") from error
 
     def touch(self, key: str) -> bool:
         """Have others see what the value has become; False if the key is not set."""
+        attempts = self._attempts(key)
         while True:
+            next(attempts)
             known, local = self._look(key)
             if local is GONE:
                 self.sync()
@@ -239,7 +295,9 @@ class Node:
 
     def _look(self, key: str) -> tuple[Version, Any]:
         """A value that the table had, and its version."""
+        attempts = self._attempts(key)
         while True:
+            next(attempts)
             version = self.replica.version(key)
             value = self._table.peek(key)
             if version == self.replica.version(key):
@@ -262,21 +320,24 @@ class Node:
             self._send(changes)
 
     def _see(self, key: str, version: Version) -> None:
-        """Wait until the table has this version of the key, or a newer one."""
-        self.replica.wait_for(
-            lambda: self.replica.has(key, version), time.monotonic() + self.engine.timeout, self._while_waiting
-        )
+        """Wait until the table has this version of the key, or a newer one; or has to wait for the key's lock."""
+        self.replica.see(key, version, self.engine.timeout, self._while_waiting)
+        self.replica.bring_in_held([key], alone=True)
 
     # Reading
 
     def sync(self) -> None:
-        """Wait until the table has all that the engine has now: a linearizable read follows."""
+        """Wait until the table has all that the engine has now: a linearizable read follows.
+
+        What is held back of a key that is locked still is not waited for: a read of it waits for the lock itself.
+        """
         _, epoch, seq = self.engine.call(b"state")
         state = int(epoch), int(seq)
         self.tail.engine_seq = max(self.tail.engine_seq, state)
         self.replica.wait_for(
-            lambda: self.replica.cursor >= state, time.monotonic() + self.engine.timeout, self._while_waiting
+            lambda: self.replica.cursor >= state, "the state", self.engine.timeout, self._while_waiting
         )
+        self.replica.bring_in_all()
 
     def status(self) -> Status:
         tail, cursor = self.tail, self.replica.cursor
@@ -288,6 +349,7 @@ class Node:
             age=time.monotonic() - tail.heard,
             cursor=version_text(cursor),
             lag=max(0, lag),
+            held=self.replica.held,
             resyncs=tail.resyncs,
             outages=tail.outages,
             bytes_sent=self._sent,
@@ -295,6 +357,7 @@ class Node:
             errors=tail.errors + self.engine.errors,
             last_error="" if tail.last_error is None else str(tail.last_error),
             unreadable=self.replica.unreadable,
+            malformed=self.replica.malformed,
         )
 
     def unreachable(self) -> NotConnectedError:

@@ -3,19 +3,29 @@
 A version is the (epoch, seq) of the log entry that made it. The *cursor* is the last entry that the tail has brought
 in. What a thread of this server has written is brought in with the engine's reply, ahead of the cursor, if nothing
 newer was. When the cursor gets there, it finds that done.
+
+A change of a key whose lock a thread of this server holds is *held back* until the lock is free. Such a thread has lost
+the lock on the engine, or took it before this server was connected: else no other server could have changed the key.
+Changes that were made at once are held back together, and with them what comes later of their keys, so that no reader
+sees a part of them. There are two exceptions: `sync` and the next holder of a key's lock, which are to find the newest
+value, bring in the key alone; and a resynchronisation knows of a transaction only by the versions of its keys, so one
+that was written since comes in.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
+import re
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from fastserverstate.cluster.codec import Codec, decode_key
-from fastserverstate.cluster.errors import NotConnectedError, UnreadableValueError
+from fastserverstate.cluster.errors import NotConnectedError, NotWrittenError, UnreadableValueError
+from fastserverstate.cluster.signals import Event
 
 logger = logging.getLogger("fastserverstate")
 
@@ -54,6 +64,9 @@ class Table(Protocol):
         the caller holds no lock: a function that is told the keys for which somebody else will call `settle`.
         """
 
+    def locked(self, keys: Collection[str]) -> set[str]:
+        """Which of them another thread has locked, as far as that is known: `apply` has the last word."""
+
     def settle(self, keys: Collection[str]) -> None:
         """What remains to be done on the thread that has changed these keys."""
 
@@ -70,6 +83,7 @@ class Entry:
     too_long: bool = False
     changes: list[tuple[bytes, str, bytes, bool]] = field(default_factory=list)
     unlocked: list[str] = field(default_factory=list)
+    malformed: int = 0  # fields that were skipped
 
 
 @dataclass(slots=True)
@@ -95,27 +109,53 @@ class Encoded:
     data: bytes
 
 
-def parse_version(text: bytes) -> Version:
-    epoch, _, seq = text.partition(b"-")
-    return int(epoch), int(seq)
+_VERSION = re.compile(rb"([0-9]{1,19})-([0-9]{1,19})")
+
+
+def parse_version(text: object) -> Version | None:
+    """The version, or None if the text is none."""
+    found = _VERSION.fullmatch(text) if isinstance(text, bytes) else None
+    return None if found is None else (int(found[1]), int(found[2]))
 
 
 def version_text(version: Version) -> str:
     return f"{version[0]}-{version[1]}"
 
 
-def parse_entry(identifier: bytes, fields: Sequence[bytes]) -> Entry:
-    entry = Entry(parse_version(identifier))
-    for name, data in zip(fields[::2], fields[1::2], strict=True):
-        kind, key = name[:1], name[1:]
+def parse_key(name: object) -> str | None:
+    """The key, or None if the name is none."""
+    try:
+        return decode_key(name) if isinstance(name, bytes) else None
+    except UnicodeDecodeError:
+        return None
+
+
+def parse_entry(identifier: object, fields: object) -> Entry | None:
+    """What an entry of the log says, without what is malformed; None if it cannot be placed. Never raises."""
+    version = parse_version(identifier)
+    if version is None:
+        return None
+    entry = Entry(version)
+    if not isinstance(fields, (list, tuple)):
+        entry.malformed = 1
+        return entry
+    entry.malformed = len(fields) % 2
+    for name, data in zip(fields[::2], fields[1::2], strict=False):
+        key = parse_key(name[1:]) if isinstance(name, bytes) and name and isinstance(data, bytes) else None
+        if key is None:
+            entry.malformed += 1
+            continue
+        kind = name[:1]
         if kind == b"w":
             entry.ticket = data
         elif kind == b"f":
             entry.too_long = True
         elif kind == b"u":
-            entry.unlocked.append(decode_key(key))
-        elif kind.lower() in {b"s", b"r", b"d"}:
-            entry.changes.append((kind.lower(), decode_key(key), data, kind.isupper()))
+            entry.unlocked.append(key)
+        elif kind in b"srdSRD":
+            entry.changes.append((kind.lower(), key, data, kind.isupper()))
+        elif kind != b"a":
+            entry.malformed += 1
     return entry
 
 
@@ -135,11 +175,24 @@ class Replica:
         self.cursor = NEVER
         self._versions: dict[str, Version] = {}
         self._deleted: dict[str, Version] = {}  # ahead of the cursor
-        self._held: dict[str, Change] = {}  # come while a thread had the key's lock
+        self._held: dict[str, Change] = {}  # back
+        self._bundles: list[set[str]] = []  # keys that are held back together; no key is in two
         self._flights: dict[bytes, Flight] = {}
-        self._unlocks: dict[str, list[threading.Event]] = {}
+        self._unlocks: dict[str, list[Event]] = {}
+        self.follower: threading.Thread | None = None
         self.received = 0  # bytes of values
         self.unreadable = 0
+        self.malformed = 0
+
+    def skip(self, count: int, where: str) -> None:
+        """Count what was found malformed. It is logged once."""
+        if count and not self.malformed:
+            logger.error(
+                "Something in %s is not of fastserverstate's making, or of another release, and is skipped. From now "
+                "on this is only counted: see `malformed` of fastserverstate.cluster.status().",
+                where,
+            )
+        self.malformed += count
 
     # Own writes
 
@@ -177,18 +230,29 @@ class Replica:
         """Of what the table has; NEVER if that is nothing."""
         return self._versions.get(key, NEVER)
 
-    def bring_in_held(self, keys: Iterable[str]) -> None:
-        """Bring in what has come while another thread had the locks of these keys."""
-        if not self._held:
-            return
+    @property
+    def held(self) -> int:
+        """Keys whose newest change is held back."""
+        return len(self._held)
+
+    def bring_in_held(self, keys: Iterable[str] = (), *, alone: bool = False) -> None:
+        """Bring in what is held back and whose locks are free by now. The keys come `alone` if need be."""
         finishes = []
-        with self._lock:
-            for key in keys:
-                change = self._held.get(key)
-                if change is not None:
-                    finishes.append(self._apply({key: change}, None))
+        with self._lock:  # also when nothing is held back: another thread may be about to note something
+            if not self._held:
+                return
+            for bundle in list(self._bundles):
+                if not self._table.locked(bundle):
+                    finishes.append(self._apply({key: self._held[key] for key in bundle & self._held.keys()}, None))
+            for key in list(keys) if alone else ():
+                if key in self._held:
+                    finishes.append(self._apply({key: self._held[key]}, None))
         for finish in finishes:
             finish(())
+
+    def bring_in_all(self) -> None:
+        """Bring in what is held back of all keys whose own locks are free."""
+        self.bring_in_held(list(self._held), alone=True)
 
     # The tail
 
@@ -214,18 +278,17 @@ class Replica:
                     return False
                 quiet_so_far = changes[key].quiet if key in changes else True
                 changes[key] = Change(entry.version, value, quiet and quiet_so_far, entry.ticket)
-        self._bring_in(groups, entries[-1].version)
-        self.unlock(key for entry in entries for key in entry.unlocked)
+        self._bring_in(groups, entries)
         return True
 
-    def settle(self, values: dict[str, tuple[Version, bytes | None]], cursor: Version) -> None:
-        """Bring in at once what keys are at the cursor, or have been shortly after the last one."""
+    def settle(self, values: dict[str, tuple[Version, bytes | None]], entries: Sequence[Entry]) -> None:
+        """Bring in at once what keys are after the last of the entries, or have been shortly after the cursor."""
         changes = {
             key: Change(version, GONE if data is None else Encoded(data))
             for key, (version, data) in values.items()
             if version > self.version(key)
         }
-        self._bring_in([(None, changes)], cursor)
+        self._bring_in([(None, changes)], entries)
 
     def resynchronise(
         self, versions: dict[str, Version], values: dict[str, tuple[Version, bytes]], cursor: Version
@@ -251,6 +314,8 @@ class Replica:
                     del changes[key]
             self.cursor = cursor
             self._held.clear()
+            self._bundles.clear()
+            self._hold_back(changes, self._of_one_version(changes))
             finish = self._apply(changes, None)
             self._has_moved()
         finish(())
@@ -261,7 +326,7 @@ class Replica:
     def _is_after(version: Version, cursor: Version) -> bool:
         return version[0] == cursor[0] and version[1] > cursor[1]
 
-    def _bring_in(self, groups: Sequence[tuple[object, dict[str, Change]]], cursor: Version) -> None:
+    def _bring_in(self, groups: Sequence[tuple[object, dict[str, Change]]], entries: Sequence[Entry]) -> None:
         for _, changes in groups:
             for key, change in changes.items():
                 if type(change.value) is Encoded:
@@ -270,14 +335,16 @@ class Replica:
         with self._lock:
             for origin, changes in groups:
                 news = {key: change for key, change in changes.items() if change.version > self._latest(key)}
+                self._hold_back(news, ([key for _, key, *_ in entry.changes] for entry in entries))
                 if not news:
                     continue
                 flying = {key for key, change in news.items() if change.ticket in self._flights}
                 finishes.append((self._apply(news, origin), flying))
-            self.cursor = cursor
+            self.cursor = entries[-1].version
             self._has_moved()
         for finish, flying in finishes:
             finish(flying)
+        self.unlock(key for entry in entries for key in entry.unlocked)
 
     def _decoded(self, key: str, data: bytes) -> Any:
         self.received += len(data)
@@ -302,11 +369,41 @@ class Replica:
             return version >= held.version
         return version > self.cursor and version > self._latest(key)
 
-    def _apply(self, changes: dict[str, Change], origin: object) -> Callable[[Collection[str]], object]:
-        held, finish = self._table.apply([(key, change.value, change.quiet) for key, change in changes.items()], origin)
+    @staticmethod
+    def _of_one_version(changes: dict[str, Change]) -> Iterator[list[str]]:
+        keys: dict[Version, list[str]] = {}
         for key, change in changes.items():
-            if key in held:
-                self._held[key] = change
+            keys.setdefault(change.version, []).append(key)
+        yield from keys.values()
+
+    def _hold_back(self, news: dict[str, Change], together: Iterable[Collection[str]]) -> None:
+        """Take out of the news those that have to wait for a lock, and those that were made together with them."""
+        waiting = self._table.locked(news) | (self._held.keys() & news.keys())
+        if not waiting:
+            return
+        concerned = {*self._held, *news}
+        bundles: dict[str, set[str]] = {}
+        for keys in itertools.chain(self._bundles, together, ([key] for key in waiting)):
+            bundle = concerned.intersection(keys)
+            bundle.update(*[bundles[key] for key in bundle if key in bundles])
+            bundles.update(dict.fromkeys(bundle, bundle))
+        waiting |= self._held.keys()
+        self._bundles = list({id(bundles[key]): bundles[key] for key in waiting}.values())
+        for key in news.keys() & set().union(*self._bundles):
+            self._hold(key, news.pop(key))
+
+    def _hold(self, key: str, change: Change) -> None:
+        before = self._held.get(key)
+        change.quiet = change.quiet and (before is None or before.quiet)
+        self._held[key] = change
+
+    def _apply(self, changes: dict[str, Change], origin: object) -> Callable[[Collection[str]], object]:
+        for key in self._held.keys() & changes.keys():
+            self._hold(key, changes[key])
+        left, finish = self._table.apply([(key, change.value, change.quiet) for key, change in changes.items()], origin)
+        for key, change in changes.items():
+            if key in left:
+                self._hold(key, change)
                 continue
             self._held.pop(key, None)
             if change.value is not GONE:
@@ -315,6 +412,10 @@ class Replica:
             else:
                 self._versions.pop(key, None)
                 self._deleted[key] = change.version
+        if self._held or self._bundles:
+            bundles = [bundle & self._held.keys() for bundle in self._bundles]
+            bundled = set().union(*bundles)
+            self._bundles = [*filter(None, bundles), *({key} for key in left if key not in bundled)]
         return finish
 
     def _has_moved(self) -> None:
@@ -324,26 +425,47 @@ class Replica:
 
     # Waiting
 
-    def wait_for(self, is_there: Callable[[], bool], end: float, while_waiting: Callable[[], object]) -> None:
-        """Wait until what the engine has told is in the table. Raises NotConnectedError at the `end`."""
+    def wait_for(
+        self, is_there: Callable[[], bool], what: str, seconds: float, while_waiting: Callable[[], object]
+    ) -> None:
+        """Wait until what the engine has told is in the table. Raises NotConnectedError after that many seconds."""
+        if is_there():
+            return
+        self.refuse_to_wait_here(what)
+        end = time.monotonic() + seconds
         while True:
             with self._lock:
                 left = end - time.monotonic()
                 if is_there() or (left > 0 and self._moved.wait_for(is_there, min(left, 0.05))):
                     return
             if left <= 0:
-                raise NotConnectedError("What the engine has told of did not arrive in time.")
+                raise NotConnectedError(
+                    f"The engine told of a change of {what} that did not arrive within {seconds:.3g} seconds. Nothing "
+                    "was written."
+                )
             while_waiting()
+
+    def refuse_to_wait_here(self, what: str) -> None:
+        """Raise if the calling thread would wait for itself, in a finalizer that has interrupted this class."""
+        if self._lock._is_owned() or threading.current_thread() is self.follower:  # type: ignore[attr-defined]
+            raise NotWrittenError(
+                f"{what} has to be waited for, which a finalizer cannot do while changes are brought in "
+                "on its thread. Nothing was written. Leave the work to a thread of your own."
+            )
+
+    def see(self, key: str, version: Version, seconds: float, while_waiting: Callable[[], object]) -> None:
+        """Wait until the table has this version of the key, or a newer one."""
+        self.wait_for(lambda: self.has(key, version), f"server_state[{key!r}]", seconds, while_waiting)
 
     def has(self, key: str, version: Version) -> bool:
         return self.cursor >= version or self._versions.get(key, NEVER) >= version
 
-    def watch_unlocks(self, keys: Iterable[str], event: threading.Event) -> None:
+    def watch_unlocks(self, keys: Iterable[str], event: Event) -> None:
         with self._lock:
             for key in keys:
                 self._unlocks.setdefault(key, []).append(event)
 
-    def unwatch_unlocks(self, keys: Iterable[str], event: threading.Event) -> None:
+    def unwatch_unlocks(self, keys: Iterable[str], event: Event) -> None:
         with self._lock:
             for key in keys:
                 self._unlocks[key].remove(event)
@@ -351,7 +473,7 @@ class Replica:
                     del self._unlocks[key]
 
     def unlock(self, keys: Iterable[str]) -> None:
-        """Have who waits for these locks try again."""
+        """Have the threads that wait for these locks try again."""
         if self._unlocks:
             with self._lock:
                 for key in keys:

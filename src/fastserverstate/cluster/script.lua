@@ -9,11 +9,13 @@
 --   op:  by writer: number and reply of its last operation       ttl  key -> when it is to be deleted, in ms
 --   lk:  by key: "epoch-fence|owner" of its lock. The fence of a turn is 0: nobody holds it, but who has been passed
 --        over for it for too long is the next who may.
---   w    owner -> "deadline|since|key" of the lock that it waits for: when that is out of date, and when it began, in ms
+--   w    owner -> "deadline|since|how|token|other|key" of the lock that it waits for: when that is out of date, and when
+--        it began, in ms; how it waits; and who had the lock then, with its token
 --   n    scratch, for sums that a Lua number cannot hold
 --
 -- ARGV[1] is the name of the operation, ARGV[2] the run id of the server that the caller's connection was made to.
--- The first item of a reply says what came of it. Nothing was changed if that is not OK.
+-- The first item of a reply says what came of it. Nothing was changed if that is not OK, or HALF: an error came after
+-- some of it was done. Nothing here trusts that the data is well-formed, for others may write to the engine.
 
 local META = KEYS[1]
 local PREFIX = string.sub(META, 1, -2)
@@ -28,11 +30,25 @@ local MOST_HOPS = 100
 local WAIT_FRESH = 5000          -- ms after which a waiter that has not tried again is gone
 local PASSED_OVER = 100          -- ms after which a waiter is to have the next turn
 local TURN = 2000                -- ms that it has for it: more than it waits for word before it tries again
+local MOST_UNLOCKED = 1000       -- in an entry of the log
+local NOT, FOR_EVER, HERE = '0', '1', '3'  -- ways to wait; another one is for a time. HERE: in the owner's own process
 
 local run = ARGV[2]
-local meta = redis.call('HMGET', META, 'run', 'epoch', 'seq')
-local epoch = meta[2]
-local at = 2  -- the argument that was read last
+local meta = redis.call('HMGET', META, 'run', 'epoch', 'seq', 'fence')
+local epoch
+local at = 2           -- the argument that was read last
+local changed = false  -- whether anything was, except the notes of waits, operations and numbers
+
+local function change(...)
+    local reply = redis.call(...)
+    changed = true
+    return reply
+end
+
+-- A number as it is found, or nil. Of more digits Lua is not sure.
+local function digits(text)
+    return text and #text <= 15 and string.match(text, '^%d+$')
+end
 
 local function take()
     at = at + 1
@@ -48,21 +64,50 @@ local function integer(number)
     return string.format('%.0f', number)
 end
 
+-- The id that the log's next entry has to be above, if there is a log; '' if something else is in its place.
+local function top()
+    local info = redis.pcall('XINFO', 'STREAM', LOG)
+    if info.err then
+        return not string.find(info.err, 'no such key') and '' or nil
+    end
+    for i = 1, #info, 2 do
+        if info[i] == 'last-generated-id' then
+            return info[i + 1]
+        end
+    end
+end
+
+-- Begin the log anew, for anything but this script has written to it. All who follow it miss a number then, and
+-- resynchronise.
+local function begin_anew()
+    local in_epoch, above = string.match(top() or '', '^(%d+)-(%d+)$')
+    local seq = tonumber(redis.call('HGET', META, 'seq'))
+    above = in_epoch == epoch and digits(above) and tonumber(above) or 0
+    change('DEL', LOG)
+    redis.call('HSET', META, 'seq', integer(math.max(seq, above) + 1))
+end
+
 local function append(fields)
-    local seq = integer(redis.call('HINCRBY', META, 'seq', 1))
-    local id = epoch .. '-' .. seq
-    redis.call('XADD', LOG, 'MAXLEN', '~', LOG_LENGTH, id, unpack(fields))
-    return id
+    local id, reply
+    for _ = 1, 2 do
+        id = epoch .. '-' .. integer(redis.call('HINCRBY', META, 'seq', 1))
+        reply = redis.pcall('XADD', LOG, 'MAXLEN', '~', LOG_LENGTH, id, unpack(fields))
+        if type(reply) == 'string' then
+            changed = true
+            return id
+        elseif not string.find(reply.err, 'equal or smaller') and not string.find(reply.err, 'WRONGTYPE') then
+            break
+        end
+        begin_anew()
+    end
+    error(reply, 0)
 end
 
 -- Who holds the lock of a key: token and owner. A lock of an earlier epoch is nobody's.
 local function holder(key)
-    local lock = redis.call('GET', PREFIX .. 'lk:' .. key)
-    if not lock then
-        return nil
-    end
-    local token, owner = string.match(lock, '^([^|]*)|(.*)$')
-    if string.match(token, '^%d+') ~= epoch then
+    local lock = redis.pcall('GET', PREFIX .. 'lk:' .. key)
+    local token, owner = string.match(type(lock) == 'string' and lock or '', '^(%d+%-%d+)|(.*)$')
+    if not token or string.match(token, '^%d+') ~= epoch then
         return nil
     end
     return token, owner
@@ -73,51 +118,55 @@ local function turn()
     return epoch .. '-0'
 end
 
--- The key that is waited for, and since when, if whoever waits has tried of late.
+-- What an owner waits for, if it has tried of late.
 local function awaited(wait, moment)
-    local deadline, since, key = string.match(wait or '', '^(%d+)|(%d+)|(.*)$')
+    local deadline, since, how, token, other, key =
+        string.match(wait or '', '^(%d+)|(%d+)|(%d)|([%d-]*)|([^|]*)|(.*)$')
     if deadline and tonumber(deadline) >= moment then
-        return key, tonumber(since)
+        return {key = key, since = tonumber(since), how = how, token = token, other = other}
     end
     return nil
 end
 
--- The keys, and who holds each, of a circle of waiting owners that would be closed if this one waited for the key.
-local function circle(owner, key)
-    local moment, found = now(), {}
-    for _ = 1, MOST_HOPS do
-        local _, other = holder(key)
-        if not other then
-            return nil
-        end
-        found[#found + 1] = key
-        found[#found + 1] = other
-        if other == owner then
-            return found
-        end
-        key = awaited(redis.call('HGET', WAITS, other), moment)
-        if not key then
-            return nil
-        end
+-- Whether a wait goes on until the other owner lets go of a lock that it still has.
+local function is_edge(wait)
+    if wait.how ~= FOR_EVER and wait.how ~= HERE or wait.token == turn() then
+        return false
     end
-    return nil
+    return wait.token == '' or holder(wait.key) == wait.token
 end
 
--- What to answer an owner that finds a key locked, and waits or does not.
-local function locked(owner, key, waits)
-    if waits ~= '1' then
-        return {'LOCKED', key, '0'}
-    end
-    local closed = circle(owner, key)
-    if closed then
-        redis.call('HDEL', WAITS, owner)
-        return {'DEADLOCK', unpack(closed)}
-    end
+-- Note that the owner waits for another one, which has the key's lock. The reply if that closes a circle of waiting
+-- owners, with the keys and who holds each.
+local function wait(owner, key, how, token, other)
     local moment = now()
-    local before, since = awaited(redis.call('HGET', WAITS, owner), moment)
-    local times = integer(moment + WAIT_FRESH) .. '|' .. integer(before == key and since or moment)
-    redis.call('HSET', WAITS, owner, times .. '|' .. key)
-    return {'LOCKED', key, integer(math.max(redis.call('PTTL', PREFIX .. 'lk:' .. key), 0))}
+    local reply, following = {'DEADLOCK'}, {key = key, how = how, token = token, other = other}
+    for _ = 1, MOST_HOPS do
+        if not following or not is_edge(following) then
+            break
+        end
+        reply[#reply + 1] = following.key
+        reply[#reply + 1] = following.other
+        if following.other == owner then
+            redis.call('HDEL', WAITS, owner)
+            return reply
+        end
+        following = awaited(redis.call('HGET', WAITS, following.other), moment)
+    end
+    local before = awaited(redis.call('HGET', WAITS, owner), moment)
+    local since = before and before.key == key and before.since or moment
+    redis.call('HSET', WAITS, owner, integer(moment + WAIT_FRESH) .. '|' .. integer(since) .. '|' .. how .. '|'
+        .. token .. '|' .. other .. '|' .. key)
+    return nil
+end
+
+-- What to answer an owner that finds another one with a key's lock.
+local function locked(owner, key, how, token, other)
+    if how == NOT then
+        return {'LOCKED', key, ''}
+    end
+    local left = redis.call('PTTL', PREFIX .. 'lk:' .. key)
+    return wait(owner, key, how, token, other) or {'LOCKED', key, integer(left < 0 and TURN or left)}
 end
 
 -- Free the keys whose token the owner has. The next turn is of who has been passed over for longest; all who wait are
@@ -125,8 +174,9 @@ end
 local function free(owner, tokens)
     local keys = {}
     for key, token in pairs(tokens) do
-        if redis.call('GET', PREFIX .. 'lk:' .. key) == token .. '|' .. owner then
-            redis.call('DEL', PREFIX .. 'lk:' .. key)
+        local current, other = holder(key)
+        if current == token and other == owner then
+            change('DEL', PREFIX .. 'lk:' .. key)
             keys[#keys + 1] = key
         end
     end
@@ -136,37 +186,49 @@ local function free(owner, tokens)
     end
     local moment, longest, fields = now(), {}, {}
     for i = 1, #waits, 2 do
-        local key, since = awaited(waits[i + 1], moment)
-        if key and since < moment - PASSED_OVER and not (longest[key] and longest[key].since <= since) then
-            longest[key] = {owner = waits[i], since = since}
+        local found = awaited(waits[i + 1], moment)
+        if found and found.how ~= HERE and found.since < moment - PASSED_OVER then
+            local other = longest[found.key]
+            if not other or other.since > found.since then
+                longest[found.key] = {owner = waits[i], since = found.since}
+            end
         end
     end
-    for _, key in ipairs(keys) do
+    for i, key in ipairs(keys) do
         local following = longest[key]
         if following then
-            redis.call('SET', PREFIX .. 'lk:' .. key, turn() .. '|' .. following.owner, 'PX', TURN)
+            change('SET', PREFIX .. 'lk:' .. key, turn() .. '|' .. following.owner, 'PX', TURN)
             redis.call('HDEL', WAITS, following.owner)
         end
         fields[#fields + 1] = 'u' .. key
         fields[#fields + 1] = ''
+        if i % MOST_UNLOCKED == 0 or i == #keys then
+            append(fields)
+            fields = {}
+        end
     end
-    append(fields)
+end
+
+-- A key's version, if it has a good one.
+local function version_of(key)
+    local version = redis.call('HGET', VERSIONS, key)
+    return version and string.match(version, '^%d+%-%d+$')
 end
 
 local function set(key, value, version, expiry)
-    redis.call('HSET', DATA, key, value)
-    redis.call('HSET', VERSIONS, key, version)
+    change('HSET', DATA, key, value)
+    change('HSET', VERSIONS, key, version)
     if expiry ~= '' then
-        redis.call('ZADD', TTL, integer(now() + tonumber(expiry)), key)
+        change('ZADD', TTL, integer(now() + tonumber(expiry)), key)
     else
-        redis.call('ZREM', TTL, key)
+        change('ZREM', TTL, key)
     end
 end
 
 local function delete(key)
-    redis.call('HDEL', DATA, key)
-    redis.call('HDEL', VERSIONS, key)
-    redis.call('ZREM', TTL, key)
+    change('HDEL', DATA, key)
+    change('HDEL', VERSIONS, key)
+    change('ZREM', TTL, key)
 end
 
 local function is_value(key, value)
@@ -174,6 +236,9 @@ local function is_value(key, value)
 end
 
 local function sum(old, by)
+    if not string.match(old, '^-?%d+$') or not string.match(by, '^-?%d+$') then
+        return nil
+    end
     if #old <= EXACT_DIGITS and #by <= EXACT_DIGITS then
         return integer(tonumber(old) + tonumber(by))
     end
@@ -187,23 +252,27 @@ local function sum(old, by)
     return total
 end
 
--- Every operation below but these has been made by a connection to the server that adopted the data.
+if digits(meta[2]) and digits(meta[3]) and (not meta[4] or digits(meta[4])) then
+    epoch = meta[2]
+end
 
-if ARGV[1] == 'adopt' then
+local operations = {}
+
+-- Every other operation was asked for through a connection to the server that adopted the data.
+
+function operations.adopt()
     -- known epoch -> epoch, seq. The data may be older than what its readers have: then versions must not repeat.
     local known = tonumber(ARGV[3])
     if meta[1] ~= run or not epoch or tonumber(epoch) < known then
-        local last = 0
-        if redis.call('EXISTS', LOG) == 1 then
-            local info = redis.call('XINFO', 'STREAM', LOG)
-            for i = 1, #info, 2 do
-                if info[i] == 'last-generated-id' then
-                    last = tonumber(string.match(info[i + 1], '^%d+'))
-                end
-            end
+        local above = digits(string.match(top() or '', '^%d+'))
+        if not above then
+            change('DEL', LOG)  -- there is none, or one that is not of this script's making
         end
-        epoch = integer(math.max(now(), tonumber(epoch or 0) + 1, last + 1, known + 1))
-        redis.call('HSET', META, 'run', run, 'epoch', epoch, 'seq', '0')
+        epoch = integer(math.max(now(), tonumber(epoch or 0) + 1, tonumber(above or 0) + 1, known + 1))
+        change('HSET', META, 'run', run, 'epoch', epoch, 'seq', '0')
+        if not digits(meta[4]) then
+            redis.call('HDEL', META, 'fence')  -- tokens grow with the epoch
+        end
         redis.call('DEL', WAITS)
         append({'a', run})
         meta[3] = '1'
@@ -211,33 +280,30 @@ if ARGV[1] == 'adopt' then
     return {'OK', epoch, meta[3]}
 end
 
-if meta[1] ~= run or not epoch then
-    return {'RUN'}
-end
-
-if ARGV[1] == 'state' then
+function operations.state()
     return {'OK', epoch, meta[3]}
 end
 
-if ARGV[1] == 'versions' then
-    return {'OK', epoch, meta[3], redis.call('HGETALL', VERSIONS)}
+function operations.versions()
+    local found = top()
+    if found and found ~= epoch .. '-' .. meta[3] then
+        begin_anew()
+        append({'a', run})
+    end
+    return {'OK', epoch, redis.call('HGET', META, 'seq'), redis.call('HGETALL', VERSIONS)}
 end
 
--- keys -> version, value of each
-local function values(first)
+function operations.values()
+    -- keys -> version, value of each
     local found = {}
-    for i = first, #ARGV do
+    for i = 3, #ARGV do
         found[#found + 1] = redis.call('HGET', VERSIONS, ARGV[i])
         found[#found + 1] = redis.call('HGET', DATA, ARGV[i])
     end
-    return found
+    return {'OK', found}
 end
 
-if ARGV[1] == 'values' then
-    return {'OK', values(3)}
-end
-
-if ARGV[1] == 'catchup' then
+function operations.catchup()
     -- cursor, keys -> epoch, seq, entries since the cursor, and key, version, value of the keys and of those that the
     -- entries refer to. All of one moment.
     local entries = redis.call('XRANGE', LOG, '(' .. ARGV[3], '+')
@@ -260,7 +326,7 @@ if ARGV[1] == 'catchup' then
     return {'OK', epoch, meta[3], entries, keys}
 end
 
-if ARGV[1] == 'renew' then
+function operations.renew()
     -- owner, lifetime in ms, pairs of key and token -> 1 or 0 for each, whether the lock is still held
     local owner, lifetime = take(), take()
     local held = {}
@@ -269,14 +335,14 @@ if ARGV[1] == 'renew' then
         local current, holds = holder(key)
         local mine = current == token and holds == owner
         if mine then
-            redis.call('PEXPIRE', PREFIX .. 'lk:' .. key, lifetime)
+            change('PEXPIRE', PREFIX .. 'lk:' .. key, lifetime)
         end
         held[#held + 1] = mine and 1 or 0
     end
     return {'OK', held}
 end
 
-if ARGV[1] == 'release' then
+function operations.release()
     -- owner, pairs of key and token
     local owner, tokens = take(), {}
     while at < #ARGV do
@@ -287,7 +353,7 @@ if ARGV[1] == 'release' then
     return {'OK'}
 end
 
-if ARGV[1] == 'leave' then
+function operations.leave()
     -- owner, keys: it waits for them no more
     local owner, tokens = take(), {}
     redis.call('HDEL', WAITS, owner)
@@ -298,7 +364,14 @@ if ARGV[1] == 'leave' then
     return {'OK'}
 end
 
-if ARGV[1] == 'reap' then
+function operations.waiting()
+    -- owner, key, and the other owner that has the lock in the process of both, though maybe not here any more
+    local owner, key, other = take(), take(), take()
+    local token, holds = holder(key)
+    return wait(owner, key, HERE, holds == other and token or '', other) or {'OK'}
+end
+
+function operations.reap()
     -- -> how many keys were deleted because their time is over. Waiters that are gone are forgotten.
     local moment, waits = now(), redis.call('HGETALL', WAITS)
     for i = 1, #waits, 2 do
@@ -323,47 +396,30 @@ end
 -- The operations that are done once, however often they are asked for. They have a writer and a number. Also what was
 -- refused is not done later: the network may still hold a copy of the request when the caller has gone on.
 
-local writer, number = take(), take()
-local record = redis.call('GET', PREFIX .. 'op:' .. writer)
-if record then
-    local done = cmsgpack.unpack(record)
-    if done[1] == number then
-        return done[2]
-    end
-    if tonumber(number) < tonumber(done[1]) then
-        return {'OLD'}
-    end
-end
+local numbered = {}
 
-local function finish(reply)
-    redis.call('SET', PREFIX .. 'op:' .. writer, cmsgpack.pack({number, reply}), 'PX', OPERATION_EXPIRY)
-    return reply
-end
-
-local owner = take()
-
-if ARGV[1] == 'acquire' then
-    -- lifetime in ms, '1' to wait for it, keys -> token, epoch, seq, and the version of each key
+function numbered.acquire(owner)
+    -- lifetime in ms, how to wait, keys -> token, epoch, seq, and the version of each key
     local lifetime, waits = take(), take()
     local keys = {}
     while at < #ARGV do
         keys[#keys + 1] = take()
-        local _, other = holder(keys[#keys])
+        local token, other = holder(keys[#keys])
         if other and other ~= owner then
-            return finish(locked(owner, keys[#keys], waits))
+            return locked(owner, keys[#keys], waits, token, other)
         end
     end
     local token = epoch .. '-' .. integer(redis.call('HINCRBY', META, 'fence', 1))
     local reply = {'OK', token, epoch, meta[3]}
     for _, key in ipairs(keys) do
-        redis.call('SET', PREFIX .. 'lk:' .. key, token .. '|' .. owner, 'PX', lifetime)
-        reply[#reply + 1] = redis.call('HGET', VERSIONS, key) or ''
+        change('SET', PREFIX .. 'lk:' .. key, token .. '|' .. owner, 'PX', lifetime)
+        reply[#reply + 1] = version_of(key) or ''
     end
     redis.call('HDEL', WAITS, owner)
-    return finish(reply)
+    return reply
 end
 
--- 'write': ticket, for the log; the number of locks that the owner relies on, and key and token of each; and changes:
+-- ticket, for the log; the number of locks that the owner relies on, and key and token of each; and changes:
 -- kind, key, value, condition, expiry in ms or '', quiet ('1': rerun nobody)
 --   S  set                         T  set, and behave as if that was another value
 --   N  set if absent               D  delete
@@ -372,111 +428,155 @@ end
 -- -> OK, version, whether anything changed ('1' or '0'), and for each change three: the version that there was, or '';
 --   of I the sum, encoded, and of N and D the value that there was, unless its version is the condition; and the version
 --   that there is now, or, of what was deleted, the one that did it
-
-local ticket = take()
-local claims = tonumber(take())
-for _ = 1, claims do
-    local key, token = take(), take()
-    local current, holds = holder(key)
-    if current ~= token or holds ~= owner then
-        return finish({'LOCKLOST', key})
-    end
-end
-
-local changes, turns = {}, {}
-while at < #ARGV do
-    local kind, key, value, condition, expiry, quiet = take(), take(), take(), take(), take(), take()
-    changes[#changes + 1] = {
-        kind = kind, key = key, value = value, condition = condition, expiry = expiry, quiet = quiet
-    }
-    local token, other = holder(key)
-    if other and other ~= owner then
-        return finish(locked(owner, key, '1'))
-    end
-    if token == turn() then
-        turns[key] = token
-    end
-end
--- The engine looks at its memory before a script's first write only: that must not be one that needs none.
-if redis.call('HEXISTS', WAITS, owner) == 1 then
-    redis.call('HDEL', WAITS, owner)
-end
-
-local effective, grows = {}, false
-for _, change in ipairs(changes) do
-    local kind, key = change.kind, change.key
-    local version = redis.call('HGET', VERSIONS, key)
-    change.changes = true
-    if kind == 'S' then
-        change.changes = change.expiry ~= '' or not is_value(key, change.value)
-        if not change.changes and redis.call('ZSCORE', TTL, key) then
-            redis.call('ZREM', TTL, key)
-        end
-    elseif kind == 'C' then
-        if (version or '') ~= change.condition then
-            return finish({'CONFLICT', version or '', version and redis.call('HGET', DATA, key)})
-        end
-    elseif kind == 'N' then
-        change.changes = not version
-    elseif kind == 'D' then
-        change.changes = version
-    elseif kind == 'I' then
-        local old = version and redis.call('HGET', DATA, key) or 'i' .. change.condition
-        local total = string.sub(old, 1, 1) == 'i' and sum(string.sub(old, 2), string.sub(change.value, 2))
-        if not total then
-            return finish({'NOTINT'})
-        end
-        change.value = 'i' .. total
-        change.changes = not version or old ~= change.value
-    end
-    change.before = version or ''
-    if kind == 'I' then
-        change.answer = change.value
-    else
-        local asked = (kind == 'N' or kind == 'D') and version and version ~= change.condition
-        change.answer = asked and redis.call('HGET', DATA, key)
-    end
-    change.after = change.before
-    grows = grows or kind ~= 'D'
-    if change.changes then
-        effective[#effective + 1] = change
-    end
-end
-
-local id = epoch .. '-' .. meta[3]
-if #effective > 0 then
-    if not grows then
-        redis.call('HDEL', WAITS, owner)  -- what makes room may be done when there is none
-    end
-    local fields = {'w', ticket}
-    if #effective > MOST_LISTED then
-        fields[3], fields[4] = 'f', ''
-    else
-        for _, change in ipairs(effective) do
-            local kind = change.kind
-            local listed = kind == 'D' and 'd' or #change.value > INLINE and 'r' or 's'
-            fields[#fields + 1] = (change.quiet == '1' and string.upper(listed) or listed) .. change.key
-            fields[#fields + 1] = listed == 's' and change.value or ''
+function numbered.write(owner)
+    local ticket = take()
+    local claims = tonumber(take())
+    for _ = 1, claims do
+        local key, token = take(), take()
+        local current, holds = holder(key)
+        if current ~= token or holds ~= owner then
+            return {'LOCKLOST', key}
         end
     end
-    id = append(fields)
-    for _, change in ipairs(effective) do
-        change.after = id
-        if change.kind == 'D' then
-            delete(change.key)
-        elseif change.kind == 'I' then
-            redis.call('HSET', DATA, change.key, change.value)
-            redis.call('HSET', VERSIONS, change.key, id)
+
+    local changes, turns = {}, {}
+    while at < #ARGV do
+        local kind, key, value, condition, expiry, quiet = take(), take(), take(), take(), take(), take()
+        changes[#changes + 1] = {
+            kind = kind, key = key, value = value, condition = condition, expiry = expiry, quiet = quiet
+        }
+        local token, other = holder(key)
+        if other and other ~= owner then
+            return locked(owner, key, FOR_EVER, token, other)
+        end
+        if token == turn() then
+            turns[key] = token
+        end
+    end
+    -- The engine looks at its memory before a script's first write only: that must not be one that needs none.
+    if redis.call('HEXISTS', WAITS, owner) == 1 then
+        redis.call('HDEL', WAITS, owner)
+    end
+
+    local effective, grows = {}, false
+    for _, made in ipairs(changes) do
+        local kind, key = made.kind, made.key
+        local version = version_of(key)
+        made.changes = true
+        if kind == 'S' then
+            made.changes = made.expiry ~= '' or not version or not is_value(key, made.value)
+            if not made.changes and redis.call('ZSCORE', TTL, key) then
+                change('ZREM', TTL, key)
+            end
+        elseif kind == 'C' then
+            if (version or '') ~= made.condition then
+                return {'CONFLICT', version or '', version and redis.call('HGET', DATA, key)}
+            end
+        elseif kind == 'N' then
+            made.changes = not version
+        elseif kind == 'D' then
+            made.changes = version
+        elseif kind == 'I' then
+            local old = version and redis.call('HGET', DATA, key) or 'i' .. made.condition
+            local total = string.sub(old, 1, 1) == 'i' and sum(string.sub(old, 2), string.sub(made.value, 2))
+            if not total then
+                return {'NOTINT'}
+            end
+            made.value = 'i' .. total
+            made.changes = not version or old ~= made.value
+        end
+        made.before = version or ''
+        if kind == 'I' then
+            made.answer = made.value
         else
-            set(change.key, change.value, id, change.expiry)
+            local asked = (kind == 'N' or kind == 'D') and version and version ~= made.condition
+            made.answer = asked and redis.call('HGET', DATA, key)
+        end
+        made.after = made.before
+        grows = grows or kind ~= 'D'
+        if made.changes then
+            effective[#effective + 1] = made
         end
     end
+
+    local id = epoch .. '-' .. meta[3]
+    if #effective > 0 then
+        if not grows then
+            redis.call('HDEL', WAITS, owner)  -- what makes room may be done when there is none
+        end
+        local fields = {'w', ticket}
+        if #effective > MOST_LISTED then
+            fields[3], fields[4] = 'f', ''
+        else
+            for _, made in ipairs(effective) do
+                local kind = made.kind
+                local listed = kind == 'D' and 'd' or #made.value > INLINE and 'r' or 's'
+                fields[#fields + 1] = (made.quiet == '1' and string.upper(listed) or listed) .. made.key
+                fields[#fields + 1] = listed == 's' and made.value or ''
+            end
+        end
+        id = append(fields)
+        for _, made in ipairs(effective) do
+            made.after = id
+            if made.kind == 'D' then
+                delete(made.key)
+            elseif made.kind == 'I' then
+                change('HSET', DATA, made.key, made.value)
+                change('HSET', VERSIONS, made.key, id)
+            else
+                set(made.key, made.value, id, made.expiry)
+            end
+        end
+    end
+    free(owner, turns)
+    local reply = {'OK', id, #effective > 0 and '1' or '0'}
+    for _, made in ipairs(changes) do
+        reply[#reply + 1] = made.before
+        reply[#reply + 1] = made.answer
+        reply[#reply + 1] = made.after
+    end
+    return reply
 end
-free(owner, turns)
-local reply = {'OK', id, #effective > 0 and '1' or '0'}
-for _, change in ipairs(changes) do
-    reply[#reply + 1] = change.before
-    reply[#reply + 1] = change.answer
-    reply[#reply + 1] = change.after
+
+local function text(problem)
+    return type(problem) == 'table' and problem.err or 'ERR ' .. tostring(problem)
 end
-return finish(reply)
+
+local function once(operation)
+    local writer, number = take(), take()
+    local record = redis.call('GET', PREFIX .. 'op:' .. writer)
+    if record then
+        local done = cmsgpack.unpack(record)
+        if done[1] == number then
+            return done[2]
+        end
+        if tonumber(number) < tonumber(done[1]) then
+            return {'OLD'}
+        end
+    end
+    local done, reply = pcall(operation, take())
+    if not done then
+        if not changed then
+            error(reply, 0)
+        end
+        reply = {'HALF', text(reply)}
+    end
+    redis.call('SET', PREFIX .. 'op:' .. writer, cmsgpack.pack({number, reply}), 'PX', OPERATION_EXPIRY)
+    return reply
+end
+
+local function operate()
+    local name = ARGV[1]
+    if name ~= 'adopt' and (meta[1] ~= run or not epoch) then
+        return {'RUN'}
+    end
+    return operations[name] and operations[name]() or once(numbered[name])
+end
+
+local done, reply = pcall(operate)
+if done then
+    return reply
+elseif changed then
+    return {'HALF', text(reply)}
+end
+return redis.error_reply(text(reply))

@@ -1,7 +1,8 @@
 """Follows the log, and resynchronises when it may have missed something.
 
 An entry that is not the cursor's successor in the same epoch says so, as does a heartbeat that finds the engine
-elsewhere than the log ended. Nothing else is relied on: not the connection, nor the log's length.
+elsewhere than the log ended. Nothing else is relied on: not the connection, nor the log's length. What is malformed in
+the log or in the hashes is skipped and counted.
 """
 
 from __future__ import annotations
@@ -16,9 +17,19 @@ from collections.abc import Callable, Iterable, Sequence
 import redis
 
 from fastserverstate.cluster.client import AnswerLostError, Channel, Engine, RefusedError, Reply
-from fastserverstate.cluster.codec import decode_key, encode_key
+from fastserverstate.cluster.codec import encode_key
 from fastserverstate.cluster.errors import ClusterError
-from fastserverstate.cluster.replica import NEVER, Entry, Replica, Version, parse_entry, parse_version, version_text
+from fastserverstate.cluster.replica import (
+    NEVER,
+    Entry,
+    Replica,
+    Version,
+    parse_entry,
+    parse_key,
+    parse_version,
+    version_text,
+)
+from fastserverstate.cluster.signals import Event
 
 logger = logging.getLogger("fastserverstate")
 
@@ -27,7 +38,10 @@ PATIENCE = 1.5  # beyond that, until the connection counts as dead
 BATCH = 1000
 CHUNK = 200  # keys that are fetched at a time
 FIRST_REST, LONGEST_REST = 0.01, 0.5
+STEADY = 2.0  # seconds after which a connection counts as a good one
 SILENCE = 60.0
+
+Values = dict[str, tuple[Version, bytes | None]]
 
 
 class _MissedError(Exception):
@@ -43,9 +57,9 @@ class Tail(threading.Thread):
         self._replica = replica
         self._before_first_sync = before_first_sync
         self._channel: Channel = engine.channel(BLOCK + PATIENCE)
-        self._stopped = threading.Event()
+        self._stopped = Event()
         self._reaped = 0.0
-        self.synchronised = threading.Event()  # once
+        self.synchronised = Event()  # once
         self._warned = -float("inf")
         self._tells = False  # when the connection is back
         self.connected = False
@@ -55,14 +69,16 @@ class Tail(threading.Thread):
         self.last_error: Exception | None = None
 
     def run(self) -> None:
+        self._replica.follower = self
         rest = FIRST_REST
         while not self._stopped.is_set():
+            start = time.monotonic()
             try:
                 self._follow()
             except Exception as error:
                 if self._stopped.is_set():
                     break
-                if self.connected:
+                if time.monotonic() - start > STEADY:
                     rest = FIRST_REST
                 self._note(error)
             self.connected = False
@@ -109,17 +125,18 @@ class Tail(threading.Thread):
         self.connected = True
         self.synchronised.set()
         while not self._stopped.is_set():
-            entries = self._read(BLOCK)
             try:
+                entries = self._read(BLOCK)
                 if entries:
                     self._bring_in(entries)
                 else:
                     self._beat()
                 if time.monotonic() - self._reaped > BLOCK:
                     self._reaped = time.monotonic()
-                    self._script(b"reap")
+                    self._reap()
             except _MissedError:
                 self._resynchronise()
+            self._replica.bring_in_held()
             self._heard()
 
     def _check_policy(self) -> None:
@@ -140,14 +157,33 @@ class Tail(threading.Thread):
         options = ("BLOCK", int(block * 1000)) if block else ()
         cursor = version_text(self._replica.cursor)
         log = f"{self._engine.prefix}log"
-        reply = self._channel.execute("XREAD", "COUNT", BATCH, *options, "STREAMS", log, cursor)
-        return [parse_entry(*entry) for entry in reply[0][1]] if reply else []
+        try:
+            reply = self._channel.execute("XREAD", "COUNT", BATCH, *options, "STREAMS", log, cursor)
+        except redis.ResponseError as error:
+            if str(error).startswith("WRONGTYPE"):  # something else is in the log's place
+                raise _MissedError from error
+            raise
+        return self._parsed(reply[0][1], self._replica.cursor) if reply else []
+
+    def _parsed(self, raw: Sequence[Sequence[object]], cursor: Version) -> list[Entry]:
+        """Entries that come right after the cursor."""
+        entries = []
+        for identifier, fields in raw:
+            entry = parse_entry(identifier, fields)
+            if entry is None or entry.version != (cursor[0], cursor[1] + 1) or entry.too_long:
+                raise _MissedError
+            self._replica.skip(entry.malformed, f"the log of {self._engine.address}")
+            cursor = entry.version
+            entries.append(entry)
+        return entries
 
     def _script(self, operation: bytes, *arguments: object) -> Reply:
         reply = self._channel.script(operation, *arguments)
         if reply[0] == b"RUN":  # the data was replaced under a living connection
             self._engine.epoch = max(self._engine.epoch, self._channel.adopt(self._engine.epoch)[0])
             raise _MissedError
+        if reply[0] != b"OK":
+            raise RefusedError(f"the answer to {operation.decode()!r} is {reply!r:.200}")
         return reply
 
     def _beat(self) -> None:
@@ -160,51 +196,52 @@ class Tail(threading.Thread):
                 raise _MissedError
             self._bring_in(entries)
 
+    def _reap(self) -> None:
+        try:
+            self._script(b"reap")
+        except redis.ResponseError as error:  # what is to expire is damaged, which is no reason not to follow
+            self.errors += 1
+            self.last_error = error
+
     def _bring_in(self, entries: list[Entry]) -> None:
-        cursor = self._replica.cursor
-        for entry in entries:
-            if entry.version != (cursor[0], cursor[1] + 1) or entry.too_long:
-                raise _MissedError
-            cursor = entry.version
         if self._replica.follow(entries):
             return
         referred = {key for entry in entries for kind, key, _, _ in entry.changes if kind == b"r"}
-        end, later, values = self._catch_up(cursor, referred)
+        later, values = self._catch_up(entries[-1].version, referred)
         # Everything until then at once: what was fetched may be newer than its entry.
-        self._replica.settle(self._merged([*entries, *later], values), end)
-        self._replica.unlock(key for entry in [*entries, *later] for key in entry.unlocked)
+        entries = [*entries, *later]
+        self._replica.settle(self._merged(entries, values), entries)
 
-    def _catch_up(
-        self, cursor: Version, keys: Iterable[str]
-    ) -> tuple[Version, list[Entry], dict[str, tuple[Version, bytes | None]]]:
-        """The end of the log, the entries up to there, and the values of the keys and of what the entries refer to."""
+    def _catch_up(self, cursor: Version, keys: Iterable[str]) -> tuple[list[Entry], Values]:
+        """The entries since the cursor, and the values of the keys and of what those refer to."""
         _, epoch, seq, raw, flat = self._script(b"catchup", version_text(cursor), *map(encode_key, keys))
         end = int(epoch), int(seq)
-        entries = [parse_entry(*entry) for entry in raw]
-        for entry in entries:
-            if entry.version != (cursor[0], cursor[1] + 1) or entry.too_long:
-                raise _MissedError
-            cursor = entry.version
-        if cursor != end:
+        entries = self._parsed(raw, cursor)
+        if (entries[-1].version if entries else cursor) != end:
             raise _MissedError
-        values = {
-            decode_key(key): (end if version is None else parse_version(version), data)
-            for key, version, data in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
-        }
-        return end, entries, values
+        values: Values = {}
+        for name, version, data in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
+            key = parse_key(name)
+            if key is None:
+                self._skip()
+            else:
+                values[key] = (end, None) if version is None else (min(parse_version(version) or end, end), data)
+        return entries, values
 
     @staticmethod
-    def _merged(
-        entries: Sequence[Entry], values: dict[str, tuple[Version, bytes | None]]
-    ) -> dict[str, tuple[Version, bytes | None]]:
-        merged: dict[str, tuple[Version, bytes | None]] = {}
+    def _merged(entries: Sequence[Entry], values: Values) -> Values:
+        merged: Values = {}
         for entry in entries:
             for kind, key, data, _ in entry.changes:
                 merged[key] = (entry.version, None if kind == b"d" else data)
         merged.update(values)
         return merged
 
+    def _skip(self) -> None:
+        self._replica.skip(1, f"the hashes of {self._engine.address}")
+
     def _resynchronise(self) -> None:
+        rest = FIRST_REST
         while not self._stopped.is_set():
             try:
                 if self._try_to_resynchronise():
@@ -212,26 +249,43 @@ class Tail(threading.Thread):
                     return
             except _MissedError:  # it goes on faster than that
                 pass
+            self._stopped.wait(rest * random.uniform(0.5, 1))
+            rest = min(2 * rest, LONGEST_REST)
 
     def _try_to_resynchronise(self) -> bool:
         _, epoch, seq, flat = self._script(b"versions")
         cursor = int(epoch), int(seq)
-        versions = {decode_key(key): parse_version(version) for key, version in zip(flat[::2], flat[1::2], strict=True)}
+        versions = self._versions(flat, cursor)
         differing = [key for key, version in versions.items() if self._replica.version(key) != version]
-        values: dict[str, tuple[Version, bytes | None]] = {}
+        values: Values = {}
         for start in range(0, len(differing), CHUNK):
             chunk = differing[start : start + CHUNK]
             _, found = self._script(b"values", *map(encode_key, chunk))
             for key, version, data in zip(chunk, found[::2], found[1::2], strict=True):
-                if version is not None:
-                    values[key] = parse_version(version), data
-        cursor, entries, fetched = self._catch_up(cursor, ())
+                parsed = parse_version(version)
+                if parsed is not None:
+                    values[key] = parsed, data
+        entries, fetched = self._catch_up(cursor, ())
+        end = entries[-1].version if entries else cursor
         values.update(self._merged(entries, fetched))
         for key, (version, data) in values.items():
-            if data is None:
+            if data is None or version > end:
                 versions.pop(key, None)
             else:
                 versions[key] = version
         # What was deleted before it could be fetched is in the entries as well.
-        present = {key: (version, data) for key, (version, data) in values.items() if data is not None}
-        return self._replica.resynchronise(versions, present, cursor)
+        present = {
+            key: (version, data) for key, (version, data) in values.items() if key in versions and data is not None
+        }
+        return self._replica.resynchronise(versions, present, end)
+
+    def _versions(self, flat: Sequence[object], cursor: Version) -> dict[str, Version]:
+        """The versions of keys, without what cannot be one."""
+        versions = {}
+        for name, text in zip(flat[::2], flat[1::2], strict=True):
+            key, version = parse_key(name), parse_version(text)
+            if key is None or version is None or version > cursor:
+                self._skip()
+            else:
+                versions[key] = version
+        return versions

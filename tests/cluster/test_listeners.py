@@ -1,0 +1,143 @@
+"""Listeners that are called for changes of other servers."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from cluster.member import Member
+from cluster.waiting import until
+from unit.helpers import ThreadSet, run_script
+
+from fastserverstate.cluster.listeners import MOST_THREADS, Callers
+
+
+@pytest.fixture
+def members(empty_engine):
+    pair = Member(empty_engine.url), Member(empty_engine.url)
+    yield pair
+    for one in pair:
+        one.close()
+
+
+def test_slow_listener_delays_no_other_key(members):
+    one, other = members
+    go, entered, heard = threading.Event(), threading.Event(), threading.Event()
+
+    def wait():
+        entered.set()
+        go.wait(20)
+
+    other.on_change("slow", wait)
+    other.on_change("fast", heard.set)
+    one.state["slow"] = 1
+    assert entered.wait(20)
+    one.state["fast"] = 1
+    was_heard = heard.wait(10)
+    go.set()
+    assert was_heard
+
+
+@pytest.fixture
+def callers():
+    made = []
+
+    def make(call):
+        made.append(Callers(call))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.mark.usefixtures("many_switches")
+def test_calls_of_one_key_are_in_order_and_never_two_at_a_time(callers):
+    values, seen, busy, clashes = dict.fromkeys("abc", 0), {key: [] for key in "abc"}, set(), []
+
+    def call(key):
+        if key in busy:
+            clashes.append(key)
+        busy.add(key)
+        seen[key].append(values[key])
+        busy.discard(key)
+
+    calls = callers(call)
+    with ThreadSet() as threads:
+
+        def change(key):
+            for n in range(1, 500):
+                values[key] = n
+                calls.add([key])
+
+        for key in values:
+            threads.add(change, key)
+    until(lambda: all(of_key[-1:] == [499] for of_key in seen.values()))
+    assert not clashes
+    assert all(of_key == sorted(of_key) for of_key in seen.values())
+
+
+def test_threads_are_few_and_serve_all_keys(callers):
+    go, called, lock = threading.Event(), [], threading.Lock()
+
+    def call(key):
+        go.wait(20)
+        with lock:
+            called.append(key)
+
+    calls = callers(call)
+    keys = [str(n) for n in range(5 * MOST_THREADS)]
+    for _ in range(3):
+        calls.add(keys)
+    assert not calls._spare
+    go.set()
+    until(lambda: set(called) == set(keys))
+    assert len(called) <= len(keys) + MOST_THREADS  # those that were being called may have missed something
+
+
+def test_call_that_fails_harms_no_other(callers, caplog):
+    called = []
+
+    def call(key):
+        called.append(key)
+        raise SystemExit
+
+    calls = callers(call)
+    calls.add(["a"])
+    until(lambda: called == ["a"])
+    calls.add(["b", "a"])
+    until(lambda: sorted(called) == ["a", "a", "b"])
+    until(lambda: caplog.text.count("has failed") == 3)
+
+
+def test_threads_that_are_not_needed_end(callers, monkeypatch):
+    monkeypatch.setattr("fastserverstate.cluster.listeners.LINGER", 0.05)
+    called = []
+    calls = callers(called.append)
+    for n in range(3):
+        calls.add("abc")
+        until(lambda n=n: len(called) == 3 * (n + 1))
+        until(lambda: len(calls._spare) == MOST_THREADS)
+
+
+EXIT = """
+    import threading
+    import fastserverstate
+    from fastserverstate import on_change
+
+    fastserverstate.connect({url!r}, namespace="tests")
+    entered = threading.Event()
+    on_change("k", lambda: entered.set() or threading.Event().wait())
+    import sys
+    sys.path.append({tests!r})
+    from cluster.subject import Peer
+    with Peer({url!r}, secret=None) as other:
+        other.node.set("k", 1)
+    assert entered.wait(20)
+    print("ends")
+"""
+
+
+def test_process_ends_though_a_listener_does_not(empty_engine, request):
+    tests = str(request.config.rootpath / "tests")
+    assert run_script(EXIT.format(url=empty_engine.url, tests=tests), package=True) == "ends\n"
