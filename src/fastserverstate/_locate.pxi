@@ -195,7 +195,7 @@ cdef int settle_in(_ThreadCache cache, tuple found) except -1:
     cache.scope = None if cache.detached else scope
     cache.standing = standing
     cache.writer = None if standing == REPLACED else session
-    cache.table = NULL if session is None else session.store.table
+    cache.table = NULL if session is None or session.store is None else session.store.table
     if session is not None:
         cache.run = load64(session.run)
     return 0

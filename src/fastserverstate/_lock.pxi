@@ -203,6 +203,8 @@ cdef inline bint enter_here(KeyLock self, long long timeout_ns) except -1:
 
 cdef int leave_lock(KeyLock self) except -1:
     cdef PyObject *backend = load_object(self.table.backend)
+    if backend != NULL and self._is_owned():
+        (<object>backend).entered(<object>self.cell.key)  # or others would see, for a moment, what was there before
     if not give_back(self, fss_holder):
         if is_excused(self):
             return 0
@@ -439,12 +441,12 @@ cdef inline bint is_free(const Cell *cell, const Waiter *waiter) noexcept:
 
 
 cdef int announce_wait(Table *table, Cell *cell, Waiter *waiter) except -1:
-    """Tell a backend, now and then, that a thread waits that holds locks: other processes may wait for those.
+    """Tell a backend, now and then, that a thread waits without a limit: another process may wait for its locks.
 
     Raises DeadlockError if the wait would never end.
     """
     cdef PyObject *backend = load_object(table.backend)
-    if backend == NULL or (<Holder>waiter.holder).locks == 0:
+    if backend == NULL or waiter.blocked_by == NULL:
         return 0
     if waiter.announced == 0 or monotonic_ns() - waiter.announced >= ANNOUNCE_EVERY_NS:
         waiter.announced = monotonic_ns()

@@ -173,12 +173,11 @@ cdef class Session:
     cdef bint running
     cdef bint closed
 
-    def __cinit__(self, Store store not None, *args, **kwargs):
-        self.store = store
+    def __cinit__(self, *args, **kwargs):
         self.scopes = {}
 
-    def __init__(self, store):
-        """For subclasses to call."""
+    def __init__(self, Store store not None):
+        self.store = store
 
     def scope(self, part):
         cdef Scope made = None
@@ -186,7 +185,7 @@ cdef class Session:
         while True:
             lock(&self.mutex)
             try:
-                if self.closed:
+                if self.closed or self.store is None:
                     return None
                 scope = self.scopes.get(part)
                 if scope is None and made is not None:
