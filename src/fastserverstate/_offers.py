@@ -119,6 +119,11 @@ def _color(_: Any, values: list[Any]) -> bool:
     return _COLOR.fullmatch(value) is not None
 
 
+def _stars(feedback: Any, values: list[Any]) -> bool:
+    (value,) = values
+    return value == "" or 0 <= int(value) < (2 if feedback.type == feedback.THUMBS else 5)
+
+
 # By the kind of element. The values are those of a message from the browser.
 _CHECKS: dict[str, Callable[[Any, list[Any]], bool]] = {
     "Slider": _slider,
@@ -129,6 +134,7 @@ _CHECKS: dict[str, Callable[[Any, list[Any]], bool]] = {
     "Radio": _choice,
     "MultiSelect": lambda element, values: _choice(element, values) and _choices(element, values),
     "ButtonGroup": _choices,
+    "Feedback": _stars,
     "TextInput": _text,
     "TextArea": _text,
     "ColorPicker": _color,
