@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import logging
 import sys
@@ -40,6 +41,7 @@ from fastserverstate._core import (
     on_leftovers,
     wake_waiters,
 )
+from fastserverstate.errors import FastServerStateError
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.session import LiveSession, Readiness
 from fastserverstate.stats import Figure
@@ -59,6 +61,7 @@ def unsupported(lacks: str) -> ImportError:
 
 
 try:
+    from streamlit.delta_generator import DeltaGenerator
     from streamlit.elements.form import is_in_form  # type: ignore[attr-defined]
     from streamlit.elements.lib import policies
     from streamlit.runtime import Runtime, stats
@@ -68,8 +71,10 @@ try:
     from streamlit.runtime.scriptrunner import ScriptRunContext, ScriptRunner, ScriptRunnerEvent, get_script_run_ctx
     from streamlit.runtime.state import SafeSessionState
     from streamlit.runtime.state.common import WidgetMetadata
-    from streamlit.runtime.state.session_state import STREAMLIT_INTERNAL_KEY_PREFIX, SessionState
+    from streamlit.runtime.state.session_state import STREAMLIT_INTERNAL_KEY_PREFIX, SessionState, WStates
     from streamlit.runtime.websocket_session_manager import WebsocketSessionManager
+
+    from fastserverstate._offers import Offer, element_being_registered
 
     _context_module = sys.modules[get_script_run_ctx.__module__]
     _CONTEXT_ATTRIBUTE: str = _context_module.SCRIPT_RUN_CONTEXT_ATTR_NAME
@@ -78,6 +83,9 @@ except (ImportError, AttributeError) as error:
 
 _ATTRIBUTE = "_fastserverstate"  # of AppSession and ScriptRunContext: the LiveSession
 _STOPPED = "_fastserverstate_stopped"  # of a ScriptRunner: it was asked to stop
+
+_NOTHING: Any = object()
+_UNREADABLE = type("unreadable", (), {})()  # in place of what a browser has sent
 
 # Kinds of values that Streamlit takes back at the end of a run.
 _TRIGGERS = {"trigger_value", "string_trigger_value", "json_trigger_value", "chat_input_value"}
@@ -138,14 +146,17 @@ _NEEDED: dict[Any, set[str]] = {
     },
     SessionState: {
         "_get_widget_id",
+        "_getitem",
         "_new_session_state",
         "_new_widget_state",
         "_old_state",
         "_widget_changed",
         "is_new_state_value",
+        "register_widget",
         "set_widgets_from_proto",
     },
     WidgetMetadata: {"fragment_id"},
+    WStates: {"get_serialized", "set_from_value", "set_widget_from_proto"},
     WebsocketSessionManager: {"connect_session", "get_active_session_info", "is_active_session"},
     **(
         {}
@@ -474,7 +485,8 @@ class Bridge:
             if sender is live.runner:
                 live.message_sent()
         elif event is ScriptRunnerEvent.SCRIPT_STARTED:
-            if session is not None and sender is session._scriptrunner:
+            # A message that cannot be read counts as a run of no runner.
+            if session is not None and sender is not None and sender is session._scriptrunner:
                 live.run_started(sender)
         elif sender is not live.runner:
             pass
@@ -523,8 +535,11 @@ class StreamlitWidgets:
     def __init__(self, state: Any) -> None:
         self._state = state
         self._keys: set[str] = set()
+        self._offers: dict[str, Offer] = {}
         self._unmade: dict[str, Exception] = {}
+        self._in_the_making: set[str] = set()
         self._receive: Callable[[dict[str, Any]], None] = lambda _: None
+        self._refuse: Callable[[str, Any], None] = lambda *_: None
         self.timed: Any = None  # what the browser has sent last by a timer
         self._received: Any = None  # what it has sent for this run, or for one before
         self.shared: Any = None  # what `fastserverstate.shared` knows of them
@@ -533,16 +548,29 @@ class StreamlitWidgets:
         """It is kept in the session state, which may be configured to allow only what can be pickled."""
         return object, ()
 
-    def on_receive(self, receive: Callable[[dict[str, Any]], None]) -> None:
-        self._receive = receive
+    def report(self, receive: Callable[[dict[str, Any]], None], refuse: Callable[[str, Any], None]) -> None:
+        self._receive, self._refuse = receive, refuse
 
     def received(self, states: Any) -> None:
         """Streamlit has taken over the values that the browser has sent for a run."""
-        state = self._state
         self._received = states
         sent = {widget.id for widget in states.widgets}
         if sent:  # a run that no browser has asked for has none
-            self._receive({key: state[key] for key in self._keys if state._get_widget_id(key) in sent and key in state})
+            keys = [key for key in self._offers if self._state._get_widget_id(key) in sent]
+            values = {key: self._read(key) for key in keys}
+            self._receive({key: value for key, value in values.items() if value is not _NOTHING})
+
+    def _read(self, key: str) -> Any:
+        """A value that the browser has sent."""
+        try:
+            return self._state[key]
+        except KeyError:
+            return _NOTHING
+        except Exception:  # in Streamlit's code, which trusts browsers
+            return _UNREADABLE
+
+    def offers(self, key: str, value: Any) -> bool:
+        return self._offers[key].includes(value)
 
     @property
     def browser_forgets(self) -> bool:
@@ -571,7 +599,7 @@ class StreamlitWidgets:
         if self._received is self.timed:
             return False
         known = {state._get_widget_id(key) for key in shared}
-        if any(state._widget_changed(other) for other in state._new_widget_state if other not in known):
+        if any(_has_changed(state, other) for other in state._new_widget_state if other not in known):
             return False
         asked: Any = () if context is None else context.fragment_ids_this_run
         metadata = state._new_widget_state.widget_metadata.get(state._get_widget_id(key))
@@ -589,9 +617,12 @@ class StreamlitWidgets:
     def expect(self, key: str, refused: Exception) -> None:
         self._keys.add(key)
         self._unmade[key] = refused
-        metadata = self._state._new_widget_state.widget_metadata.get(self._state._get_widget_id(key))
-        if metadata is not None and metadata.value_type in _TRIGGERS:
+        # Streamlit's own metadata have the type that a browser has sent.
+        if key in self._offers and self._offers[key].metadata.value_type in _TRIGGERS:
             raise refused
+
+    def expects(self, key: object) -> bool:
+        return isinstance(key, str) and key in self._unmade
 
     def made(self, key: str, assignable: bool) -> bool:
         """A widget with the key is about to be made. Whether it was expected."""
@@ -599,6 +630,66 @@ class StreamlitWidgets:
         if refused is not None and not assignable:
             raise refused
         return refused is not None
+
+    def registered(self, key: str, metadata: WidgetMetadata[Any]) -> None:
+        """Streamlit registers a widget with the key, shared or not."""
+        if key not in self._keys:
+            return
+        self._offers[key] = Offer(metadata, element_being_registered(metadata.id))
+        state = self._state
+        before = state._get_widget_id(key)
+        is_new = before != metadata.id and key not in state._new_session_state
+        if is_new and key in self._in_the_making:
+            # Other arguments have made another widget of it, which would begin with a value of its own.
+            with contextlib.suppress(KeyError):
+                state._new_session_state[key] = state._getitem(before, key)
+
+    def make(self, key: str, widget: Callable[[], Any]) -> Any:
+        """Make a widget that is expected. One that raises an error is given what it had before, or nothing at all."""
+        run: Any = get_script_run_ctx(suppress_warning=True)
+        run = getattr(run, "shared", run)
+        given, refused = self.value(key, _NOTHING), self._unmade[key]
+        ways_out = iter([] if key in run.widget_user_keys_this_run else [self._unassign, self._forget])
+        self._in_the_making.add(key)
+        while True:
+            try:
+                made = widget()
+                break
+            except FastServerStateError:
+                raise
+            except Exception:  # the widget's own errors are raised again by the last try
+                if not any(way_out(key) for way_out in ways_out):
+                    raise
+                _take_back(run, key)
+                self._unmade[key] = refused
+        self._in_the_making.discard(key)
+        if given is not _NOTHING and self.value(key, _NOTHING) is not given:
+            self._refuse(key, given)
+        return made
+
+    def _unassign(self, key: str) -> bool:
+        return self._state._new_session_state.pop(key, _NOTHING) is not _NOTHING
+
+    def _forget(self, key: str) -> bool:
+        is_known = key in self._state
+        if is_known:
+            del self._state[key]
+        return is_known
+
+
+def _has_changed(state: SessionState, widget: str) -> bool:
+    try:
+        return state._widget_changed(widget)
+    except Exception:  # Streamlit raises it again when it looks for callbacks, and shows it to this one user
+        return True
+
+
+def _take_back(run: Any, key: str) -> None:
+    """A widget with the key that could not be made may be made again in this run. Streamlit has no way to say so."""
+    for names in (run.widget_ids_this_run, run.widget_user_keys_this_run):
+        with getattr(names, "_lock", contextlib.nullcontext()):
+            known = getattr(names, "_data", names)
+            known -= {name for name in known if name == key or name.split("-", 2)[2:] == [key]}
 
 
 # Where a session state keeps its `StreamlitWidgets`. Names that begin so are not shown to the app.
@@ -608,6 +699,11 @@ _WIDGETS_KEY = f"{STREAMLIT_INTERNAL_KEY_PREFIX}_FASTSERVERSTATE"
 def _widgets_of(state: Any) -> StreamlitWidgets | None:
     widgets: StreamlitWidgets | None = state._new_session_state.get(_WIDGETS_KEY) or state._old_state.get(_WIDGETS_KEY)
     return widgets
+
+
+def _known_widgets_of_run() -> StreamlitWidgets | None:
+    context: Any = get_script_run_ctx(suppress_warning=True)
+    return None if context is None else _widgets_of(context.session_state._state)
 
 
 def widgets_of_run() -> StreamlitWidgets | None:
@@ -640,11 +736,12 @@ def _watch_timers(session: AppSession, widgets: StreamlitWidgets) -> None:
 
 
 def _watch_widgets() -> None:
-    """Have Streamlit say when it receives values, and when it is about to make a keyed widget. Once in a process.
+    """Have Streamlit say when it receives values, and when it makes a keyed widget. Once in a process.
 
     On the functions: the objects have no room for it.
     """
-    set_widgets, check = SessionState.set_widgets_from_proto, policies.check_session_state_rules
+    set_widgets, register = SessionState.set_widgets_from_proto, SessionState.register_widget
+    check = policies.check_session_state_rules
     if _ATTRIBUTE in check.__dict__:
         return
 
@@ -655,15 +752,38 @@ def _watch_widgets() -> None:
             widgets.received(states)
 
     def check_and_report(default_value: Any, key: str | None, writes_allowed: bool = True) -> None:
-        context: Any = get_script_run_ctx(suppress_warning=True)
-        widgets = None if context is None else _widgets_of(context.session_state._state)
+        widgets = _known_widgets_of_run()
         if widgets is not None and key is not None and widgets.made(key, writes_allowed):
             default_value = None  # or there would be a warning that the widget has two values to begin with
         check(default_value, key, writes_allowed)
 
+    def register_and_report(self: Any, metadata: Any, user_key: str | None) -> Any:
+        widgets = _widgets_of(self)
+        if widgets is not None and user_key is not None:
+            widgets.registered(user_key, metadata)
+        return register(self, metadata, user_key)
+
     check_and_report.__dict__[_ATTRIBUTE] = True
     SessionState.set_widgets_from_proto = set_widgets_and_report  # type: ignore[assignment, method-assign]
+    SessionState.register_widget = register_and_report  # type: ignore[method-assign]
     policies.check_session_state_rules = check_and_report
+    for name, function in inspect.getmembers(DeltaGenerator, inspect.isfunction):
+        if "key" in inspect.signature(function).parameters and not name.startswith("_"):
+            setattr(DeltaGenerator, name, _made_by(function))
+            command: Any = getattr(streamlit, name, None)  # of the main part of the page
+            if getattr(command, "__func__", None) is function:
+                setattr(streamlit, name, getattr(command.__self__, name))
+
+
+def _made_by(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def make(*args: Any, **kwargs: Any) -> Any:
+        widgets = _known_widgets_of_run() if kwargs.get("key") else None
+        if widgets is None or not widgets.expects(kwargs["key"]):
+            return function(*args, **kwargs)
+        return widgets.make(kwargs["key"], lambda: function(*args, **kwargs))
+
+    return make
 
 
 class PostScriptGC:

@@ -4,11 +4,15 @@ A browser sends the values of all widgets of a page with whatever its user does,
 has changed. What it sends for a shared widget may be old news: a value that somebody else has replaced a moment ago, of
 which the browser has not heard yet. Taking that for a change would undo the other one's, and two people who move two
 sliders at once would pull each other's back all the time. So it is remembered what each browser may be showing.
+
+A browser may send anything. A value that its widget does not offer is ignored, and a session whose widget does not take
+the shared value shows another: one user breaks no other's page.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Set
@@ -17,6 +21,8 @@ from typing import Any, Protocol, TypedDict
 
 from fastserverstate.errors import FastServerStateError
 from fastserverstate.state import ServerState
+
+logger = logging.getLogger("fastserverstate")
 
 # After so many seconds a browser shows what it was told, over a slow connection too.
 UNHEARD = 1.0
@@ -47,8 +53,15 @@ class SessionWidgets(Protocol):
     def browser_forgets(self) -> bool:
         """Whether the browser may lose a widget, and with it what it was told of it, at any time."""
 
-    def on_receive(self, receive: Callable[[dict[str, Any]], None]) -> None:
-        """Have a function called when a run begins, with what the browser has sent of the expected widgets."""
+    def report(self, receive: Callable[[dict[str, Any]], None], refuse: Callable[[str, Any], None]) -> None:
+        """Have two functions called.
+
+        `receive` when a run begins, with what the browser has sent of the expected widgets; `refuse` when a widget was
+        made with another value than the one that it was to show, with its key and that value.
+        """
+
+    def offers(self, key: str, value: Any) -> bool:
+        """Whether the user may have set the value, in the widget as it was made last."""
 
     def value(self, key: str, default: Any) -> Any: ...
 
@@ -127,6 +140,13 @@ class _Widget:
     def tell(self, value: Any, now: float) -> None:
         self.in_doubt = False
         self.told.append((value, now))
+        self.forget_what_is_gone(now)
+
+    def refused(self, value: Any, instead: Any, now: float) -> None:
+        """The browser was not told the value, but the other one."""
+        if self.told and _same(self.told[-1][0], value):
+            self.told.pop()
+        self.tell(instead, now)
 
 
 class _Widgets:
@@ -136,12 +156,13 @@ class _Widgets:
         What a browser has sent is received before the run; in the run, each widget belongs to the thread that makes it.
     """
 
-    def __init__(self, state: ServerState, session: SessionWidgets) -> None:
+    def __init__(self, state: ServerState, session: SessionWidgets, warned: set[str]) -> None:
         self._state = state
+        self._warned = warned
         self._session = session
         self._widgets: dict[str, _Widget] = {}
         self._last_change: tuple[str | None, float] = None, 0.0
-        session.on_receive(self._received)
+        session.report(self._received, self._refused)
 
     def show(self, server_key: str, key: str, default: Any) -> None:
         """Before the widget is made: have it show the shared value, and publish what the app has assigned to it."""
@@ -179,6 +200,11 @@ class _Widgets:
                 widget.in_doubt = True
                 continue
             place = widget.place(values[key])
+            if place != len(widget.told) - 1 and not session.offers(key, values[key]):
+                self._warn(widget, values[key], "A browser has sent a value for", "so it is ignored")
+                widget.in_doubt = True
+                session.discard(key)
+                continue
             if place is None and self._was_made_untold(widget, key, values[key]):
                 widget.told.appendleft((values[key], now))
                 untold.add(key)
@@ -201,6 +227,27 @@ class _Widgets:
             self._state[self._widgets[key].server_key] = copy.deepcopy(values[key])
             self._widgets[key].set_by_user(values[key], now)
             self._last_change = key, now
+
+    def _refused(self, key: str, value: Any) -> None:
+        """The widget does not show the value, because it does not fit in."""
+        widget, shown = self._widgets[key], self._session.value(key, _MISSING)
+        self._warn(widget, value, "There is a value for", "so a session shows another there")
+        widget.refused(value, shown, time.monotonic())
+
+    def _warn(self, widget: _Widget, value: Any, event: str, outcome: str) -> None:
+        key = widget.server_key
+        if key not in self._warned:
+            self._warned.add(key)
+            logger.warning(
+                "%s shared(%r), of type %s, that the widget does not offer, %s. Give all widgets of this key the same "
+                "options and bounds, or each set of them a key of its own, or set server_state[%r] to a value that "
+                "fits in all of them. This is logged once.",
+                event,
+                key,
+                type(value).__name__,
+                outcome,
+                key,
+            )
 
     def _set_back(self, unclear: Set[str], untold: Set[str], now: float) -> str | None:
         """The widget of these that was set back, if that is why the browser has sent them.
@@ -249,6 +296,7 @@ class Shared(Protocol):
 
 def shared_with(state: ServerState, widgets_of_run: Callable[[], SessionWidgets | None]) -> Shared:
     """Make `shared` for a server state."""
+    warned: set[str] = set()
 
     def shared(key: str, *, default: Any = _MISSING, widget_key: str | None = None) -> WidgetArguments:
         """Make a keyed widget show the same value in every tab, whoever has set it.
@@ -290,7 +338,7 @@ def shared_with(state: ServerState, widgets_of_run: Callable[[], SessionWidgets 
         session = widgets_of_run()
         if session is not None:
             if session.shared is None:
-                session.shared = _Widgets(state, session)
+                session.shared = _Widgets(state, session, warned)
             session.shared.show(key, name, default)
         elif default is not _MISSING:
             state.setdefault(key, default)

@@ -52,8 +52,9 @@ class Tab:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._reader.cancel()
+        # The end of the connection is behind what the server has sent, and nobody else reads that.
         await self._socket.close()
+        self._reader.cancel()
 
     # What the tab shows
 
