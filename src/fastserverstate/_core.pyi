@@ -24,11 +24,14 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, Self, final, overload
 
-def suppress_reruns() -> None:
-    """Begin a ``no_rerun`` block: changes that the holder makes in this context make nothing stale. Blocks nest."""
+class Suppression:
+    """A ``no_rerun`` block, which nests: changes that the holder makes in this context make nothing stale."""
 
-def allow_reruns() -> bool:
-    """End the innermost ``no_rerun`` block. False, and nothing else, if it has not begun here."""
+    def __enter__(self) -> None: ...
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Raises ``RuntimeError`` if the block has not begun here, unless another exception is under way."""
 
 def reruns_are_suppressed() -> bool:
     """Whether the running code is in a ``no_rerun`` block."""
@@ -241,6 +244,9 @@ class Session:
 
     def stale_parts(self) -> list[str | None]:
         """The parts that were collected as stale or marked so, and have not run to their end since."""
+
+    def has_changed(self, part: str | None) -> bool:
+        """Whether what the last execution of a part has read was collected as stale or marked so."""
 
     def give_up(self, part: str | None) -> None:
         """Let a stale part be, until something else changes."""

@@ -95,6 +95,7 @@ from fastserverstate._subscribers cimport (
 import contextvars
 import sys
 import threading
+import time
 import weakref
 
 include "_platform.pxi"

@@ -17,10 +17,15 @@ cdef class Holder:
     # For the thread itself:
     cdef Transaction transaction  # the outermost one that is open
     cdef list pending             # locks of the keys whose listeners are to be called when it has no lock any more
+    cdef bint flushing            # those calls are being made
+    cdef bint forked              # it is the parent's, in a forked process
 
     def __cinit__(self):
         self.serial = add64(fss_serials, 1)
         self.thread = PyThread_get_thread_ident()
+
+    def __dealloc__(self):
+        release_cells(self, None, None)  # none, but for a thread that goes on after its end
 
 
 cdef inline PyObject *current_holder() except NULL:
@@ -93,21 +98,43 @@ cdef tuple end_holder(Holder self):
     cdef list released = []
     cdef dict remote = {}     # keys by backend
     cdef list discarded = []
-    cdef PyObject *backend
-    cdef Table *table
-    cdef Shard *shard
-    cdef Cell *cell
-    cdef PyObject *key
     if self.transaction is not None and not self.transaction.ended:
         discarded = list(self.transaction.writes)
         discard(self.transaction)
     self.transaction = None
+    release_cells(self, released, remote)
+    try:
+        for told, names in remote.items():
+            told.release(names, self.serial)
+    finally:
+        flush_at_end(self)
+    return released, discarded
+
+
+cdef int flush_at_end(Holder self) except -1:
+    """Make the calls that were put off. There is no script left that they could stop."""
+    try:
+        flush_pending(self)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return 0
+    return 0
+
+
+cdef int release_cells(Holder self, list released, dict remote) except -1:
+    """Free the locks that the holder has, and note their keys, by backend too."""
+    cdef Table *table
+    cdef Shard *shard
+    cdef Cell *cell
+    cdef PyObject *key
+    cdef PyObject *backend
     while True:
         lock(&self.mutex)
         cell = self.cells
         unlock(&self.mutex)
         if cell == NULL:
-            break
+            return 0
         table = cell.extra.table
         shard = shard_of(table, cell.hash)
         key = cell.key
@@ -117,15 +144,11 @@ cdef tuple end_holder(Holder self):
         unlock_cell(shard, cell)
         unlock_shard(shard)
         name = owned(key)
-        released.append(name)
-        backend = load_object(table.backend)
-        if backend != NULL:
-            remote.setdefault(<object>backend, []).append(name)
-    for told, names in remote.items():
-        told.release(names, self.serial)
-    if self.pending:
-        flush_pending(self)
-    return released, discarded
+        if released is not None:
+            released.append(name)
+            backend = load_object(table.backend)
+            if backend != NULL:
+                remote.setdefault(<object>backend, []).append(name)
 
 
 # Told of what a thread that has ended still held: (keys of locks, keys that its transaction has written).

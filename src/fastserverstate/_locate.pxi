@@ -46,17 +46,18 @@ cdef class _ThreadCache:
     cdef Holder holder
 
     def __del__(self):
-        """The thread ends."""
+        """The thread ends. In a forked process, and at the interpreter's end, that is told on another thread."""
         global fss_holder, fss_transaction
-        cdef Holder ended = self.holder
-        if ended is None or is_finalizing():
-            return
-        if fss_thread_cache == <PyObject *>self:
+        cdef Holder ended
+        while self.holder is not None:  # what follows may make another one
+            ended, self.holder = self.holder, None
+            if fss_thread_cache != <PyObject *>self or is_finalizing():
+                _incref(<PyObject *>ended)  # for ever, as what it has
+                return
             fss_holder = fss_transaction = NULL
-        self.holder = None
-        keys, written = end_holder(ended)
-        if (keys or written) and report_leftovers is not None:
-            report_leftovers(keys, written)
+            keys, written = end_holder(ended)
+            if (keys or written) and report_leftovers is not None:
+                report_leftovers(keys, written)
 
     def __dealloc__(self):
         global fss_thread_cache, fss_holder, fss_transaction
@@ -226,23 +227,27 @@ cdef class _Suppression:
 cdef object suppression = contextvars.ContextVar("fastserverstate.no_rerun", default=None)
 
 
-def suppress_reruns():
-    """A `no_rerun` block begins."""
-    cdef _Suppression block = _Suppression()
-    block.outer = suppression.get()
-    block.holder = <Holder>current_holder()
-    block.open = True
-    suppression.set(block)
+cdef class Suppression:
+    """A `no_rerun` block. Compiled, so that no exception comes between its begin or end and the `with` statement."""
 
+    @cython.binding(False)
+    def __enter__(self):
+        cdef _Suppression block = _Suppression()
+        block.outer = suppression.get()
+        block.holder = <Holder>current_holder()
+        block.open = True
+        suppression.set(block)
 
-def allow_reruns():
-    """The innermost `no_rerun` block ends; False if it has not begun here."""
-    cdef _Suppression block = suppression.get()
-    if block is None or not block.open or block.holder is not <Holder>current_holder():
-        return False
-    block.open = False
-    suppression.set(block.outer)
-    return True
+    @cython.binding(False)
+    def __exit__(self, exc_type, exc, traceback):
+        cdef _Suppression block = suppression.get()
+        if block is not None and block.open and (block.holder is <Holder>current_holder() or block.holder.forked):
+            block.open = False
+            suppression.set(block.outer)
+        elif exc_type is None:
+            raise RuntimeError(
+                "A no_rerun block ends on the thread, in the task and in the run in which it began. Use: with no_rerun:"
+            )
 
 
 def reruns_are_suppressed():

@@ -96,6 +96,7 @@ cdef class KeyLock:
                 break
             except BaseException as error:  # the caller is in a block that releases the lock
                 interruption = error
+                time.sleep(0.01)  # what has interrupted it will do so again
         self.cell.depth = depth
         if interruption is not None:
             raise interruption
@@ -316,7 +317,7 @@ cdef inline void unlock_cell(Shard *shard, Cell *cell) noexcept:
 cdef void call_next(Cell *cell) noexcept:
     """The lock is free: wake the first waiter, and with it those behind it that only want to get by.
 
-    If the first one has waited for too long it is its turn. Who runs a handler is passed over.
+    If the first one has waited for too long it is its turn. Waiters that run a handler are passed over.
     """
     cdef Waiter *waiter = cell.extra.waiters
     cdef bint first = True
@@ -394,8 +395,11 @@ cdef bint wait_for_turn(
             waiter.away = True
             unlock(&shard.mutex)
         while not free:
-            # Who goes away or gives up has just found the lock taken, so its release will wake another one.
-            attend(waiter)
+            # A waiter that leaves here has just found the lock taken, so its release will wake another one.
+            if attend(waiter) and waiter.blocked_by != NULL:
+                block(waiter, cell)  # others did not count on it meanwhile
+            if is_finalizing():
+                raise RuntimeError(f"The interpreter ends while another thread holds the lock of {<object>cell.key!r}.")
             announce_wait(table, cell, waiter)
             lock(&shard.mutex)
             waiter.away = False

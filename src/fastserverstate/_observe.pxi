@@ -20,7 +20,7 @@ cdef int call_listeners(Shard *shard, PyObject *key) except -1:
     cdef Py_hash_t hashed = key_hash(key)
     cdef Cell *cell
     cdef PyObject *listeners
-    cdef bint was_detached
+    cdef bint was_detached = detach(True)
     stops = None
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
@@ -31,15 +31,13 @@ cdef int call_listeners(Shard *shard, PyObject *key) except -1:
         _xincref(listeners)
         unlock(&shard.mutex)
         if listeners != NULL:
-            was_detached = detach(True)
             try:
                 owned(listeners)()
             except BaseException as stop:
                 stops = stop if stops is None else stops
-            finally:
-                detach(was_detached)
         cell = end_call(shard, cell)
     unlock_shard(shard)
+    detach(was_detached)
     if stops is not None:
         raise stops
     return 0
@@ -70,12 +68,16 @@ cdef int flush_pending(Holder self) except -1:
     """Make the calls that were put off. What ends the script is raised when all were made."""
     cdef KeyLock handle
     stops = None
+    if self.flushing:
+        return 0  # by a callback of a call that is being made: the rest follows that
+    self.flushing = True
     while self.pending:
         handle = self.pending.pop(0)
         try:
             call_listeners(handle.shard, handle.cell.key)
         except BaseException as stop:
             stops = stop if stops is None else stops
+    self.flushing = False
     if stops is not None:
         raise stops
     return 0

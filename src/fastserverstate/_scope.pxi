@@ -251,6 +251,15 @@ cdef class Session:
         cdef Scope scope
         return [part for part, scope in self.items() if load_flag(scope.stale) or load_flag(scope.stale_before)]
 
+    def has_changed(self, part):
+        cdef Scope scope
+        hash(part)
+        lock(&self.mutex)
+        scope = self.scopes.get(part)
+        changed = scope is not None and load_flag(scope.stale)
+        unlock(&self.mutex)
+        return changed
+
     def give_up(self, part):
         cdef Scope scope
         hash(part)

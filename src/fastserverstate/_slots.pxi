@@ -219,22 +219,28 @@ cdef void mark(Slots *slots, Subscribers *subscribers, Session writer, PyObject 
             scope = <Scope>slots.scopes[subscribers.body.few[0]]
             if scope.session is writer and scope.slot == subscribers.body.few[0]:
                 # Most often: a script adds to a number that no other session shows.
-                if is_overwritten(slots, scope, subscribers):
-                    scope.overwritten = <str>name
+                note_own_change(slots, scope, subscribers, name)
                 return
         for scope in writer.scopes.values():
             scope.kept = subscribers_has(subscribers, scope.slot)
             if scope.kept:
                 own = True
                 subscribers_discard(subscribers, scope.slot)
-                if is_overwritten(slots, scope, subscribers):
-                    scope.overwritten = <str>name
+                note_own_change(slots, scope, subscribers, name)
     if subscribers_take(subscribers, slots.pending, slots.alive):
         store_flag(slots.any_pending, True)
     if own:
         for scope in writer.scopes.values():
             if scope.kept:
                 subscribers_add(subscribers, scope.slot, slots.alive)  # it was there, so there is room
+
+
+cdef inline void note_own_change(Slots *slots, Scope scope, const Subscribers *subscribers, PyObject *name) noexcept:
+    """The scope's own session has changed what the scope has read."""
+    if is_overwritten(slots, scope, subscribers):
+        scope.overwritten = <str>name
+    if scope.earlier_count:
+        scope.stale_before = True  # if this execution is broken off, an earlier one still shows the older value
 
 
 cdef inline bint is_overwritten(Slots *slots, Scope scope, const Subscribers *subscribers) noexcept:

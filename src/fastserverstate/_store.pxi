@@ -255,6 +255,7 @@ cdef void forget_holder() noexcept:
         holder.cells = NULL
         holder.locks = 0
         holder.pending = None
+        holder.forked = True
         if holder.transaction is not None:
             holder.transaction.ended = True
             holder.transaction = None

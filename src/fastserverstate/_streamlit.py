@@ -163,7 +163,7 @@ _NEEDED: dict[Any, set[str]] = {
         if _parallel is None
         else {
             _parallel: {"_scoped_ctx_attach"},
-            _parallel.ParallelFragmentCoordinator: {"_stop_event", "drain", "request_rerun", "request_stop"},
+            _parallel.ParallelFragmentCoordinator: {"_stop_event", "drain", "join", "request_rerun", "request_stop"},
         }
     ),
 }
@@ -261,6 +261,9 @@ _ENDS = (
     ScriptRunnerEvent.SHUTDOWN,  # of a run that KeyboardInterrupt has ended
 )
 
+# What ends a run before the script has come to its end.
+_BREAKS = (ScriptRunnerEvent.SCRIPT_STOPPED_FOR_RERUN, ScriptRunnerEvent.SCRIPT_STOPPED_WITH_COMPILE_ERROR)
+
 
 def _announce_stops(session: Session, runner: Any) -> None:
     """Have threads of the session that wait look up when the user clicks again or closes the page."""
@@ -283,13 +286,17 @@ def _announce_stops(session: Session, runner: Any) -> None:
         runner.__dict__[name] = announcing(getattr(runner, name), name == "request_stop")
 
 
-def _announce_stops_of_workers() -> None:
-    """Have threads that run a parallel fragment and wait look up when they are to stop. Once in a process."""
+def _watch_workers(end_part: Callable[[], None]) -> None:
+    """Have threads that run a parallel fragment and wait look up when they are to stop. Once in a process.
+
+    The script's thread has no part in the run while it waits for them: they may want what it holds.
+    """
     coordinator: Any = _parallel.ParallelFragmentCoordinator
     if _ATTRIBUTE in coordinator.__dict__:
         return
     setattr(coordinator, _ATTRIBUTE, True)
     request_stop, request_rerun, drain = coordinator.request_stop, coordinator.request_rerun, coordinator.drain
+    join = coordinator.join
 
     def request_stop_and_wake(self: Any) -> None:
         request_stop(self)
@@ -304,6 +311,11 @@ def _announce_stops_of_workers() -> None:
         wake_waiters()
         drain(self)  # waits for them
 
+    def end_part_and_join(self: Any) -> None:
+        end_part()
+        join(self)
+
+    coordinator.join = end_part_and_join
     coordinator.request_stop = request_stop_and_wake
     coordinator.request_rerun = request_rerun_and_wake
     coordinator.drain = wake_and_drain
@@ -357,9 +369,9 @@ class Bridge:
         self._scheduler = scheduler
         self._metrics: Metrics | None = None
         self._hooking = threading.RLock()
-        on_leftovers(lambda keys, written: _warn_of_leftovers("A thread", keys, written))
+        on_leftovers(_warn_elsewhere)
         if _parallel is not None:
-            _announce_stops_of_workers()
+            _watch_workers(self._end_part)
             self._end_parts_of_workers()
         locate_scopes(
             _CONTEXT_ATTRIBUTE,
@@ -502,11 +514,8 @@ class Bridge:
     def _finish_run(live: LiveSession, session: AppSession, runner: Any, event: ScriptRunnerEvent) -> None:
         """What has run to its end takes the place of what was on the screen; all else stays there."""
         contains = session._fragment_storage.contains
-        if event is ScriptRunnerEvent.SCRIPT_STOPPED_FOR_RERUN:
+        if event in _BREAKS or runner.__dict__.get(_STOPPED):
             live.run_finished((), contains)
-        elif event is ScriptRunnerEvent.SCRIPT_STOPPED_WITH_COMPILE_ERROR or runner.__dict__.get(_STOPPED):
-            live.run_finished((), contains)
-            live.give_up_all()  # the next run would come no further, or the user does not want one
         else:
             complete, is_whole = _executed()
             # Browsers remove what such a run of the whole script has not shown again.
@@ -823,6 +832,13 @@ def _executed() -> tuple[frozenset[str | None], bool]:
     fragments = ids.snapshot() if hasattr(ids, "snapshot") else frozenset(ids)
     is_whole = context._has_script_started and not context.fragment_ids_this_run
     return fragments | {None} if is_whole else fragments, is_whole
+
+
+def _warn_elsewhere(keys: Sequence[str], written: Sequence[str]) -> None:
+    """Of a thread that ends. Logging there would bring it back, as a thread that never ends."""
+    thread = threading.Thread(target=_warn_of_leftovers, args=("A thread", keys, written), daemon=True)
+    with contextlib.suppress(RuntimeError):  # there are too many threads, or the interpreter ends
+        thread.start()
 
 
 def _warn_of_leftovers(owner: str, keys: Sequence[str], written: Sequence[str]) -> None:

@@ -52,6 +52,9 @@ cdef class Transaction:
                 leave_locks(held)
         if not done:
             raise TimeoutError(f"The lock of {self.keys[len(held)]!r} was not free within {self.timeout} seconds.")
+        if current is not None and current.ended:  # while this thread has waited
+            leave_locks(held)
+            raise RuntimeError("The transaction that this one was to join was ended on another thread.")
         self.held = held
         self.ended = False
         self.outer = current
@@ -92,7 +95,8 @@ cdef class Transaction:
             self.undo()
             raise
         finally:
-            whole.blocks.pop()
+            if not whole.ended:
+                whole.blocks.pop()
             if self.outer is not None:
                 whole.held += held
             else:
@@ -122,9 +126,9 @@ cdef class Transaction:
             handle = self.store.lock(key)
             enter_lock(handle, -1)
             self.held.append(handle)
-            if self.ended:  # on another thread, which may have passed over this lock
+            if self.ended:  # by a thread that may have passed over this lock
                 leave_locks_of(self.holder, [handle])
-                raise RuntimeError("This transaction was ended on another thread, which discarded it.")
+                refuse_if_ended(self)
         old = self.writes.get(key, self)
         if old is self:
             old = committed(table, <PyObject *>key)
@@ -142,6 +146,12 @@ cdef class Transaction:
             self.write(key, value, False)
             self.touched.add(key)
         return value
+
+
+cdef int refuse_if_ended(Transaction self) except -1:
+    if self.ended:
+        raise RuntimeError("This transaction was ended on another thread, which discarded it.")
+    return 0
 
 
 cdef object running_task():
@@ -292,6 +302,7 @@ cdef list commit_all(Transaction self):
     cdef bint due
     cdef _Change change
     if backend != NULL:
+        refuse_if_ended(self)
         (<object>backend).commit(dict(self.writes), set(self.touched), set(self.writes) - self.announced)
         for key in self.writes:
             set_drafted(table, <PyObject *>key, False)
@@ -317,6 +328,11 @@ cdef list commit_all(Transaction self):
     if writer is not None:
         lock(&writer.mutex)
     lock_shards(table, involved)
+    if self.ended:
+        unlock_shards(table, involved)
+        if writer is not None:
+            unlock(&writer.mutex)
+        refuse_if_ended(self)
     for change in changes:
         hashed = key_hash(<PyObject *>change.key)
         shard = shard_of(table, hashed)

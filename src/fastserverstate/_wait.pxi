@@ -85,8 +85,11 @@ cdef inline void wake_registered(Waiter *self) noexcept:
         PyThread_release_lock(self.gate)
 
 
-cdef int attend(Waiter *self) except -1:
-    """Raise what ends the script run that the thread is in, and what handlers of signals raise. No mutex is locked."""
+cdef bint attend(Waiter *self) except -1:
+    """Raise what ends the script run that the thread is in, and what handlers of signals raise. No mutex is locked.
+
+    Returns whether the thread was to look whether its run ends.
+    """
     cdef bint stopped
     lock(&register_mutex)
     stopped, self.stopped = self.stopped, False
@@ -94,7 +97,7 @@ cdef int attend(Waiter *self) except -1:
     if stopped:
         (<Session>self.session).raise_if_stopped()
     PyErr_CheckSignals()
-    return 0
+    return stopped
 
 
 cdef bint waiter_sleep(Waiter *self, long long timeout_ns) noexcept:
@@ -152,8 +155,8 @@ cdef Waiter *blocked(PyObject *holder) noexcept:
     cdef Waiter *waiter = register
     while waiter != NULL:
         if waiter.holder == holder and waiter.blocked_by != NULL:
-            # It may have taken the lock and not said so yet.
-            return waiter if load_object(waiter.blocked_by.holder) != holder else NULL
+            # It may have taken the lock and not said so yet, or be about to give up.
+            return waiter if load_object(waiter.blocked_by.holder) != holder and not waiter.stopped else NULL
         waiter = waiter.registered
     return NULL
 

@@ -114,6 +114,18 @@ def test_transactions_appear_at_once_or_not_at_all(pair):
     assert other.state["b"] == 20
 
 
+def test_transaction_leaves_no_lock_on_the_engine(own_engine):
+    """Each key is named twice: when it is declared, and when it is written."""
+    member = Member(own_engine.url)
+    try:
+        with member.transaction("a", "b"):
+            member.state.update(a=1, b=2, c=3)
+        with own_engine.client() as client:
+            assert client.keys("*lk:*") == []
+    finally:
+        member.close()
+
+
 def test_transaction_that_cannot_be_sent_leaves_nothing(empty_engine, member):
     one = member(empty_engine.url, secret=None)
     one.state["a"] = 1

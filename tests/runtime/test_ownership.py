@@ -177,6 +177,30 @@ def test_parallel_fragment_that_waits_does_not_keep_the_session(serve: Serve) ->
     with_tabs(serve(WAITING_FRAGMENT), 1, steps)
 
 
+BODY_HOLDS = """
+        @st.fragment(parallel=True)
+        def read():
+            st.text(f"n {server_state.get('n', 0)}")
+
+        server_state_lock["n"].acquire()
+        st.text("body")
+        read()
+"""
+
+
+@parallel_fragments
+def test_parallel_fragment_gets_what_the_body_has_left_locked(serve: Serve) -> None:
+    """The script's thread waits for it, and would hold the lock for ever."""
+    server = serve(BODY_HOLDS)
+
+    async def steps(tab: Tab) -> None:
+        await tab.shows("n 0")
+        await tab.until(lambda tab: tab.settled)
+
+    with_tabs(server, 1, steps)
+    assert "server_state_lock['n'], which was released" in server.output
+
+
 BOTH_AT_ONCE = """
         @st.cache_resource
         def steps():

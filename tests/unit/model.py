@@ -26,6 +26,7 @@ class ModelExecution:
     values: dict[str | None, int] = field(default_factory=dict)
     presence: dict[str | None, int] = field(default_factory=dict)
     pending: bool = False
+    subscribed: bool = False
 
 
 @dataclass(eq=False)
@@ -42,8 +43,9 @@ class ModelScope:
     def begin(self) -> None:
         self.stale_before = self.stale_before or self.stale or self.overwritten is not None
         self.stale, self.overwritten = False, None
-        self.earlier.append(self.last)
-        self.last = ModelExecution()
+        if self.last.subscribed:
+            self.earlier.append(self.last)
+            self.last = ModelExecution()
         self.run = self.session.run
 
     def complete(self) -> None:
@@ -122,6 +124,7 @@ class ModelStore:
         if key in read:
             return
         read[key] = scope.session.sent
+        scope.last.subscribed = True
         for execution in scope.earlier:
             (execution.presence if presence else execution.values).pop(key, None)
 
@@ -205,6 +208,8 @@ class ModelStore:
         shown = scope.run != writer.run or read[key] < writer.sent
         if self.policy == ALWAYS or (self.policy == STALE and shown):
             scope.overwritten = "(the set of keys)" if key is MEMBERS else key
+        if scope.earlier:
+            scope.stale_before = True
 
     def executions(self) -> Iterator[ModelExecution]:
         return (execution for scope in self.scopes for execution in (scope.last, *scope.earlier))

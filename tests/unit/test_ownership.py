@@ -113,6 +113,25 @@ def test_calls_that_a_thread_has_put_off_are_made_when_it_ends(state, locks, on_
     assert called.wait(DEADLINE)
 
 
+def test_callback_that_a_thread_calls_at_its_end_leaves_nothing(state, locks, on_change):
+    called = threading.Event()
+
+    def leave_a_lock():
+        locks["left"].acquire()
+        called.set()
+
+    on_change("k", leave_a_lock)
+
+    def write():
+        locks["other"].acquire()
+        state["k"] = 1
+
+    elsewhere(write)
+    assert called.wait(DEADLINE)
+    assert locks["left"].acquire(timeout=DEADLINE)
+    locks["left"].release()
+
+
 def test_a_holder_has_a_number_of_its_own(store):
     mine = _core.holder_serial()
     assert mine == _core.holder_serial()
@@ -331,6 +350,53 @@ def test_transaction_that_another_thread_ends(state, locks, transaction):
     assert elsewhere(state.get, "b") == 2
 
 
+def test_transaction_that_is_ended_while_a_block_waits_to_join_it(locks, transaction):
+    outer = transaction("a")
+    held, waits, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def hold():
+        with locks["b"]:
+            held.set()
+            assert ended.wait(DEADLINE)
+
+    def join():
+        outer.__enter__()
+        assert held.wait(DEADLINE)
+        waits.set()
+        with pytest.raises(RuntimeError, match="ended on another thread"), transaction("b"):
+            pass
+
+    def end():
+        assert waits.wait(DEADLINE)
+        with pytest.raises(RuntimeError, match="on the thread"):
+            outer.__exit__(None, None, None)
+        ended.set()
+
+    with ThreadSet() as threads:
+        for step in (hold, join, end):
+            threads.add(step)
+    assert is_free(locks["a"])
+    assert is_free(locks["b"])
+
+
+def test_transaction_that_is_ended_while_it_compares_publishes_nothing(state, locks, transaction):
+    block = transaction("a")
+
+    class Slow:
+        def __reduce__(self):
+            with pytest.raises(RuntimeError, match="on the thread"):
+                elsewhere(block.__exit__, None, None, None)
+            return str, ("slow",)
+
+    state["a"] = 0
+    block.__enter__()
+    state["a"] = Slow()
+    with pytest.raises(RuntimeError, match="ended on another thread"):
+        block.__exit__(None, None, None)
+    assert dict(state) == {"a": 0}
+    assert is_free(locks["a"])
+
+
 # ------------------------------------------------------------------------------------------------------------ no_rerun
 
 
@@ -449,6 +515,27 @@ def test_callbacks_of_a_transaction_are_all_made(state, transaction, on_change):
     assert dict(state) == {"a": 1, "b": 1, "c": 1}
 
 
+def test_callbacks_that_take_locks_are_called_one_after_the_other(state, transaction, on_change, atomic):
+    """Each leaves a lock while others are still to be called."""
+    order, depth, deepest = [], [], []
+
+    def count(key):
+        depth.append(key)
+        deepest.append(len(depth))
+        atomic("calls", lambda calls: calls + 1, default=0)
+        order.append(key)
+        depth.pop()
+
+    keys = [f"k{number}" for number in range(300)]
+    for key in keys:
+        on_change(key, count, args=(key,))
+    with transaction():
+        state.update(dict.fromkeys(keys, 1))
+    assert order == keys
+    assert set(deepest) == {1}
+    assert state["calls"] == 300
+
+
 def test_what_a_callback_reads_is_no_dependency_of_the_writer(store, state, on_change, session):
     state["total"] = 0
     on_change("k", lambda: state["total"])
@@ -504,6 +591,53 @@ def test_write_of_another_fragment_is_none_of_the_reader(state, session):
     session.finish_run({"f", "g"})
     leave()
     assert session.take_overwritten() == {"f": "k"}
+
+
+# -------------------------------------------------------------------------------------------------- what was executed
+
+
+def execute(state, session, *, complete):
+    session.start_run()
+    enter(session)
+    state["k"]
+    session.message_sent()
+    leave()
+    session.finish_run((None,) if complete else ())
+
+
+def test_execution_that_is_broken_off_leaves_the_one_before_it_subscribed(store, state):
+    session = _core.Session(store)
+    state.update(k=0, tail=0)
+    session.start_run()
+    enter(session)
+    state["tail"]
+    leave()
+    session.finish_run()
+    for _ in range(70):  # more than there is room for
+        execute(state, session, complete=False)
+    state["tail"] = 1
+    store.collect_stale()
+    assert session.stale_parts() == [None]
+    execute(state, session, complete=True)
+    assert session.stale_parts() == []
+    state["tail"] = 2
+    assert store.collect_stale() == []
+    assert store.statistics()["scopes"] == 1
+
+
+def test_own_change_in_an_execution_that_is_broken_off_is_shown(store, state):
+    """An earlier one still shows the older value."""
+    session = _core.Session(store)
+    state["k"] = 0
+    execute(state, session, complete=True)
+    session.start_run()
+    enter(session)
+    state["k"] += 1
+    leave()
+    session.finish_run(())
+    assert session.stale_parts() == [None]
+    execute(state, session, complete=True)
+    assert session.stale_parts() == []
 
 
 # --------------------------------------------------------------------------------------------------------------- forks
@@ -568,6 +702,35 @@ with store.lock("k"), store.lock("k"):
         state["x"] = 1
         assert calls == [1]
     in_child(child)
+"""
+    )
+
+
+@needs_fork
+def test_child_does_not_end_what_its_parents_threads_hold():
+    run_script(
+        """
+called = []
+store.set_listeners("k", lambda: called.append(os.getpid()))
+held, done = threading.Event(), threading.Event()
+
+def hold():
+    with store.lock("other"):
+        state["k"] = 1  # the call is put off
+        held.set()
+        done.wait()
+
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+pid = os.fork()
+if not pid:
+    os._exit(bool(called))
+assert os.waitpid(pid, 0)[1] == 0
+assert called == []
+done.set()
+thread.join()
+assert called == [os.getpid()]
 """
     )
 
@@ -649,6 +812,10 @@ def test_finalizer_that_writes_where_the_scheduler_is_locked(store, state, point
     loop.close()
 
 
+PLAIN_LOCKS = [f"threading.{name}(" for name in ("Lock", "Event", "Semaphore", "BoundedSemaphore", "Barrier")]
+PLAIN_LOCKS += ["threading.Condition()", "queue.Queue("]
+
+
 def test_no_plain_lock_where_foreign_code_can_run():
     """A finalizer may come back to any of our code on the same thread, whatever a comment says."""
     package = os.path.dirname(_core.__file__)
@@ -660,6 +827,6 @@ def test_no_plain_lock_where_foreign_code_can_run():
                     found += [
                         f"{name}:{number}"
                         for number, line in enumerate(source, 1)
-                        if any(word in line for word in ("threading.Lock(", "Event(", "Condition()", "queue.Queue("))
+                        if any(word in line for word in PLAIN_LOCKS)
                     ]
     assert found == []

@@ -214,7 +214,8 @@ class Leases:
         """Give the locks of a holder back. Those that were lost are passed over, and none is renewed any more."""
         if serial is None:
             serial = holder_serial()
-        found = {key: self._held.pop((serial, key), None) for key in keys}
+        # A transaction names a key again when it writes it.
+        found = {key: self._held.pop((serial, key), None) for key in dict.fromkeys(keys)}
         tokens = {key: token for key, token in found.items() if token is not None}
         if not tokens:
             return

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ContextDecorator
-from types import TracebackType
 
-from fastserverstate._core import Store, allow_reruns, reruns_are_suppressed, suppress_reruns
+from fastserverstate._core import Store, Suppression, reruns_are_suppressed
 from fastserverstate.errors import RerunSuppressedError
 
 
-class NoRerun(ContextDecorator):
+class NoRerun(Suppression, ContextDecorator):
     """Writes inside of ``with no_rerun:`` rerun nobody. Also a decorator.
 
     The values are stored at once, and sessions stay subscribed: a later write outside of the block reruns them.
@@ -29,17 +28,6 @@ class NoRerun(ContextDecorator):
     """
 
     __slots__ = ()
-
-    def __enter__(self) -> None:
-        suppress_reruns()
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if not allow_reruns() and exc_type is None:
-            raise RuntimeError(
-                "A no_rerun block ends on the thread, in the task and in the run in which it began. Use: with no_rerun:"
-            )
 
 
 def force_rerun_with(store: Store) -> Callable[[str], None]:

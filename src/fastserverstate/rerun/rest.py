@@ -58,8 +58,13 @@ class Companion:
             self._last = time.monotonic()
             self._pumps.add(pump)
             if self._watch is None:
-                self._watch = threading.Thread(target=self._wait_for_rest, name="fastserverstate.rest", daemon=True)
-                self._watch.start()
+                watch = threading.Thread(target=self._wait_for_rest, name="fastserverstate.rest", daemon=True)
+                try:
+                    watch.start()
+                except RuntimeError:  # there are too many threads: do without
+                    self.put_back()
+                else:
+                    self._watch = watch
 
     def _wait_for_rest(self) -> None:
         while True:

@@ -19,7 +19,7 @@ logger = logging.getLogger("fastserverstate")
 # Reruns in a row that a session may owe to its own writes alone.
 MAX_SELF_RERUNS = 2
 
-# Reruns in a row that are asked for the same part and broken off by the script itself, as by st.rerun("a fragment").
+# Reruns in a row for one change that do not come to their end, as by st.rerun("a fragment") or the Stop button.
 MAX_ATTEMPTS = 3
 
 
@@ -96,11 +96,6 @@ class LiveSession(Session):
         for part in complete:
             self._attempts.pop(part, None)
 
-    def give_up_all(self) -> None:
-        """Do not rerun what is stale now."""
-        for part in self.stale_parts():
-            self.give_up(part)
-
     def settle(self, warned: set[str]) -> None:
         """After a run: decide whether what the session itself has overwritten is worth a rerun."""
         overwritten = self.take_overwritten()
@@ -132,14 +127,16 @@ class LiveSession(Session):
         return False, None
 
     def _is_worth_a_try(self, part: str | None) -> bool:
+        if self.has_changed(part):  # what its last execution has read, as far as that came
+            self._attempts.pop(part, None)
         if self._attempts.get(part, 0) < MAX_ATTEMPTS:
             return True
         self.give_up(part)
         if not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "%r was rerun %d times to show changed state, and each time another run was asked for before the "
-                "script came to its end, as by st.rerun. It is not rerun for this change again.",
+                "%r was rerun %d times to show changed state, and its script never came to its end: it was stopped, or "
+                "asked for another run before that. It is not rerun for this change again.",
                 self,
                 MAX_ATTEMPTS,
             )
