@@ -5,8 +5,11 @@ Every actor is a real thread, and takes one step at a time. What would wait is t
 
 from __future__ import annotations
 
+import asyncio
+import os
 import queue
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -260,6 +263,36 @@ class Owners(RuleBasedStateMachine):
         with pytest.raises(RuntimeError, match="on the thread"):
             other.does(lambda: block.__exit__(None, None, None))
 
+    @rule(number=ACTORS, key=st.sampled_from(KEYS))
+    def begin_in_two_tasks(self, number, key):
+        """One of them awaits in its transaction; the other one is refused, and nothing else happens to the first."""
+        actor = self.actors[number]
+        if actor.blocks or self.is_held_by_others(actor, key):
+            return
+        self.number += 1
+        value = self.number
+
+        async def hold(begun, refused):
+            with self.store.transaction([key], None):
+                self.state[key] = value
+                begun.set()
+                await refused.wait()
+
+        async def interfere(begun, refused):
+            await begun.wait()
+            with pytest.raises(RuntimeError, match="Another task"):
+                self.store.transaction([], None).__enter__()
+            refused.set()
+
+        async def run():
+            begun, refused = asyncio.Event(), asyncio.Event()
+            await asyncio.gather(hold(begun, refused), interfere(begun, refused))
+
+        self.values[key] = value
+        self.note_change(actor, key)
+        self.make_due_calls(actor)
+        actor.does(lambda: asyncio.run(run()))
+
     # Suppression
 
     @rule(number=ACTORS)
@@ -303,6 +336,28 @@ class Owners(RuleBasedStateMachine):
             lock = self.locks[key]
             assert self.actors[number].does(lambda lock=lock: lock.acquire(timeout=DEADLINE))
             self.actors[number].does(lock.release)
+
+    @precondition(lambda self: hasattr(os, "fork"))
+    @rule(number=ACTORS)
+    def fork(self, number):
+        """The child has nothing of it, and leaves the parent's as it is."""
+
+        def in_child():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of forks in processes with threads
+                pid = os.fork()
+            if pid:
+                return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            try:
+                self.store.reset_after_fork()
+                free = not any(self.locks[key].locked() for key in KEYS)
+                self.state["a"] = "the child's"
+                is_own = dict(self.state) == {"a": "the child's"}
+                os._exit(0 if free and is_own and not _core.reruns_are_suppressed() else 1)
+            finally:
+                os._exit(2)
+
+        assert self.actors[number].does(in_child) == 0
 
     @rule(number=ACTORS)
     def take_part(self, number):
