@@ -86,6 +86,12 @@ def look_anew(raw):
     raw.delete(LOG)
 
 
+@pytest.fixture(autouse=True)
+def _quick_beats(monkeypatch):
+    """Every test here waits for heartbeats."""
+    monkeypatch.setattr(tail, "BLOCK", 0.2)
+
+
 def commands(raw):
     return sum(stats["calls"] for stats in raw.info("commandstats").values())
 
@@ -241,8 +247,7 @@ def test_numbers_that_are_damaged_begin_a_new_epoch(pair, raw, field, value):
     assert one.values["k"] == 1
 
 
-def test_expiry_and_waits_that_are_damaged(pair, raw, monkeypatch):
-    monkeypatch.setattr(tail, "BLOCK", 0.2)
+def test_expiry_and_waits_that_are_damaged(pair, raw):
     one, other = pair
     raw.zadd("fss:{tests}:ttl", {b"\xff": 0, b"": 0})
     raw.hset("fss:{tests}:w", mapping={"a": "", "b": "x|y|z", "c": b"\xff", "d": "9" * 100 + "|1|1|1-1|o|well"})
