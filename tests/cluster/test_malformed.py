@@ -74,16 +74,21 @@ def raw(empty_engine):
 
 
 def append(raw, fields):
-    """As a script does it that numbers its entries well."""
-    epoch, seq = raw.hget(META, "epoch").decode(), raw.hincrby(META, "seq", 1)
-    raw.execute_command("XADD", LOG, f"{epoch}-{seq}", *fields)
+    """As a script does it that numbers its entries well: a heartbeat never finds a number without its entry."""
+    epoch, seq = raw.hget(META, "epoch").decode(), int(raw.hget(META, "seq")) + 1
+    with raw.pipeline(transaction=True) as pipeline:
+        pipeline.hincrby(META, "seq", 1)
+        pipeline.execute_command("XADD", LOG, f"{epoch}-{seq}", *fields)
+        pipeline.execute()
 
 
 def look_anew(raw):
     """Have all servers compare all versions."""
-    raw.hincrby(META, "epoch", 1)
-    raw.hset(META, "seq", 1)
-    raw.delete(LOG)
+    with raw.pipeline(transaction=True) as pipeline:
+        pipeline.hincrby(META, "epoch", 1)
+        pipeline.hset(META, "seq", 1)
+        pipeline.delete(LOG)
+        pipeline.execute()
 
 
 @pytest.fixture(autouse=True)

@@ -337,7 +337,7 @@ class Owners(RuleBasedStateMachine):
             assert self.actors[number].does(lambda lock=lock: lock.acquire(timeout=DEADLINE))
             self.actors[number].does(lock.release)
 
-    @precondition(lambda self: hasattr(os, "fork"))
+    @precondition(lambda _: hasattr(os, "fork"))
     @rule(number=ACTORS)
     def fork(self, number):
         """The child has nothing of it, and leaves the parent's as it is."""
