@@ -23,6 +23,7 @@ import inspect
 import logging
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
@@ -83,6 +84,9 @@ except (ImportError, AttributeError) as error:
 
 _ATTRIBUTE = "_fastserverstate"  # of AppSession and ScriptRunContext: the LiveSession
 _STOPPED = "_fastserverstate_stopped"  # of a ScriptRunner: it was asked to stop
+
+_DIED = "_fastserverstate_died"  # when its thread was first found to have ended, on the monotonic clock
+DEATH_NOTICE = 0.5  # seconds
 
 _NOTHING: Any = object()
 _UNREADABLE = type("unreadable", (), {})()  # in place of what a browser has sent
@@ -206,9 +210,7 @@ class AppSessionLink:
             return Readiness.GONE
         if not self._manager.is_active_session(self._id):
             return Readiness.AWAY
-        runner = session._scriptrunner
-        # SystemExit ends a thread, and older releases do not tell of that.
-        if runner is not None and (runner._script_thread is None or runner._script_thread.is_alive()):
+        if session._scriptrunner is not None and not _has_died(session._scriptrunner):
             return Readiness.RUNNING
         if len(session._browser_queue):
             return Readiness.SENDING
@@ -234,6 +236,16 @@ class AppSessionLink:
 
     def __str__(self) -> str:
         return self._id
+
+
+def _has_died(runner: Any) -> bool:
+    """Whether SystemExit has ended a runner's thread. Older releases do not tell of that."""
+    if runner._script_thread is None or runner._script_thread.is_alive():
+        return False
+    # After any other end, AppSession is about to hear of it, and to note the page and the query string.
+    now = time.monotonic()
+    died: float = runner.__dict__.setdefault(_DIED, now)
+    return now - died > DEATH_NOTICE
 
 
 def _raise_if_stopped() -> None:
