@@ -1,7 +1,7 @@
 """The types that are known, and how a value of each is taken apart for its fingerprint (see `change`).
 
-A type is added in one line of one of the two tables. Libraries are known by name only. Nothing is imported: whoever
-hands over a DataFrame has imported pandas.
+A type is added in one line of one of the two tables. Libraries are known by name only. Nothing is imported: an app
+that hands over a DataFrame has imported pandas.
 """
 
 from __future__ import annotations

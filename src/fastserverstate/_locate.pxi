@@ -9,8 +9,8 @@ cdef PyObject *locator_resolve = NULL    # (context, part) -> (Session, Scope | 
 
 cdef enum:
     STANDS       # the thread takes part in the session's current run
-    STARTS       # so it does, but what the run is of has not begun: a callback runs
-    REPLACED     # the session has a newer run
+    STARTS       # the same, but a callback runs, and the script has not begun yet
+    REPLACED     # the thread takes part in a run that a newer one has replaced
 
 RUN_CURRENT = STANDS
 RUN_STARTING = STARTS

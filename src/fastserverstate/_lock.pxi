@@ -1,7 +1,7 @@
 # cython: language_level=3
 # The re-entrant locks of the keys. See _core.pyx for the whole.
 
-# A waiter that has been passed over for this long has the next turn: nobody else may take the lock before it looks.
+# A waiter that has been passed over for this long has the next turn: no other thread may take the lock before it.
 cdef long long FAIR_AFTER_NS = 2_000_000
 # How often a backend is told that a thread still waits.
 cdef long long ANNOUNCE_EVERY_NS = 1_000_000_000

@@ -61,7 +61,7 @@ cdef bint same_plain(PyObject *old, PyObject *new) noexcept:
 
 
 cdef enum:
-    MOST_EXAMINATIONS = 8   # beside others who write all the time; then it is a change
+    MOST_EXAMINATIONS = 8   # while other threads keep writing; then it counts as a change
 
 
 ctypedef struct Judge:

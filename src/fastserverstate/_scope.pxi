@@ -6,8 +6,8 @@
 # that runs to its end takes the place of all before it.
 
 ctypedef struct Reads:
-    # What a thread has read first in an execution, and no message can show yet: an open-addressing table of the sets of
-    # subscribers. It is of one thread at a time. What it does not have counts as shown.
+    # First reads of a thread in an execution that no message can show yet: an open-addressing table of the sets of
+    # subscribers. It belongs to one thread at a time. A read that it does not have counts as shown.
     const void **entries
     uint32_t mask
     uint32_t count
