@@ -710,7 +710,7 @@ cdef int _write_object(Walk *walk, object value, type kind) except -1:
         for function in plan.functions:
             _write_parts(walk, function(value), place.start)
         if plan.storage is not None:
-            if not PyType_IsSubtype(kind, plan.storage):  # a metaclass has misled whoever made the plan
+            if not PyType_IsSubtype(kind, plan.storage):  # a metaclass has misled `plan_for`
                 raise TypeError("It has not the storage that it seems to have.")
             _write_storage(walk, value, plan.storage, place.start)
         _write_attributes(walk, value, plan, place.start)

@@ -112,13 +112,12 @@ cdef tuple end_holder(Holder self):
 
 
 cdef int flush_at_end(Holder self) except -1:
-    """Make the calls that were put off. There is no script left that they could stop."""
+    """Make the calls that were put off. What stops a script ends here, for there is no script left."""
     try:
         flush_pending(self)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        return 0
+    except BaseException as stop:
+        if isinstance(stop, KeyboardInterrupt):
+            raise
     return 0
 
 

@@ -281,11 +281,12 @@ def _announce_stops(session: Session, runner: Any) -> None:
     """Have threads of the session that wait look up when the user clicks again or closes the page."""
     session_ref = weakref.ref(session)
 
-    def announcing(request: Callable[..., Any], stops: bool) -> Callable[..., Any]:
+    def announcing(name: str) -> Callable[..., Any]:
+        request = getattr(runner, name)
+
         def announce(*args: Any, **kwargs: Any) -> Any:
-            if stops:
-                runner_ref = request.__self__  # type: ignore[attr-defined]
-                runner_ref.__dict__[_STOPPED] = True
+            if name == "request_stop":
+                request.__self__.__dict__[_STOPPED] = True
             result = request(*args, **kwargs)
             session = session_ref()
             if session is not None:
@@ -295,7 +296,7 @@ def _announce_stops(session: Session, runner: Any) -> None:
         return announce
 
     for name in ("request_stop", "request_rerun"):
-        runner.__dict__[name] = announcing(getattr(runner, name), name == "request_stop")
+        runner.__dict__[name] = announcing(name)
 
 
 def _watch_workers(end_part: Callable[[], None]) -> None:

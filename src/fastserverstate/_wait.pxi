@@ -122,12 +122,12 @@ cdef bint waiter_sleep(Waiter *self, long long timeout_ns) noexcept:
 
 
 cdef void stop_waiters(Session session) noexcept:
-    """Have the session's threads that wait look whether their run is to end."""
+    """Have the threads of the session that wait, or of all sessions if it is None, look whether their run is to end."""
     cdef Waiter *waiter
     lock(&register_mutex)
     waiter = register
     while waiter != NULL:
-        if waiter.session == <PyObject *>session:
+        if waiter.session != NULL and (session is None or waiter.session == <PyObject *>session):
             waiter.stopped = True
             wake_registered(waiter)
         waiter = waiter.registered
@@ -135,16 +135,7 @@ cdef void stop_waiters(Session session) noexcept:
 
 
 def wake_waiters():
-    """Have all threads that wait in a script run look whether it is to end."""
-    cdef Waiter *waiter
-    lock(&register_mutex)
-    waiter = register
-    while waiter != NULL:
-        if waiter.session != NULL:
-            waiter.stopped = True
-            wake_registered(waiter)
-        waiter = waiter.registered
-    unlock(&register_mutex)
+    stop_waiters(None)
 
 
 # A circle of threads, each waiting for a lock that the next one holds, is closed by the last that starts to wait. So
