@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from cluster.member import Member
 from cluster.subject import Peer
 from harness.engine import KINDS, Engine, engine
 from harness.proxy import Proxy
@@ -41,6 +42,15 @@ def own_engine(kind: str) -> Iterator[Engine]:
 def proxy(own_engine: Engine) -> Iterator[Proxy]:
     with Proxy(own_engine.port) as harmful:
         yield harmful
+
+
+@pytest.fixture
+def members(empty_engine: Engine) -> Iterator[tuple[Member, Member]]:
+    """Two servers that share their state."""
+    pair = Member(empty_engine.url), Member(empty_engine.url)
+    yield pair
+    for one in pair:
+        one.close()
 
 
 @pytest.fixture

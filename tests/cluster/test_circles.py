@@ -17,14 +17,6 @@ from fastserverstate.errors import DeadlockError
 WAITS = "fss:{tests}:w"
 
 
-@pytest.fixture
-def members(empty_engine):
-    pair = Member(empty_engine.url), Member(empty_engine.url)
-    yield pair
-    for one in pair:
-        one.close()
-
-
 def read(member, key):
     member.state.get(key)
 

@@ -5,19 +5,10 @@ from __future__ import annotations
 import threading
 
 import pytest
-from cluster.member import Member
 from cluster.waiting import until
 from unit.helpers import ThreadSet, run_script
 
 from fastserverstate.cluster.listeners import MOST_THREADS, Callers
-
-
-@pytest.fixture
-def members(empty_engine):
-    pair = Member(empty_engine.url), Member(empty_engine.url)
-    yield pair
-    for one in pair:
-        one.close()
 
 
 def test_slow_listener_delays_no_other_key(members):

@@ -29,6 +29,20 @@ def with_tabs(
     asyncio.run(session())
 
 
+# After `hold()`, a thread of the app holds the lock of "held" for ever.
+HOLD = """
+        @st.cache_resource
+        def hold():
+            def run():
+                server_state_lock["held"].acquire()
+                taken.set()
+                threading.Event().wait()
+            taken = threading.Event()
+            threading.Thread(target=run, daemon=True).start()
+            taken.wait()
+"""
+
+
 # A key that every app below shows, to make all tabs rerun once after whatever happened before; and one that is shown
 # only to the session that changes it, whose rerun for it waits behind those that are due already.
 FENCE = """

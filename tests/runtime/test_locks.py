@@ -6,22 +6,13 @@ import asyncio
 import inspect
 
 import pytest
-from harness.steps import FENCE, Serve, fence, settle, shown, with_tabs
+from harness.steps import FENCE, HOLD, Serve, fence, settle, shown, with_tabs
 from harness.tab import Tab
 from streamlit.runtime.scriptrunner import ScriptRunner
 
-# A thread of the app holds the lock of "held" for ever.
-WAITING = """
-        @st.cache_resource
-        def hold():
-            def run():
-                server_state_lock["held"].acquire()
-                taken.set()
-                threading.Event().wait()
-            taken = threading.Event()
-            threading.Thread(target=run, daemon=True).start()
-            taken.wait()
-
+WAITING = (
+    HOLD
+    + """
         OPERATIONS = {
             "lock": lambda: server_state_lock["held"].acquire(),
             "several locks": lambda: server_state_lock["free", "held"].acquire(),
@@ -59,6 +50,7 @@ WAITING = """
             st.text(f"runners {len(runners)}")
             st.text(f"free {server_state.get('free')}")
 """
+)
 OPERATIONS = [line.split('"')[1] for line in WAITING.splitlines() if line.strip().startswith('"')]
 
 

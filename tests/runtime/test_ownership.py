@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import streamlit
-from harness.steps import Serve, with_tabs
+from harness.steps import HOLD, Serve, with_tabs
 from harness.tab import Tab
 from streamlit.testing.v1 import AppTest
 
@@ -55,20 +55,12 @@ def test_what_a_replaced_run_holds_is_released(serve: Serve, what: str) -> None:
     assert ("transaction(...)" if what == "transaction" else "server_state_lock['k']") in server.output
 
 
-LATE = """
+LATE = (
+    HOLD
+    + """
         @st.cache_resource
         def replaced():
             return {name: threading.Event() for name in OPERATIONS}
-
-        @st.cache_resource
-        def hold():
-            def run():
-                server_state_lock["held"].acquire()
-                taken.set()
-                threading.Event().wait()
-            taken = threading.Event()
-            threading.Thread(target=run, daemon=True).start()
-            taken.wait()
 
         OPERATIONS = {
             "lock": lambda: server_state_lock["held"].acquire(),
@@ -89,6 +81,7 @@ LATE = """
             runners = [thread for thread in threading.enumerate() if thread.name == "ScriptRunner.scriptThread"]
             st.text(f"look {name}: {len(runners)} runs")
 """
+)
 
 
 @pytest.mark.parametrize("name", ["lock", "read", "write", "transaction", "wait_for"])
@@ -141,17 +134,9 @@ def test_what_a_parallel_fragment_holds_is_released(serve: Serve) -> None:
         assert f"discarded: server_state['{key} too']" in server.output
 
 
-WAITING_FRAGMENT = """
-        @st.cache_resource
-        def hold():
-            def run():
-                server_state_lock["held"].acquire()
-                taken.set()
-                threading.Event().wait()
-            taken = threading.Event()
-            threading.Thread(target=run, daemon=True).start()
-            taken.wait()
-
+WAITING_FRAGMENT = (
+    HOLD
+    + """
         @st.fragment(parallel=True)
         def wait():
             st.text("waits")
@@ -163,6 +148,7 @@ WAITING_FRAGMENT = """
             wait()
         st.text(f"step {step}")
 """
+)
 
 
 @parallel_fragments

@@ -142,3 +142,19 @@ def run_script(source: str, *, package: bool = False) -> str:
     )
     assert (script.returncode, script.stderr) == (0, ""), script.stderr
     return script.stdout
+
+
+# For scripts: what a forked child does, and that it went well.
+FORK = """
+def in_child(check):
+    pid = os.fork()
+    if not pid:
+        try:
+            check()
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+"""

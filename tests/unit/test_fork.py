@@ -5,21 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from unit.helpers import run_script
-
-FORK = """
-def in_child(check):
-    pid = os.fork()
-    if not pid:
-        try:
-            check()
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    assert os.waitpid(pid, 0)[1] == 0
-"""
+from unit.helpers import FORK, run_script
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 

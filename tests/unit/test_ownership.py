@@ -10,7 +10,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from unit.helpers import DEADLINE, ThreadSet, elsewhere, enter, is_free, leave, run_script
+from unit.helpers import DEADLINE, FORK, ThreadSet, elsewhere, enter, is_free, leave, run_script
 
 from fastserverstate import _core
 from fastserverstate.rerun import rest
@@ -644,21 +644,6 @@ def test_own_change_in_an_execution_that_is_broken_off_is_shown(store, state):
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
-FORK = """
-def in_child(check):
-    pid = os.fork()
-    if not pid:
-        try:
-            store.reset_after_fork()
-            check()
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    assert os.waitpid(pid, 0)[1] == 0
-"""
-
 
 @needs_fork
 @pytest.mark.parametrize("held", [True, False])
@@ -673,6 +658,7 @@ if {held}:
     kept.acquire()
 
 def child():
+    store.reset_after_fork()
     assert store.lock("k") is kept and store.lock("never set") is unset
     assert not kept.locked() and not kept._is_owned()
     for lock in (kept, unset):
@@ -698,6 +684,7 @@ def test_callbacks_are_called_in_a_child_that_was_forked_inside_of_a_lock():
 calls = []
 with store.lock("k"), store.lock("k"):
     def child():
+        store.reset_after_fork()
         store.set_listeners("x", lambda: calls.append(1))
         state["x"] = 1
         assert calls == [1]
