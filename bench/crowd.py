@@ -12,13 +12,17 @@ from fastserverstate.rerun.session import LiveSession
 ATTRIBUTE = "_session_of_crowd"
 
 
+class Context(SimpleNamespace):
+    """The script context of a thread. Weak references to it can be made."""
+
+
 class Crowd:
     """Sessions that read what all others do. They become stale; since no event loop is theirs, nobody reruns them."""
 
     def __init__(self, size: int) -> None:
         # The core asks once for the scope of a context, so each session needs one of its own.
         self._contexts = [
-            SimpleNamespace(session=LiveSession(_shared.store, SimpleNamespace()), part=None) for _ in range(size)
+            Context(session=LiveSession(_shared.store, SimpleNamespace()), part=None) for _ in range(size)
         ]
 
     def read(self, key: str) -> None:

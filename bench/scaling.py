@@ -26,6 +26,12 @@ LIMIT = 300  # seconds in all
 SECONDS = 0.05  # that one thread takes
 FREE = 1.85  # times as fast: two threads on a machine that has two processors to spare
 UNROLLED = 50
+
+
+class Context(SimpleNamespace):
+    """The script context of a thread. Weak references to it can be made."""
+
+
 PART: ContextVar[SimpleNamespace] = ContextVar("bench_part")
 
 Run = Callable[[int], None]
@@ -78,7 +84,7 @@ class Ours:
         session = _core.Session(self._store)
         session.start_run()
         thread: Any = threading.current_thread()
-        thread.scaling_context = SimpleNamespace(session=session)
+        thread.scaling_context = Context(session=session)
         token = PART.set(SimpleNamespace(part=None))
         yield
         PART.reset(token)

@@ -46,10 +46,16 @@ RERUN_WRITER_NEVER: Final = 1
 RERUN_WRITER_ALWAYS: Final = 2
 
 # How the run that a thread takes part in stands (`locate_scopes`): it is the session's current one; it is, but its
-# script has not begun yet, for a callback runs; or the session has a newer one.
+# script has not begun yet, for a callback runs; the session has a newer one; or it is the current one, and the thread
+# is one of the app's own, which may go on after it.
 RUN_CURRENT: Final = 0
 RUN_STARTING: Final = 1
 RUN_REPLACED: Final = 2
+RUN_BESIDE: Final = 3
+
+# A cause is the number of an origin, times this, plus what is left of it at some depth. An origin is what a user's run,
+# a thread or a timer has changed; a rerun for it is one step deeper, and so is what that changes.
+CAUSE_DEPTHS: Final = 0x10000
 
 # When an assigned value counts as changed (`Store.compare_by`): by what it holds, by ``==``, by which object it is, or
 # always. 1 is content with functions of the user's for some types.
@@ -116,9 +122,10 @@ def locate_scopes(
 ) -> None:
     """Say how to find the scope that a thread runs in. Process-wide; the last call wins.
 
-    A thread's *context* is the value of `attribute` of its ``threading.Thread`` object. Its *part* is the attribute
-    `part` of the context variable's value or, with no variable, of the context. ``resolve(context, part)`` is called
-    when either has changed since the thread's last access, or when the session has begun another run.
+    A thread's *context* is the value of `attribute` of its ``threading.Thread`` object, and is not kept alive. Its
+    *part* is the attribute `part` of the context variable's value or, with no variable, of the context.
+    ``resolve(context, part)`` is called when either has changed since the thread's last access, or when the session has
+    begun another run.
 
     It returns the session whose run the thread takes part in, the scope that its reads subscribe, and one of the
     ``RUN_`` constants; or None for a thread that is in no run. It is asked at every access while a run is starting.
@@ -227,8 +234,15 @@ class Session:
         executions have read counts until one is complete.
         """
 
-    def start_run(self) -> None:
-        """A run begins. What it will execute is not known yet."""
+    cause: int
+    """Of the last run."""
+
+    def start_run(self, cause: int | None = None, recurs: bool = False) -> None:
+        """A run begins. What it will execute is not known yet.
+
+        `cause` is one less than that of the part which it reruns; None for a run that a user has asked for. It `recurs`
+        if it is part of a chain of reruns that comes back to the session: what it changes is noted.
+        """
 
     def message_sent(self) -> None:
         """Something has gone to the screen: what was read before it may be visible."""
@@ -245,6 +259,9 @@ class Session:
     def stale_parts(self) -> list[str | None]:
         """The parts that were collected as stale or marked so, and have not run to their end since."""
 
+    def cause_of(self, part: str | None) -> int:
+        """The cause of what has made a part stale, that of the last run if it is not known. None: of any part."""
+
     def has_changed(self, part: str | None) -> bool:
         """Whether what the last execution of a part has read was collected as stale or marked so."""
 
@@ -252,7 +269,7 @@ class Session:
         """Let a stale part be, until something else changes."""
 
     def mark_stale(self, part: str | None) -> None:
-        """Make a part stale, if it exists."""
+        """Make a part stale, if it exists, for what the session's last run has changed itself."""
 
     def raise_if_stopped(self) -> None:
         """For subclasses: raise what ends the session's run if it is to end. Called by its threads when they wait."""
@@ -301,6 +318,9 @@ class Store:
 
     def collect_stale(self) -> list[Scope]:
         """The scopes that became stale since the last call. They do not subscribe until their next run starts."""
+
+    def take_echoes(self) -> list[tuple[str, str | None]]:
+        """The keys that runs which recur have changed since the last call, and the lines that did so if known."""
 
     def set_rerun_writer(self, policy: int) -> None:
         """When `Session.take_overwritten` names a part: one of the ``RERUN_WRITER_`` constants."""

@@ -10,6 +10,7 @@ cdef class Holder:
     """A thread's part in a run, or a thread outside of runs: what it holds ends with it."""
     cdef uint64_t serial
     cdef unsigned long thread     # its ident, for messages
+    cdef bint beside              # the thread is one of the app's own that takes part in a session's run
     cdef Session session          # whose run it is part of, as of its last write that went through a backend
     cdef Mutex mutex              # guards what follows; taken after a shard's
     cdef Cell *cells              # whose locks it has
@@ -37,6 +38,7 @@ cdef PyObject *_make_holder() except NULL:
     global fss_holder
     cdef _ThreadCache cache = this_thread()
     cdef Holder made = Holder()
+    made.beside = cache.standing == BESIDE
     if fss_holder == NULL:  # else a finalizer has made one meanwhile
         cache.holder = made
         fss_holder = <PyObject *>made

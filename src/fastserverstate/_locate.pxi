@@ -11,10 +11,12 @@ cdef enum:
     STANDS       # the thread takes part in the session's current run
     STARTS       # the same, but a callback runs, and the script has not begun yet
     REPLACED     # the thread takes part in a run that a newer one has replaced
+    BESIDE       # the thread is one of the app's own, and takes part in the session's current run
 
 RUN_CURRENT = STANDS
 RUN_STARTING = STARTS
 RUN_REPLACED = REPLACED
+RUN_BESIDE = BESIDE
 
 
 def locate_scopes(str attribute not None, variable, str part not None, resolve):
@@ -33,7 +35,7 @@ cdef class _ThreadCache:
     cdef dict attributes       # the Thread object's __dict__
     cdef bint watched          # `attributes_tag` tells when they change
     cdef uint64_t tag          # NO_TAG: look again every time
-    cdef object context
+    cdef object context        # a weak reference: threads of a pool outlive the sessions that they have worked for
     cdef object source
     cdef object part
     cdef Session session       # whose run the thread is part of,
@@ -163,6 +165,7 @@ cdef int look_closely(_ThreadCache cache, object context) except -1:
     cdef PyObject *found = NULL
     cdef object source = None
     cdef object part = None
+    cdef object reference
     cdef PyObject *variable = load_object(locator_variable)
     if variable != NULL:
         PyContextVar_Get(variable, <PyObject *>None, &found)
@@ -176,11 +179,12 @@ cdef int look_closely(_ThreadCache cache, object context) except -1:
         part = getattr(context, <object>load_object(locator_part))
     elif source is not None:
         part = cache.part if source is cache.source else getattr(source, <object>load_object(locator_part))
-    if context is not cache.context or not (part is cache.part or part == cache.part) or cache.standing == STARTS or (
+    reference = owned(PyWeakref_NewRef(<PyObject *>context, NULL))  # the same one as long as it is kept
+    if reference is not cache.context or not (part is cache.part or part == cache.part) or cache.standing == STARTS or (
         cache.session is not None and cache.run != load64(cache.session.run)
     ):
         settle_in(cache, (<object>load_object(locator_resolve))(context, part))
-        cache.context, cache.part = context, part
+        cache.context, cache.part = reference, part
     cache.source = source
     return 0
 
@@ -195,6 +199,8 @@ cdef int settle_in(_ThreadCache cache, tuple found) except -1:
     cache.session = session
     cache.scope = None if cache.detached else scope
     cache.standing = standing
+    if cache.holder is not None:
+        cache.holder.beside = standing == BESIDE
     cache.writer = None if standing == REPLACED else session
     cache.table = NULL if session is None or session.store is None else session.store.table
     if session is not None:

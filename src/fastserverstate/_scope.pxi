@@ -83,10 +83,13 @@ cdef class Scope:
     cdef uint64_t run          # the session's run that it was in
     cdef bint subscribed       # its slot may be in a set
     cdef Reads reads           # that it has not shown
-    cdef bint stale            # what it has read was changed by others
+    cdef bint stale            # what it has read was changed by others; it does not subscribe until it is rerun
+    cdef bint echoed           # the same by reruns, its own session's too; but it goes on subscribing
+    cdef uint64_t cause        # of what has made it stale, 0 if that is not known: see _slots.pxi
     cdef uint32_t *earlier     # slots of the executions before it that may still be on the screen
     cdef uint32_t earlier_count
     cdef bint stale_before     # what those have read was changed
+    cdef uint64_t cause_before
     cdef bint kept             # for `mark`
     cdef bint listed           # for `collect`
     cdef str overwritten       # a key that its own session changed after this scope may have shown it
@@ -127,8 +130,11 @@ cdef int begin_execution(Scope scope) except -1:
         scope.earlier_count += 1
         add_earlier(slots, 1)
     lock(&slots.mutex)
-    scope.stale_before = scope.stale_before or scope.stale or scope.overwritten is not None
+    scope.stale_before = scope.stale_before or scope.stale or scope.echoed or scope.overwritten is not None
     store_flag(scope.stale, False)
+    store_flag(scope.echoed, False)
+    scope.cause_before = max(scope.cause_before, scope.cause)
+    scope.cause = 0
     unlock(&slots.mutex)
     scope.overwritten = None
     reads_clear(&scope.reads)
@@ -143,12 +149,17 @@ cdef void complete_execution(Scope scope) noexcept:
         add_earlier(&scope.table.slots, -1)
         retire_slot(scope.table, scope, scope.earlier[scope.earlier_count], True)
     scope.stale_before = False
+    scope.cause_before = 0
 
 
 cdef inline void add_earlier(Slots *slots, int count) noexcept:
     lock(&slots.mutex)
     slots.earlier += count
     unlock(&slots.mutex)
+
+
+cdef inline bint is_stale(Scope scope) noexcept:
+    return load_flag(scope.stale) or load_flag(scope.echoed) or load_flag(scope.stale_before)
 
 
 cdef void drop(Scope scope) noexcept:
@@ -158,6 +169,7 @@ cdef void drop(Scope scope) noexcept:
         retire_slot(scope.table, scope, scope.slot, scope.subscribed)
         store32(scope.slot, NO_SLOT)
         store_flag(scope.stale, False)
+        store_flag(scope.echoed, False)
 
 
 cdef class Session:
@@ -172,6 +184,9 @@ cdef class Session:
     cdef uint64_t sent          # messages to the screen so far
     cdef bint running
     cdef bint closed
+    cdef readonly uint64_t cause    # of the run: see _slots.pxi
+    cdef bint feeds             # the run is a user's: what it changes begins chains of reruns
+    cdef bint recurs            # a chain of reruns has come back to the session: see rerun/session.py
 
     def __cinit__(self, *args, **kwargs):
         self.scopes = {}
@@ -204,10 +219,18 @@ cdef class Session:
             made.table = self.store.table
             made.part = part
 
-    def start_run(self):
+    def start_run(self, cause=None, bint recurs=False):
+        cdef uint64_t number = 0
+        if cause is not None:
+            number = cause
+        elif self.store is not None:
+            number = cause_of_origin(load64(self.store.table.slots.feeds))
         lock(&self.mutex)
         store64(self.run, self.run + 1)
-        self.running = True
+        self.running = not self.closed
+        self.feeds = cause is None
+        self.cause = number
+        self.recurs = recurs
         unlock(&self.mutex)
 
     def message_sent(self):
@@ -249,14 +272,23 @@ cdef class Session:
 
     def stale_parts(self):
         cdef Scope scope
-        return [part for part, scope in self.items() if load_flag(scope.stale) or load_flag(scope.stale_before)]
+        return [part for part, scope in self.items() if is_stale(scope)]
+
+    def cause_of(self, part):
+        cdef Scope scope
+        causes = [
+            max(load64(scope.cause), load64(scope.cause_before))
+            for known, scope in self.items()
+            if part is None or known == part
+        ]
+        return max(causes, default=0) or self.cause
 
     def has_changed(self, part):
         cdef Scope scope
         hash(part)
         lock(&self.mutex)
         scope = self.scopes.get(part)
-        changed = scope is not None and load_flag(scope.stale)
+        changed = scope is not None and (load_flag(scope.stale) or load_flag(scope.echoed))
         unlock(&self.mutex)
         return changed
 
@@ -268,7 +300,9 @@ cdef class Session:
         if scope is not None and scope.slot != NO_SLOT:
             lock(&scope.table.slots.mutex)
             store_flag(scope.stale, False)
+            store_flag(scope.echoed, False)
             store_flag(scope.stale_before, False)
+            scope.cause = scope.cause_before = 0
             unlock(&scope.table.slots.mutex)
         unlock(&self.mutex)
 
@@ -290,7 +324,8 @@ cdef class Session:
         scope = self.scopes.get(part)
         if scope is not None and scope.slot != NO_SLOT:
             lock(&scope.table.slots.mutex)
-            store_flag(scope.stale, True)
+            scope.cause = max(scope.cause, self.cause)
+            store_flag(scope.echoed, True)
             unlock(&scope.table.slots.mutex)
         unlock(&self.mutex)
 

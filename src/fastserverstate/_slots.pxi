@@ -4,12 +4,25 @@
 cdef enum:
     FIRST_SLOTS = 1024
 
+    MOST_ECHOES = 8
+
+ctypedef struct Echo:
+    # A write of a run that makes a chain of reruns go on.
+    PyObject *key
+    PyObject *code            # where it was made: a code object, NULL as long as that is not known,
+    int instruction           # and an offset in it
+    unsigned long thread
+
 ctypedef struct Slots:
     Mutex mutex
     PyObject **scopes         # the Scope in a slot, NULL when it is retired or was never used
     uint64_t *alive           # slots with a scope
     uint64_t *retired         # slots that sets may still hold
     uint64_t *pending         # marked stale, not yet collected
+    uint64_t *echoed          # the same, by runs that are reruns themselves
+    uint64_t feeds            # number of the last collection that found what no rerun has changed
+    Echo echoes[MOST_ECHOES]
+    int echo_count
     uint32_t *spare           # slots that no set holds
     uint32_t size             # of these arrays, in slots
     uint32_t used             # slots that were ever taken
@@ -28,6 +41,7 @@ cdef void slots_free(Slots *self) noexcept:
     PyMem_RawFree(self.alive)
     PyMem_RawFree(self.retired)
     PyMem_RawFree(self.pending)
+    PyMem_RawFree(self.echoed)
     PyMem_RawFree(self.spare)
     subscribers_free(&self.members)
 
@@ -50,6 +64,7 @@ cdef bint slots_widen(Slots *self) noexcept:
         and _widen(<void **>&self.alive, old // 8, new // 8)
         and _widen(<void **>&self.retired, old // 8, new // 8)
         and _widen(<void **>&self.pending, old // 8, new // 8)
+        and _widen(<void **>&self.echoed, old // 8, new // 8)
     ):
         return False
     self.size = new
@@ -98,6 +113,7 @@ cdef void retire_slot(Table *table, Scope scope, uint32_t slot, bint subscribed)
     store32(slots.live, slots.live - 1)
     clear_bit(slots.alive, slot)
     clear_bit(slots.pending, slot)
+    clear_bit(slots.echoed, slot)
     if subscribed:
         set_bit(slots.retired, slot)
     else:
@@ -227,7 +243,9 @@ cdef void mark(Slots *slots, Subscribers *subscribers, Session writer, PyObject 
                 own = True
                 subscribers_discard(subscribers, scope.slot)
                 note_own_change(slots, scope, subscribers, name)
-    if subscribers_take(subscribers, slots.pending, slots.alive):
+    if is_rerun(writer):
+        echo(slots, subscribers, writer, name)
+    elif subscribers_take(subscribers, slots.pending, slots.alive):
         store_flag(slots.any_pending, True)
     if own:
         for scope in writer.scopes.values():
@@ -239,7 +257,9 @@ cdef inline void note_own_change(Slots *slots, Scope scope, const Subscribers *s
     """The scope's own session has changed what the scope has read."""
     if is_overwritten(slots, scope, subscribers):
         scope.overwritten = <str>name
+        note_echo(slots, scope.session, name)
     if scope.earlier_count:
+        scope.cause_before = max(scope.cause_before, scope.session.cause)
         scope.stale_before = True  # if this execution is broken off, an earlier one still shows the older value
 
 
@@ -255,6 +275,101 @@ cdef inline bint is_overwritten(Slots *slots, Scope scope, const Subscribers *su
     return not reads_has(&scope.reads, subscribers, scope.session.sent, (<Holder>fss_holder).serial)
 
 
+# Chains of reruns. What a user's run, a thread or a timer changes is an *origin*: the number of the collection that finds
+# it. What a rerun changes descends from the rerun's own origin, one step deeper. A *cause* is both in one number: of two,
+# the greater has the newer origin or, with the same one, the smaller depth. How often a part is rerun at a new depth of
+# one origin has a limit (`rerun/session.py`), which ends any circle of sessions that change what the others show.
+
+cdef enum:
+    DEPTHS = 0x10000
+
+CAUSE_DEPTHS = DEPTHS
+
+
+cdef inline uint64_t cause_of_origin(uint64_t origin) noexcept:
+    return (origin + 1) * DEPTHS - 1
+
+
+cdef inline void add_cause(Scope scope, uint32_t slot, uint64_t cause) noexcept:
+    """What the execution with this slot has read was changed."""
+    if slot == scope.slot:
+        scope.cause = max(scope.cause, cause)
+    else:
+        scope.cause_before = max(scope.cause_before, cause)
+
+
+cdef inline bint is_rerun(Session writer) noexcept:
+    """Whether a change is made by a rerun, and not by a thread of the app's own beside it."""
+    if writer is None or writer.feeds or not writer.running:
+        return False
+    if fss_holder != NULL:
+        return not (<Holder>fss_holder).beside
+    return fss_thread_cache == NULL or (<_ThreadCache>fss_thread_cache).standing != BESIDE
+
+
+cdef void echo(Slots *slots, const Subscribers *subscribers, Session writer, PyObject *name) noexcept:
+    """Mark the subscribers. They stay subscribed: if they are not rerun for this, they are for the next change."""
+    cdef uint32_t i, slot
+    for i in range(64 * subscribers.words if subscribers.words else subscribers.count):
+        slot = i if subscribers.words else subscribers.body.few[i]
+        if subscribers_has(subscribers, slot) and slots.scopes[slot] != NULL:
+            add_cause(<Scope>slots.scopes[slot], slot, writer.cause)
+            set_bit(slots.echoed, slot)
+            store_flag(slots.any_pending, True)
+            note_echo(slots, writer, name)
+
+
+cdef void note_echo(Slots *slots, Session writer, PyObject *key) noexcept:
+    """Remember what makes a chain go on. Its place is looked up when nothing is locked (`place_echoes`)."""
+    cdef Echo *noted
+    cdef int i
+    if not writer.recurs or slots.echo_count == MOST_ECHOES:
+        return
+    for i in range(slots.echo_count):
+        if same_key(slots.echoes[i].key, key):
+            return
+    noted = &slots.echoes[slots.echo_count]
+    slots.echo_count += 1
+    _incref(key)
+    noted.key = key
+    noted.code = NULL
+    noted.thread = PyThread_get_thread_ident()
+    store_flag(slots.any_pending, True)  # so that the writer looks
+    store_flag(slots.woken, False)
+
+
+cdef void place_echoes(Slots *slots) noexcept:
+    """Note where the calling thread has made changes. Nothing is locked."""
+    cdef unsigned long thread = PyThread_get_thread_ident()
+    cdef PyObject *code
+    cdef int instruction = 0
+    cdef int i
+    code = here(&instruction)
+    lock(&slots.mutex)
+    for i in range(slots.echo_count):
+        if slots.echoes[i].thread == thread and slots.echoes[i].code == NULL and code != NULL:
+            _incref(code)
+            slots.echoes[i].code = code
+            slots.echoes[i].instruction = instruction
+    unlock(&slots.mutex)
+    _xdecref(code)
+
+
+cdef list take_echoes(Slots *slots):
+    """What has made chains go on: (key, place or None)."""
+    cdef Echo taken[MOST_ECHOES]
+    cdef int count, i
+    lock(&slots.mutex)
+    count, slots.echo_count = slots.echo_count, 0
+    memcpy(taken, slots.echoes, sizeof(taken))
+    unlock(&slots.mutex)
+    found = []
+    for i in range(count):
+        key, code = owned(taken[i].key), None if taken[i].code == NULL else owned(taken[i].code)
+        found.append((key, None if code is None else place(code, taken[i].instruction)))
+    return found
+
+
 # Collecting. Nothing is locked.
 
 cdef list collect(Slots *slots):
@@ -263,6 +378,7 @@ cdef list collect(Slots *slots):
     cdef PyObject **scopes = NULL
     cdef uint32_t slot, room, n = 0
     cdef Scope scope
+    cdef bint is_fed
     while True:
         lock(&slots.mutex)
         if scopes != NULL and slots.live <= room:
@@ -275,13 +391,19 @@ cdef list collect(Slots *slots):
             raise MemoryError()
     store_flag(slots.woken, False)
     store_flag(slots.any_pending, False)
+    store64(slots.feeds, slots.feeds + 1)
     for slot in range(slots.used):
-        if has_bit(slots.pending, slot) and slots.scopes[slot] != NULL:
+        is_fed = has_bit(slots.pending, slot)
+        if (is_fed or has_bit(slots.echoed, slot)) and slots.scopes[slot] != NULL:
             scope = <Scope>slots.scopes[slot]
-            if slot == scope.slot:
+            if is_fed:
+                add_cause(scope, slot, cause_of_origin(slots.feeds))
+            if slot != scope.slot:
+                store_flag(scope.stale_before, True)
+            elif is_fed:
                 store_flag(scope.stale, True)
             else:
-                store_flag(scope.stale_before, True)
+                store_flag(scope.echoed, True)
             if not scope.listed:
                 scope.listed = True
                 scopes[n] = <PyObject *>scope
@@ -291,6 +413,7 @@ cdef list collect(Slots *slots):
         (<Scope>scopes[slot]).listed = False
     if slots.size:
         memset(slots.pending, 0, slots.size // 8)
+        memset(slots.echoed, 0, slots.size // 8)
     unlock(&slots.mutex)
     try:
         for slot in range(n):

@@ -67,6 +67,9 @@ cdef class Store:
     def collect_stale(self):
         return collect(&self.table.slots)
 
+    def take_echoes(self):
+        return take_echoes(&self.table.slots)
+
     def compare_by(self, key, int policy, dict hash_funcs):
         cdef Py_hash_t hashed = key_hash(checked_key(key))
         cdef Shard *shard = shard_of(self.table, hashed)
@@ -281,6 +284,8 @@ cdef int wake_collector(Store store) except -1:
     """Call `wake` if something is pending and nobody has been told. Nothing is locked."""
     cdef Slots *slots = &store.table.slots
     wake = None
+    if slots.echo_count and load_object(store.table.backend) == NULL:
+        place_echoes(slots)
     lock(&slots.mutex)
     if slots.any_pending and not slots.woken and store.wake is not None:
         store_flag(slots.woken, True)

@@ -32,6 +32,7 @@ import streamlit
 from streamlit import config
 
 from fastserverstate._core import (
+    RUN_BESIDE,
     RUN_CURRENT,
     RUN_REPLACED,
     RUN_STARTING,
@@ -83,8 +84,6 @@ except (ImportError, AttributeError) as error:
     raise unsupported(f"a name ({error})") from error
 
 _ATTRIBUTE = "_fastserverstate"  # of AppSession and ScriptRunContext: the LiveSession
-_STOPPED = "_fastserverstate_stopped"  # of a ScriptRunner: it was asked to stop
-
 _DIED = "_fastserverstate_died"  # when its thread was first found to have ended, on the monotonic clock
 DEATH_NOTICE = 0.5  # seconds
 
@@ -134,6 +133,7 @@ _NEEDED: dict[Any, set[str]] = {
     stats.StatsManager: {"get_stats", "register_provider"},
     ScriptRunner: {
         "_maybe_handle_execution_control_request",
+        "_requests",
         "_script_thread",
         "on_event",
         "request_rerun",
@@ -161,7 +161,14 @@ _NEEDED: dict[Any, set[str]] = {
     },
     WidgetMetadata: {"fragment_id"},
     WStates: {"get_serialized", "set_from_value", "set_widget_from_proto"},
-    WebsocketSessionManager: {"connect_session", "get_active_session_info", "is_active_session"},
+    WebsocketSessionManager: {
+        "close_session",
+        "connect_session",
+        "disconnect_session",
+        "get_active_session_info",
+        "is_active_session",
+        "list_sessions",
+    },
     **(
         {}
         if _parallel is None
@@ -229,7 +236,7 @@ class AppSessionLink:
         state.CopyFrom(session._client_state)
         if fragment is not None:
             state.fragment_id = fragment
-        session.request_rerun(state)
+        AppSession.request_rerun(session, state)  # which the session's own attribute takes for a user's
 
     def raise_if_stopped(self) -> None:
         _raise_if_stopped()
@@ -246,6 +253,12 @@ def _has_died(runner: Any) -> bool:
     now = time.monotonic()
     died: float = runner.__dict__.setdefault(_DIED, now)
     return now - died > DEATH_NOTICE
+
+
+def _was_stopped(runner: Any) -> bool:
+    """Whether a run ends because it was asked to stop, as by the Stop button or by the end of its connection."""
+    request = runner._requests._state
+    return request is type(request).STOP
 
 
 def _raise_if_stopped() -> None:
@@ -285,8 +298,6 @@ def _announce_stops(session: Session, runner: Any) -> None:
         request = getattr(runner, name)
 
         def announce(*args: Any, **kwargs: Any) -> Any:
-            if name == "request_stop":
-                request.__self__.__dict__[_STOPPED] = True
             result = request(*args, **kwargs)
             session = session_ref()
             if session is not None:
@@ -382,6 +393,7 @@ class Bridge:
         self._scheduler = scheduler
         self._metrics: Metrics | None = None
         self._hooking = threading.RLock()
+        self._hooked: dict[str, LiveSession] = {}  # by the id of the session
         on_leftovers(_warn_elsewhere)
         if _parallel is not None:
             _watch_workers(self._end_part)
@@ -404,14 +416,18 @@ class Bridge:
             live = context.__dict__[_ATTRIBUTE] = self._session_of(context)
         if _ATTRIBUTE not in runner.__dict__:
             self._follow(live, runner)
-        if not isinstance(live, LiveSession) or live.runner is not runner:
+        if not isinstance(live, LiveSession) or not live.is_run_by(runner):
             return live, None, RUN_REPLACED
         if not context._has_script_started:
             # A callback. What it reads is not shown by itself, and the script may be given up before it has begun.
             return live, None, RUN_STARTING
+        # The contexts of fragments are inherited by the threads of a pool, and by no thread of the app's own.
+        is_of_run = threading.current_thread() is runner._script_thread or (
+            _thread_state is not None and fragment is not None
+        )
         if fragment is None and context.fragment_ids_this_run:
             fragment = context.fragment_ids_this_run[0]  # a thread of the app's own
-        return live, live.scope(fragment), RUN_CURRENT
+        return live, live.scope(fragment), RUN_CURRENT if is_of_run else RUN_BESIDE
 
     def _session_of(self, context: Any) -> Session:
         with self._hooking:  # parallel fragments may be first at the same time
@@ -477,6 +493,7 @@ class Bridge:
         link = AppSessionLink(session, manager)
         live = LiveSession(self._store, link)
         link.on_gone = lambda: self._scheduler.retire(live)
+        self._hooked[session.id] = live
         session_ref = weakref.ref(session)
 
         def observe(sender: Any, event: ScriptRunnerEvent, **_details: Any) -> None:
@@ -495,7 +512,8 @@ class Bridge:
             runner.on_event.connect(observe, weak=False)
         session.__dict__["_on_scriptrunner_event"] = on_scriptrunner_event
         session.__dict__[_ATTRIBUTE] = live
-        self._watch_returns(manager)
+        _listen_to_requests(session, lambda _: live.user_asked())
+        self._watch_connections(manager)
         return live
 
     def _observe(
@@ -507,13 +525,13 @@ class Bridge:
     ) -> None:
         """Follow the runs of a session. On the runner's thread, mostly."""
         if event is ScriptRunnerEvent.ENQUEUE_FORWARD_MSG:
-            if sender is live.runner:
+            if live.is_run_by(sender):
                 live.message_sent()
         elif event is ScriptRunnerEvent.SCRIPT_STARTED:
             # A message that cannot be read counts as a run of no runner.
             if session is not None and sender is not None and sender is session._scriptrunner:
                 live.run_started(sender)
-        elif sender is not live.runner:
+        elif not live.is_run_by(sender):
             pass
         elif event is ScriptRunnerEvent.SHUTDOWN:
             if session is not None:  # SystemExit and KeyboardInterrupt end a run without another event
@@ -527,28 +545,46 @@ class Bridge:
     def _finish_run(live: LiveSession, session: AppSession, runner: Any, event: ScriptRunnerEvent) -> None:
         """What has run to its end takes the place of what was on the screen; all else stays there."""
         contains = session._fragment_storage.contains
-        if event in _BREAKS or runner.__dict__.get(_STOPPED):
+        if event in _BREAKS or _was_stopped(runner):
             live.run_finished((), contains)
         else:
             complete, is_whole = _executed()
             # Browsers remove what such a run of the whole script has not shown again.
             live.run_finished(complete, complete.__contains__ if is_whole else contains)
 
-    def _watch_returns(self, manager: Any) -> None:
-        """Refresh a session that comes back after its connection was lost."""
+    def _watch_connections(self, manager: Any) -> None:
+        """Refresh sessions that come back after their connection was lost, and forget those that cannot come back."""
         if _ATTRIBUTE in manager.__dict__:
             return
-        connect_session = manager.connect_session
+        connect, disconnect, close = manager.connect_session, manager.disconnect_session, manager.close_session
 
         def connect_and_refresh(*args: Any, **kwargs: Any) -> str:
-            session_id: str = connect_session(*args, **kwargs)
+            session_id: str = connect(*args, **kwargs)
             live = manager.get_active_session_info(session_id).session.__dict__.get(_ATTRIBUTE)
             if live is not None:
                 self._scheduler.returned(live)
             return session_id
 
+        def disconnect_and_forget(*args: Any, **kwargs: Any) -> None:
+            disconnect(*args, **kwargs)
+            self._forget_departed(manager)
+
+        def close_and_forget(*args: Any, **kwargs: Any) -> None:
+            close(*args, **kwargs)
+            self._forget_departed(manager)
+
         manager.connect_session = connect_and_refresh
+        manager.disconnect_session = disconnect_and_forget
+        manager.close_session = close_and_forget
         manager.__dict__[_ATTRIBUTE] = True
+
+    def _forget_departed(self, manager: Any) -> None:
+        """A session that Streamlit does not know any more may stay in memory until the garbage collector runs."""
+        with contextlib.suppress(KeyError):  # one that expires while Streamlit lists them: the next event finds it
+            known = {info.session.id for info in manager.list_sessions()}
+            for session_id in list(self._hooked):
+                if session_id not in known:
+                    self._scheduler.retire(self._hooked.pop(session_id))
 
 
 class StreamlitWidgets:
@@ -745,13 +781,25 @@ def widgets_of_run() -> StreamlitWidgets | None:
 
 def _watch_timers(session: AppSession, widgets: StreamlitWidgets) -> None:
     """Tell what a browser sends by the timer of a fragment from what it sends because of its user."""
+
+    def listen(client_state: Any) -> None:
+        if getattr(client_state, "is_auto_rerun", False):  # Streamlit 1.37 does not say so
+            widgets.timed = client_state.widget_states
+
+    _listen_to_requests(session, listen)
+
+
+def _listen_to_requests(session: AppSession, listen: Callable[[Any], None]) -> None:
+    """Have a function called before every rerun of the session that is not one of ours, with the client's state."""
     session_ref = weakref.ref(session)
+    request: Callable[[Any], None] | None = session.__dict__.get("request_rerun")
 
     def request_rerun(client_state: Any) -> None:
+        listen(client_state)
         session = session_ref()
-        if session is not None:
-            if getattr(client_state, "is_auto_rerun", False):  # Streamlit 1.37 does not say so
-                widgets.timed = client_state.widget_states
+        if request is not None:
+            request(client_state)
+        elif session is not None:
             AppSession.request_rerun(session, client_state)
 
     session.__dict__["request_rerun"] = request_rerun

@@ -1,8 +1,13 @@
-"""Whatever became of a session's last run, what is on its screen goes on to be updated."""
+"""Whatever became of a session's last run, what is on its screen goes on to be updated, and reruns come to an end."""
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import re
+import textwrap
+from contextlib import AsyncExitStack
+from urllib.parse import urlencode
 
 import pytest
 import streamlit
@@ -113,3 +118,157 @@ def test_what_is_on_the_screen_is_updated(serve: Serve, place: str, way: str) ->
             await other.until(lambda tab, number=number: is_current(tab, number))
 
     with_tabs(serve(APP), 2, steps)
+
+
+def test_a_run_that_is_stopped_before_it_reads(serve: Serve) -> None:
+    """It has executed nothing, so what is on the screen is still to be updated."""
+    server = serve(
+        """
+        @st.cache_resource
+        def gate():
+            opened = threading.Event()
+            opened.set()
+            return opened
+
+        if st.query_params.get("writes"):
+            if st.button("close the gate, and write"):
+                gate().clear()
+                server_state["n"] = 1
+            if st.button("open the gate"):
+                gate().set()
+            st.stop()
+        while not gate().wait(0.01):
+            st.empty()
+        st.text(f"n {server_state.get('n', 0)}")
+        """
+    )
+
+    async def steps() -> None:
+        async with Tab(server.websocket_url) as tab, Tab(server.websocket_url, query="writes=1") as writer:
+            await tab.until(lambda tab: tab.settled)
+            await writer.until(lambda tab: tab.settled)
+            await writer.click("close the gate, and write")
+            await tab.until(lambda tab: tab.started == 2)
+            await stop(tab)
+            await tab.until(lambda tab: tab.finished == 2)
+            await writer.click("open the gate")
+            await tab.shows("n 1")
+
+    asyncio.run(steps())
+
+
+# Each run shows what another session, or another fragment, changes in each of its runs.
+CIRCLES = {
+    "three sessions": """
+        st.text(f"shows {server_state.get(f'k{(me + 1) % 3}')}")
+        server_state[f"k{me}"] = server_state.get(f"k{me}", 0) + 1
+    """,
+    "sessions with one key": """
+        st.text(f"shows {server_state.get('k')}")
+        server_state["k"] = server_state.get("k", 0) + 1
+    """,
+    "fragments of a session": """
+        @st.fragment
+        def part(mine, other):
+            st.text(f"shows {server_state.get(other)}")
+            server_state[mine] = server_state.get(mine, 0) + 1
+        part(f"k{me}", f"l{me}")
+        part(f"l{me}", f"k{me}")
+    """,
+    "fragments of sessions": """
+        @st.fragment
+        def part():
+            st.text(f"shows {server_state.get(f'k{(me + 1) % 3}')}")
+            server_state[f"k{me}"] = server_state.get(f"k{me}", 0) + 1
+        part()
+    """,
+    "sessions that run twice": """
+        st.text(f"shows {server_state.get(f'k{(me + 1) % 3}')}")
+        server_state[f"k{me}"] = server_state.get(f"k{me}", 0) + 1
+        st.session_state.twice = not st.session_state.get("twice", False)
+        if st.session_state.twice:
+            st.rerun()
+    """,
+    "transactions": """
+        st.text(f"shows {server_state.get(f'k{(me + 1) % 3}')}")
+        with transaction(f"k{me}"):
+            server_state[f"k{me}"] = server_state.get(f"k{me}", 0) + 1
+    """,
+}
+
+
+@pytest.mark.parametrize("circle", CIRCLES.values(), ids=CIRCLES)
+def test_circles_of_reruns_end(serve: Serve, circle: str) -> None:
+    """However many sessions and fragments are in them; and what comes from outside still reaches all of them."""
+    observer = """
+        st.text(f"note {server_state.get('note', 0)}")
+        if st.button("note"):
+            server_state["note"] = server_state.get("note", 0) + 1
+        me = int(st.query_params.get("me", -1))
+        if me < 0:
+            st.stop()
+    """
+    server = serve(textwrap.dedent(observer) + textwrap.dedent(circle))
+
+    async def steps() -> None:
+        async with AsyncExitStack() as stack:
+            observer = await stack.enter_async_context(Tab(server.websocket_url))
+            await observer.until(lambda tab: tab.settled)
+            tabs = [await stack.enter_async_context(Tab(server.websocket_url, query=f"me={i}")) for i in range(3)]
+            for number in range(4):
+                # A user's click, or a session that comes, feeds the circle: three runs for each of the parts.
+                await observer.click("note")
+                for tab in (observer, *tabs):
+                    await tab.until(lambda tab, text=f"note {number + 1}": text in tab.texts)
+            while "would never end" not in server.output:
+                await asyncio.sleep(0.01)
+            for number in (5, 6):  # so that all that was asked for before is over
+                await observer.click("note")
+                for tab in (observer, *tabs):
+                    await tab.until(lambda tab, text=f"note {number}": text in tab.texts)
+            # Each of nine feeds allows three runs to six parts, and each run may be two.
+            assert sum(tab.started for tab in tabs) <= 9 * 3 * 6 * 2
+
+    asyncio.run(steps())
+    warning = next(line for line in server.output.splitlines() if "would never end" in line)
+    assert re.search(r"server_state\['[kl]\d?'\] is changed at .*main\.py:\d+", warning)
+
+
+@pytest.mark.parametrize("where", ["a thread", "a rerun"])
+def test_what_is_no_circle_goes_on(serve: Serve, where: str) -> None:
+    """A rerun, or a thread that it has started, changes a key many times; another session shows it."""
+    server = serve(
+        """
+        from streamlit.runtime.scriptrunner import add_script_run_ctx
+
+        def tick():
+            for number in range(1, 11):
+                server_state["tick"] = number
+                wait_for("seen", lambda seen, number=number: seen == number)
+
+        if where := st.query_params.get("ticks"):
+            if server_state.get("go") and where == "a thread":
+                thread = threading.Thread(target=tick)
+                add_script_run_ctx(thread)
+                thread.start()
+            elif server_state.get("go"):
+                tick()
+            st.text("ticks")
+        else:
+            st.text(f"tick {server_state.get('tick', 0)}")
+            server_state["seen"] = server_state.get("tick", 0)
+            if st.button("go"):
+                server_state["go"] = True
+        """
+    )
+
+    async def steps() -> None:
+        query = urlencode({"ticks": where})
+        async with Tab(server.websocket_url, query=query) as ticks, Tab(server.websocket_url) as tab:
+            await ticks.until(lambda tab: tab.settled)
+            await tab.until(lambda tab: tab.settled)
+            await tab.click("go")
+            await tab.shows("tick 10")
+
+    asyncio.run(steps())
+    assert "would never end" not in server.output

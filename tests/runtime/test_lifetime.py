@@ -68,6 +68,109 @@ def test_two_thousand_sessions_leave_nothing(serve: Serve) -> None:
     asyncio.run(steps())
 
 
+# What may keep a session alive: pages, fragments, a dialog, locks, transactions, callbacks, shared widgets, threads.
+VISITED = """
+        import gc
+        from fastserverstate._core import Scope
+        from fastserverstate.rerun.session import LiveSession
+        from streamlit.runtime.app_session import AppSession
+        from streamlit.runtime.scriptrunner import ScriptRunContext, ScriptRunner
+        from streamlit.runtime.scriptrunner import add_script_run_ctx, get_script_run_ctx
+
+        if st.query_params.get("role") == "judge":
+            if st.button("count"):
+                gc.unfreeze()
+                gc.collect()
+                kinds = (AppSession, LiveSession, Scope, ScriptRunContext, ScriptRunner)
+                found = [type(known) for known in gc.get_objects()]
+                st.text(f"counts {({kind.__name__: found.count(kind) for kind in kinds})}")
+            st.stop()
+
+        @st.cache_resource
+        def pool():
+            from concurrent.futures import ThreadPoolExecutor
+            return ThreadPoolExecutor(4)
+
+        def read_beside(context):
+            add_script_run_ctx(ctx=context)
+            try:
+                return server_state.get("beside")
+            finally:
+                del threading.current_thread().streamlit_script_run_ctx
+
+        def written():
+            pass
+
+        def home():
+            with server_state_lock["locked"], transaction("a", "b"):
+                server_state["a"] = server_state.get("a", 0) + 1
+            on_change("a", written)
+            st.slider("shared", **shared("slider"))
+            st.text(f"absent {server_state.get(f'own {time.monotonic()}')}")
+
+            @st.fragment
+            def part():
+                st.text(f"part {server_state.get('part')}")
+
+            @st.dialog("open")
+            def dialog():
+                st.text(f"dialog {server_state.get('dialog')}")
+
+            part()
+            if st.query_params.get("role") == "dialog":
+                dialog()
+
+        def other():
+            st.text(f"other {server_state.get('other')}")
+
+        pool().submit(read_beside, get_script_run_ctx()).result()
+        page = st.navigation([st.Page(home, default=True), st.Page(other, url_path="other")])
+        page.run()
+        if st.button("go"):
+            st.switch_page("other")
+        st.text("visited")
+"""
+
+
+async def visit_and_return(server: AppServer, visits: int) -> None:
+    """Of the sessions some open a dialog, some come back after they have lost their connection."""
+    places = asyncio.Semaphore(8)
+
+    async def one(number: int) -> None:
+        async with places:
+            async with Tab(server.websocket_url, query="role=dialog" if number % 3 == 0 else "") as tab:
+                await tab.until(lambda tab: tab.settled and "visited" in tab.texts, 60)
+                session = tab.session_id
+            if number % 3 == 1:
+                async with Tab(server.websocket_url, resume=session) as tab:
+                    await tab.rerun()
+                    await tab.until(lambda tab: tab.settled and "visited" in tab.texts, 60)
+                    assert tab.session_id == session
+
+    await asyncio.gather(*(one(number) for number in range(visits)))
+
+
+def test_sessions_that_have_left_are_freed(serve: Serve) -> None:
+    """With the file watcher, which knows every session: Streamlit keeps those that may come back, and no others."""
+    server = serve(VISITED, options={"server.fileWatcherType": "auto", "runner.postScriptGC": "false"})
+
+    async def steps() -> None:
+        async with Tab(server.websocket_url, query="role=judge") as judge:
+            await judge.until(lambda tab: tab.settled)
+            await visit_and_return(server, 300)
+            await judge.click("count")
+            await judge.until(lambda tab: any(text.startswith("counts") for text in tab.texts), 60)
+            counts = eval(next(text for text in judge.texts if text.startswith("counts")).removeprefix("counts "))
+        here = STORED + 1  # the judge's too
+        assert counts["AppSession"] <= here, counts
+        assert counts["LiveSession"] <= here, counts
+        assert counts["Scope"] <= 3 * here, counts
+        assert counts["ScriptRunner"] <= 3, counts  # of the judge, and what a thread has just left
+        assert counts["ScriptRunContext"] <= 3, counts
+
+    asyncio.run(steps())
+
+
 def test_idle_sessions_cost_no_processor_time(serve: Serve) -> None:
     """Nothing is polled: with 60 open sessions that depend on shared state the server does next to nothing."""
     seconds = 4.0

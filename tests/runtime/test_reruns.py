@@ -282,7 +282,7 @@ def test_a_write_in_every_run_settles_with_one_warning(serve: Serve) -> None:
             await tab.click("again")
 
     with_tabs(server, 1, steps)
-    assert server.output.count("shows server_state['every_run'] and then changes it") == 1
+    assert server.output.count("server_state['every_run'] is changed at ") == 1
 
 
 def test_increment_without_showing_never_reruns(serve: Serve) -> None:

@@ -34,6 +34,10 @@ DEADLINE = 60  # a sanitizer's interpreter is some twenty times as slow
 ATTRIBUTE = "_scope_of_stress"
 
 
+class Context(SimpleNamespace):
+    """The script context of a thread. Weak references to it can be made."""
+
+
 def resolve(context: Any, part: str | None) -> tuple[_core.Session, _core.Scope | None, int]:
     """What a context of these tests is part of."""
     return context.session, context.session.scope(part), _core.RUN_CURRENT
@@ -45,7 +49,7 @@ def locate_in_stress() -> None:
 
 
 def enter(session: _core.Session, part: str | None = None) -> None:
-    setattr(threading.current_thread(), ATTRIBUTE, SimpleNamespace(session=session, part=part))
+    setattr(threading.current_thread(), ATTRIBUTE, Context(session=session, part=part))
 
 
 def leave() -> None:

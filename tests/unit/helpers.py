@@ -17,6 +17,10 @@ ATTRIBUTE = "_scope_of_test"
 DEADLINE = 20
 
 
+class Context(SimpleNamespace):
+    """The script context of a thread. Weak references to it can be made."""
+
+
 def resolve(context: Any, part: str | None) -> tuple[_core.Session, _core.Scope | None, int]:
     """What a context of these tests is part of."""
     return context.session, context.session.scope(part), _core.RUN_CURRENT
@@ -33,7 +37,7 @@ def locate_in_streamlit() -> None:
 
 def enter(session: _core.Session, part: str | None = None, *, context: Any = None) -> None:
     """Run in a part of a session from here on: in a script context of its own unless one is given."""
-    setattr(threading.current_thread(), ATTRIBUTE, context or SimpleNamespace(session=session, part=part))
+    setattr(threading.current_thread(), ATTRIBUTE, context or Context(session=session, part=part))
 
 
 def leave() -> None:

@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastserverstate._core import CAUSE_DEPTHS
+
 ABSENT: Any = type("Absent", (), {"__repr__": lambda _self: "ABSENT"})()
 MEMBERS = None  # in the place of a key: the set of keys
 STALE, NEVER, ALWAYS = range(3)
@@ -21,11 +23,16 @@ def same(old: object, new: object) -> bool:
     return type(old) is type(new) and isinstance(old, plain) and repr(old) == repr(new)
 
 
+def cause_of_origin(origin: int) -> int:
+    return (origin + 1) * CAUSE_DEPTHS - 1
+
+
 @dataclass(eq=False)
 class ModelExecution:
     values: dict[str | None, int] = field(default_factory=dict)
     presence: dict[str | None, int] = field(default_factory=dict)
     pending: bool = False
+    echoed: bool = False  # pending for what a rerun has changed
     subscribed: bool = False
 
 
@@ -38,11 +45,19 @@ class ModelScope:
     earlier: list[ModelExecution] = field(default_factory=list)
     stale: bool = False
     stale_before: bool = False
+    echoed: bool = False
+    cause: int = 0
+    cause_before: int = 0
     overwritten: str | None = None
 
+    @property
+    def is_stale(self) -> bool:
+        return self.stale or self.stale_before or self.echoed
+
     def begin(self) -> None:
-        self.stale_before = self.stale_before or self.stale or self.overwritten is not None
-        self.stale, self.overwritten = False, None
+        self.stale_before = self.is_stale or self.overwritten is not None
+        self.stale, self.echoed, self.overwritten = False, False, None
+        self.cause, self.cause_before = 0, max(self.cause, self.cause_before)
         if self.last.subscribed:
             self.earlier.append(self.last)
             self.last = ModelExecution()
@@ -52,7 +67,13 @@ class ModelScope:
         if self.run != self.session.run:
             self.begin()
         self.earlier.clear()
-        self.stale_before = False
+        self.stale_before, self.cause_before = False, 0
+
+    def add_cause(self, execution: ModelExecution, cause: int) -> None:
+        if execution is self.last:
+            self.cause = max(self.cause, cause)
+        else:
+            self.cause_before = max(self.cause_before, cause)
 
 
 @dataclass(eq=False)
@@ -63,6 +84,8 @@ class ModelSession:
     sent: int = 0
     running: bool = False
     closed: bool = False
+    is_rerun: bool = False
+    cause: int = 0
 
     def scope(self, part: str | None) -> ModelScope | None:
         if self.closed:
@@ -75,9 +98,11 @@ class ModelSession:
             scope.begin()
         return scope
 
-    def start_run(self) -> None:
+    def start_run(self, cause: int | None) -> None:
         self.run += 1
         self.running = True
+        self.is_rerun = cause is not None
+        self.cause = cause_of_origin(self.store.collections) if cause is None else cause
 
     def finish_run(self, complete: Collection[str | None], existing: Collection[str]) -> None:
         self.running = False
@@ -97,6 +122,11 @@ class ModelSession:
         for part in list(self.scopes):
             self.drop(part)
 
+    def mark_stale(self, part: str | None) -> None:
+        if part in self.scopes:
+            self.scopes[part].echoed = True
+            self.scopes[part].add_cause(self.scopes[part].last, self.cause)
+
     def take_overwritten(self) -> dict[str | None, str]:
         found = {part: scope.overwritten for part, scope in self.scopes.items() if scope.overwritten is not None}
         for part in found:
@@ -110,10 +140,12 @@ class ModelStore:
         self.versions: dict[str, int] = {}
         self.clock = 0
         self.scopes: list[ModelScope] = []
+        self.touched: set[str] = set()  # and not assigned since: what they hold may be another than it was
         self.owed: set[str] = set()  # appeared or vanished unseen by those who watch for it
         self.policy = STALE
         self.told = False
         self.wakes = 0
+        self.collections = 0
 
     # Reading
 
@@ -139,7 +171,8 @@ class ModelStore:
     # Changing
 
     def write(self, scope: ModelScope | None, key: str, value: Any, muted: bool) -> None:
-        if key in self.values and same(self.values[key], value):
+        is_unknown = key in self.touched and isinstance(value, tuple)
+        if key in self.values and same(self.values[key], value) and not is_unknown:
             self.values[key] = value
         else:
             self.commit(scope, key, value, muted)
@@ -161,9 +194,11 @@ class ModelStore:
 
     def touch(self, scope: ModelScope | None, key: str, muted: bool) -> None:
         self.commit(scope, key, self.values[key], muted)
+        self.touched.add(key)
 
     def commit(self, scope: ModelScope | None, key: str, value: Any, muted: bool) -> None:
         self.clock += 1
+        self.touched.discard(key)
         if (key in self.values) != (value is not ABSENT):
             self.owed.add(key)
         if value is ABSENT:
@@ -188,7 +223,7 @@ class ModelStore:
         for dependency in depends:
             self.tell(*dependency, writer)
         self.owed.discard(key)
-        if not self.told and any(execution.pending for execution in self.executions()):
+        if not self.told and any(execution.pending or execution.echoed for execution in self.executions()):
             self.told = True
             self.wakes += 1
 
@@ -202,6 +237,10 @@ class ModelStore:
     ) -> None:
         read = execution.presence if presence else execution.values
         if scope.session is not writer or execution is not scope.last:
+            if writer is not None and writer.is_rerun:
+                execution.echoed = True
+                scope.add_cause(execution, writer.cause)
+                return
             del read[key]
             execution.pending = True
             return
@@ -210,20 +249,29 @@ class ModelStore:
             scope.overwritten = "(the set of keys)" if key is MEMBERS else key
         if scope.earlier:
             scope.stale_before = True
+            scope.cause_before = max(scope.cause_before, writer.cause)
 
     def executions(self) -> Iterator[ModelExecution]:
         return (execution for scope in self.scopes for execution in (scope.last, *scope.earlier))
 
     def collect(self) -> list[ModelScope]:
         self.told = False
+        self.collections += 1
         found = []
         for scope in self.scopes:
-            if any(execution.pending for execution in (scope.last, *scope.earlier)):
+            executions = (scope.last, *scope.earlier)
+            if any(execution.pending or execution.echoed for execution in executions):
                 found.append(scope)
+            for execution in executions:
+                if execution.pending:
+                    scope.add_cause(execution, cause_of_origin(self.collections))
             scope.stale = scope.stale or scope.last.pending
-            scope.stale_before = scope.stale_before or any(execution.pending for execution in scope.earlier)
-            for execution in (scope.last, *scope.earlier):
-                execution.pending = False
+            scope.echoed = scope.echoed or (scope.last.echoed and not scope.last.pending)
+            scope.stale_before = scope.stale_before or any(
+                execution.pending or execution.echoed for execution in scope.earlier
+            )
+            for execution in executions:
+                execution.pending = execution.echoed = False
         return found
 
     # What must be there

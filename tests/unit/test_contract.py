@@ -283,7 +283,11 @@ def test_no_phantom_keys(store, state, miss, reader):
         enter(session)
         state.get("first")
         if reader == "stale session":
-            session.mark_stale(None)
+            leave()
+            state["first"] = 1
+            del state["first"]
+            store.collect_stale()
+            enter(session)
         if reader == "closed session":
             session.close()
     cells = store.statistics()["cells"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,7 +14,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from unit.helpers import enter, leave, locate_in_streamlit, locate_in_tests
+from unit.helpers import Context, enter, leave, locate_in_streamlit, locate_in_tests
 from unit.model import ABSENT, ModelSession, ModelStore
 
 from fastserverstate import _core, no_rerun
@@ -45,7 +44,7 @@ class Actor:
 
     def renew(self) -> None:
         """A new script context, where the old one may have led to a scope that was dropped."""
-        self.context = SimpleNamespace(session=self.real, part=None)
+        self.context = Context(session=self.real, part=None)
 
 
 class Histories(RuleBasedStateMachine):
@@ -74,9 +73,9 @@ class Histories(RuleBasedStateMachine):
             actor.real.scope(None)
             actor.model.scope(None)
 
-    def start_run_of(self, actor):
-        actor.real.start_run()
-        actor.model.start_run()
+    def start_run_of(self, actor, cause=None):
+        actor.real.start_run(cause)
+        actor.model.start_run(cause)
 
     def become(self, number, part):
         """Have this thread run in a part of a session; the model's scope of it."""
@@ -170,9 +169,9 @@ class Histories(RuleBasedStateMachine):
 
     # Runs
 
-    @rule(number=st.integers(0, 3))
-    def start_run(self, number):
-        self.start_run_of(self.actors[number])
+    @rule(number=st.integers(0, 3), cause=st.none() | st.integers(0, 9 * _core.CAUSE_DEPTHS))
+    def start_run(self, number, cause=None):
+        self.start_run_of(self.actors[number], cause)
 
     @rule(number=st.integers(0, 3), complete=COMPLETE, existing=st.sampled_from([{"f", "g"}, {"f", "g"}, {"f"}, set()]))
     def finish_run(self, number, complete, existing):
@@ -199,8 +198,7 @@ class Histories(RuleBasedStateMachine):
     def mark_stale(self, number, part):
         actor = self.actors[number]
         actor.real.mark_stale(part)
-        if part in actor.model.scopes:
-            actor.model.scopes[part].stale = True
+        actor.model.mark_stale(part)
 
     @rule(number=st.integers(0, 3), part=PARTS)
     def drop_scope(self, number, part):
@@ -252,8 +250,15 @@ class Histories(RuleBasedStateMachine):
                 assert version > newest if changed > newest_changed else version == newest
                 self.newest[key] = version, changed
         for actor in self.actors:
-            expected = [part for part, scope in actor.model.scopes.items() if scope.stale or scope.stale_before]
-            assert actor.real.stale_parts() == expected
+            expected = {
+                part: max(scope.cause, scope.cause_before) or actor.model.cause
+                for part, scope in actor.model.scopes.items()
+                if scope.is_stale
+            }
+            assert {part: actor.real.cause_of(part) for part in actor.real.stale_parts() if part} == {
+                part: cause for part, cause in expected.items() if part
+            }
+            assert actor.real.stale_parts() == list(expected)
         statistics = self.store.statistics()
         assert {name: statistics[name] for name in self.model.statistics()} == self.model.statistics()
         assert self.wakes == self.model.wakes

@@ -37,19 +37,24 @@ class Link:
         self.state = Readiness.RUNNING
 
 
+class Runner:
+    """What runs a session's script."""
+
+
 class Server:
     """An event loop that runs when the test says so, and its sessions."""
 
     def __init__(self, store, state, settings: Settings) -> None:
         self.store, self.state = store, state
         self.loop = asyncio.new_event_loop()
+        self.runner = Runner()
         self.scheduler = Scheduler(store, settings, SettingAside(lambda: False))
 
     def session(self, *reads: str, part: str | None = None) -> LiveSession:
         """A session whose last run has read these keys."""
         live = LiveSession(self.store, Link(self.loop))
         self.scheduler.adopt(live)
-        live.run_started(object())
+        live.run_started(self.runner)
         enter(live, part)
         for key in reads:
             self.state.get(key)
@@ -63,7 +68,7 @@ class Server:
         self.loop.run_until_complete(asyncio.sleep(0))
 
     def end_run(self, live: LiveSession) -> None:
-        live.run_started(live.runner)
+        live.run_started(self.runner)
         live.finish_run()
         live.runner_ended = True
         live.link.state = Readiness.READY

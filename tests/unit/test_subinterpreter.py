@@ -18,7 +18,6 @@ pytestmark = pytest.mark.skipif(
 
 PRELUDE = """
 import faulthandler, sys, threading
-from types import SimpleNamespace
 faulthandler.dump_traceback_later(60, exit=True)
 
 try:
@@ -54,6 +53,9 @@ for name in ["fastserverstate", "fastserverstate._core", "fastserverstate.state"
 print("refused", flush=True)
 '''
 
+class Context:
+    part = None
+
 def use(value):
     from fastserverstate import _core, _shared, server_state, server_state_lock
     with server_state_lock["k"]:
@@ -61,7 +63,7 @@ def use(value):
     assert server_state.k == value and list(server_state) == ["k"]
     session = _core.Session(_shared.store)
     _core.locate_scopes("scope", None, "part", lambda context, part: (session, session.scope(part), _core.RUN_CURRENT))
-    threading.current_thread().scope = SimpleNamespace(part=None)
+    threading.current_thread().scope = context = Context()
     session.start_run()
     server_state["k"]
     threading.current_thread().scope = None

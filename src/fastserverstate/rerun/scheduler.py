@@ -174,7 +174,7 @@ class Pump:
 
     def run_ended(self, live: LiveSession) -> None:
         if live.runner_ended:
-            live.settle(self._warned)
+            live.settle()
         self.release(live)
         if live.stale_parts():
             self.offer(live)
@@ -228,7 +228,7 @@ class Pump:
         self.offer(live)
 
     def _rerun(self, live: LiveSession) -> None:
-        stale, fragment = live.stale_fragment_or_body()
+        stale, fragment = live.stale_fragment_or_body(self._warned)
         if not stale:
             return
         self._on_admission(self)
