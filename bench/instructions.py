@@ -70,6 +70,8 @@ def enter_script_run() -> LiveSession:
     """Give this thread a script context of a session that is in a run."""
 
     class Runner:
+        _script_thread = threading.current_thread()
+
         def enqueue(self, message: object) -> None: ...
 
     runner = Runner()
