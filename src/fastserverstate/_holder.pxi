@@ -11,7 +11,8 @@ cdef class Holder:
     cdef uint64_t serial
     cdef unsigned long thread     # its ident, for messages
     cdef bint beside              # the thread is one of the app's own that takes part in a session's run
-    cdef Session session          # whose run it is part of, as of its last write that went through a backend
+    cdef Session session          # whose run it is part of, as of its last write that went through a backend,
+    cdef const void *context      # and the context of that write
     cdef Mutex mutex              # guards what follows; taken after a shard's
     cdef Cell *cells              # whose locks it has
     cdef Py_ssize_t locks         # how many
@@ -38,6 +39,7 @@ cdef PyObject *_make_holder() except NULL:
     global fss_holder
     cdef _ThreadCache cache = this_thread()
     cdef Holder made = Holder()
+    suppression.set(suppression.get())  # gives the thread the context that it will be known by
     made.beside = cache.standing == BESIDE
     if fss_holder == NULL:  # else a finalizer has made one meanwhile
         cache.holder = made

@@ -164,6 +164,12 @@ cdef extern from *:
     #endif
     }
 
+    /* The calling thread's contextvars.Context, which is a task's own: where two differ, so do their tasks. */
+    static inline void *fss_context(void)
+    {
+        return PyThreadState_Get()->context;
+    }
+
     /* Files of which fss_here names the caller. */
     static PyObject *fss_looked_past[4];
 
@@ -246,6 +252,7 @@ cdef extern from *:
     PyObject *here "fss_here"(int *instruction) noexcept
     int line_of "fss_line"(PyObject *code, int instruction) noexcept
     PyObject *weakref_get "fss_weakref_get"(PyObject *) noexcept
+    const void *context_here "fss_context"() noexcept
     bint is_finalizing "fss_is_finalizing"() noexcept
     PyObject *fss_thread_cache
     PyObject *fss_holder

@@ -12,7 +12,8 @@ ctypedef struct Reads:
     uint32_t mask
     uint32_t count
     uint64_t sent             # the session's number of messages,
-    uint64_t holder           # and the reader's serial
+    uint64_t holder           # the reader's serial,
+    const void *context       # and its context, which is another one in every task of asyncio
 
 cdef enum:
     FEWEST_READS = 8
@@ -26,14 +27,15 @@ cdef inline uint32_t reads_find(const Reads *self, const void *what) noexcept:
     return at
 
 
-cdef bint reads_add(Reads *self, const void *what, uint64_t sent, uint64_t holder) noexcept:
+cdef bint reads_add(Reads *self, const void *what, uint64_t sent, uint64_t holder, const void *context) noexcept:
     """Note a first read; False when there is no memory."""
     cdef Reads wider
     cdef uint32_t at
-    if self.sent != sent or self.holder != holder:
+    if self.sent != sent or self.holder != holder or self.context != context:
         reads_clear(self)
         self.sent = sent
         self.holder = holder
+        self.context = context
     if self.entries == NULL or self.count > self.mask // 8 * 7:
         wider.mask = FEWEST_READS - 1 if self.entries == NULL else 2 * self.mask + 1
         wider.entries = <const void **>PyMem_RawCalloc(wider.mask + 1, sizeof(void *))
@@ -52,8 +54,10 @@ cdef bint reads_add(Reads *self, const void *what, uint64_t sent, uint64_t holde
     return True
 
 
-cdef inline bint reads_has(const Reads *self, const void *what, uint64_t sent, uint64_t holder) noexcept:
-    if self.count == 0 or self.sent != sent or self.holder != holder:
+cdef inline bint reads_has(
+    const Reads *self, const void *what, uint64_t sent, uint64_t holder, const void *context
+) noexcept:
+    if self.count == 0 or self.sent != sent or self.holder != holder or self.context != context:
         return False
     return self.entries[reads_find(self, what)] != NULL
 

@@ -189,7 +189,7 @@ cdef bint subscribe(Slots *slots, Subscribers *subscribers, Scope scope, Holder 
         for i in range(scope.earlier_count):
             subscribers_discard(subscribers, scope.earlier[i])  # the new one tells of every change as well
         done = (
-            reads_add(&scope.reads, subscribers, scope.session.sent, reader.serial)
+            reads_add(&scope.reads, subscribers, scope.session.sent, reader.serial, context_here())
             and subscribers_add(subscribers, scope.slot, slots.alive)
         )
         scope.subscribed = True
@@ -266,13 +266,18 @@ cdef inline void note_own_change(Slots *slots, Scope scope, const Subscribers *s
 cdef inline bint is_overwritten(Slots *slots, Scope scope, const Subscribers *subscribers) noexcept:
     """Whether a change by the scope's own session is a reason to rerun the scope.
 
-    It is none where the holder that makes it has read the value itself, and nothing that was sent since can show that.
+    It is none where the holder and task that make it have read the value, and nothing that was sent since can show that.
     """
+    cdef Holder holder
+    cdef const void *context
     if slots.rerun_writer == WRITER_NEVER:
         return False
     if slots.rerun_writer == WRITER_ALWAYS or scope.run != scope.session.run or fss_holder == NULL:
         return True
-    return not reads_has(&scope.reads, subscribers, scope.session.sent, (<Holder>fss_holder).serial)
+    holder = <Holder>fss_holder
+    # A change that comes back from a backend is made on another thread, in the name of the one that has asked for it.
+    context = context_here() if holder.thread == PyThread_get_thread_ident() else holder.context
+    return not reads_has(&scope.reads, subscribers, scope.session.sent, holder.serial, context)
 
 
 # Chains of reruns. What a user's run, a thread or a timer changes is an *origin*: the number of the collection that finds

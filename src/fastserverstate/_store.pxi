@@ -137,6 +137,7 @@ cdef class Store:
             return None
         holder = <Holder>current_holder()
         holder.session = session
+        holder.context = context_here()
         return holder
 
     def raise_if_stopped(self):

@@ -560,6 +560,41 @@ def test_what_the_writer_reads_after_a_callback_is(store, state, on_change, sess
 # ------------------------------------------------------------------------------ threads of one session, and its writes
 
 
+@pytest.mark.parametrize("same_task", [True, False])
+def test_write_of_another_task_is_none_of_the_reader(state, session, same_task):
+    """What a task has read may be shown by it later, whatever another one does meanwhile."""
+    state["k"] = 0
+    enter(session)
+
+    async def read():
+        assert state["k"] == 0
+        if same_task:
+            state["k"] = 1
+
+    async def write():
+        await asyncio.create_task(read())
+        if not same_task:
+            state["k"] = 1
+
+    asyncio.run(write())
+    leave()
+    assert session.take_overwritten() == ({} if same_task else {None: "k"})
+
+
+def test_blocks_do_not_make_another_task_of_a_thread(state, session):
+    def run():
+        enter(session)
+        assert state["k"] == 0
+        with no_rerun:
+            pass
+        state["k"] = 1
+
+    state["k"] = 0
+    with ThreadSet() as threads:
+        threads.add(run)
+    assert session.take_overwritten() == {}
+
+
 def test_write_of_another_thread_of_the_session_is_none_of_the_reader(state, session):
     """The reader goes on with what it has read, and shows it."""
     state["k"] = 0
