@@ -93,7 +93,7 @@ def configure_with(store: Store, settings: Settings, scheduler: Scheduler, post_
 
             ``rerun_writer``: whether a session is rerun, after its run, for what it has itself written:
             ``"stale"`` (default) if the run had shown an older value, ``"never"``, or ``"always"`` if it has read the
-            key. A chain of such reruns ends after two.
+            key. A chain of such reruns ends after two turns.
 
             ``min_rerun_interval``: least seconds (or ``timedelta``) between two reruns of one session that others have
             caused; 0 by default. The last value is always shown. A user's own interactions are not held back.
