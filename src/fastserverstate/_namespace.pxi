@@ -16,19 +16,28 @@ cdef class Namespace:
             value = read(self.table, <PyObject *>key)
             if value != NULL:
                 return owned(value)
-        raise KeyError(<object>checked_key(key))
+            raise missing_item(
+                key, f"Did you forget to initialize it? server_state.setdefault({shown(key)}, ...) does."
+            )
+        return self[plain_key(key)]
 
     def __setitem__(self, key, value):
-        checked_key(key)
-        assign(self.store, <str>key, value, False)
+        if PyUnicode_CheckExact(key):
+            assign(self.store, <str>key, value, False)
+        else:
+            self[plain_key(key)] = value
 
     def __delitem__(self, key):
-        checked_key(key)
+        key = plain_key(key)
         if change_presence(self.store, <str>key, True) is ABSENT:
-            raise KeyError(key)
+            raise missing_item(
+                key, f"server_state.pop({shown(key)}, None) deletes it if it is there."
+            )
 
     def __contains__(self, key):
-        return PyUnicode_CheckExact(key) and contains(self.table, <PyObject *>key)
+        if PyUnicode_CheckExact(key):
+            return contains(self.table, <PyObject *>key)
+        return isinstance(key, str) and plain_key(key) in self
 
     def __len__(self):
         watch_members(self.table)
@@ -43,39 +52,55 @@ cdef class Namespace:
     def __getattribute__(self, name):
         # No __getattr__ beside it: with one, subclasses would look attributes up the slow way.
         cdef PyObject *value
-        if not PyUnicode_CheckExact(name) or is_method(self.table, <PyObject *>name):
+        if not PyUnicode_CheckExact(name):
+            return getattr(self, plain_key(name))
+        if is_method(self.table, <PyObject *>name):
             return PyObject_GenericGetAttr(self, name)
         value = read(self.table, <PyObject *>name)
         if value != NULL:
             return owned(value)
         raise AttributeError(
-            f"server_state has no {shown(name)} yet. Set it first: server_state[{shown(name)}] = ...",
+            f"server_state has no attribute {shown(name)}. Did you forget to initialize it? "
+            f"server_state.setdefault({shown(name)}, ...) does.",
             name=name,
             obj=self,
         )
 
     def __setattr__(self, name, value):
+        name = plain_key(name)
         check_attribute(self.table, name)
         assign(self.store, <str>name, value, False)
 
     def __delattr__(self, name):
+        name = plain_key(name)
         check_attribute(self.table, name)
         if change_presence(self.store, <str>name, True) is ABSENT:
-            raise AttributeError(f"server_state has no {shown(name)} to delete.", name=name, obj=self)
+            raise AttributeError(
+                f"server_state has no attribute {shown(name)}. server_state.pop({shown(name)}, None) deletes it if it "
+                "is there.",
+                name=name,
+                obj=self,
+            )
 
     def get(self, key, default=None):
-        cdef PyObject *value = read(self.table, checked_key(key))
+        cdef PyObject *value
+        if not PyUnicode_CheckExact(key):
+            return self.get(plain_key(key), default)
+        value = read(self.table, <PyObject *>key)
         return default if value == NULL else owned(value)
 
     def setdefault(self, key, default=None):
-        cdef PyObject *value = read(self.table, checked_key(key))
+        cdef PyObject *value
+        if not PyUnicode_CheckExact(key):
+            return self.setdefault(plain_key(key), default)
+        value = read(self.table, <PyObject *>key)
         if value != NULL:
             return owned(value)
         found = assign(self.store, <str>key, default, True)
         return default if found is ABSENT else found
 
     def pop(self, key, *default):
-        checked_key(key)
+        key = plain_key(key)
         if len(default) > 1:
             raise TypeError(f"pop expected at most 2 arguments, got {1 + len(default)}")
         contains(self.table, <PyObject *>key)
@@ -84,7 +109,7 @@ cdef class Namespace:
             return value
         if default:
             return default[0]
-        raise KeyError(key)
+        raise missing_item(key, f"server_state.pop({shown(key)}, None) returns None if it is not there.")
 
 
 cdef class Counters:
@@ -96,7 +121,8 @@ cdef class Counters:
 
     @cython.binding(False)
     def increment(self, key, by=1, *, default=0):
-        checked_key(key)
+        if not PyUnicode_CheckExact(key):
+            return self.increment(plain_key(key), by, default=default)
         return add(self.store, <str>key, by, default)
 
 
@@ -108,9 +134,16 @@ cdef class LockNamespace:
         self.store = store
 
     def __getitem__(self, key):
+        if PyUnicode_CheckExact(key):
+            return owned(key_lock(self.store.table, <PyObject *>key))
         if type(key) is tuple:
             return KeyLocks(self.store, key)
-        return owned(key_lock(self.store.table, checked_key(key)))
+        if isinstance(key, (list, set, frozenset)):
+            raise TypeError(
+                "server_state_lock takes several keys as server_state_lock['a', 'b'], and those in a "
+                f"{type(key).__name__} as server_state_lock[tuple(keys)]."
+            )
+        return self[plain_key(key)]
 
 
 cdef bint is_method(Table *table, PyObject *name) noexcept:
@@ -129,7 +162,7 @@ cdef bint is_method(Table *table, PyObject *name) noexcept:
 
 
 cdef int check_attribute(Table *table, name) except -1:
-    if is_method(table, checked_key(name)):
+    if is_method(table, <PyObject *>name):
         raise AttributeError(
             f"{name!r} is a method of server_state and cannot be a key by attribute. Use server_state[{name!r}]."
         )

@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Set
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypedDict
 
+from fastserverstate._core import plain_key
 from fastserverstate.errors import FastServerStateError
 from fastserverstate.state import ServerState
 
@@ -334,7 +335,8 @@ def shared_with(state: ServerState, widgets_of_run: Callable[[], SessionWidgets 
         50
         >>> del server_state.volume
         """
-        name = key if widget_key is None else widget_key
+        key = plain_key(key)
+        name = key if widget_key is None else plain_key(widget_key)
         session = widgets_of_run()
         if session is not None:
             if session.shared is None:

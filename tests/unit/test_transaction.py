@@ -13,7 +13,7 @@ import pytest
 from unit.helpers import DEADLINE, ThreadSet, elsewhere, enter, is_free, leave
 
 from fastserverstate import _core, no_rerun
-from fastserverstate.atomic import Atomic, compare_and_set_with, transaction_with
+from fastserverstate.atomic import Atomic, BeginTransaction, compare_and_set_with
 
 pytestmark = pytest.mark.usefixtures("many_switches")
 
@@ -606,7 +606,7 @@ def test_another_store_is_not_part_of_it(state, transaction):
         raise ZeroDivisionError
     assert "k" not in state
     assert others["k"] == 1
-    with transaction(), pytest.raises(RuntimeError, match="another store"), transaction_with(other)():
+    with transaction(), pytest.raises(RuntimeError, match="another store"), BeginTransaction(other)():
         pass
 
 
