@@ -52,10 +52,8 @@ cdef class Namespace:
     def __getattribute__(self, name):
         # No __getattr__ beside it: with one, subclasses would look attributes up the slow way.
         cdef PyObject *value
-        if not PyUnicode_CheckExact(name):
-            return getattr(self, plain_key(name))
-        if is_method(self.table, <PyObject *>name):
-            return PyObject_GenericGetAttr(self, name)
+        if not PyUnicode_CheckExact(name) or is_method(self.table, <PyObject *>name):
+            return attribute_of_class(self, name)
         value = read(self.table, <PyObject *>name)
         if value != NULL:
             return owned(value)
@@ -144,6 +142,12 @@ cdef class LockNamespace:
                 f"{type(key).__name__} as server_state_lock[tuple(keys)]."
             )
         return self[plain_key(key)]
+
+
+cdef object attribute_of_class(self, name):
+    if PyUnicode_CheckExact(name):
+        return PyObject_GenericGetAttr(self, name)
+    return getattr(self, plain_key(name))
 
 
 cdef bint is_method(Table *table, PyObject *name) noexcept:
