@@ -436,6 +436,68 @@ def test_callbacks_see_and_set_the_value(serve: Serve) -> None:
     with_tabs(server, 2, steps, Browser)
 
 
+def test_callbacks_that_rerun(serve: Serve) -> None:
+    """`st.rerun()` in a callback has taken effect since Streamlit 1.63: the run ends before the script begins."""
+    server = serve("""
+        def note():
+            st.session_state.calls = st.session_state.get("calls", 0) + 1
+            st.rerun()
+        def by_server_state():
+            server_state["text"] = "set"
+            st.rerun()
+        st.button("set", on_click=by_server_state)
+        st.text_input("box", on_change=note, **shared("text", default="first"))
+        st.text(f"text {server_state.text} {st.session_state.get('calls', 0)}")
+        """)
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        for number in (1, 2):
+            await ours.enter("box", f"text {number}")
+            await ours.shows(f"text text {number} {number}")
+            await theirs.has("box", f"text {number}")
+            await theirs.click("set")
+            for tab in (ours, theirs):
+                await tab.has("box", "set")
+            await theirs.shows("text set 0")
+
+    with_tabs(server, 2, steps, Browser)
+
+
+@pytest.mark.skipif(
+    tuple(map(int, streamlit.__version__.split(".")[:2])) < (1, 66), reason="this Streamlit release has no 'ignore'"
+)
+def test_values_that_arrive_with_the_next_run(serve: Serve) -> None:
+    """A browser keeps what is set in a widget with on_change="ignore" until something else makes it send all values."""
+    server = serve(
+        seconds(UNMADE=0.0)
+        + """
+        st.text_input("box", on_change="ignore", **shared("text", default="first"))
+        st.button("send")
+        st.button("count", on_click=atomic.increment, args=("count",))
+        st.text(f"{server_state.text} {server_state.get('count', 0)}")
+        """
+    )
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        ours.type("box", "ours")
+        await theirs.click("count")  # our run for it does not take what we have typed, and sends nothing
+        for tab in (ours, theirs):
+            await tab.shows("first 1")
+        assert ours.value("box") == "ours"
+        await ours.click("send")
+        for tab in (ours, theirs):
+            await tab.shows("ours 1")
+            await tab.has("box", "ours")
+        ours.type("box", "lost")
+        theirs.type("box", "theirs")
+        await theirs.click("send")  # the last one that arrives wins, and takes what is not sent
+        for tab in (ours, theirs):
+            await tab.shows("theirs 1")
+            await tab.has("box", "theirs")
+
+    with_tabs(server, 2, steps, Browser)
+
+
 def test_two_widgets_of_one_session(serve: Serve) -> None:
     server = serve("""
         st.text_input("one", **shared("text", default="first"))
