@@ -16,9 +16,7 @@ cdef class Namespace:
             value = read(self.table, <PyObject *>key)
             if value != NULL:
                 return owned(value)
-            raise missing_item(
-                key, f"Did you forget to initialize it? server_state.setdefault({shown(key)}, ...) does."
-            )
+            raise missing_item(key, INITIALIZE)
         return self[plain_key(key)]
 
     def __setitem__(self, key, value):
@@ -30,9 +28,7 @@ cdef class Namespace:
     def __delitem__(self, key):
         key = plain_key(key)
         if change_presence(self.store, <str>key, True) is ABSENT:
-            raise missing_item(
-                key, f"server_state.pop({shown(key)}, None) deletes it if it is there."
-            )
+            raise missing_item(key, DELETE)
 
     def __contains__(self, key):
         if PyUnicode_CheckExact(key):
@@ -57,12 +53,7 @@ cdef class Namespace:
         value = read(self.table, <PyObject *>name)
         if value != NULL:
             return owned(value)
-        raise AttributeError(
-            f"server_state has no attribute {shown(name)}. Did you forget to initialize it? "
-            f"server_state.setdefault({shown(name)}, ...) does.",
-            name=name,
-            obj=self,
-        )
+        raise missing_attribute(self, name, INITIALIZE)
 
     def __setattr__(self, name, value):
         name = plain_key(name)
@@ -73,12 +64,7 @@ cdef class Namespace:
         name = plain_key(name)
         check_attribute(self.table, name)
         if change_presence(self.store, <str>name, True) is ABSENT:
-            raise AttributeError(
-                f"server_state has no attribute {shown(name)}. server_state.pop({shown(name)}, None) deletes it if it "
-                "is there.",
-                name=name,
-                obj=self,
-            )
+            raise missing_attribute(self, name, DELETE)
 
     def get(self, key, default=None):
         cdef PyObject *value
@@ -107,7 +93,7 @@ cdef class Namespace:
             return value
         if default:
             return default[0]
-        raise missing_item(key, f"server_state.pop({shown(key)}, None) returns None if it is not there.")
+        raise missing_item(key, POP)
 
 
 cdef class Counters:
@@ -142,6 +128,21 @@ cdef class LockNamespace:
                 f"{type(key).__name__} as server_state_lock[tuple(keys)]."
             )
         return self[plain_key(key)]
+
+
+# What to do when a key is missing.
+cdef str INITIALIZE = "Did you forget to initialize it? server_state.setdefault({}, ...) does."
+cdef str DELETE = "server_state.pop({}, None) deletes it if it is there."
+cdef str POP = "server_state.pop({}, None) returns None if it is not there."
+
+
+cdef object missing_item(key, str advice):
+    return KeyError(f"server_state has no key {shown(key)}. {advice.format(shown(key))}")
+
+
+cdef object missing_attribute(self, name, str advice):
+    text = f"server_state has no attribute {shown(name)}. {advice.format(shown(name))}"
+    return AttributeError(text, name=name, obj=self)
 
 
 cdef object attribute_of_class(self, name):

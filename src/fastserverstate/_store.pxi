@@ -815,10 +815,6 @@ cdef int refuse_key(key) except -1:
     raise TypeError(f"server_state keys are of type str, not {kind}: {shown(key)}. {advice}")
 
 
-cdef object missing_item(key, str advice):
-    return KeyError(f"server_state has no key {shown(key)}. {advice}")
-
-
 cdef str shown(key):
     """What stands for a key in a message."""
     try:
