@@ -26,7 +26,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit
 from streamlit import config
@@ -45,8 +45,10 @@ from fastserverstate._core import (
 from fastserverstate.errors import FastServerStateError
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.session import LiveSession, Readiness
-from fastserverstate.shared import Refusals
 from fastserverstate.stats import Figure
+
+if TYPE_CHECKING:
+    from fastserverstate.shared import Refusals
 
 logger = logging.getLogger("fastserverstate")
 

@@ -129,6 +129,11 @@ def test_chat() -> None:
         one.chat_input(key="draft").set_value("Hello").run(timeout=60)
         said = [[message.text[0].value for message in tab.run(timeout=60).chat_message] for tab in (two, elsewhere)]
         assert said == [["Somebody: Hello"], []]
+        del server_state["room Kitchen"]
+        assert not one.run(timeout=60).chat_message
+        two.chat_input(key="draft").set_value("Again").run(timeout=60)
+        assert [message.text[0].value for message in one.run(timeout=60).chat_message] == ["Somebody: Again"]
+        assert not one.exception
     finally:
         server_state.clear()
 
