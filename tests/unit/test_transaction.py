@@ -564,8 +564,8 @@ def test_timeouts_that_are_no_numbers(transaction, timeout):
 
 
 @pytest.mark.parametrize("key", [1, None, b"k", ("a", "b"), []])
-def test_keys_are_exact_str(state, transaction, key):
-    with pytest.raises(TypeError, match="server_state keys are of type str"):
+def test_keys_are_str(state, transaction, key):
+    with pytest.raises(TypeError, match=r"server_state keys are of type str|transaction\(\*keys\)"):
         transaction("a", key)
     with transaction():
         for use in (lambda: state.__setitem__(key, 1), lambda: state.get(key), lambda: state.pop(key, None)):
