@@ -287,6 +287,31 @@ def test_upload() -> None:
         server_state.clear()
 
 
+def test_results_that_vanish_and_results_that_stay(start) -> None:
+    document = ROOT / "docs/troubleshooting.md"
+    vanishing, staying = (sample.text for sample in samples(document) if "Roll" in sample.text)
+
+    async def vanishes(one: Tab) -> None:
+        await one.click("Roll")
+        await one.until(lambda tab: tab.settled and tab.finished == 3)
+        assert metric("Rolls", "1")(one)
+        assert alerts(one) == []
+
+    async def stays(one: Tab, two: Tab) -> None:
+        await one.click("Roll")
+        await one.until(lambda tab: alerts(tab) == ["You are number 1"])
+        await two.until(metric("Rolls", "1"))
+        await two.click("Roll")
+        for tab, number in ((one, 1), (two, 2)):
+            await tab.until(metric("Rolls", "2"))
+            await tab.until(lambda tab, number=number: tab.settled and alerts(tab) == [f"You are number {number}"])
+
+    with start(vanishing) as server:
+        with_tabs(server, 1, vanishes)
+    with start(staying) as server:
+        with_tabs(server, 2, stays)
+
+
 @pytest.mark.skipif(not hasattr(streamlit, "App"), reason="this Streamlit release has no st.App")
 def test_webhook(tmp_path: Path) -> None:
     for number, name in enumerate(["service.py", "app.py"]):
