@@ -63,7 +63,7 @@ def public_name(name: str, value: Any) -> list[str]:
         if inspect.isfunction(method) and method.__doc__ and not key.startswith("_")
     ]
     methods += [method for base in type(value).__mro__ for method in inherited(name, base)]
-    if "__call__" not in own:
+    if "__call__" not in own or own["__call__"].__doc__ is None:  # it may be there to say that it is not called
         return entry("data", name, value.__doc__, methods)
     of_call = inspect.cleandoc(own["__call__"].__doc__ or "")
     return entry("function", name + signature(value.__call__), value.__doc__, [of_call, *methods])

@@ -108,6 +108,13 @@ def mro_of(kind: type) -> tuple[type, ...]:
 
 def base_of(kind: type) -> type: ...
 def namespace_of(kind: type) -> Mapping[str, Any]: ...
+def plain_key(key: str) -> str:
+    """The key as an exact ``str``: of a subclass, such as a ``StrEnum``, the text that it holds. Else ``TypeError``.
+
+    >>> plain_key("k")
+    'k'
+    """
+
 def share_between_threads(value: object) -> None:
     """Never free the object, so that threads without the GIL do not fight for its reference count. Call it at once."""
 
@@ -287,7 +294,7 @@ class Session:
         """Forget every part, for ever: threads that still run in the session subscribe to nothing."""
 
 class Store:
-    """A table of keys, and the scopes that depend on them. Keys are exact ``str``; anything else is a ``TypeError``."""
+    """A table of keys, and the scopes that depend on them. Keys are ``str`` (see `plain_key`)."""
 
     def __new__(cls, reserved: Iterable[str] = ()) -> Store:
         """An empty store. The `reserved` names are methods in attribute access, and never keys."""

@@ -72,7 +72,7 @@ from cpython.pythread cimport (
     PyThread_type_lock,
 )
 from cpython.time cimport monotonic_ns
-from cpython.unicode cimport PyUnicode_CheckExact
+from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_FromObject
 from libc.math cimport copysign
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport qsort

@@ -101,8 +101,25 @@ cdef class KeyLock:
         if interruption is not None:
             raise interruption
 
+    def __call__(self, *args, **kwargs):
+        key = <str>self.cell.key
+        if key in ("acquire", "release", "locked"):
+            raise TypeError(
+                f"server_state_lock has one lock for each key, so name the key: server_state_lock['key'].{key}()."
+            )
+        refuse_call(subscription(self))
+
+    def __aenter__(self):
+        refuse_async(f"with {subscription(self)}:")
+
+    def __aexit__(self, exc_type, exc_value, traceback):
+        pass
+
+    def __reduce_ex__(self, protocol):
+        refuse_copy(subscription(self))
+
     def __repr__(self):
-        return f"<server_state_lock[{<str>self.cell.key!r}] {'locked' if self.locked() else 'unlocked'}>"
+        return f"<{subscription(self)} {'locked' if self.locked() else 'unlocked'}>"
 
 
 @cython.final
@@ -111,9 +128,9 @@ cdef class KeyLocks:
     cdef list locks
 
     def __cinit__(self, Store store not None, keys):
-        for key in keys:
-            checked_key(key)
-        self.locks = [store.lock(key) for key in sorted(set(keys))]
+        if not keys:
+            raise ValueError("server_state_lock[()] names no key. Name at least one: server_state_lock['key'].")
+        self.locks = [store.lock(key) for key in sorted({plain_key(key) for key in keys})]
 
     def acquire(self, blocking=True, timeout=-1):
         cdef list taken = []
@@ -147,10 +164,44 @@ cdef class KeyLocks:
     def __exit__(self, exc_type, exc_value, traceback):
         self.release()
 
+    def __call__(self, *args, **kwargs):
+        refuse_call(subscription(*self.locks))
+
+    def __aenter__(self):
+        refuse_async(f"with {subscription(*self.locks)}:")
+
+    def __aexit__(self, exc_type, exc_value, traceback):
+        pass
+
+    def __reduce_ex__(self, protocol):
+        refuse_copy(subscription(*self.locks))
+
     def __repr__(self):
-        cdef KeyLock lock
-        keys = ", ".join([repr(<object>lock.cell.key) for lock in self.locks])
-        return f"<server_state_lock[{keys}] {'locked' if self.locked() else 'unlocked'}>"
+        return f"<{subscription(*self.locks)} {'locked' if self.locked() else 'unlocked'}>"
+
+
+def subscription(*locks):
+    """The expression that has made a lock."""
+    cdef KeyLock lock
+    return f"server_state_lock[{', '.join([repr(<object>lock.cell.key) for lock in locks])}]"
+
+
+cdef int refuse_call(str lock) except -1:
+    raise TypeError(f"{lock} is a lock and is used without parentheses behind it: with {lock}:")
+
+
+cdef int refuse_async(str block) except -1:
+    raise TypeError(
+        f"Waiting for a lock blocks its thread, so there is no async with. Put the block, {block} ..., into a function "
+        "and call that on another thread: await asyncio.to_thread(function)."
+    )
+
+
+cdef int refuse_copy(str lock) except -1:
+    raise TypeError(
+        f"{lock} belongs to this process and cannot be pickled or copied. Pass its key on instead, and look the lock "
+        "up by that."
+    )
 
 
 cdef long long patience(blocking, timeout) except -2:

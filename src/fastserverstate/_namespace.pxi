@@ -16,19 +16,24 @@ cdef class Namespace:
             value = read(self.table, <PyObject *>key)
             if value != NULL:
                 return owned(value)
-        raise KeyError(<object>checked_key(key))
+            raise missing_item(key, INITIALIZE)
+        return self[plain_key(key)]
 
     def __setitem__(self, key, value):
-        checked_key(key)
-        assign(self.store, <str>key, value, False)
+        if PyUnicode_CheckExact(key):
+            assign(self.store, <str>key, value, False)
+        else:
+            self[plain_key(key)] = value
 
     def __delitem__(self, key):
-        checked_key(key)
+        key = plain_key(key)
         if change_presence(self.store, <str>key, True) is ABSENT:
-            raise KeyError(key)
+            raise missing_item(key, DELETE)
 
     def __contains__(self, key):
-        return PyUnicode_CheckExact(key) and contains(self.table, <PyObject *>key)
+        if PyUnicode_CheckExact(key):
+            return contains(self.table, <PyObject *>key)
+        return isinstance(key, str) and plain_key(key) in self
 
     def __len__(self):
         watch_members(self.table)
@@ -44,38 +49,42 @@ cdef class Namespace:
         # No __getattr__ beside it: with one, subclasses would look attributes up the slow way.
         cdef PyObject *value
         if not PyUnicode_CheckExact(name) or is_method(self.table, <PyObject *>name):
-            return PyObject_GenericGetAttr(self, name)
+            return attribute_of_class(self, name)
         value = read(self.table, <PyObject *>name)
         if value != NULL:
             return owned(value)
-        raise AttributeError(
-            f"server_state has no {shown(name)} yet. Set it first: server_state[{shown(name)}] = ...",
-            name=name,
-            obj=self,
-        )
+        raise missing_attribute(self, name, INITIALIZE)
 
     def __setattr__(self, name, value):
+        name = plain_key(name)
         check_attribute(self.table, name)
         assign(self.store, <str>name, value, False)
 
     def __delattr__(self, name):
+        name = plain_key(name)
         check_attribute(self.table, name)
         if change_presence(self.store, <str>name, True) is ABSENT:
-            raise AttributeError(f"server_state has no {shown(name)} to delete.", name=name, obj=self)
+            raise missing_attribute(self, name, DELETE)
 
     def get(self, key, default=None):
-        cdef PyObject *value = read(self.table, checked_key(key))
+        cdef PyObject *value
+        if not PyUnicode_CheckExact(key):
+            return self.get(plain_key(key), default)
+        value = read(self.table, <PyObject *>key)
         return default if value == NULL else owned(value)
 
     def setdefault(self, key, default=None):
-        cdef PyObject *value = read(self.table, checked_key(key))
+        cdef PyObject *value
+        if not PyUnicode_CheckExact(key):
+            return self.setdefault(plain_key(key), default)
+        value = read(self.table, <PyObject *>key)
         if value != NULL:
             return owned(value)
         found = assign(self.store, <str>key, default, True)
         return default if found is ABSENT else found
 
     def pop(self, key, *default):
-        checked_key(key)
+        key = plain_key(key)
         if len(default) > 1:
             raise TypeError(f"pop expected at most 2 arguments, got {1 + len(default)}")
         contains(self.table, <PyObject *>key)
@@ -84,7 +93,7 @@ cdef class Namespace:
             return value
         if default:
             return default[0]
-        raise KeyError(key)
+        raise missing_item(key, POP)
 
 
 cdef class Counters:
@@ -96,7 +105,8 @@ cdef class Counters:
 
     @cython.binding(False)
     def increment(self, key, by=1, *, default=0):
-        checked_key(key)
+        if not PyUnicode_CheckExact(key):
+            return self.increment(plain_key(key), by, default=default)
         return add(self.store, <str>key, by, default)
 
 
@@ -108,9 +118,37 @@ cdef class LockNamespace:
         self.store = store
 
     def __getitem__(self, key):
+        if PyUnicode_CheckExact(key):
+            return owned(key_lock(self.store.table, <PyObject *>key))
         if type(key) is tuple:
             return KeyLocks(self.store, key)
-        return owned(key_lock(self.store.table, checked_key(key)))
+        if isinstance(key, (list, set, frozenset)):
+            raise TypeError(
+                "server_state_lock takes several keys as server_state_lock['a', 'b'], and those in a "
+                f"{type(key).__name__} as server_state_lock[tuple(keys)]."
+            )
+        return self[plain_key(key)]
+
+
+# What to do when a key is missing.
+cdef str INITIALIZE = "Did you forget to initialize it? server_state.setdefault({}, ...) does."
+cdef str DELETE = "server_state.pop({}, None) deletes it if it is there."
+cdef str POP = "server_state.pop({}, None) returns None if it is not there."
+
+
+cdef object missing_item(key, str advice):
+    return KeyError(f"server_state has no key {shown(key)}. {advice.format(shown(key))}")
+
+
+cdef object missing_attribute(self, name, str advice):
+    text = f"server_state has no attribute {shown(name)}. {advice.format(shown(name))}"
+    return AttributeError(text, name=name, obj=self)
+
+
+cdef object attribute_of_class(self, name):
+    if PyUnicode_CheckExact(name):
+        return PyObject_GenericGetAttr(self, name)
+    return getattr(self, plain_key(name))
 
 
 cdef bint is_method(Table *table, PyObject *name) noexcept:
@@ -129,7 +167,7 @@ cdef bint is_method(Table *table, PyObject *name) noexcept:
 
 
 cdef int check_attribute(Table *table, name) except -1:
-    if is_method(table, checked_key(name)):
+    if is_method(table, <PyObject *>name):
         raise AttributeError(
             f"{name!r} is a method of server_state and cannot be a key by attribute. Use server_state[{name!r}]."
         )

@@ -32,6 +32,14 @@ class Offer:
 
     def includes(self, value: object) -> bool:
         """Whether the user may have set the value."""
+        return self._comes_back(value, lambda back: type(back) is type(value) and bool(back == value))
+
+    def can_show(self, value: object) -> bool:
+        """Whether the user may see the value. A number may be one of another type, and a list a tuple."""
+        return self._comes_back(value, lambda back: type(back) is not type(value) or bool(back == value))
+
+    def _comes_back(self, value: object, as_expected: Callable[[Any], bool]) -> bool:
+        """Whether a browser could send what stands for the value, and what that would be read as is as expected."""
         widget = self.metadata.id
         states = WStates(widget_metadata={widget: self.metadata})
         states.set_from_value(widget, value)
@@ -40,8 +48,7 @@ class Offer:
             if sent is None:
                 return False
             states.set_widget_from_proto(sent)
-            back = states[widget]
-            return type(back) is type(value) and bool(back == value) and self._includes_sent(sent)
+            return as_expected(states[widget]) and self._includes_sent(sent)
         except Exception:  # in the code of Streamlit or the app, on a value that it does not expect
             return False
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import MutableMapping
+from typing import Any
 
 from fastserverstate._core import Store, look_past, share_between_threads
 from fastserverstate._streamlit import Bridge, PostScriptGC, check_streamlit, widgets_of_run
 from fastserverstate.atomic import (
     Atomic,
+    BeginTransaction,
     compare_and_set_with,
     on_change_with,
     peek_with,
     touch_with,
-    transaction_with,
     wait_for_with,
 )
 from fastserverstate.configuration import configure_with
@@ -42,14 +43,26 @@ on_change = on_change_with(store)
 peek = peek_with(store)
 shared = shared_with(server_state, widgets_of_run)
 touch = touch_with(store)
-transaction = transaction_with(store)
+transaction = BeginTransaction(store)
 wait_for = wait_for_with(store)
 no_rerun = NoRerun()
 force_rerun_bound_sessions = force_rerun_with(store)
 configure = configure_with(store, settings, scheduler, post_script_gc)
 
-for _singleton in (store, server_state, server_state_lock, atomic, no_rerun):
+for _singleton in (store, server_state, server_state_lock, atomic, no_rerun, transaction):
     share_between_threads(_singleton)
+
+
+def _name_publicly(*functions: Any) -> None:
+    """Python's own messages, such as those of unknown keywords, call a function by its qualified name."""
+    for function in functions:
+        function.__module__, function.__qualname__ = __package__, function.__name__
+
+
+_name_publicly(compare_and_set, configure, force_rerun_bound_sessions, on_change, peek, shared, touch, wait_for)
+Atomic.__call__.__qualname__ = "atomic"
+Atomic.append.__qualname__ = "atomic.append"
+BeginTransaction.__call__.__qualname__ = "transaction"
 
 
 def _start_afresh() -> None:

@@ -19,20 +19,23 @@ cdef class Store:
             empty(self.table)
             table_disown(self.table)
 
-    # For the Python layers. `key` is an exact str everywhere.
+    # For the Python layers.
 
     def peek(self, key, default=None, double timeout=-1):
-        cdef Py_hash_t hashed = key_hash(checked_key(key))
-        cdef PyObject *value = read_slowly(self.table, <PyObject *>key, hashed, None, False, nanoseconds(timeout))
+        cdef PyObject *value
+        if not PyUnicode_CheckExact(key):
+            return self.peek(plain_key(key), default, timeout)
+        value = read_slowly(self.table, <PyObject *>key, key_hash(<PyObject *>key), None, False, nanoseconds(timeout))
         return default if value == NULL else owned(value)
 
     def touch(self, key):
-        checked_key(key)
+        key = plain_key(key)
         if change_presence(self, <str>key, False) is ABSENT:
             raise KeyError(key)
 
     def version(self, key):
-        cdef Py_hash_t hashed = key_hash(checked_key(key))
+        key = plain_key(key)
+        cdef Py_hash_t hashed = key_hash(<PyObject *>key)
         cdef Shard *shard = shard_of(self.table, hashed)
         cdef uint64_t version = 0
         cdef Cell *cell
@@ -44,7 +47,9 @@ cdef class Store:
         return version
 
     def lock(self, key):
-        return owned(key_lock(self.table, checked_key(key)))
+        if not PyUnicode_CheckExact(key):
+            return self.lock(plain_key(key))
+        return owned(key_lock(self.table, <PyObject *>key))
 
     def keys(self):
         """The keys that are set, oldest first. Subscribes to nothing."""
@@ -71,7 +76,8 @@ cdef class Store:
         return take_echoes(&self.table.slots)
 
     def compare_by(self, key, int policy, dict hash_funcs):
-        cdef Py_hash_t hashed = key_hash(checked_key(key))
+        key = plain_key(key)
+        cdef Py_hash_t hashed = key_hash(<PyObject *>key)
         cdef Shard *shard = shard_of(self.table, hashed)
         cdef Cell *cell
         cdef PyObject *old = NULL
@@ -106,10 +112,12 @@ cdef class Store:
         return Transaction(self, keys, timeout)
 
     def wait_for_change(self, key, uint64_t version, double timeout):
-        return wait_for_change(self.table, checked_key(key), version, nanoseconds(timeout))
+        key = plain_key(key)
+        return wait_for_change(self.table, <PyObject *>key, version, nanoseconds(timeout))
 
     def set_listeners(self, key, listeners):
-        return set_listeners(self.table, checked_key(key), listeners)
+        key = plain_key(key)
+        return set_listeners(self.table, <PyObject *>key, listeners)
 
     def end_holder(self):
         return end_current_holder()
@@ -128,7 +136,7 @@ cdef class Store:
             after_change(self, shard_of(self.table, key_hash(checked_key(key))), <PyObject *>key, True)
 
     def policy(self, key):
-        return self.policies.get(key, (BY_CONTENT, None))[0]
+        return self.policies.get(plain_key(key), (BY_CONTENT, None))[0]
 
     def writer(self):
         cdef Holder holder
@@ -780,15 +788,37 @@ cdef PyObject *key_lock(Table *table, PyObject *key) except NULL:
 
 
 cdef inline PyObject *checked_key(object key) except NULL:
-    """The key itself, if it can be one."""
+    """The key itself, which other code of the package passes."""
     if not PyUnicode_CheckExact(key):
         refuse_key(key)
     return <PyObject *>key
 
 
+cpdef str plain_key(key):
+    # Runs no code of the key's own class.
+    if not isinstance(key, str):
+        refuse_key(key)
+    return PyUnicode_FromObject(key)
+
+
 cdef int refuse_key(key) except -1:
-    kind = f"{type(key).__module__}.{type(key).__qualname__}"
-    raise TypeError(f"server_state keys are of type str, not {kind}: {shown(key)}. Use str(key).")
+    kind = type(key).__qualname__
+    if type(key).__module__ != "builtins":
+        kind = f"{type(key).__module__}.{kind}"
+    if key is None:
+        raise TypeError(
+            "server_state keys are of type str, and this one is None. Find out where it comes from: st.selectbox "
+            "returns None while nothing is selected, for example."
+        )
+    if isinstance(key, (bytes, bytearray)):
+        advice = "Use key.decode()."
+    elif isinstance(key, (tuple, list, set, frozenset)):
+        advice = "Use one key at a time, or make a str of its parts: f'{user}/{room}'."
+    elif isinstance(key, slice):
+        advice = "list(server_state) has the keys, and server_state.to_dict() has a dict of all values."
+    else:
+        advice = "Use str(key)."
+    raise TypeError(f"server_state keys are of type str, not {kind}: {shown(key)}. {advice}")
 
 
 cdef str shown(key):

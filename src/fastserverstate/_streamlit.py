@@ -26,7 +26,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit
 from streamlit import config
@@ -47,6 +47,9 @@ from fastserverstate.errors import FastServerStateError
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.session import LiveSession, Readiness
 from fastserverstate.stats import Figure
+
+if TYPE_CHECKING:
+    from fastserverstate.shared import Refusals
 
 logger = logging.getLogger("fastserverstate")
 
@@ -105,6 +108,9 @@ _parallel: Any = sys.modules.get("streamlit.runtime.parallel_coordinator")
 # Streamlit 1.58 moved the current fragment from the context to a context variable, for parallel fragments.
 _thread_state = getattr(_context_module, "_thread_state", None)
 
+# It also moved what a run has made to an object of its own.
+_RunRecord: Any = getattr(_context_module, "SharedRunState", ScriptRunContext.reset)
+
 _NEEDED: dict[Any, set[str]] = {
     AppSession: {
         "_browser_queue",
@@ -129,6 +135,7 @@ _NEEDED: dict[Any, set[str]] = {
         "session_id",
         *(["current_fragment_id"] if _thread_state is None else []),
     },
+    _RunRecord: {"widget_ids_this_run", "widget_user_keys_this_run"},
     SafeSessionState.register_widget: {"_state"},
     stats.StatsManager: {"get_stats", "register_provider"},
     ScriptRunner: {
@@ -395,6 +402,7 @@ class Bridge:
         self._hooking = threading.RLock()
         self._hooked: dict[str, LiveSession] = {}  # by the id of the session
         on_leftovers(_warn_elsewhere)
+        _watch_widgets()
         if _parallel is not None:
             _watch_workers(self._end_part)
             self._end_parts_of_workers()
@@ -592,12 +600,12 @@ class StreamlitWidgets:
 
     def __init__(self, state: Any) -> None:
         self._state = state
-        self._keys: set[str] = set()
+        self._refusals: dict[str, Refusals] = {}  # of all shared widgets that there ever were
         self._offers: dict[str, Offer] = {}
-        self._unmade: dict[str, Exception] = {}
+        self._unmade: set[str] = set()
         self._in_the_making: set[str] = set()
         self._receive: Callable[[dict[str, Any]], None] = lambda _: None
-        self._refuse: Callable[[str, Any], None] = lambda *_: None
+        self._show: Callable[[str, Any], None] = lambda *_: None
         self.timed: Any = None  # what the browser has sent last by a timer
         self._received: Any = None  # what it has sent for this run, or for one before
         self.shared: Any = None  # what `fastserverstate.shared` knows of them
@@ -606,8 +614,8 @@ class StreamlitWidgets:
         """It is kept in the session state, which may be configured to allow only what can be pickled."""
         return object, ()
 
-    def report(self, receive: Callable[[dict[str, Any]], None], refuse: Callable[[str, Any], None]) -> None:
-        self._receive, self._refuse = receive, refuse
+    def report(self, receive: Callable[[dict[str, Any]], None], shows: Callable[[str, Any], None]) -> None:
+        self._receive, self._show = receive, shows
 
     def received(self, states: Any) -> None:
         """Streamlit has taken over the values that the browser has sent for a run."""
@@ -629,6 +637,9 @@ class StreamlitWidgets:
 
     def offers(self, key: str, value: Any) -> bool:
         return self._offers[key].includes(value)
+
+    def can_show(self, key: str, value: Any) -> bool:
+        return self._offers[key].can_show(value)
 
     @property
     def browser_forgets(self) -> bool:
@@ -672,27 +683,34 @@ class StreamlitWidgets:
     def is_in_form(self) -> bool:
         return bool(is_in_form(streamlit._main))
 
-    def expect(self, key: str, refused: Exception) -> None:
-        self._keys.add(key)
-        self._unmade[key] = refused
-        # Streamlit's own metadata have the type that a browser has sent.
-        if key in self._offers and self._offers[key].metadata.value_type in _TRIGGERS:
-            raise refused
+    def is_made(self, key: str) -> bool:
+        run: Any = get_script_run_ctx(suppress_warning=True)
+        return run is not None and key in getattr(run, "shared", run).widget_user_keys_this_run
+
+    def expect(self, key: str, refusals: Refusals) -> None:
+        self._refusals[key] = refusals
+        self._unmade.add(key)
 
     def expects(self, key: object) -> bool:
         return isinstance(key, str) and key in self._unmade
 
     def made(self, key: str, assignable: bool) -> bool:
         """A widget with the key is about to be made. Whether it was expected."""
-        refused = self._unmade.pop(key, None)
-        if refused is not None and not assignable:
-            raise refused
-        return refused is not None
+        if key in self._refusals and self.is_made(key):
+            raise self._refusals[key].second_widget
+        if key not in self._unmade:
+            return False
+        if not assignable:
+            raise self._refusals[key].user_sets
+        self._unmade.discard(key)
+        return True
 
     def registered(self, key: str, metadata: WidgetMetadata[Any]) -> None:
         """Streamlit registers a widget with the key, shared or not."""
-        if key not in self._keys:
+        if key not in self._refusals:
             return
+        if metadata.value_type in _TRIGGERS:
+            raise self._refusals[key].user_sets
         self._offers[key] = Offer(metadata, element_being_registered(metadata.id))
         state = self._state
         before = state._get_widget_id(key)
@@ -706,7 +724,7 @@ class StreamlitWidgets:
         """Make a widget that is expected. One that raises an error is given what it had before, or nothing at all."""
         run: Any = get_script_run_ctx(suppress_warning=True)
         run = getattr(run, "shared", run)
-        given, refused = self.value(key, _NOTHING), self._unmade[key]
+        given = self.value(key, _NOTHING)
         ways_out = iter([] if key in run.widget_user_keys_this_run else [self._unassign, self._forget])
         self._in_the_making.add(key)
         while True:
@@ -719,10 +737,13 @@ class StreamlitWidgets:
                 if not any(way_out(key) for way_out in ways_out):
                     raise
                 _take_back(run, key)
-                self._unmade[key] = refused
+                self._unmade.add(key)
         self._in_the_making.discard(key)
-        if given is not _NOTHING and self.value(key, _NOTHING) is not given:
-            self._refuse(key, given)
+        if key in self._unmade:
+            self._unmade.discard(key)
+            raise self._refusals[key].no_value
+        if given is not _NOTHING:
+            self._show(key, given)
         return made
 
     def _unassign(self, key: str) -> bool:
@@ -771,7 +792,6 @@ def widgets_of_run() -> StreamlitWidgets | None:
         return None
     widgets = _widgets_of(context.session_state._state)
     if widgets is None:
-        _watch_widgets()
         widgets = streamlit.session_state[_WIDGETS_KEY] = StreamlitWidgets(context.session_state._state)
         session = _find_session(context.session_id)
         if session is not None:
@@ -808,7 +828,8 @@ def _listen_to_requests(session: AppSession, listen: Callable[[Any], None]) -> N
 def _watch_widgets() -> None:
     """Have Streamlit say when it receives values, and when it makes a keyed widget. Once in a process.
 
-    On the functions: the objects have no room for it.
+    On the functions: the objects have no room for it. And before the first call of `shared`, for Python looks up
+    ``st.slider`` before it calls `shared` in ``st.slider(**shared("k"))``.
     """
     set_widgets, register = SessionState.set_widgets_from_proto, SessionState.register_widget
     check = policies.check_session_state_rules

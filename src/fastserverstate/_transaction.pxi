@@ -19,10 +19,8 @@ cdef class Transaction:
     cdef bint ended            # the outermost one was ended before its block: it is discarded
 
     def __cinit__(self, Store store not None, keys, timeout):
-        for key in keys:
-            checked_key(key)
         self.store = store
-        self.keys = tuple(sorted(set(keys)))
+        self.keys = tuple(sorted({plain_key(key) for key in keys}))
         self.timeout = timeout
 
     def __enter__(self):
@@ -68,6 +66,15 @@ cdef class Transaction:
         self.savepoint = dict(self.writes), set(self.touched), set(self.announced)
         whole = self if current is None else current
         (<Transaction>whole).blocks.append(self)
+
+    def __call__(self, *args, **kwargs):
+        raise TypeError("transaction(...) makes a block and decorates nothing: with transaction(...):")
+
+    def __aenter__(self):
+        refuse_async("with transaction(...):")
+
+    def __aexit__(self, exc_type, exc_value, traceback):
+        pass
 
     def __exit__(self, exc_type, exc_value, traceback):
         cdef list held = self.held

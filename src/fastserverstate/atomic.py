@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from numbers import Real
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Never, Protocol, TypeVar, overload
 
-from fastserverstate._core import Counters, Namespace, Store, same_value
+from fastserverstate._core import Counters, Namespace, Store, plain_key, same_value
 
 logger = logging.getLogger("fastserverstate")
 
@@ -58,7 +58,10 @@ class Atomic(Counters):
         with self._store.lock(key):
             value = self._store.peek(key, default)
             if value is _MISSING:
-                raise KeyError(key)
+                raise KeyError(
+                    f"server_state has no key {key!r}. Did you forget to initialize it? "
+                    f"atomic({key!r}, function, default=...) begins with a default."
+                )
             changed = function(value)
             self._state[key] = changed
             return changed
@@ -126,12 +129,6 @@ class Peek(Protocol):
     """The type of `fastserverstate.peek`."""
 
     def __call__(self, key: str, default: Any = None) -> Any: ...
-
-
-class BeginTransaction(Protocol):
-    """The type of `fastserverstate.transaction`."""
-
-    def __call__(self, *keys: str, timeout: float | timedelta | None = None) -> AbstractContextManager[None]: ...
 
 
 class WaitFor(Protocol):
@@ -217,7 +214,7 @@ def on_change_with(store: Store) -> OnChange:
         >>> subscription.remove()
         >>> del server_state["level"]
         """
-        store.version(key)  # refuses what is no key
+        key = plain_key(key)
         if callback is None:
 
             def register(function: _Callback) -> _Callback:
@@ -309,41 +306,57 @@ def compare_and_set_with(store: Store) -> Callable[[str, Any, Any], bool]:
     return compare_and_set
 
 
-def transaction_with(store: Store) -> BeginTransaction:
-    def transaction(*keys: str, timeout: float | timedelta | None = None) -> AbstractContextManager[None]:
-        """A ``with`` block whose writes appear to everyone else at once at its end, or not at all.
+class BeginTransaction:
+    """A ``with`` block whose writes appear to everyone else at once at its end, or not at all.
 
-        The locks of `keys` are taken when it begins, all in one order. Keys that were not named may be written too:
-        their locks are taken then, which may end in a ``DeadlockError``. What is written can be read inside. At the
-        end all of it appears and whoever depends on any of it is rerun once. An exception discards it: also one that
-        stops or reruns the script.
+    The locks of `keys` are taken when it begins, all in one order. Keys that were not named may be written too: their
+    locks are taken then, which may end in a ``DeadlockError``. What is written can be read inside. At the end all of it
+    appears and whoever depends on any of it is rerun once. An exception discards it: also one that stops or reruns the
+    script.
 
-        A transaction inside of another joins it. An exception that leaves the inner block undoes what was written
-        since that began, and the outer one can go on.
+    A transaction inside of another joins it. An exception that leaves the inner block undoes what was written since
+    that began, and the outer one can go on.
 
-        Thread-safety
-            Any thread may begin one, and it belongs to that thread: do not ``await`` in it. The keys that it has named
-            or written are its own until its end; others that read or write them wait. It is discarded, and its locks
-            are released, if it does not end on its thread and in its run, or before a block that began inside of it.
+    Thread-safety
+        Any thread may begin one, and it belongs to that thread: do not ``await`` in it. The keys that it has named or
+        written are its own until its end; others that read or write them wait. It is discarded, and its locks are
+        released, if it does not end on its thread and in its run, or before a block that began inside of it.
 
-        Raises
-            ``TimeoutError`` if the locks of `keys` are not free within `timeout` (seconds or a ``timedelta``),
-            ``DeadlockError`` if they never would be, ``TypeError`` if a key is not a ``str``, ``RuntimeError`` if
-            a lock of a key that it has written is released inside of it, if another task of this thread is in one, or
-            if it was discarded.
+    Raises
+        ``TimeoutError`` if the locks of `keys` are not free within `timeout` (seconds or a ``timedelta``),
+        ``DeadlockError`` if they never would be, ``TypeError`` if a key is not a ``str``, ``RuntimeError`` if a lock of
+        a key that it has written is released inside of it, if another task of this thread is in one, or if it was
+        discarded.
 
-        >>> from fastserverstate import server_state, transaction
-        >>> server_state.update(mine=5, yours=0)
-        >>> with transaction("mine", "yours"):
-        ...     server_state["mine"] -= 2
-        ...     server_state["yours"] += 2
-        >>> server_state["mine"], server_state["yours"]
-        (3, 2)
-        >>> del server_state["mine"], server_state["yours"]
-        """
-        return store.transaction(keys, _seconds(timeout))
+    >>> from fastserverstate import server_state, transaction
+    >>> server_state.update(mine=5, yours=0)
+    >>> with transaction("mine", "yours"):
+    ...     server_state["mine"] -= 2
+    ...     server_state["yours"] += 2
+    >>> server_state["mine"], server_state["yours"]
+    (3, 2)
+    >>> del server_state["mine"], server_state["yours"]
+    """
 
-    return transaction
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __call__(self, *keys: str, timeout: float | timedelta | None = None) -> AbstractContextManager[None]:
+        """Make the block, for the ``with`` statement."""
+        for key in keys:
+            if isinstance(key, (list, tuple, set, frozenset)):
+                raise TypeError(
+                    "transaction takes its keys one after the other: transaction('a', 'b'), or transaction(*keys) for "
+                    f"those in a {type(key).__name__}."
+                )
+            if callable(key):
+                raise TypeError("transaction decorates nothing. Use a block in the function: with transaction('key'):")
+        return self._store.transaction(keys, _seconds(timeout))
+
+    def __enter__(self) -> Never:
+        raise TypeError("transaction is called with the keys that the block changes: with transaction('a', 'b'):")
+
+    def __exit__(self, *exc: object) -> None: ...
 
 
 def wait_for_with(store: Store) -> WaitFor:

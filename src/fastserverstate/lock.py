@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Never, SupportsIndex
 
 from fastserverstate._core import KeyLock, LockNamespace, Store
+
+_EXAMPLE = "with server_state_lock['key']:"
+
+
+def _holds_no_values(instead: str) -> str:
+    return f"server_state_lock has locks, which cannot be set or deleted. Values belong in server_state: {instead}"
 
 
 class ServerStateLock(LockNamespace, Mapping[str, KeyLock]):
@@ -20,7 +27,7 @@ class ServerStateLock(LockNamespace, Mapping[str, KeyLock]):
         when its run is to end. What a thread still holds is released when its part in a run ends, or when it ends.
 
     Raises
-        What ``threading.RLock`` raises; ``DeadlockError``; ``TypeError`` for a key that is not exactly a ``str``.
+        What ``threading.RLock`` raises; ``DeadlockError``; ``TypeError`` for a key that is not a ``str``.
 
     >>> from fastserverstate import server_state, server_state_lock
     >>> with server_state_lock["jobs"]:
@@ -42,10 +49,33 @@ class ServerStateLock(LockNamespace, Mapping[str, KeyLock]):
         return self._store.lock(name)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"Locks cannot be replaced. Take the one that there is: with server_state_lock[{name!r}]:")
+        raise AttributeError(_holds_no_values(f"server_state.{name} = ..."))
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(_holds_no_values(f"del server_state.{name}"))
+
+    def __setitem__(self, key: str, value: object) -> None:
+        raise TypeError(_holds_no_values(f"server_state[{key!r}] = ..."))
+
+    def __delitem__(self, key: str) -> None:
+        raise TypeError(_holds_no_values(f"del server_state[{key!r}]"))
+
+    def __call__(self, *_keys: object, **_options: object) -> Never:
+        raise TypeError(f"server_state_lock is not called. Use brackets: {_EXAMPLE}")
+
+    def __enter__(self) -> Never:
+        raise TypeError(f"server_state_lock has a lock for each key. Name the key: {_EXAMPLE}")
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Never:
+        raise TypeError(
+            "server_state_lock belongs to this process and cannot be pickled or copied. Import it where it is needed: "
+            "from fastserverstate import server_state_lock."
+        )
 
     def __contains__(self, key: object) -> bool:
-        return type(key) is str and self._store.version(key) > 0
+        return isinstance(key, str) and self._store.version(key) > 0
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._store.keys())

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import copy
 import logging
+import reprlib
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Set
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypedDict
 
+from fastserverstate._core import plain_key
 from fastserverstate.errors import FastServerStateError
 from fastserverstate.state import ServerState
 
@@ -53,15 +55,21 @@ class SessionWidgets(Protocol):
     def browser_forgets(self) -> bool:
         """Whether the browser may lose a widget, and with it what it was told of it, at any time."""
 
-    def report(self, receive: Callable[[dict[str, Any]], None], refuse: Callable[[str, Any], None]) -> None:
+    def report(self, receive: Callable[[dict[str, Any]], None], shows: Callable[[str, Any], None]) -> None:
         """Have two functions called.
 
-        `receive` when a run begins, with what the browser has sent of the expected widgets; `refuse` when a widget was
-        made with another value than the one that it was to show, with its key and that value.
+        `receive` when a run begins, with what the browser has sent of the expected widgets; `shows` when a widget was
+        made, with its key and the value that it was to show.
         """
 
     def offers(self, key: str, value: Any) -> bool:
         """Whether the user may have set the value, in the widget as it was made last."""
+
+    def can_show(self, key: str, value: Any) -> bool:
+        """Whether the user may see the value in the widget as it was made last."""
+
+    def is_made(self, key: str) -> bool:
+        """Whether this run has made a widget with the key."""
 
     def value(self, key: str, default: Any) -> Any: ...
 
@@ -88,8 +96,51 @@ class SessionWidgets(Protocol):
 
     def is_in_form(self) -> bool: ...
 
-    def expect(self, key: str, refused: Exception) -> None:
-        """A widget with the key is made next. Raise the exception if it is one that no value can be assigned to."""
+    def expect(self, key: str, refusals: Refusals) -> None:
+        """A widget with the key is made next."""
+
+
+class Refusals:
+    """What is raised when a widget cannot be shared."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    @property
+    def user_sets(self) -> FastServerStateError:
+        """No value can be assigned to it."""
+        key = self._key
+        return FastServerStateError(
+            f"shared({key!r}) was given to a widget whose value only its user can set, such as a button, an uploader, "
+            "st.chat_input, st.data_editor or a selection in a chart, so other tabs cannot follow it. Assign what it "
+            f"returns to server_state[{key!r}] instead, in its callback. How that is done, also for a table: "
+            "docs/shared-widgets.md"
+        )
+
+    @property
+    def no_value(self) -> FastServerStateError:
+        """It is no widget."""
+        return FastServerStateError(
+            f"shared({self._key!r}) was given to an element that has no value to share. Give it to a widget; tabs, "
+            "expanders and popovers are some with on_change='rerun'."
+        )
+
+    @property
+    def second_widget(self) -> FastServerStateError:
+        """The run has made another one with the key."""
+        key = self._key
+        return FastServerStateError(
+            f"shared({key!r}) was given to two widgets in this run. Give the second one a key of its own in "
+            f"st.session_state: shared({key!r}, widget_key={key + ' 2'!r})."
+        )
+
+    def default(self, default: object) -> FastServerStateError:
+        """It does not offer its default."""
+        return FastServerStateError(
+            f"shared({self._key!r}, default={reprlib.repr(default)}) was given to a widget that does not offer this "
+            f"value of type {type(default).__name__}, and would show another. Choose a default among its options and "
+            "within its bounds."
+        )
 
 
 @dataclass
@@ -102,6 +153,7 @@ class _Widget:
 
     server_key: str
     new_until: float
+    default: Any = _MISSING
     in_form: bool = False
     told: deque[tuple[Any, float]] = field(default_factory=deque)
     heard: bool = False  # the browser has sent what it was told, or what its user has set
@@ -162,18 +214,21 @@ class _Widgets:
         self._session = session
         self._widgets: dict[str, _Widget] = {}
         self._last_change: tuple[str | None, float] = None, 0.0
-        session.report(self._received, self._refused)
+        session.report(self._received, self._made)
 
     def show(self, server_key: str, key: str, default: Any) -> None:
         """Before the widget is made: have it show the shared value, and publish what the app has assigned to it."""
         session, now = self._session, time.monotonic()
+        refusals = Refusals(server_key)
+        if session.is_made(key):
+            raise refusals.second_widget
         widget, mine = self._widgets.get(key), session.value(key, _MISSING)
         if widget is None or mine is _MISSING:  # a widget that was left out of a run begins anew
             widget = self._widgets[key] = _Widget(server_key, now + UNMADE)
         elif session.is_assigned(key) and widget.place(mine) != len(widget.told) - 1:
             self._state[widget.server_key] = copy.deepcopy(mine)
             widget.tell(mine, now)
-        widget.server_key, widget.in_form = server_key, session.is_in_form()
+        widget.server_key, widget.default, widget.in_form = server_key, default, session.is_in_form()
         if default is _MISSING:
             value = self._state.get(server_key, _MISSING)
         else:
@@ -184,7 +239,7 @@ class _Widgets:
         if value is not _MISSING and not is_known:
             session.assign(key, copy.deepcopy(value))
             widget.tell(value, now)
-        session.expect(key, _refusal(server_key))
+        session.expect(key, refusals)
 
     def _received(self, values: dict[str, Any]) -> None:
         """Publish what the user has changed, and discard old news."""
@@ -228,11 +283,15 @@ class _Widgets:
             self._widgets[key].set_by_user(values[key], now)
             self._last_change = key, now
 
-    def _refused(self, key: str, value: Any) -> None:
-        """The widget does not show the value, because it does not fit in."""
+    def _made(self, key: str, value: Any) -> None:
+        """The widget was made, and shows the value if that fits in."""
         widget, shown = self._widgets[key], self._session.value(key, _MISSING)
-        self._warn(widget, value, "There is a value for", "so a session shows another there")
-        widget.refused(value, shown, time.monotonic())
+        if shown is not value:
+            widget.refused(value, shown, time.monotonic())
+        if _same(value, widget.default) and not (_same(shown, value) and self._session.can_show(key, value)):
+            raise Refusals(widget.server_key).default(widget.default)
+        if shown is not value:
+            self._warn(widget, value, "There is a value for", "so a session shows another there")
 
     def _warn(self, widget: _Widget, value: Any, event: str, outcome: str) -> None:
         key = widget.server_key
@@ -279,15 +338,6 @@ def _same(one: object, other: object) -> bool:
         return False
 
 
-def _refusal(key: str) -> FastServerStateError:
-    return FastServerStateError(
-        f"shared({key!r}) was given to a widget whose value only its user can set, such as a button, an uploader, "
-        "st.chat_input, st.data_editor or a selection in a chart, so other tabs cannot follow it. Assign what it "
-        f"returns to server_state[{key!r}] instead, in its callback. How that is done, also for a table: "
-        "docs/shared-widgets.md"
-    )
-
-
 class Shared(Protocol):
     """The type of `fastserverstate.shared`."""
 
@@ -325,7 +375,8 @@ def shared_with(state: ServerState, widgets_of_run: Callable[[], SessionWidgets 
 
         Raises
             ``FastServerStateError``, from the widget, if it is one whose value only its user can set, such as a button,
-            an uploader, ``st.chat_input`` or ``st.data_editor``. ``TypeError`` if `key` is not a ``str``.
+            an uploader, ``st.chat_input`` or ``st.data_editor``, if it does not offer `default`, or if the run has made
+            another one with this key. ``TypeError`` if `key` is not a ``str``.
 
         >>> from fastserverstate import server_state, shared
         >>> shared("volume", default=50)
@@ -334,7 +385,8 @@ def shared_with(state: ServerState, widgets_of_run: Callable[[], SessionWidgets 
         50
         >>> del server_state.volume
         """
-        name = key if widget_key is None else widget_key
+        key = plain_key(key)
+        name = key if widget_key is None else plain_key(widget_key)
         session = widgets_of_run()
         if session is not None:
             if session.shared is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, MutableMapping, ValuesView
-from typing import Any
+from typing import Any, Never, SupportsIndex
 
 from fastserverstate._core import Namespace
 
@@ -48,7 +48,7 @@ class ServerState(Namespace, MutableMapping[str, Any]):
         a write: hold ``server_state_lock["n"]`` around it. Iteration is over a snapshot of the keys.
 
     Raises
-        ``TypeError`` for a key that is not exactly a ``str``, ``KeyError`` for a missing item, ``AttributeError`` for
+        ``TypeError`` for a key that is not a ``str``, ``KeyError`` for a missing item, ``AttributeError`` for
         a missing attribute.
 
     >>> from fastserverstate import server_state
@@ -68,6 +68,23 @@ class ServerState(Namespace, MutableMapping[str, Any]):
     def values(self) -> ValuesView[Any]:
         return _Values(self)
 
+    def to_dict(self) -> dict[str, Any]:
+        """A ``dict`` of all keys and their values, as ``st.session_state.to_dict()`` returns one.
+
+        The values are those of the state, not copies. A script that calls it depends on every key, as with ``items()``.
+
+        Thread-safety
+            Safe from any thread. Each value is read by itself; a `transaction` that names the keys keeps others from
+            changing them meanwhile.
+
+        >>> from fastserverstate import server_state
+        >>> server_state["visitors"] = 1
+        >>> server_state.to_dict()
+        {'visitors': 1}
+        >>> del server_state["visitors"]
+        """
+        return dict(self.items())
+
     def popitem(self) -> tuple[str, Any]:
         for key in self:
             value = self.pop(key, _MISSING)
@@ -78,6 +95,15 @@ class ServerState(Namespace, MutableMapping[str, Any]):
     def clear(self) -> None:
         for key in self:
             self.pop(key, None)
+
+    def __call__(self, *_args: object, **_options: object) -> Never:
+        raise TypeError("server_state is not called. Use brackets: server_state['key'].")
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Never:
+        raise TypeError(
+            "server_state belongs to this process and cannot be pickled or copied. Pass the values that are needed, or "
+            "server_state.to_dict()."
+        )
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self]

@@ -14,7 +14,7 @@ from harness.linearizability import Operation, timed
 from linearizability.model import FUNCTIONS
 
 from fastserverstate import _core
-from fastserverstate.atomic import Atomic, compare_and_set_with, transaction_with
+from fastserverstate.atomic import Atomic, BeginTransaction, compare_and_set_with
 from fastserverstate.errors import DeadlockError
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.state import ServerState
@@ -36,7 +36,7 @@ class Subject:
         self.state = ServerState(self.store)
         self.locks = ServerStateLock(self.store)
         self.atomic = Atomic(self.store)
-        self.transaction = transaction_with(self.store)
+        self.transaction = BeginTransaction(self.store)
         self.compare_and_set = compare_and_set_with(self.store)
 
     def perform(self, call: str, arguments: tuple[Any, ...]) -> Any:

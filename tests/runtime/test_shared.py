@@ -436,6 +436,68 @@ def test_callbacks_see_and_set_the_value(serve: Serve) -> None:
     with_tabs(server, 2, steps, Browser)
 
 
+def test_callbacks_that_rerun(serve: Serve) -> None:
+    """`st.rerun()` in a callback has taken effect since Streamlit 1.63: the run ends before the script begins."""
+    server = serve("""
+        def note():
+            st.session_state.calls = st.session_state.get("calls", 0) + 1
+            st.rerun()
+        def by_server_state():
+            server_state["text"] = "set"
+            st.rerun()
+        st.button("set", on_click=by_server_state)
+        st.text_input("box", on_change=note, **shared("text", default="first"))
+        st.text(f"text {server_state.text} {st.session_state.get('calls', 0)}")
+        """)
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        for number in (1, 2):
+            await ours.enter("box", f"text {number}")
+            await ours.shows(f"text text {number} {number}")
+            await theirs.has("box", f"text {number}")
+            await theirs.click("set")
+            for tab in (ours, theirs):
+                await tab.has("box", "set")
+            await theirs.shows("text set 0")
+
+    with_tabs(server, 2, steps, Browser)
+
+
+@pytest.mark.skipif(
+    tuple(map(int, streamlit.__version__.split(".")[:2])) < (1, 66), reason="this Streamlit release has no 'ignore'"
+)
+def test_values_that_arrive_with_the_next_run(serve: Serve) -> None:
+    """A browser keeps what is set in a widget with on_change="ignore" until something else makes it send all values."""
+    server = serve(
+        seconds(UNMADE=0.0)
+        + """
+        st.text_input("box", on_change="ignore", **shared("text", default="first"))
+        st.button("send")
+        st.button("count", on_click=atomic.increment, args=("count",))
+        st.text(f"{server_state.text} {server_state.get('count', 0)}")
+        """
+    )
+
+    async def steps(ours: Browser, theirs: Browser) -> None:
+        ours.type("box", "ours")
+        await theirs.click("count")  # our run for it does not take what we have typed, and sends nothing
+        for tab in (ours, theirs):
+            await tab.shows("first 1")
+        assert ours.value("box") == "ours"
+        await ours.click("send")
+        for tab in (ours, theirs):
+            await tab.shows("ours 1")
+            await tab.has("box", "ours")
+        ours.type("box", "lost")
+        theirs.type("box", "theirs")
+        await theirs.click("send")  # the last one that arrives wins, and takes what is not sent
+        for tab in (ours, theirs):
+            await tab.shows("theirs 1")
+            await tab.has("box", "theirs")
+
+    with_tabs(server, 2, steps, Browser)
+
+
 def test_two_widgets_of_one_session(serve: Serve) -> None:
     server = serve("""
         st.text_input("one", **shared("text", default="first"))
@@ -551,6 +613,8 @@ def test_without_a_default_the_widget_has_its_own(serve: Serve) -> None:
 
 
 REFUSED = {
+    "chat_input": "st.chat_input('label', **shared('refused'))",
+    "chat_input with a default": "st.chat_input('label', **shared('refused', default='text'))",
     "button": "st.button('label', **shared('refused'))",
     "data_editor": "st.data_editor([[1]], **shared('refused', default=1))",
     "file_uploader": "st.file_uploader('label', **shared('refused', default=None))",
@@ -567,27 +631,112 @@ if hasattr(streamlit, "menu_button"):
 
 @pytest.mark.parametrize("source", REFUSED.values(), ids=REFUSED)
 def test_widgets_that_only_their_user_can_set(source: str) -> None:
-    script = "import streamlit as st\nfrom fastserverstate import shared\n" + source
+    for message in messages_of_runs(source, 2):
+        assert message.startswith("shared('refused') was given to a widget whose value only its user can set")
+        assert "docs/shared-widgets.md" in message
+
+
+def messages_of_runs(source: str, runs: int) -> list[str]:
+    """What a script raises in each of its runs."""
+    app = AppTest.from_string("import datetime\nimport streamlit as st\nfrom fastserverstate import shared\n" + source)
+    messages = []
     try:
-        app = AppTest.from_string(script).run(timeout=30)
-        assert app.exception[0].message.startswith("shared('refused') was given to a widget")
-        assert "docs/shared-widgets.md" in app.exception[0].message
+        for _ in range(runs):
+            (error,) = app.run(timeout=30).exception
+            messages.append(error.message)
+        return messages
     finally:
         server_state.clear()
 
 
-def test_chat_input(serve: Serve) -> None:
-    """Newer releases of Streamlit let an app assign its value; but it has one for a moment only."""
+NOT_OFFERED = {
+    "selectbox": "st.selectbox('label', ['a', 'b'], **shared('value', default='z'))",
+    "selectbox, formatted": "st.selectbox('l', ['a', 'b'], format_func=str.upper, **shared('value', default='A'))",
+    "radio": "st.radio('label', ['a', 'b'], **shared('value', default='z'))",
+    "multiselect": "st.multiselect('label', ['a', 'b'], **shared('value', default=['z']))",
+    "multiselect, one of two": "st.multiselect('label', ['a', 'b'], **shared('value', default=['a', 'z']))",
+    "multiselect, too many": "st.multiselect('l', ['a', 'b'], max_selections=1, **shared('value', default=['a', 'b']))",
+    "select_slider": "st.select_slider('label', ['a', 'b'], **shared('value', default='z'))",
+    "slider": "st.slider('label', 0, 10, **shared('value', default=50))",
+    "slider, another type": "st.slider('label', 0, 10, **shared('value', default='5'))",
+    "slider, range": "st.slider('label', 0, 10, **shared('value', default=(8, 2)))",
+    "number_input": "st.number_input('label', 0, 10, **shared('value', default=50))",
+    "text_input": "st.text_input('label', max_chars=2, **shared('value', default='abc'))",
+    "text_input, another type": "st.text_input('label', **shared('value', default=5))",
+    "color_picker": "st.color_picker('label', **shared('value', default='red'))",
+    "date_input": "st.date_input('label', max_value=datetime.date(2021, 1, 1), "
+    "min_value=datetime.date(2020, 1, 1), **shared('value', default=datetime.date(2026, 1, 1)))",
+    "date_input, another type": "st.date_input('label', **shared('value', default='2026-01-01'))",
+    "time_input": "st.time_input('label', **shared('value', default='10:00'))",
+    "pills": "st.pills('label', ['a', 'b'], **shared('value', default='z'))",
+    "pills, several": "st.pills('l', ['a', 'b'], selection_mode='multi', **shared('value', default=['z']))",
+    "segmented_control": "st.segmented_control('label', ['a', 'b'], **shared('value', default='z'))",
+    "pagination": "st.pagination(3, **shared('value', default=9))",
+}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in NOT_OFFERED if hasattr(streamlit, kind.split(",", maxsplit=1)[0])])
+def test_a_default_that_the_widget_does_not_offer(kind: str) -> None:
+    (message,) = messages_of_runs(NOT_OFFERED[kind], 1)
+    assert message.startswith("shared('value', default=")
+    assert "does not offer this value of type" in message
+
+
+OFFERED = {
+    "a number of another type": "st.slider('label', 0, 10, **shared('value', default=5.0))",
+    "a number for a truth value": "st.checkbox('label', **shared('value', default=1))",
+    "a tuple": "st.multiselect('label', ['a', 'b'], **shared('value', default=('a',)))",
+    "a time for a date": "st.date_input('label', **shared('value', default=datetime.datetime(2026, 1, 1)))",
+    "nothing": "st.selectbox('label', ['a', 'b'], **shared('value', default=None))",
+}
+
+
+@pytest.mark.parametrize("source", OFFERED.values(), ids=OFFERED)
+def test_a_default_that_streamlit_converts(source: str) -> None:
+    app = AppTest.from_string("import datetime\nimport streamlit as st\nfrom fastserverstate import shared\n" + source)
+    try:
+        for _ in range(3):
+            assert not app.run(timeout=30).exception
+    finally:
+        server_state.clear()
+
+
+TWO = {
+    "called twice": "st.slider('a', 0, 9, **shared('value', default=1)); "
+    "st.number_input('b', 0, 9, **shared('value', default=1))",
+    "called once": "args = shared('value', default='x'); st.text_input('a', **args); st.text_input('b', **args)",
+    "without a default": "st.text_input('a', **shared('value')); st.text_input('b', **shared('value'))",
+    "one with widget_key": "st.text_input('a', **shared('value')); "
+    "st.text_input('b', **shared('another', widget_key='value'))",
+}
+
+
+@pytest.mark.parametrize("source", TWO.values(), ids=TWO)
+def test_one_key_for_two_widgets_of_a_run(source: str) -> None:
+    for message in messages_of_runs(source, 2):
+        assert "was given to two widgets in this run" in message
+        assert "widget_key=" in message
+
+
+def test_elements_without_a_value() -> None:
+    for message in messages_of_runs("st.dataframe([1], **shared('value'))", 2):
+        assert message.startswith("shared('value') was given to an element that has no value to share")
+    if hasattr(streamlit, "pagination"):
+        for element in ("st.container(**shared('value'))", "st.expander('label', **shared('value'))"):
+            assert "on_change='rerun'" in messages_of_runs(element, 1)[0]
+
+
+def test_the_first_widget_of_a_process_is_checked(serve: Serve) -> None:
+    """Python looks up `st.selectbox` before it calls `shared`."""
     server = serve("""
         try:
-            st.chat_input("label", **shared("refused"))
+            st.selectbox("label", ["a", "b"], **shared("value", default="z"))
         except FastServerStateError as error:
-            st.text(str(error)[:30])
+            st.text(str(error)[:34])
         """)
 
     async def steps(tab: Tab) -> None:
-        await tab.rerun()
-        await tab.shows("shared('refused') was given to")
+        await tab.shows("shared('value', default='z') was g")
 
     with_tabs(server, 1, steps)
 

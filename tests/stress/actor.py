@@ -12,7 +12,7 @@ from contextlib import suppress
 from stress.helpers import STEP, Value, World, check, enter, leave, locate_in_stress
 
 from fastserverstate import _core
-from fastserverstate.atomic import Atomic, compare_and_set_with, on_change_with, transaction_with, wait_for_with
+from fastserverstate.atomic import Atomic, BeginTransaction, compare_and_set_with, on_change_with, wait_for_with
 from fastserverstate.change import content_fingerprint
 from fastserverstate.rerun.control import NoRerun
 
@@ -66,7 +66,7 @@ class Cast(World):
         self.replacing = threading.Lock()
         self.atomic, self.on_change = Atomic(self.store), on_change_with(self.store)
         self.compare_and_set, self.wait_for = compare_and_set_with(self.store), wait_for_with(self.store)
-        self.transaction = transaction_with(self.store)
+        self.transaction = BeginTransaction(self.store)
         # Shared between the actors, who write each of them many times: their counts of references tell what leaks.
         self.values = {key: [Value(key, i) for i in range(3)] for key in self.keys}
         self._references = self.count_references()

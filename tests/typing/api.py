@@ -35,6 +35,7 @@ assert_type("a" in server_state, bool)
 assert_type(len(server_state), int)
 assert_type(list(server_state), list[str])
 assert_type(list(server_state.items()), list[tuple[str, Any]])
+assert_type(server_state.to_dict(), dict[str, Any])
 del server_state["a"]
 del server_state.a
 

@@ -18,7 +18,6 @@ from fastserverstate.atomic import (
     on_change_with,
     peek_with,
     touch_with,
-    transaction_with,
     wait_for_with,
 )
 from fastserverstate.lock import ServerStateLock
@@ -73,7 +72,7 @@ def touch(store: _core.Store):
 
 @pytest.fixture
 def transaction(store: _core.Store) -> BeginTransaction:
-    return transaction_with(store)
+    return BeginTransaction(store)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from unit.helpers import ATTRIBUTE, DEADLINE, ThreadSet, elsewhere, enter, is_free, leave, run_script
 
 from fastserverstate import DeadlockError, FastServerStateError, _core
-from fastserverstate.atomic import Atomic, transaction_with, wait_for_with
+from fastserverstate.atomic import Atomic, BeginTransaction, wait_for_with
 
 pytestmark = pytest.mark.usefixtures("many_switches")
 
@@ -27,7 +27,7 @@ def world(store, state, locks):
         state=state,
         locks=locks,
         atomic=Atomic(store),
-        transaction=transaction_with(store),
+        transaction=BeginTransaction(store),
         wait_for=wait_for_with(store),
     )
 

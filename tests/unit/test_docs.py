@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import inspect
 import re
 from pathlib import Path
 
@@ -34,6 +35,18 @@ def test_public_names_have_docstrings(name: str) -> None:
     assert run_examples(documented.__doc__, {}, name)
     if not isinstance(documented, type):
         assert "Thread-safety" in documented.__doc__
+
+
+def test_examples_of_methods() -> None:
+    methods = [
+        method
+        for name in fastserverstate.__all__
+        for method in vars(type(getattr(fastserverstate, name))).values()
+        if inspect.isfunction(method) and ">>>" in (method.__doc__ or "")
+    ]
+    assert fastserverstate.server_state.to_dict.__func__ in methods
+    for method in methods:
+        assert run_examples(method.__doc__, {}, method.__qualname__)
 
 
 def test_examples_of_the_package() -> None:

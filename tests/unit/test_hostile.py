@@ -54,16 +54,15 @@ class Kind(enum.StrEnum):
     ONE = "one"
 
 
+class Number(enum.IntEnum):
+    ONE = 1
+
+
 NOT_KEYS: dict[str, tuple[Any, str, str]] = {
-    "str subclass": (Text("k"), "test_hostile.Text", "'k'"),
-    "hostile str subclass": (Hostile("k"), "test_hostile.Hostile", "'hostile'"),
-    "unprintable str subclass": (Unprintable("k"), "test_hostile.Unprintable", ""),
-    "enum member": (Kind.ONE, "test_hostile.Kind", "<Kind.ONE: 'one'>"),
+    "enum member": (Number.ONE, "test_hostile.Number", "<Number.ONE: 1>"),
     "bytes": (b"k", "bytes", "b'k'"),
     "long bytes": (b"k" * 1_000_000, "bytes", "b'kkk"),
-    "lone surrogate": (Text("\ud800"), "test_hostile.Text", r"'\ud800'"),
     "number": (0.5, "float", "0.5"),
-    "None": (None, "NoneType", "None"),
     "list": ([], "list", "[]"),
     "type": (str, "type", "<class 'str'>"),
 }
@@ -93,7 +92,7 @@ def test_key_of_another_type_is_named(store, state, use, key, kind, shown):
     message = str(caught.value)
     assert kind in message
     assert shown in message
-    assert "str(key)" in message
+    assert "Use " in message
     assert len(message) < 1_000
     message.encode()  # can be logged
     assert store.statistics() == before
@@ -101,20 +100,40 @@ def test_key_of_another_type_is_named(store, state, use, key, kind, shown):
     assert store.collect_stale() == []
 
 
-@pytest.mark.parametrize(
-    "name", [Text("k"), Hostile("k"), Unprintable("k"), Kind.ONE], ids=lambda name: type(name).__name__
-)
+KINDS_OF_STR: dict[str, tuple[str, str]] = {
+    "subclass": (Text("k"), "k"),
+    "hostile": (Hostile("k"), "k"),
+    "unprintable": (Unprintable("k"), "k"),
+    "enum member": (Kind.ONE, "one"),
+    "lone surrogate": (Text("\ud800"), "\ud800"),
+}
+
+
+@pytest.mark.parametrize(("key", "plain"), KINDS_OF_STR.values(), ids=KINDS_OF_STR)
+@pytest.mark.parametrize("use", KEY_USES.values(), ids=KEY_USES)
 @pytest.mark.usefixtures("session")
-def test_attribute_name_of_a_str_subclass_is_no_key(store, state, name):
-    state["k"] = state["one"] = 0
-    before = store.statistics()
-    for use in (lambda: setattr(state, name, 1), lambda: delattr(state, name)):
-        with pytest.raises(TypeError, match=type(name).__name__):
-            use()
-    with pytest.raises((AttributeError, TypeError, AssertionError)):  # `getattr` itself may hash the name
-        getattr(state, name)
-    assert store.statistics() == before
-    assert dict(state) == {"k": 0, "one": 0}
+def test_key_of_a_str_subclass_counts_as_the_text_that_it_holds(store, state, use, key, plain):
+    """No code of its own runs."""
+
+    def outcome(key):
+        state.clear()
+        state[plain] = 0
+        result = use(store, state, key)
+        return result if use is not KEY_USES["version"] else bool(result), dict(state)
+
+    assert outcome(key) == outcome(plain)
+    assert all(type(key) is str for key in state)
+
+
+@pytest.mark.parametrize(("name", "plain"), KINDS_OF_STR.values(), ids=KINDS_OF_STR)
+@pytest.mark.usefixtures("session")
+def test_attribute_name_of_a_str_subclass_counts_as_the_text_that_it_holds(state, name, plain):
+    setattr(state, name, 1)
+    assert dict(state) == {plain: 1}
+    with contextlib.suppress(AssertionError):  # `getattr` itself may hash the name
+        assert getattr(state, name) == 1
+    delattr(state, name)
+    assert dict(state) == {}
 
 
 HUGE = "x" * 10_000_000
@@ -708,7 +727,7 @@ def test_errors_of_finalizers_are_nobody_elses():
             state.pop("k", state.__setitem__("other", Raising(ValueError("four"))) or state.pop("other") and 5)
             state["k"]
         except KeyError as error:
-            assert error.args == ("k",)
+            assert "'k'" in str(error)
         assert store.statistics()["cells"] == 0
         """
     )

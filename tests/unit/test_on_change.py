@@ -14,7 +14,7 @@ import pytest
 from unit.helpers import DEADLINE, ThreadSet, enter, is_free, leave
 
 from fastserverstate import _core, no_rerun
-from fastserverstate.atomic import Atomic, on_change_with, transaction_with
+from fastserverstate.atomic import Atomic, BeginTransaction, on_change_with
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.state import ServerState
 
@@ -222,7 +222,7 @@ class Stand:
         self.store = _core.Store(reserved=dir(ServerState))
         self.state = ServerState(self.store)
         self.locks = ServerStateLock(self.store)
-        self.transaction = transaction_with(self.store)
+        self.transaction = BeginTransaction(self.store)
         self.on_change = on_change_with(self.store)
 
 

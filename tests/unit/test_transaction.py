@@ -13,7 +13,7 @@ import pytest
 from unit.helpers import DEADLINE, ThreadSet, elsewhere, enter, is_free, leave
 
 from fastserverstate import _core, no_rerun
-from fastserverstate.atomic import Atomic, compare_and_set_with, transaction_with
+from fastserverstate.atomic import Atomic, BeginTransaction, compare_and_set_with
 
 pytestmark = pytest.mark.usefixtures("many_switches")
 
@@ -564,8 +564,8 @@ def test_timeouts_that_are_no_numbers(transaction, timeout):
 
 
 @pytest.mark.parametrize("key", [1, None, b"k", ("a", "b"), []])
-def test_keys_are_exact_str(state, transaction, key):
-    with pytest.raises(TypeError, match="server_state keys are of type str"):
+def test_keys_are_str(state, transaction, key):
+    with pytest.raises(TypeError, match=r"server_state keys are of type str|transaction\(\*keys\)"):
         transaction("a", key)
     with transaction():
         for use in (lambda: state.__setitem__(key, 1), lambda: state.get(key), lambda: state.pop(key, None)):
@@ -606,7 +606,7 @@ def test_another_store_is_not_part_of_it(state, transaction):
         raise ZeroDivisionError
     assert "k" not in state
     assert others["k"] == 1
-    with transaction(), pytest.raises(RuntimeError, match="another store"), transaction_with(other)():
+    with transaction(), pytest.raises(RuntimeError, match="another store"), BeginTransaction(other)():
         pass
 
 

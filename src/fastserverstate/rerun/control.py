@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
-from contextlib import ContextDecorator
+from typing import Any, ParamSpec, TypeVar
 
 from fastserverstate._core import Store, Suppression, reruns_are_suppressed
 from fastserverstate.errors import RerunSuppressedError
 
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
 
-class NoRerun(Suppression, ContextDecorator):
-    """Writes inside of ``with no_rerun:`` rerun nobody. Also a decorator.
+
+class NoRerun(Suppression):
+    """Writes inside of ``with no_rerun:`` rerun nobody. Also a decorator of functions: ``@no_rerun``.
 
     The values are stored at once, and sessions stay subscribed: a later write outside of the block reruns them.
 
@@ -19,7 +24,8 @@ class NoRerun(Suppression, ContextDecorator):
         the run that it is in, if not before.
 
     Raises
-        ``RuntimeError`` at its end on another thread than the one on which it began.
+        ``RuntimeError`` at its end on another thread than the one on which it began, ``TypeError`` if it decorates
+        an ``async def`` or a generator function.
 
     >>> from fastserverstate import no_rerun, server_state
     >>> with no_rerun:
@@ -28,6 +34,31 @@ class NoRerun(Suppression, ContextDecorator):
     """
 
     __slots__ = ()
+
+    def __call__(
+        self,
+        function: Callable[_Parameters, _Result] | None = None,
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Callable[_Parameters, _Result]:
+        if args or kwargs or not callable(function):
+            raise TypeError("no_rerun is used without parentheses: with no_rerun: or, above a function, @no_rerun.")
+        if any(is_kind(function) for is_kind in _RUN_LATER):
+            raise TypeError(
+                f"@no_rerun ends when {function.__name__}() returns, and an async or generator function has not begun "
+                "then. Use a block in it: with no_rerun:"
+            )
+
+        @functools.wraps(function)
+        def suppressed(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+            with self:
+                return function(*args, **kwargs)
+
+        return suppressed
+
+
+_RUN_LATER = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 
 
 def force_rerun_with(store: Store) -> Callable[[str], None]:
