@@ -109,6 +109,11 @@ class Tab:
         widget, fragment = self.element(label)
         await self.rerun(WidgetState(id=widget.id, trigger_value=True), fragment)
 
+    async def switch(self, label: str, *, on: bool) -> None:
+        widget, fragment = self.element(label)
+        self._widgets[widget.id] = WidgetState(id=widget.id, bool_value=on)
+        await self.rerun(fragment=fragment)
+
     async def enter(self, label: str, text: str) -> None:
         widget, fragment = self.element(label)
         self._widgets[widget.id] = WidgetState(id=widget.id, string_value=text)

@@ -133,21 +133,19 @@ VISITED = """
 
 
 async def visit_and_return(server: AppServer, visits: int) -> None:
-    """Of the sessions some open a dialog, some come back after they have lost their connection."""
+    """Some of the sessions open a dialog. Some come back, well after Streamlit has noticed that they have left."""
     places = asyncio.Semaphore(8)
+    sessions = []
 
-    async def one(number: int) -> None:
-        async with places:
-            async with Tab(server.websocket_url, query="role=dialog" if number % 3 == 0 else "") as tab:
-                await tab.until(lambda tab: tab.settled and "visited" in tab.texts, 60)
-                session = tab.session_id
-            if number % 3 == 1:
-                async with Tab(server.websocket_url, resume=session) as tab:
-                    await tab.rerun()
-                    await tab.until(lambda tab: tab.settled and "visited" in tab.texts, 60)
-                    assert tab.session_id == session
+    async def one(*, query: str = "", resume: str | None = None) -> None:
+        async with places, Tab(server.websocket_url, query=query, resume=resume) as tab:
+            if resume is not None:
+                await tab.rerun()
+            await tab.until(lambda tab: tab.settled and "visited" in tab.texts, 60)
+            sessions.append(tab.session_id)
 
-    await asyncio.gather(*(one(number) for number in range(visits)))
+    await asyncio.gather(*(one(query="role=dialog" if number % 3 == 0 else "") for number in range(visits)))
+    await asyncio.gather(*(one(resume=session) for session in sessions[visits - STORED // 2 : visits - 16]))
 
 
 def test_sessions_that_have_left_are_freed(serve: Serve) -> None:

@@ -1,12 +1,11 @@
-"""Garbage collection around reruns.
+"""Garbage collection around runs.
 
 Streamlit collects all generations after every run (``runner.postScriptGC``), and each such collection goes through
-every object of the process. When sessions are rerun one after another that costs several times what the runs do. Two
-ways out:
+every object of the process: modules, caches and the sessions of all users. That costs several times what most runs do,
+and keeps their output from leaving. Two ways out:
 
-* `SettingAside`, the default, leaves Streamlit's collections alone and makes them cheap: when many sessions are due,
-  all objects that there are then are set aside (`gc.freeze`), so that the collections of the fan-out go through what
-  came after. When it is over they are put back.
+* `SettingAside`, the default, leaves Streamlit's collections alone and makes them cheap: what has survived one is set
+  aside (`gc.freeze`), so that the next one goes through what came after. Now and then all of it is put back.
 * `Paced`, on request, takes the place of Streamlit's collections: one for many runs, when the server has come to rest
   or the process has grown.
 """
@@ -32,11 +31,16 @@ GROWTH_SHARE = 0.25
 # How often the size is looked at, in seconds.
 SIZE_CHECK = 0.1
 
-# From so many sessions that are due at once it pays to set objects aside, and again after so many reruns.
-MANY = 8
+# What was set aside is put back, so that the next collection goes through all, after so many runs; when the process has
+# grown; and at rest, if there were this many runs.
+RUNS_SET_ASIDE = 500
+RUNS_BEFORE_REST = 50
+LONG_REST = 5.0  # seconds
+
 # CPython 3.12 starts with some hundred frozen objects. An app that freezes its own has tens of thousands.
 FROZEN_BY_PYTHON = 1000
-SET_ASIDE_AGAIN = 25
+# Setting aside takes no time with the GIL, and goes through all objects without it.
+RUNS_WITHOUT_GIL = 25
 
 
 class Growth:
@@ -90,38 +94,58 @@ class Paced(Companion):
 
 
 class SettingAside(Companion):
-    """Sets objects aside while many sessions are rerun, unless the app itself has frozen objects."""
+    """Sets aside what has survived a collection, unless the app itself has frozen objects."""
+
+    rest = LONG_REST
 
     def __init__(self, collects_after_runs: Callable[[], bool]) -> None:
         super().__init__()
         self._collects_after_runs = collects_after_runs
-        self._reruns = 0  # since the fan-out began; 0 when nothing is set aside
         self._growth = Growth()
-
-    def admitted(self, pump: Pump) -> None:
-        with self.lock:
-            if self._reruns == 0:
-                if pump.due < MANY or gc.get_freeze_count() > FROZEN_BY_PYTHON or not self._collects_after_runs():
-                    return
-                self._growth.collected()
-            elif self._growth.measure(pump.loop.time()) > 1:
-                # What became garbage while it was set aside: the collection after this run finds it.
-                self.put_back()
-                return
-            if self._reruns % SET_ASIDE_AGAIN == 0:
-                gc.freeze()
-            self._reruns += 1
-            self.keep_watch(pump)
+        self._runs = 0  # since all objects were gone through; 0 when nothing is set aside
+        self._step = 1 if getattr(sys, "_is_gil_enabled", lambda: True)() else RUNS_WITHOUT_GIL
+        self._put_back_at: int | None = None  # number of full collections then, until there was another one
 
     def run_ended(self, pump: Pump) -> None:
-        if self._reruns:
+        with self.lock:
+            if not self._collects_after_runs():
+                self.put_back()
+                return
+            if self._put_back_at is not None:
+                if _full_collections() == self._put_back_at:
+                    return
+                self._put_back_at = None
+                self._growth.collected()
+            elif self._runs == 0:
+                if gc.get_freeze_count() > FROZEN_BY_PYTHON:
+                    return
+                self._growth.collected()
+            elif self._runs >= RUNS_SET_ASIDE or self._growth.measure(pump.loop.time()) > 1:
+                self.put_back()
+                self._put_back_at = _full_collections()
+                return
+            if self._runs % self._step == 0:
+                gc.freeze()
+            self._runs += 1
             self.keep_watch(pump)
+
+    def at_rest(self) -> None:
+        if self._runs >= RUNS_BEFORE_REST:
+            self.put_back()
+            gc.collect()
+            gc.freeze()
+            self._growth.collected()
+            self._runs = 1
 
     def put_back(self) -> None:
         with self.lock:
-            if self._reruns:
+            if self._runs:
                 gc.unfreeze()
-                self._reruns = 0
+                self._runs = 0
+
+
+def _full_collections() -> int:
+    return int(gc.get_stats()[-1]["collections"])
 
 
 def resident_bytes() -> int:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastserverstate.rerun.scheduler import Pump
 
-# At rest: no rerun was asked for and no run has ended for this many seconds, and no session waits for a rerun.
+# At rest: no rerun was asked for and no run has ended for this many seconds, and no session waits for a rerun. A
+# companion may have a rest of its own.
 REST = 0.25
 
 # A fan-out of which nothing was heard for so many seconds does not count: its event loop may never run again.
@@ -17,10 +18,12 @@ SILENCE = 10.0
 
 
 class Companion:
-    """Hears of the reruns that a pump asks for, and of the runs that end. Called on the event loop.
+    """Hears of the reruns that a pump asks for, on the event loop, and of the runs that end, on any thread.
 
     While something goes on, a thread watches for its end. A timer of the event loop would be lost with the loop.
     """
+
+    rest = REST  # seconds
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -69,13 +72,13 @@ class Companion:
     def _wait_for_rest(self) -> None:
         while True:
             with self.lock:
-                left = self._last + REST - time.monotonic()
-                if left <= 0 and not (left > REST - SILENCE and self._is_fanning_out()):
+                left = self._last + self.rest - time.monotonic()
+                if left <= 0 and not (left > self.rest - SILENCE and self._is_fanning_out()):
                     self._watch = None
                     self._pumps = set()
                     self.at_rest()
                     return
-            time.sleep(max(left, REST / 5))
+            time.sleep(max(left, self.rest / 5))
 
     def _is_fanning_out(self) -> bool:
         return any(pump.is_fanning_out and not pump.loop.is_closed() for pump in self._pumps)

@@ -86,11 +86,11 @@ class Scheduler:
     def run_ended(self, live: LiveSession) -> None:
         """The session's runner is done. From the runner's thread."""
         if live.pump is not None:
+            self.collector.run_ended(live.pump)
             live.pump.call(self._run_ended, live.pump, live)
 
     def _run_ended(self, pump: Pump, live: LiveSession) -> None:
         pump.run_ended(live)
-        self.collector.run_ended(pump)
         self._turns.run_ended(pump)
 
     def _admitted(self, pump: Pump) -> None:
