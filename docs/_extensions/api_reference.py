@@ -26,7 +26,7 @@ PUBLIC = {
     "Reruns": ["no_rerun", "force_rerun_bound_sessions"],
     "Options": ["configure"],
     "Several servers": ["connect"],
-    "Errors": ["FastServerStateError", "RerunSuppressedError", "DeadlockError"],
+    "Errors": ["FastServerStateError", "RerunSuppressedError", "DeadlockError", "WouldBlockError"],
 }
 OTHERS = "More"
 MAKERS = {"__new__", "__init__"}

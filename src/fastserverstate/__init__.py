@@ -34,7 +34,7 @@ from fastserverstate._shared import (
     transaction,
     wait_for,
 )
-from fastserverstate.errors import DeadlockError, FastServerStateError, RerunSuppressedError
+from fastserverstate.errors import DeadlockError, FastServerStateError, RerunSuppressedError, WouldBlockError
 
 _reload.keep()
 connect_by_environment()
@@ -43,6 +43,7 @@ __all__ = [
     "DeadlockError",
     "FastServerStateError",
     "RerunSuppressedError",
+    "WouldBlockError",
     "atomic",
     "compare_and_set",
     "configure",

@@ -134,6 +134,21 @@ def on_leftovers(report: Callable[[list[str], list[str]], object]) -> None:
 def wake_waiters() -> None:
     """Have the threads of all sessions that wait call `Session.raise_if_stopped`."""
 
+def on_event_loop() -> bool:
+    """Whether the calling thread runs an event loop of asyncio. Such a thread waits for 20 ms at most, and then gets
+    a `fastserverstate.WouldBlockError`."""
+
+def on_ends(in_pool: Callable[[], bool], if_over: Callable[[], object]) -> None:
+    """Have waits of threads that are part of no run call ``if_over()`` every 250 ms, which may raise: those that begin
+    where ``in_pool()`` is true, and all of them after `end_process`. Process-wide; the last call wins."""
+
+def end_process() -> None:
+    """Say that the main thread has come to its end, and the process waits for the others."""
+
+def process_is_ending() -> bool: ...
+def waits() -> frozenset[tuple[int, int]]:
+    """The threads that wait, each with the time, on the monotonic clock in ns, at which its wait has begun."""
+
 @final
 class KeyLock:
     """The re-entrant lock of one key, as ``server_state_lock[key]`` returns it.

@@ -135,6 +135,8 @@ cdef bint wait_for_change(Table *table, PyObject *key, uint64_t version, long lo
             if changed or not awake:
                 break
             unlock(&shard.mutex)
+            if is_too_long(&waiter, timeout_ns):
+                refuse_to_block(f"Waiting for a change of {<object>key!r}")
             attend(&waiter)
             awake = waiter_sleep(&waiter, timeout_ns)
     except BaseException:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import MutableMapping
 
+from fastserverstate import _ends
 from fastserverstate._core import Store, look_past, share_between_threads
 from fastserverstate._streamlit import Bridge, PostScriptGC, check_streamlit, widgets_of_run
 from fastserverstate.atomic import (
@@ -26,6 +27,7 @@ from fastserverstate.shared import shared_with
 from fastserverstate.state import ServerState
 
 check_streamlit()
+_ends.watch()
 look_past(Atomic.__call__, ServerState.items, MutableMapping.update, shared_with)
 
 store = Store(reserved=dir(ServerState))
