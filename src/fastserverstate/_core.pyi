@@ -22,7 +22,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Final, Self, final, overload
+from typing import Any, Final, NoReturn, Self, TypeVar, final, overload
+
+_T = TypeVar("_T")
 
 class Suppression:
     """A ``no_rerun`` block, which nests: changes that the holder makes in this context make nothing stale."""
@@ -127,6 +129,13 @@ def locate_scopes(
 def holder_serial() -> int:
     """The number of the calling thread's holder. No other one in the process has it, ever."""
 
+def this_holder() -> Holder:
+    """The calling thread's holder."""
+
+def act_for(holder: Holder, function: Callable[[], _T]) -> _T:
+    """Call a function on this thread as if the holder's thread did: with its locks, and in its `no_rerun` blocks if
+    that is done in its context. That thread may go on meanwhile."""
+
 def on_leftovers(report: Callable[[list[str], list[str]], object]) -> None:
     """Have ``report(locks, written)`` called when a thread has ended that held the locks of these keys, or was in
     a transaction that had written those. They are free then. Process-wide; the last call wins."""
@@ -137,6 +146,12 @@ def wake_waiters() -> None:
 def on_event_loop() -> bool:
     """Whether the calling thread runs an event loop of asyncio. Such a thread waits for 20 ms at most, and then gets
     a `fastserverstate.WouldBlockError`."""
+
+LOOP_PATIENCE: Final[float]
+"""The 20 ms, in seconds."""
+
+def refuse_to_block(what: str) -> NoReturn:
+    """Raise WouldBlockError: `what` would stop the event loop."""
 
 def on_ends(in_pool: Callable[[], bool], if_over: Callable[[], object]) -> None:
     """Have waits of threads that are part of no run call ``if_over()`` every 250 ms, which may raise: those that begin

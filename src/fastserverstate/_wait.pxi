@@ -26,6 +26,7 @@ ctypedef struct Waiter:
 cdef long long LOOP_PATIENCE_NS = 20_000_000
 # How often a waiter whose pool or process may end looks whether it does.
 cdef long long LOOK_EVERY_NS = 250_000_000
+LOOP_PATIENCE = LOOP_PATIENCE_NS / 1e9
 
 # `is_in_pool()`, and `raise_if_over()`: see `on_ends`.
 cdef object is_in_pool = None
@@ -179,7 +180,7 @@ cdef inline bint is_too_long(const Waiter *self, long long timeout_ns) noexcept:
     return self.on_loop and (timeout_ns < 0 or timeout_ns > LOOP_PATIENCE_NS)
 
 
-cdef int refuse_to_block(str what) except -1:
+cpdef refuse_to_block(str what):
     from fastserverstate.errors import WouldBlockError
     raise WouldBlockError(
         f"{what} would stop the event loop that this thread runs, so nothing was done. Make the call on another thread: "

@@ -124,7 +124,7 @@ def sync() -> None:
     """
     link = _link
     if link is not None:
-        link.node.sync()
+        link.sync()
 
 
 def _forget() -> None:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastserverstate.cluster.client import Engine, Reply
+from fastserverstate._core import on_event_loop
+from fastserverstate.cluster.client import Engine, Reply, patience
 from fastserverstate.cluster.codec import Codec, encode_key
 from fastserverstate.cluster.errors import (
     NotConnectedError,
@@ -133,9 +134,10 @@ class Node:
         return self.tail.synchronised.wait(timeout)
 
     def close(self) -> None:
-        """Stop to follow. Waits for the thread."""
+        """Stop to follow. Waits for the thread if it has followed so far, but not on an event loop."""
         self.tail.stop()
-        if threading.current_thread() is not self.tail:  # in a finalizer
+        is_tail = threading.current_thread() is self.tail  # in a finalizer
+        if self.tail.synchronised.is_set() and not is_tail and not on_event_loop():
             self.tail.join(10)
         self.leases.close()
         self.engine.close()
@@ -168,6 +170,7 @@ class Node:
         known = {change.key: change.value for change in changes if change.kind != b"I"}
         self.replica.depart(ticket, Flight(known, origin))
         try:
+            given = patience.get()
             reply = self.leases.when_free(
                 [change.key for change in changes],
                 lambda: self.engine.call(
@@ -178,8 +181,12 @@ class Node:
                     *flat,
                     numbered=True,
                 ),
+                None if given is None else time.monotonic() + given,
             )
-            assert reply is not None
+            if reply is None:
+                raise NotWrittenError(
+                    f"server_state[{changes[0].key!r}] was locked for {given:.3g} seconds. Nothing was written."
+                )
             if reply[0] == b"OK":
                 self._written(changes, reply, origin)
         finally:
