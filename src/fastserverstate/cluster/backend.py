@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
@@ -21,12 +20,10 @@ from fastserverstate._core import (
     same_value,
 )
 from fastserverstate.cluster.errands import Errands, LateError, writer_given
-from fastserverstate.cluster.errors import UnknownOutcomeError
+from fastserverstate.cluster.errors import NotConnectedError, UnknownOutcomeError
 from fastserverstate.cluster.listeners import Callers
 from fastserverstate.cluster.node import Node
 from fastserverstate.cluster.replica import GONE
-
-logger = logging.getLogger("fastserverstate")
 
 _UNKNOWN: Any = object()
 
@@ -234,19 +231,16 @@ class Link:
     def _attach(self) -> None:
         self._store.set_backend(self._backend)
 
-    def open(self, timeout: float, required: bool) -> None:
-        joined = False
-        try:
-            joined = self.node.start(timeout)
-        finally:
-            if required and not joined:
-                self.close()
-        if joined:
-            return
-        error = self.node.unreachable()
-        if required:
-            raise error
-        logger.warning("%s This server works by itself until it can be reached.", error)
+    def open(self, timeout: float) -> bool:
+        """Begin to follow the engine; False if it was not reached in time, and is tried on."""
+        return self.node.start(timeout)
+
+    def has_joined(self) -> bool:
+        """Whether the engine was reached, now or at any time before."""
+        return self.node.tail.synchronised.is_set()
+
+    def unreachable(self, timeout: float) -> NotConnectedError:
+        return self.node.unreachable(timeout)
 
     def sync(self) -> None:
         self._backend.sync()

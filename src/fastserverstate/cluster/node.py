@@ -129,9 +129,10 @@ class Node:
         return f"<node of {self.namespace!r} at {self.engine.address}>"
 
     def start(self, timeout: float) -> bool:
-        """Begin to follow the engine; False if it was not reached in time. Then it is tried on."""
+        """Begin to follow the engine; False if it was not reached in time, or refuses. Then it is tried on."""
         self.tail.start()
-        return self.tail.synchronised.wait(timeout)
+        self.tail.decided.wait(timeout)
+        return self.tail.synchronised.is_set()
 
     def close(self) -> None:
         """Stop to follow. Waits for the thread if it has followed so far, but not on an event loop."""
@@ -367,6 +368,7 @@ class Node:
             malformed=self.replica.malformed,
         )
 
-    def unreachable(self) -> NotConnectedError:
+    def unreachable(self, timeout: float) -> NotConnectedError:
         error = self.tail.last_error
-        return NotConnectedError(f"{self.engine.address} cannot be reached ({error}).")
+        why = f"no answer within {timeout:.3g} seconds" if error is None else str(error).rstrip(".")
+        return NotConnectedError(f"{self.engine.address} cannot be reached ({why}).")
