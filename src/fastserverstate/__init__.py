@@ -33,6 +33,7 @@ from fastserverstate._shared import (
     touch,
     transaction,
     wait_for,
+    wait_for_async,
 )
 from fastserverstate.errors import DeadlockError, FastServerStateError, RerunSuppressedError, WouldBlockError
 
@@ -58,4 +59,5 @@ __all__ = [
     "touch",
     "transaction",
     "wait_for",
+    "wait_for_async",
 ]

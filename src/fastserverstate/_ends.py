@@ -54,7 +54,7 @@ def _nobody_is_left() -> bool:
     waiting = {thread for thread, _ in waits} | {threading.main_thread().ident}
     running = [thread for thread in threading.enumerate() if not thread.daemon and thread.ident not in waiting]
     before, _last.waits = getattr(_last, "waits", None), None if running else waits
-    return not running and waits == before
+    return not running and before is not None and waits <= before
 
 
 @contextlib.contextmanager

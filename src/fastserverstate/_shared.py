@@ -10,6 +10,7 @@ from fastserverstate._core import Store, look_past, share_between_threads
 from fastserverstate._streamlit import Bridge, PostScriptGC, check_streamlit, widgets_of_run
 from fastserverstate.atomic import (
     Atomic,
+    Listeners,
     compare_and_set_with,
     on_change_with,
     peek_with,
@@ -17,6 +18,7 @@ from fastserverstate.atomic import (
     transaction_with,
     wait_for_with,
 )
+from fastserverstate.awaiting import wait_for_async_with
 from fastserverstate.configuration import configure_with
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.rerun.collector import SettingAside
@@ -40,12 +42,14 @@ server_state = ServerState(store)
 server_state_lock = ServerStateLock(store)
 atomic = Atomic(store)
 compare_and_set = compare_and_set_with(store)
-on_change = on_change_with(store)
+_listeners = Listeners(store)
+on_change = on_change_with(store, _listeners)
 peek = peek_with(store)
 shared = shared_with(server_state, widgets_of_run)
 touch = touch_with(store)
 transaction = transaction_with(store)
 wait_for = wait_for_with(store)
+wait_for_async = wait_for_async_with(store, _listeners)
 no_rerun = NoRerun()
 force_rerun_bound_sessions = force_rerun_with(store)
 configure = configure_with(store, settings, scheduler, post_script_gc)

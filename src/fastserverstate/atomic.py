@@ -17,7 +17,7 @@ from fastserverstate._core import Counters, Namespace, Store, same_value
 
 logger = logging.getLogger("fastserverstate")
 
-_MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<no default>"})()
+MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<no default>"})()
 _Value = TypeVar("_Value")
 _Callback = TypeVar("_Callback", bound=Callable[..., object])
 
@@ -47,7 +47,7 @@ class Atomic(Counters):
         self._store = store
         self._state = Namespace(store)
 
-    def __call__(self, key: str, function: Callable[[Any], _Value], *, default: Any = _MISSING) -> _Value:
+    def __call__(self, key: str, function: Callable[[Any], _Value], *, default: Any = MISSING) -> _Value:
         """Set the key to ``function(value)`` and return that. The function is called once, with the key's lock held.
 
         `default` is passed if the key is not set. What the function raises leaves the key as it was.
@@ -57,7 +57,7 @@ class Atomic(Counters):
         """
         with self._store.lock(key):
             value = self._store.peek(key, default)
-            if value is _MISSING:
+            if value is MISSING:
                 raise KeyError(key)
             changed = function(value)
             self._state[key] = changed
@@ -184,9 +184,9 @@ def _call_all(key: str, subscriptions: tuple[Subscription, ...]) -> None:
             raise
 
 
-def on_change_with(store: Store) -> OnChange:
-    """Make `on_change` for a store."""
-    listeners = Listeners(store)
+def on_change_with(store: Store, listeners: Listeners | None = None) -> OnChange:
+    """Make `on_change` for a store, which may have one set of listeners."""
+    listeners = Listeners(store) if listeners is None else listeners
 
     def on_change(
         key: str,
@@ -300,7 +300,7 @@ def compare_and_set_with(store: Store) -> Callable[[str, Any, Any], bool]:
         >>> del server_state["job"]
         """
         with store.lock(key):
-            found = store.peek(key, _MISSING)
+            found = store.peek(key, MISSING)
             if found is not expected and not same_value(found, expected):
                 return False
             state[key] = value
@@ -341,7 +341,7 @@ def transaction_with(store: Store) -> BeginTransaction:
         (3, 2)
         >>> del server_state["mine"], server_state["yours"]
         """
-        return store.transaction(keys, _seconds(timeout))
+        return store.transaction(keys, seconds_of(timeout))
 
     return transaction
 
@@ -353,7 +353,8 @@ def wait_for_with(store: Store) -> WaitFor:
         """Wait until the key is set and ``predicate(value)`` is true, if there is one. Returns the value.
 
         Sleeps until the key changes. In a script run the wait ends with the run: when the user clicks, or closes the
-        tab. Subscribes to nothing.
+        tab. On a thread without a run it ends with the process, and with the event loop whose executor the thread
+        belongs to: nobody is left then who would end it. Subscribes to nothing. In a coroutine, await `wait_for_async`.
 
         Thread-safety
             Safe from any thread. `predicate` is called on the waiting thread with nothing locked, at first and after
@@ -361,7 +362,8 @@ def wait_for_with(store: Store) -> WaitFor:
 
         Raises
             ``TimeoutError`` after `timeout` (seconds or a ``timedelta``), ``RuntimeError`` if the calling thread holds
-            the key's lock, ``TypeError`` if the key is not a ``str``, and what `predicate` raises.
+            the key's lock or the wait ends with the process, ``WouldBlockError`` if it would have to wait on a thread
+            that runs an event loop, ``TypeError`` if the key is not a ``str``, and what `predicate` raises.
 
         >>> import threading
         >>> from fastserverstate import server_state, wait_for
@@ -370,7 +372,7 @@ def wait_for_with(store: Store) -> WaitFor:
         42
         >>> del server_state["result"]
         """
-        seconds = _seconds(timeout)
+        seconds = seconds_of(timeout)
         end = None if seconds is None else time.monotonic() + seconds
 
         def left() -> float:
@@ -378,8 +380,8 @@ def wait_for_with(store: Store) -> WaitFor:
 
         while True:
             version = store.version(key)
-            value = store.peek(key, _MISSING, left())
-            if value is not _MISSING and (predicate is None or predicate(value)):
+            value = store.peek(key, MISSING, left())
+            if value is not MISSING and (predicate is None or predicate(value)):
                 return value
             if not store.wait_for_change(key, version, left()):
                 raise TimeoutError(f"server_state[{key!r}] was not as expected within {seconds:g} seconds.")
@@ -387,7 +389,7 @@ def wait_for_with(store: Store) -> WaitFor:
     return wait_for
 
 
-def _seconds(timeout: float | timedelta | None) -> float | None:
+def seconds_of(timeout: float | timedelta | None) -> float | None:
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     if seconds is None:
         return None
