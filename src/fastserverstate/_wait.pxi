@@ -183,8 +183,8 @@ cdef inline bint is_too_long(const Waiter *self, long long timeout_ns) noexcept:
 cpdef refuse_to_block(str what):
     from fastserverstate.errors import WouldBlockError
     raise WouldBlockError(
-        f"{what} would stop the event loop that this thread runs, so nothing was done. Make the call on another thread: "
-        f"await asyncio.to_thread(...) or, in a function that is not async, "
+        f"{what} would stop the event loop that this thread runs, so nothing was done. Make the call on another "
+        f"thread: await asyncio.to_thread(...) or, in a function that is not async, "
         f"asyncio.get_running_loop().run_in_executor(None, ...)."
     )
 

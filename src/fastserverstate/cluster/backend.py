@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
@@ -189,7 +188,6 @@ class Backend:
     def waited(self, key: str) -> None:  # noqa: ARG002
         """The calling thread waits for the key's lock no longer."""
         self._node.leases.waited()
-
 
     def sync(self) -> None:
         if not on_event_loop():
