@@ -341,6 +341,10 @@ class Store:
         `hash_funcs` are by full name of the type, and go with ``COMPARE_CONTENT``.
         """
 
+    def call_elsewhere(self, call: Callable[[list[str]], object]) -> None:
+        """Have ``call([key])`` called where calls are due on a thread that runs an event loop: another thread has to
+        `settle` the key."""
+
     def report_in_place(self, report: Callable[[str, str], object] | None) -> None:
         """Have ``report(key, place)`` called, once for every key, when a read finds a value that is not as it was
         assigned. Every read then takes as long as an assignment. None ends it."""

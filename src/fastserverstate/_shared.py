@@ -19,6 +19,7 @@ from fastserverstate.atomic import (
     wait_for_with,
 )
 from fastserverstate.awaiting import wait_for_async_with
+from fastserverstate.callers import Callers
 from fastserverstate.configuration import configure_with
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.rerun.collector import SettingAside
@@ -58,8 +59,16 @@ for _singleton in (store, server_state, server_state_lock, atomic, no_rerun):
     share_between_threads(_singleton)
 
 
+def _call_elsewhere() -> None:
+    store.call_elsewhere(Callers(lambda key: store.settle([key])).add)
+
+
+_call_elsewhere()
+
+
 def _start_afresh() -> None:
     store.reset_after_fork()
+    _call_elsewhere()
     scheduler.reset_after_fork()
 
 

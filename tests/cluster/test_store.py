@@ -238,7 +238,7 @@ def test_waiting_and_listening(pair):
         for value in (1, 2, 3):
             one.state["k"] = value
     until(lambda: heard and heard[-1][0] == 3)
-    assert {name for _, name in heard} == {"fastserverstate.cluster.on_change"}
+    assert {name for _, name in heard} == {"fastserverstate.on_change"}
     other.state["k"] = 4
     assert heard[-1] == (4, threading.current_thread().name)
 

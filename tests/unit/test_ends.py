@@ -8,6 +8,7 @@ from unit.helpers import run_script
 # What waits for ever, in a function that says how its wait has ended.
 WAITS = """
     import asyncio
+    import sys
     from concurrent.futures import ThreadPoolExecutor
     from fastserverstate import atomic, server_state, server_state_lock, wait_for
 

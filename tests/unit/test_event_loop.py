@@ -10,6 +10,7 @@ import pytest
 from unit.helpers import DEADLINE, ThreadSet
 
 from fastserverstate import WouldBlockError
+from fastserverstate.callers import Callers
 
 
 @contextlib.contextmanager
@@ -175,3 +176,27 @@ def test_way_out_that_the_message_names(use):
 
     asyncio.run(serve())
     assert dict(use.state) == {"k": 2, "n": 1}
+
+
+def test_callbacks_are_called_on_another_thread(use, on_change):
+    """One of them waits for what the loop does after the change."""
+    use.store.call_elsewhere(Callers(lambda key: use.store.settle([key])).add)
+    go_on, called, seen = threading.Event(), threading.Semaphore(0), []
+
+    def call():
+        assert go_on.wait(DEADLINE)
+        seen.append((use.state["k"], threading.current_thread().name))
+        called.release()
+
+    def change():
+        use.state["k"] = 1
+        with use.locks["k"], use.transaction("k"):
+            use.state["k"] = 2
+        go_on.set()
+
+    subscription = on_change("k", call)
+    on_loop(change)
+    for _ in range(2):
+        assert called.acquire(timeout=DEADLINE)
+    assert seen == 2 * [(2, "fastserverstate.on_change")]
+    subscription.remove()

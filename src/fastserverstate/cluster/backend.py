@@ -18,9 +18,9 @@ from fastserverstate._core import (
     reruns_are_suppressed,
     same_value,
 )
+from fastserverstate.callers import Callers
 from fastserverstate.cluster.errands import Errands, LateError, writer_given
 from fastserverstate.cluster.errors import NotConnectedError, UnknownOutcomeError
-from fastserverstate.cluster.listeners import Callers
 from fastserverstate.cluster.node import Node
 from fastserverstate.cluster.replica import GONE
 
