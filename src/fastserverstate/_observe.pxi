@@ -15,8 +15,8 @@ cdef int call_listeners(Table *table, Shard *shard, PyObject *key) except -1:
     """Make the calls that are due, one for every change: in their order, and never two at a time for one key.
 
     A thread that comes while another one is calling leaves its calls to that one. This thread holds no lock of any key.
-    What ends the script is raised when all calls were made. What the callbacks read subscribes nothing. On a thread that
-    runs an event loop they are left to another one, for they may take their time.
+    What ends the script is raised when all calls were made. What the callbacks read subscribes nothing. On a thread
+    that runs an event loop they are left to another one, for they may take their time.
     """
     cdef Py_hash_t hashed = key_hash(key)
     cdef Cell *cell

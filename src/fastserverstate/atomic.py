@@ -204,8 +204,8 @@ def on_change_with(store: Store, listeners: Listeners | None = None) -> OnChange
         Thread-safety
             The calls are made on a thread that has changed the key, after its locks are released: in the order of the
             changes, one for each, and never two at a time for one key. If it runs an event loop, another thread makes
-            them soon. They hold no lock, and what they read subscribes nothing. What they raise is logged; what stops a script, as ``st.stop()`` does, stops the one that has
-            changed the key, when all calls were made.
+            them soon. They hold no lock, and what they read subscribes nothing. What they raise is logged; what stops
+            a script, as ``st.stop()`` does, stops the one that has changed the key, when all calls were made.
 
         Raises
             ``TypeError`` if the key is not a ``str`` or the callback cannot be called.
