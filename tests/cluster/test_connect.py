@@ -165,6 +165,21 @@ def test_word_that_is_neither_yes_nor_no():
         )
 
 
+def test_absent_engine_is_an_error(own_engine):
+    own_engine.kill()
+    with pytest.raises(NotConnectedError, match=rf"127\.0\.0\.1:{own_engine.port} cannot be reached"):
+        fastserverstate.connect(own_engine.url, timeout=0.3)
+    assert cluster.status() is None
+
+
+def test_absent_engine_may_be_done_without(own_engine, caplog):
+    own_engine.kill()
+    fastserverstate.connect(own_engine.url, timeout=0.3, required=False)
+    assert "This server works by itself until it can be reached." in caplog.text
+    own_engine.start()
+    until(lambda: cluster.status().connected)
+
+
 def test_wrong_password_is_an_error_at_once(either_engine):
     """It will be wrong in a minute, too."""
     url = either_engine.url.replace("//", "//user:pass-word@")
