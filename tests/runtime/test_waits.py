@@ -189,8 +189,8 @@ WAITING = f"""
 
         if st.button("wait"):
             for _ in range(2):
-                threading.Thread(target=wait_for, args=("never",)).start()
-                threading.Thread(target=server_state.get, args=("held",)).start()
+                threading.Thread(target=wait, args=(wait_for, "never")).start()
+                threading.Thread(target=wait, args=(server_state.get, "held")).start()
             st.text("waiting")
             wait_for("never")
 """
