@@ -21,12 +21,12 @@ PUBLIC = {
     "State": ["server_state", "peek", "touch"],
     "Locks": ["server_state_lock"],
     "Changes": ["atomic", "compare_and_set", "transaction"],
-    "Waiting and listening": ["wait_for", "on_change"],
+    "Waiting and listening": ["wait_for", "wait_for_async", "on_change"],
     "Widgets": ["shared"],
     "Reruns": ["no_rerun", "force_rerun_bound_sessions"],
     "Options": ["configure"],
     "Several servers": ["connect"],
-    "Errors": ["FastServerStateError", "RerunSuppressedError", "DeadlockError"],
+    "Errors": ["FastServerStateError", "RerunSuppressedError", "DeadlockError", "WouldBlockError"],
 }
 OTHERS = "More"
 MAKERS = {"__new__", "__init__"}

@@ -33,8 +33,9 @@ from fastserverstate._shared import (
     touch,
     transaction,
     wait_for,
+    wait_for_async,
 )
-from fastserverstate.errors import DeadlockError, FastServerStateError, RerunSuppressedError
+from fastserverstate.errors import DeadlockError, FastServerStateError, RerunSuppressedError, WouldBlockError
 
 _reload.keep()
 connect_by_environment()
@@ -43,6 +44,7 @@ __all__ = [
     "DeadlockError",
     "FastServerStateError",
     "RerunSuppressedError",
+    "WouldBlockError",
     "atomic",
     "compare_and_set",
     "configure",
@@ -57,4 +59,5 @@ __all__ = [
     "touch",
     "transaction",
     "wait_for",
+    "wait_for_async",
 ]

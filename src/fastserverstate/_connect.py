@@ -7,8 +7,14 @@ from datetime import timedelta
 from importlib.util import find_spec
 
 from fastserverstate import _reload
+from fastserverstate.errors import FastServerStateError
 
 _URL, _NAMESPACE, _SECRET = "FASTSERVERSTATE_URL", "FASTSERVERSTATE_NAMESPACE", "FASTSERVERSTATE_SECRET"
+_REQUIRED = "FASTSERVERSTATE_REQUIRED"
+_WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+
+TIMEOUT = 10.0
+IMPORT_TIMEOUT = 2.0  # visitors wait for an import
 
 
 def connect(
@@ -17,12 +23,13 @@ def connect(
     namespace: str | None = None,
     secret: str | bytes | None = None,
     required: bool = True,
-    timeout: float | timedelta = 10.0,
+    timeout: float | timedelta = TIMEOUT,
 ) -> None:
     """Share the state with all servers that connect to the same Redis or Valkey server and namespace.
 
     Call it where the app starts; calling it in every run, with the same arguments, does no harm. Without it, but with
-    the environment variable ``FASTSERVERSTATE_URL``, importing the package connects. Needs
+    the environment variable ``FASTSERVERSTATE_URL``, importing the package connects, and gives up after 2 seconds:
+    with an error, or with a warning if ``FASTSERVERSTATE_REQUIRED`` is ``0``. Needs
     ``pip install "fastserverstate[redis]"``.
 
     Parameters
@@ -38,7 +45,8 @@ def connect(
         ``required``: whether it is an error if the server cannot be reached now. If not, this process works by itself
         with a warning, and joins later.
 
-        ``timeout``: seconds (or ``timedelta``) that connecting, and any write, waits for the server; up to 300.
+        ``timeout``: seconds (or ``timedelta``) that connecting, and any write, waits for the server; up to 300. Wrong
+        credentials are an error at once.
 
     Thread-safety
         Safe from any thread.
@@ -56,6 +64,19 @@ def connect(
     url = url or os.environ.get(_URL)
     if not url:
         raise ValueError(f"connect needs the url of a Redis or Valkey server, or {_URL} in the environment.")
+    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    _open_link(url, namespace, secret, required=required, timeout=seconds)
+
+
+def _open_link(
+    url: str,
+    namespace: str | None = None,
+    secret: str | bytes | None = None,
+    *,
+    required: bool,
+    timeout: float,
+    import_timeout: float | None = None,
+) -> None:
     missing = [name for name in ("redis", "msgspec") if find_spec(name) is None]
     if missing:
         raise ImportError(
@@ -69,10 +90,28 @@ def connect(
         namespace=namespace or os.environ.get(_NAMESPACE) or "default",
         secret=secret or os.environ.get(_SECRET) or None,
         required=required,
-        timeout=timeout.total_seconds() if isinstance(timeout, timedelta) else timeout,
+        timeout=timeout,
+        import_timeout=import_timeout,
     )
 
 
 def connect_by_environment() -> None:
-    if os.environ.get(_URL):
-        connect()
+    """Connect if the environment says so. What fails is said without the way to it: the app's users see it."""
+    url = os.environ.get(_URL)
+    if not url:
+        return
+    required = _is_required()
+    try:
+        _open_link(url, required=required, timeout=TIMEOUT, import_timeout=IMPORT_TIMEOUT)
+    except ConnectionError as error:
+        way_out = f"Start that server, correct {_URL}, or set {_REQUIRED}=0 to start without it."
+        raise type(error)(f"{error} {way_out}") from None
+    except (FastServerStateError, ImportError, ValueError) as error:
+        raise type(error)(f"{_URL} is set, but: {error}") from None
+
+
+def _is_required() -> bool:
+    word = os.environ.get(_REQUIRED) or "1"
+    if word.lower() not in _WORDS:
+        raise ValueError(f"{_REQUIRED} is 1 or 0, for whether the app is to start without the server, not {word!r}.")
+    return _WORDS[word.lower()]

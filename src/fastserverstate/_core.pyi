@@ -22,7 +22,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Final, Self, final, overload
+from typing import Any, Final, NoReturn, Self, TypeVar, final, overload
+
+_T = TypeVar("_T")
 
 class Suppression:
     """A ``no_rerun`` block, which nests: changes that the holder makes in this context make nothing stale."""
@@ -141,12 +143,40 @@ def locate_scopes(
 def holder_serial() -> int:
     """The number of the calling thread's holder. No other one in the process has it, ever."""
 
+def this_holder() -> Holder:
+    """The calling thread's holder."""
+
+def act_for(holder: Holder, function: Callable[[], _T]) -> _T:
+    """Call a function on this thread as if the holder's thread did: with its locks, and in its `no_rerun` blocks if
+    that is done in its context. That thread may go on meanwhile."""
+
 def on_leftovers(report: Callable[[list[str], list[str]], object]) -> None:
     """Have ``report(locks, written)`` called when a thread has ended that held the locks of these keys, or was in
     a transaction that had written those. They are free then. Process-wide; the last call wins."""
 
 def wake_waiters() -> None:
     """Have the threads of all sessions that wait call `Session.raise_if_stopped`."""
+
+def on_event_loop() -> bool:
+    """Whether the calling thread runs an event loop of asyncio. Such a thread waits for 20 ms at most, and then gets
+    a `fastserverstate.WouldBlockError`."""
+
+LOOP_PATIENCE: Final[float]
+"""The 20 ms, in seconds."""
+
+def refuse_to_block(what: str) -> NoReturn:
+    """Raise WouldBlockError: `what` would stop the event loop."""
+
+def on_ends(in_pool: Callable[[], bool], if_over: Callable[[], object]) -> None:
+    """Have waits of threads that are part of no run call ``if_over()`` every 250 ms, which may raise: those that begin
+    where ``in_pool()`` is true, and all of them after `end_process`. Process-wide; the last call wins."""
+
+def end_process() -> None:
+    """Say that the main thread has come to its end, and the process waits for the others."""
+
+def process_is_ending() -> bool: ...
+def waits() -> frozenset[tuple[int, int]]:
+    """The threads that wait, each with the time, on the monotonic clock in ns, at which its wait has begun."""
 
 @final
 class KeyLock:
@@ -337,6 +367,10 @@ class Store:
 
         `hash_funcs` are by full name of the type, and go with ``COMPARE_CONTENT``.
         """
+
+    def call_elsewhere(self, call: Callable[[list[str]], object]) -> None:
+        """Have ``call([key])`` called where calls are due on a thread that runs an event loop: another thread has to
+        `settle` the key."""
 
     def report_in_place(self, report: Callable[[str, str], object] | None) -> None:
         """Have ``report(key, place)`` called, once for every key, when a read finds a value that is not as it was

@@ -51,6 +51,20 @@ def holder_serial():
     return (<Holder>current_holder()).serial
 
 
+def this_holder():
+    return <Holder>current_holder()
+
+
+def act_for(Holder holder not None, function):
+    global fss_holder
+    cdef PyObject *own = fss_holder
+    fss_holder = <PyObject *>holder
+    try:
+        return function()
+    finally:
+        fss_holder = own
+
+
 cdef void hold(Holder self, Table *table, Cell *cell) noexcept:
     """Make this the holder of the cell's lock, which is free. The shard is locked, and the cell has its cold fields."""
     store_object(cell.holder, <PyObject *>self)

@@ -77,6 +77,8 @@ cdef class KeyLock:
     def _release_save(self):
         cdef uint32_t depth
         cdef bint refused
+        if on_event_loop():
+            refuse_to_block(f"Waiting on a threading.Condition with server_state_lock[{<object>self.cell.key!r}]")
         lock(&self.shard.mutex)
         depth = self.cell.depth
         refused = self.cell.holder == NULL or self.cell.holder != fss_holder or has_draft(self.table, self.cell)
@@ -463,6 +465,8 @@ cdef bint wait_for_turn(
             free = is_free(cell, waiter)
             waiter.away = not free
             unlock(&shard.mutex)
+            if not awake and not free and is_too_long(waiter, timeout_ns):
+                refuse_to_block(f"Waiting for the lock of {<object>cell.key!r}, which another thread holds,")
             if not awake:
                 break
     except BaseException:
@@ -501,7 +505,7 @@ cdef int announce_wait(Table *table, Cell *cell, Waiter *waiter) except -1:
     Raises DeadlockError if the wait would never end.
     """
     cdef PyObject *backend = load_object(table.backend)
-    if backend == NULL or waiter.blocked_by == NULL:
+    if backend == NULL or waiter.blocked_by == NULL or waiter.on_loop:
         return 0
     if waiter.announced == 0 or monotonic_ns() - waiter.announced >= ANNOUNCE_EVERY_NS:
         waiter.announced = monotonic_ns()

@@ -11,16 +11,21 @@ cdef void announce(Cell *cell) noexcept:
         cell.extra.calls_due += 1
 
 
-cdef int call_listeners(Shard *shard, PyObject *key) except -1:
+cdef int call_listeners(Table *table, Shard *shard, PyObject *key) except -1:
     """Make the calls that are due, one for every change: in their order, and never two at a time for one key.
 
     A thread that comes while another one is calling leaves its calls to that one. This thread holds no lock of any key.
-    What ends the script is raised when all calls were made. What the callbacks read subscribes nothing.
+    What ends the script is raised when all calls were made. What the callbacks read subscribes nothing. On a thread
+    that runs an event loop they are left to another one, for they may take their time.
     """
     cdef Py_hash_t hashed = key_hash(key)
     cdef Cell *cell
     cdef PyObject *listeners
-    cdef bint was_detached = detach(True)
+    cdef bint was_detached
+    if load_object(table.call_elsewhere) != NULL and on_event_loop():
+        (<object>table.call_elsewhere)([<object>key])
+        return 0
+    was_detached = detach(True)
     stops = None
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
@@ -74,7 +79,7 @@ cdef int flush_pending(Holder self) except -1:
     while self.pending:
         handle = self.pending.pop(0)
         try:
-            call_listeners(handle.shard, handle.cell.key)
+            call_listeners(handle.table, handle.shard, handle.cell.key)
         except BaseException as stop:
             stops = stop if stops is None else stops
     self.flushing = False
@@ -135,6 +140,8 @@ cdef bint wait_for_change(Table *table, PyObject *key, uint64_t version, long lo
             if changed or not awake:
                 break
             unlock(&shard.mutex)
+            if is_too_long(&waiter, timeout_ns):
+                refuse_to_block(f"Waiting for a change of {<object>key!r}")
             attend(&waiter)
             awake = waiter_sleep(&waiter, timeout_ns)
     except BaseException:

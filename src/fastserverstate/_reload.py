@@ -19,6 +19,8 @@ def restore() -> None:
     home: Any = sys.modules.get(_HOME)
     if home is not None:
         sys.modules.update(home.modules)
+        for name, module in home.modules.items():
+            setattr(sys.modules[__package__], name.rpartition(".")[2], module)
 
 
 def keep() -> None:

@@ -108,6 +108,10 @@ cdef class Store:
             _incref(<PyObject *>report)  # for ever: a thread may be about to call it
         store_object(self.table.report_in_place, NULL if report is None else <PyObject *>report)
 
+    def call_elsewhere(self, call):
+        _incref(<PyObject *>call)  # for ever: a thread may be about to call it
+        store_object(self.table.call_elsewhere, <PyObject *>call)
+
     def transaction(self, keys, timeout):
         return Transaction(self, keys, timeout)
 
@@ -686,7 +690,7 @@ cdef inline int after_change(Store store, Shard *shard, PyObject *key, bint due)
     if due and fss_holder != NULL and (<Holder>fss_holder).locks:
         defer_calls(store.table, key)
     elif due:
-        call_listeners(shard, key)
+        call_listeners(store.table, shard, key)
     return 0
 
 

@@ -17,6 +17,7 @@ ctypedef struct Table:
     Py_ssize_t owners         # the store and the KeyLocks
     Py_ssize_t present        # keys that are set
     uint64_t births
+    PyObject *call_elsewhere    # told of keys whose listeners an event loop is not to call, or NULL; never freed
     PyObject *report_in_place   # told of values that were changed in place, or NULL; never freed
     PyObject *backend         # what writes go through, or NULL; lives as long as the process
     Slots slots

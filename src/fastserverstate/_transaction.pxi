@@ -163,9 +163,8 @@ cdef int refuse_if_ended(Transaction self) except -1:
 
 cdef object running_task():
     """The task of asyncio that the calling thread is in, if any."""
-    asyncio = sys.modules.get("asyncio")
-    loop = None if asyncio is None else asyncio._get_running_loop()
-    return None if loop is None else asyncio.current_task(loop)
+    loop = running_loop()
+    return None if loop is None else sys.modules["asyncio"].current_task(loop)
 
 
 cdef inline Transaction current_transaction():

@@ -6,6 +6,9 @@ ctypedef struct Waiter:
     PyThread_type_lock gate   # an OS lock, closed while the thread is to sleep
     bint open                 # whether the gate is
     bint stopped              # the session's run is to end, and the thread has not looked yet
+    bint on_loop              # the thread runs an event loop, which is to wait for LOOP_PATIENCE_NS at most
+    bint looks                # now and then, whether it belongs to a pool that ends
+    long long looked          # when it did so last
     PyObject *holder          # what the thread's locks belong to
     PyObject *session         # whose script run the thread is part of, or NULL
     const Cell *blocked_by    # whose lock it waits for, with no limit of time
@@ -18,6 +21,17 @@ ctypedef struct Waiter:
     long long since
     bint takes                # the thread wants to hold the lock; if not, to get by when no thread does
     bint away                 # the thread runs a handler, which may wait itself: it will look when it is back
+
+# How long a thread that runs an event loop may wait: enough for locks that are held for a moment.
+cdef long long LOOP_PATIENCE_NS = 20_000_000
+# How often a waiter whose pool or process may end looks whether it does.
+cdef long long LOOK_EVERY_NS = 250_000_000
+LOOP_PATIENCE = LOOP_PATIENCE_NS / 1e9
+
+# `is_in_pool()`, and `raise_if_over()`: see `on_ends`.
+cdef object is_in_pool = None
+cdef object raise_if_over = None
+cdef bint process_ends = False
 
 # Every waiter of the process. The mutex is taken last of all.
 cdef Mutex register_mutex
@@ -45,6 +59,10 @@ cdef int waiter_register(Waiter *self) except -1:
         self.session = <PyObject *>session
         _incref(self.session)
         self.stopped = True  # it may be: look before the first sleep
+    elif is_in_pool is not None:
+        self.looks = is_in_pool()
+    self.on_loop = on_event_loop()
+    self.looked = self.since
     lock(&register_mutex)
     self.registered = register
     register = self
@@ -68,8 +86,9 @@ cdef void waiter_end(Waiter *self) noexcept:
 
 cdef void forget_waiters() noexcept:
     """In a forked process: the other threads are gone."""
-    global register
+    global register, process_ends
     register = NULL
+    process_ends = False
     memset(&register_mutex, 0, sizeof(Mutex))
 
 
@@ -97,20 +116,27 @@ cdef bint attend(Waiter *self) except -1:
     if stopped:
         (<Session>self.session).raise_if_stopped()
     PyErr_CheckSignals()
+    if (self.looks or process_ends) and monotonic_ns() - self.looked >= LOOK_EVERY_NS:
+        self.looked = monotonic_ns()
+        raise_if_over()
     return stopped
 
 
 cdef bint waiter_sleep(Waiter *self, long long timeout_ns) noexcept:
     """Sleep until the waiter is woken or a signal comes; False when `timeout_ns` after its start (-1: never) has come.
 
-    `attend` is to be called before each sleep, as a signal that comes before it does not end it. No mutex is locked.
+    On a thread that runs an event loop it comes sooner: see `is_too_long`. `attend` is to be called before each sleep,
+    as a signal that comes before it does not end it. No mutex is locked.
     """
     cdef long long left = -1
+    cdef long long slice = LOOK_EVERY_NS if self.looks or process_ends else ANNOUNCE_EVERY_NS if self.announced else -1
     cdef int status
+    if is_too_long(self, timeout_ns):
+        timeout_ns = LOOP_PATIENCE_NS
     if timeout_ns >= 0:
         left = max(0, self.since + timeout_ns - monotonic_ns())
-    if self.announced and (left < 0 or left > ANNOUNCE_EVERY_NS):
-        left = ANNOUNCE_EVERY_NS
+    if slice >= 0 and (left < 0 or left > slice):
+        left = slice
         timeout_ns = -1
     with nogil:
         status = PyThread_acquire_lock_timed(self.gate, left // 1000 + 1 if left > 0 else left, 1)
@@ -136,6 +162,84 @@ cdef void stop_waiters(Session session) noexcept:
 
 def wake_waiters():
     stop_waiters(None)
+
+
+# A wait on a thread that runs an event loop stops all that the loop serves. It is refused after a moment.
+
+cdef object running_loop():
+    asyncio = sys.modules.get("asyncio")
+    return None if asyncio is None else asyncio._get_running_loop()
+
+
+def on_event_loop():
+    return running_loop() is not None
+
+
+cdef inline bint is_too_long(const Waiter *self, long long timeout_ns) noexcept:
+    """Whether the waiter runs an event loop, which cannot wait for so long."""
+    return self.on_loop and (timeout_ns < 0 or timeout_ns > LOOP_PATIENCE_NS)
+
+
+cpdef refuse_to_block(str what):
+    from fastserverstate.errors import WouldBlockError
+    raise WouldBlockError(
+        f"{what} would stop the event loop that this thread runs, so nothing was done. Make the call on another "
+        f"thread: await asyncio.to_thread(...) or, in a function that is not async, "
+        f"asyncio.get_running_loop().run_in_executor(None, ...)."
+    )
+
+
+# The end of a pool or of the process, in which nobody may be left who would end a wait.
+
+def on_ends(in_pool, if_over):
+    global is_in_pool, raise_if_over
+    is_in_pool, raise_if_over = in_pool, if_over
+
+
+def end_process():
+    """The main thread has come to its end: have all that wait look whether that is the end of their wait."""
+    global process_ends
+    cdef Waiter *waiter
+    process_ends = True
+    lock(&register_mutex)
+    waiter = register
+    while waiter != NULL:
+        wake_registered(waiter)
+        waiter = waiter.registered
+    unlock(&register_mutex)
+
+
+def process_is_ending():
+    return process_ends
+
+
+def waits():
+    """The threads that wait, each with the time of its wait's beginning."""
+    cdef Waiter *waiter
+    cdef long long *found
+    cdef Py_ssize_t room = 64, n = 0, at
+    while True:
+        found = <long long *>PyMem_RawMalloc(2 * room * sizeof(long long))
+        if found == NULL:
+            raise MemoryError()
+        n = 0
+        lock(&register_mutex)
+        waiter = register
+        while waiter != NULL:
+            if n < room:
+                found[2 * n] = <long long>(<Holder>waiter.holder).thread
+                found[2 * n + 1] = waiter.since
+            n += 1
+            waiter = waiter.registered
+        unlock(&register_mutex)
+        if n <= room:
+            break
+        PyMem_RawFree(found)
+        room = 2 * n
+    try:
+        return frozenset([(found[2 * at], found[2 * at + 1]) for at in range(n)])
+    finally:
+        PyMem_RawFree(found)
 
 
 # A circle of threads, each waiting for a lock that the next one holds, is closed by the last that starts to wait. So

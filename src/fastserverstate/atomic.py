@@ -17,7 +17,7 @@ from fastserverstate._core import Counters, Namespace, Store, plain_key, same_va
 
 logger = logging.getLogger("fastserverstate")
 
-_MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<no default>"})()
+MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<no default>"})()
 _Value = TypeVar("_Value")
 _Callback = TypeVar("_Callback", bound=Callable[..., object])
 
@@ -47,7 +47,7 @@ class Atomic(Counters):
         self._store = store
         self._state = Namespace(store)
 
-    def __call__(self, key: str, function: Callable[[Any], _Value], *, default: Any = _MISSING) -> _Value:
+    def __call__(self, key: str, function: Callable[[Any], _Value], *, default: Any = MISSING) -> _Value:
         """Set the key to ``function(value)`` and return that. The function is called once, with the key's lock held.
 
         `default` is passed if the key is not set. What the function raises leaves the key as it was.
@@ -57,7 +57,7 @@ class Atomic(Counters):
         """
         with self._store.lock(key):
             value = self._store.peek(key, default)
-            if value is _MISSING:
+            if value is MISSING:
                 raise KeyError(
                     f"server_state has no key {key!r}. Did you forget to initialize it? "
                     f"atomic({key!r}, function, default=...) begins with a default."
@@ -181,9 +181,9 @@ def _call_all(key: str, subscriptions: tuple[Subscription, ...]) -> None:
             raise
 
 
-def on_change_with(store: Store) -> OnChange:
-    """Make `on_change` for a store."""
-    listeners = Listeners(store)
+def on_change_with(store: Store, listeners: Listeners | None = None) -> OnChange:
+    """Make `on_change` for a store, which may have one set of listeners."""
+    listeners = Listeners(store) if listeners is None else listeners
 
     def on_change(
         key: str,
@@ -200,9 +200,9 @@ def on_change_with(store: Store) -> OnChange:
 
         Thread-safety
             The calls are made on a thread that has changed the key, after its locks are released: in the order of the
-            changes, one for each, and never two at a time for one key. They hold no lock, and what they read subscribes
-            nothing. What they raise is logged; what stops a script, as ``st.stop()`` does, stops the one that has
-            changed the key, when all calls were made.
+            changes, one for each, and never two at a time for one key. If it runs an event loop, another thread makes
+            them soon. They hold no lock, and what they read subscribes nothing. What they raise is logged; what stops
+            a script, as ``st.stop()`` does, stops the one that has changed the key, when all calls were made.
 
         Raises
             ``TypeError`` if the key is not a ``str`` or the callback cannot be called.
@@ -297,7 +297,7 @@ def compare_and_set_with(store: Store) -> Callable[[str, Any, Any], bool]:
         >>> del server_state["job"]
         """
         with store.lock(key):
-            found = store.peek(key, _MISSING)
+            found = store.peek(key, MISSING)
             if found is not expected and not same_value(found, expected):
                 return False
             state[key] = value
@@ -351,7 +351,7 @@ class BeginTransaction:
                 )
             if callable(key):
                 raise TypeError("transaction decorates nothing. Use a block in the function: with transaction('key'):")
-        return self._store.transaction(keys, _seconds(timeout))
+        return self._store.transaction(keys, seconds_of(timeout))
 
     def __enter__(self) -> Never:
         raise TypeError("transaction is called with the keys that the block changes: with transaction('a', 'b'):")
@@ -366,7 +366,8 @@ def wait_for_with(store: Store) -> WaitFor:
         """Wait until the key is set and ``predicate(value)`` is true, if there is one. Returns the value.
 
         Sleeps until the key changes. In a script run the wait ends with the run: when the user clicks, or closes the
-        tab. Subscribes to nothing.
+        tab. On a thread without a run it ends with the process, and with the event loop whose executor the thread
+        belongs to: nobody is left then who would end it. Subscribes to nothing. In a coroutine, await `wait_for_async`.
 
         Thread-safety
             Safe from any thread. `predicate` is called on the waiting thread with nothing locked, at first and after
@@ -374,7 +375,8 @@ def wait_for_with(store: Store) -> WaitFor:
 
         Raises
             ``TimeoutError`` after `timeout` (seconds or a ``timedelta``), ``RuntimeError`` if the calling thread holds
-            the key's lock, ``TypeError`` if the key is not a ``str``, and what `predicate` raises.
+            the key's lock or the wait ends with the process, ``WouldBlockError`` if it would have to wait on a thread
+            that runs an event loop, ``TypeError`` if the key is not a ``str``, and what `predicate` raises.
 
         >>> import threading
         >>> from fastserverstate import server_state, wait_for
@@ -383,7 +385,7 @@ def wait_for_with(store: Store) -> WaitFor:
         42
         >>> del server_state["result"]
         """
-        seconds = _seconds(timeout)
+        seconds = seconds_of(timeout)
         end = None if seconds is None else time.monotonic() + seconds
 
         def left() -> float:
@@ -391,8 +393,8 @@ def wait_for_with(store: Store) -> WaitFor:
 
         while True:
             version = store.version(key)
-            value = store.peek(key, _MISSING, left())
-            if value is not _MISSING and (predicate is None or predicate(value)):
+            value = store.peek(key, MISSING, left())
+            if value is not MISSING and (predicate is None or predicate(value)):
                 return value
             if not store.wait_for_change(key, version, left()):
                 raise TimeoutError(f"server_state[{key!r}] was not as expected within {seconds:g} seconds.")
@@ -400,7 +402,7 @@ def wait_for_with(store: Store) -> WaitFor:
     return wait_for
 
 
-def _seconds(timeout: float | timedelta | None) -> float | None:
+def seconds_of(timeout: float | timedelta | None) -> float | None:
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     if seconds is None:
         return None

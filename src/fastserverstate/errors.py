@@ -25,6 +25,25 @@ class RerunSuppressedError(FastServerStateError):
     """
 
 
+class WouldBlockError(FastServerStateError, RuntimeError):
+    """The call would have to wait, on a thread that runs an event loop. It was refused, and has done nothing.
+
+    While such a thread waits, all that its loop serves stands still: other requests, and every page of a server. So a
+    call waits for up to 20 milliseconds there, which is enough for a lock that is held for a moment. Make the call on
+    another thread: ``await asyncio.to_thread(...)``.
+
+    >>> import asyncio
+    >>> from fastserverstate import WouldBlockError, wait_for
+    >>> async def wait():
+    ...     try:
+    ...         wait_for("result")
+    ...     except WouldBlockError:
+    ...         print("refused")
+    >>> asyncio.run(wait())
+    refused
+    """
+
+
 class DeadlockError(FastServerStateError, RuntimeError):
     """Threads wait for each other's locks in a circle. Raised in one of them, which has to release what it holds.
 

@@ -20,7 +20,8 @@ class Member(Subject):
         self.wait_for = wait_for_with(self.store)
         required = options.pop("required", True)
         self.link = Link(self.store, url, **{"namespace": "tests", "secret": SECRET, "timeout": 10.0, **options})
-        self.link.open(10.0 if required else 0.2, required)
+        joined = self.link.open(10.0 if required else 0.2)
+        assert joined or not required
 
     def sync(self) -> None:
         self.link.node.sync()

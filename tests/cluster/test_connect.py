@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import threading
@@ -66,17 +68,123 @@ def test_environment_connects(empty_engine):
     assert (done.stdout, done.stderr) == ("named True\n", "")
 
 
-def test_environment_without_an_engine_is_an_error_that_says_so():
-    port = free_port()
-    done = run(
-        "import fastserverstate._connect as c; c.connect.__kwdefaults__['timeout'] = 0.3\nimport fastserverstate",
-        FASTSERVERSTATE_URL=f"redis://user:pass-word@127.0.0.1:{port}",
-    )
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("fastserverstate.cluster.errors.NotConnectedError")
-    assert f"redis://127.0.0.1:{port} cannot be reached" in last
-    assert "pass-word" not in done.stderr
+# Imports as every rerun of a script does it, and says what came of each.
+IMPORTS = """
+import sys, traceback
+for line in sys.stdin:
+    try:
+        import fastserverstate
+        from fastserverstate import cluster
+        print("connected" if cluster.status().connected else "alone", flush=True)
+    except Exception as error:
+        print(len(traceback.extract_tb(error.__traceback__)), type(error).__name__, error, sep="|", flush=True)
+"""
+
+
+class Importer:
+    """A process that imports the package when it is told to."""
+
+    def __init__(self, **env):
+        path = os.pathsep.join(filter(None, sys.path))
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", IMPORTS],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path, **env},
+        )
+
+    def again(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.communicate()
+
+
+WAY_OUT = "Start that server, correct FASTSERVERSTATE_URL, or set FASTSERVERSTATE_REQUIRED=0 to start without it."
+
+
+def test_import_without_an_engine_is_an_error_that_says_so(own_engine):
+    """It is the same at each rerun, until the engine is there."""
+    url = own_engine.url
+    own_engine.kill()
+    with Importer(FASTSERVERSTATE_URL=url.replace("//", "//user:pass-word@")) as importer:
+        for _ in range(3):
+            frames, kind, text = importer.again().split("|")
+            assert (int(frames), kind) == (3, "NotConnectedError")  # the script's, and two of the package's
+            assert re.fullmatch(rf"{url} cannot be reached \(.* Connection refused\)\. {WAY_OUT}", text)
+        own_engine.start()
+        with own_engine.client() as client:
+            client.execute_command("ACL", "SETUSER", "user", "on", ">pass-word", "~*", "&*", "+@all")
+        until(lambda: importer.again() == "connected")
+
+
+def test_engine_that_does_not_answer(own_engine):
+    own_engine.signal(signal.SIGSTOP)
+    with Importer(FASTSERVERSTATE_URL=own_engine.url) as importer:
+        for _ in range(3):
+            assert importer.again().endswith(f"cannot be reached (no answer within 2 seconds). {WAY_OUT}")
+        own_engine.signal(signal.SIGCONT)
+        until(lambda: importer.again() == "connected")
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("redis://user:pass-word@{}", "NotConnectedError|redis://{} cannot be reached (invalid username-password pair"),
+        ("redis://no.such.host.invalid:1", "NotConnectedError|redis://no.such.host.invalid:1 cannot be reached ("),
+        ("http://{}", "ValueError|FASTSERVERSTATE_URL is set, but: The url of the engine is not valid."),
+    ],
+    ids=["password", "name", "scheme"],
+)
+def test_url_that_leads_nowhere(either_engine, url, error):
+    address = f"127.0.0.1:{either_engine.port}"
+    with Importer(FASTSERVERSTATE_URL=url.format(address)) as importer:
+        for _ in range(2):
+            assert importer.again().startswith(f"3|{error.format(address)}")
+
+
+def test_environment_may_do_without_the_engine(own_engine):
+    own_engine.kill()
+    with Importer(FASTSERVERSTATE_URL=own_engine.url, FASTSERVERSTATE_REQUIRED="0") as importer:
+        assert importer.again() == "alone"
+        own_engine.start()
+        until(lambda: importer.again() == "connected")
+
+
+def test_word_that_is_neither_yes_nor_no():
+    with Importer(FASTSERVERSTATE_URL="redis://127.0.0.1:1", FASTSERVERSTATE_REQUIRED="maybe") as importer:
+        assert importer.again().endswith(
+            "FASTSERVERSTATE_REQUIRED is 1 or 0, for whether the app is to start without the server, not 'maybe'."
+        )
+
+
+def test_absent_engine_is_an_error(own_engine):
+    own_engine.kill()
+    with pytest.raises(NotConnectedError, match=rf"127\.0\.0\.1:{own_engine.port} cannot be reached"):
+        fastserverstate.connect(own_engine.url, timeout=0.3)
+    assert cluster.status() is None
+
+
+def test_absent_engine_may_be_done_without(own_engine, caplog):
+    own_engine.kill()
+    fastserverstate.connect(own_engine.url, timeout=0.3, required=False)
+    assert "This server works by itself until it can be reached." in caplog.text
+    own_engine.start()
+    until(lambda: cluster.status().connected)
+
+
+def test_wrong_password_is_an_error_at_once(either_engine):
+    """It will be wrong in a minute, too."""
+    url = either_engine.url.replace("//", "//user:pass-word@")
+    with pytest.raises(NotConnectedError, match="invalid username-password pair"):
+        fastserverstate.connect(url, namespace="tests", timeout=300)
 
 
 @pytest.mark.parametrize("missing", ["redis", "msgspec"])

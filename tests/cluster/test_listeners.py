@@ -8,7 +8,7 @@ import pytest
 from cluster.waiting import until
 from unit.helpers import ThreadSet, run_script
 
-from fastserverstate.cluster.listeners import MOST_THREADS, Callers
+from fastserverstate.callers import MOST_THREADS, Callers
 
 
 def test_slow_listener_delays_no_other_key(members):
@@ -102,7 +102,7 @@ def test_call_that_fails_harms_no_other(callers, caplog):
 
 
 def test_threads_that_are_not_needed_end(callers, monkeypatch):
-    monkeypatch.setattr("fastserverstate.cluster.listeners.LINGER", 0.05)
+    monkeypatch.setattr("fastserverstate.callers.LINGER", 0.05)
     called = []
     calls = callers(called.append)
     for n in range(3):

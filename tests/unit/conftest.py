@@ -11,6 +11,7 @@ from fastserverstate import _core
 from fastserverstate.atomic import (
     Atomic,
     BeginTransaction,
+    Listeners,
     OnChange,
     Peek,
     WaitFor,
@@ -20,6 +21,7 @@ from fastserverstate.atomic import (
     touch_with,
     wait_for_with,
 )
+from fastserverstate.awaiting import WaitForAsync, wait_for_async_with
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.rerun.control import force_rerun_with
 from fastserverstate.state import ServerState
@@ -56,8 +58,13 @@ def compare_and_set(store: _core.Store):
 
 
 @pytest.fixture
-def on_change(store: _core.Store) -> OnChange:
-    return on_change_with(store)
+def listeners(store: _core.Store) -> Listeners:
+    return Listeners(store)
+
+
+@pytest.fixture
+def on_change(store: _core.Store, listeners: Listeners) -> OnChange:
+    return on_change_with(store, listeners)
 
 
 @pytest.fixture
@@ -78,6 +85,11 @@ def transaction(store: _core.Store) -> BeginTransaction:
 @pytest.fixture
 def wait_for(store: _core.Store) -> WaitFor:
     return wait_for_with(store)
+
+
+@pytest.fixture
+def wait_for_async(store: _core.Store, listeners: Listeners) -> WaitForAsync:
+    return wait_for_async_with(store, listeners)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 
@@ -38,17 +39,33 @@ __all__ = [
     "sync",
 ]
 
+logger = logging.getLogger("fastserverstate")
+
 _lock = threading.RLock()  # a finalizer may connect or disconnect at any point
 _link: Link | None = None
 _is_opening = False
 _arguments: tuple[object, ...] = ()
 
 
-def open_link(url: str, *, namespace: str, secret: str | bytes | None, required: bool, timeout: float) -> None:
-    """See `fastserverstate.connect`."""
+def open_link(
+    url: str,
+    *,
+    namespace: str,
+    secret: str | bytes | None,
+    required: bool,
+    timeout: float,
+    import_timeout: float | None = None,
+) -> None:
+    """See `fastserverstate.connect`.
+
+    With an `import_timeout` that is the time for connecting, and a link that is required stays when it has failed: an
+    import that has failed is tried again by every run of a script, which is told at once how the link stands then.
+    """
     global _link, _is_opening, _arguments  # noqa: PLW0603
     arguments = (url, namespace, secret, timeout)
     if _link is not None and arguments == _arguments:
+        if required and import_timeout is not None and not _link.has_joined():
+            raise _link.unreachable(import_timeout)
         return
     with _lock:
         if _link is not None:
@@ -61,13 +78,24 @@ def open_link(url: str, *, namespace: str, secret: str | bytes | None, required:
         if _is_opening:
             raise ClusterError("A finalizer has called connect() while connect() was at work. It has done nothing.")
         _is_opening = True
+        patience = timeout if import_timeout is None else import_timeout
+        joined = False
         try:
             link = Link(store, url, namespace=namespace, secret=secret, timeout=timeout)
-            link.open(timeout, required)
+            try:
+                joined = link.open(patience)
+            finally:
+                if not joined and required and import_timeout is None:
+                    link.close()
         finally:
             _is_opening = False
-        _arguments, _link = arguments, link
-    bridge.publish(_metrics)
+        if joined or not required or import_timeout is not None:
+            _arguments, _link = arguments, link
+            bridge.publish(_metrics)
+    if not joined and required:
+        raise link.unreachable(patience)
+    if not joined:
+        logger.warning("%s This server works by itself until it can be reached.", link.unreachable(patience))
 
 
 def disconnect() -> None:
@@ -124,7 +152,7 @@ def sync() -> None:
     """
     link = _link
     if link is not None:
-        link.node.sync()
+        link.sync()
 
 
 def _forget() -> None:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
-from fastserverstate._core import COMPARE_ALWAYS, Holder, Store, absent, reruns_are_suppressed, same_value
-from fastserverstate.cluster.listeners import Callers
+from fastserverstate import _ends
+from fastserverstate._core import (
+    COMPARE_ALWAYS,
+    LOOP_PATIENCE,
+    Holder,
+    Store,
+    absent,
+    on_event_loop,
+    refuse_to_block,
+    reruns_are_suppressed,
+    same_value,
+)
+from fastserverstate.callers import Callers
+from fastserverstate.cluster.errands import Errands, LateError, writer_given
+from fastserverstate.cluster.errors import NotConnectedError, UnknownOutcomeError
 from fastserverstate.cluster.node import Node
 from fastserverstate.cluster.replica import GONE
 
-logger = logging.getLogger("fastserverstate")
+_UNKNOWN: Any = object()
 
 
 class CoreTable:
@@ -29,7 +41,8 @@ class CoreTable:
         self.taken: Callable[[], Collection[str]] = tuple  # keys whose locks threads of this process may hold
 
     def origin(self) -> object:
-        return self._store.writer()
+        given = writer_given.get()
+        return self._store.writer() if given is None else given[0]
 
     def is_quiet(self) -> bool:
         return reruns_are_suppressed()
@@ -83,31 +96,70 @@ class Backend:
     def __init__(self, store: Store, node: Node) -> None:
         self._store = store
         self._node = node
+        self._errands = Errands(store.writer)
+
+    def _change(self, what: str, change: Callable[[], Any], late: Any = _UNKNOWN) -> Any:
+        """Make a change and return its result: on an event loop, `late` if that is not known soon."""
+        if not on_event_loop():
+            return change()
+        try:
+            return self._errands.do(what, change)
+        except LateError:
+            if late is not _UNKNOWN:
+                return late
+            raise UnknownOutcomeError(
+                f"{what} has not ended within {LOOP_PATIENCE * 1000:g} milliseconds, and an event loop cannot wait for "
+                "longer. It goes on in the background, in its turn, and its result is not known here. Make the call on "
+                "another thread: await asyncio.to_thread(...)."
+            ) from None
 
     def assign(self, key: str, value: Any, if_absent: bool) -> Any:
         """Returns the value that there was, where `if_absent` asks for it."""
         if not if_absent:
-            self._node.set(key, value, always_changes=self._store.policy(key) == COMPARE_ALWAYS)
+            always_changes = self._store.policy(key) == COMPARE_ALWAYS
+            self._change(
+                f"Setting server_state[{key!r}]",
+                lambda: self._node.set(key, value, always_changes=always_changes),
+                late=None,
+            )
             return absent
-        found = self._node.set_if_absent(key, value)
+        found = self._change(f"Setting server_state[{key!r}]", lambda: self._node.set_if_absent(key, value))
         return absent if found is GONE else found
 
     def remove(self, key: str) -> Any:
-        found = self._node.delete(key)
+        found = self._change(f"Deleting server_state[{key!r}]", lambda: self._node.delete(key))
         return absent if found is GONE else found
 
     def touch(self, key: str) -> Any:
-        return None if self._node.touch(key) else absent
+        return None if self._change(f"touch({key!r})", lambda: self._node.touch(key), late=True) else absent
 
     def increment(self, key: str, by: Any, default: Any) -> Any:
         """The sum; None if it has to be made here, under the key's lock."""
-        return self._node.increment(key, by, default) if type(by) is type(default) is int else None
+        if not type(by) is type(default) is int:
+            return None
+        return self._change(f"atomic.increment({key!r})", lambda: self._node.increment(key, by, default))
 
     def commit(self, writes: dict[str, Any], touched: Collection[str], quiet: Collection[str]) -> None:
-        self._node.commit({key: GONE if value is absent else value for key, value in writes.items()}, touched, quiet)
+        changes = {key: GONE if value is absent else value for key, value in writes.items()}
+        names = ", ".join(map(repr, sorted(changes)))
+        self._change(f"The transaction of {names}", lambda: self._node.commit(changes, touched, quiet), late=None)
 
     def acquire(self, key: str, timeout: float | None) -> bool:
-        return self._node.leases.acquire([key], timeout)
+        leases = self._node.leases
+        if not on_event_loop():
+            return leases.acquire([key], timeout)
+        brief = LOOP_PATIENCE if timeout is None else min(timeout, LOOP_PATIENCE)
+        try:
+            taken: bool = self._errands.do(
+                f"Taking the lock of {key!r}",
+                lambda: leases.acquire([key], brief),
+                undo=lambda: leases.release([key]),
+            )
+        except LateError:
+            taken, timeout = False, None
+        if not taken and brief != timeout:
+            refuse_to_block(f"Waiting for the lock of {key!r}, which another server holds or the engine does not give,")
+        return taken
 
     def entered(self, key: str) -> None:
         """The calling thread has the key's lock among the threads of this process, too."""
@@ -115,8 +167,15 @@ class Backend:
 
     def release(self, keys: Sequence[str], serial: int) -> None:
         """The holder with the serial has no longer the keys' locks in this process."""
-        self._node.replica.bring_in_held()
-        self._node.leases.release(keys, serial)
+
+        def release() -> None:
+            self._node.replica.bring_in_held()
+            self._node.leases.release(keys, serial)
+
+        if on_event_loop():
+            self._errands.leave(f"Releasing the locks of {', '.join(map(repr, keys))}", release)
+        else:
+            release()
 
     def waiting(self, key: str) -> None:
         """The calling thread holds locks, and waits without an end for a lock that another thread of this process has.
@@ -129,6 +188,18 @@ class Backend:
     def waited(self, key: str) -> None:  # noqa: ARG002
         """The calling thread waits for the key's lock no longer."""
         self._node.leases.waited()
+
+    def sync(self) -> None:
+        if not on_event_loop():
+            self._node.sync()
+            return
+        try:
+            self._errands.do("cluster.sync()", self._node.sync, undo=lambda: None)
+        except LateError:
+            refuse_to_block("Waiting for the engine")
+
+    def close(self) -> None:
+        self._errands.close()
 
 
 class Link:
@@ -143,31 +214,37 @@ class Link:
             namespace=namespace,
             secret=secret,
             timeout=timeout,
-            while_waiting=store.raise_if_stopped,
+            while_waiting=self._raise_if_over,
             on_join=self._attach,
         )
         self._table.tail = self.node.tail
         self._table.taken = self.node.leases.keys
         self._backend = Backend(store, self.node)
 
+    def _raise_if_over(self) -> None:
+        """Raise what ends the wait of the calling thread."""
+        self._store.raise_if_stopped()
+        _ends.raise_if_over()
+
     def _attach(self) -> None:
         self._store.set_backend(self._backend)
 
-    def open(self, timeout: float, required: bool) -> None:
-        joined = False
-        try:
-            joined = self.node.start(timeout)
-        finally:
-            if required and not joined:
-                self.close()
-        if joined:
-            return
-        error = self.node.unreachable()
-        if required:
-            raise error
-        logger.warning("%s This server works by itself until it can be reached.", error)
+    def open(self, timeout: float) -> bool:
+        """Begin to follow the engine; False if it was not reached in time, and is tried on."""
+        return self.node.start(timeout)
+
+    def has_joined(self) -> bool:
+        """Whether the engine was reached, now or at any time before."""
+        return self.node.tail.synchronised.is_set()
+
+    def unreachable(self, timeout: float) -> NotConnectedError:
+        return self.node.unreachable(timeout)
+
+    def sync(self) -> None:
+        self._backend.sync()
 
     def close(self) -> None:
         self._store.set_backend(None)
+        self._backend.close()
         self.node.close()
         self._table.close()

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,6 +43,9 @@ _LATER = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "TRYAGAIN"
 _ANSWERS = {b"OK", b"LOCKED", b"DEADLOCK", b"LOCKLOST", b"CONFLICT", b"NOTINT"}
 
 Reply = list[Any]
+
+# The seconds that operations have, if these are not the engine's own `timeout`.
+patience: ContextVar[float | None] = ContextVar("fastserverstate.cluster.patience", default=None)
 
 
 class RefusedError(Exception):
@@ -196,6 +200,11 @@ class Engine:
     def channel(self, timeout: float) -> Channel:
         return Channel(self, timeout)
 
+    def patience(self) -> float:
+        """The seconds that an operation has which begins now."""
+        given = patience.get()
+        return self.timeout if given is None else given
+
     def call(
         self,
         operation: bytes,
@@ -211,7 +220,7 @@ class Engine:
         Raises
             NotWrittenError, UnknownOutcomeError.
         """
-        timeout = self.timeout if timeout is None else timeout
+        timeout = self.patience() if timeout is None else timeout
         end = time.monotonic() + timeout
         channel = self._take()
         lost = False

@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection
 
+from fastserverstate import _ends
 from fastserverstate._core import holder_serial
 from fastserverstate.cluster.client import Engine, Reply
 from fastserverstate.cluster.codec import encode_key, shown_key
@@ -142,7 +143,8 @@ class Leases:
                 if left <= 0:
                     self._leave(keys)
                     return None
-                self._sleep(unlocked, left)
+                with _ends.waiting():
+                    self._sleep(unlocked, left)
                 unlocked.clear()
                 reply = attempt()
         except BaseException:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastserverstate.cluster.client import Engine, Reply
+from fastserverstate._core import on_event_loop
+from fastserverstate.cluster.client import Engine, Reply, patience
 from fastserverstate.cluster.codec import Codec, encode_key
 from fastserverstate.cluster.errors import (
     NotConnectedError,
@@ -128,14 +129,16 @@ class Node:
         return f"<node of {self.namespace!r} at {self.engine.address}>"
 
     def start(self, timeout: float) -> bool:
-        """Begin to follow the engine; False if it was not reached in time. Then it is tried on."""
+        """Begin to follow the engine; False if it was not reached in time, or refuses. Then it is tried on."""
         self.tail.start()
-        return self.tail.synchronised.wait(timeout)
+        self.tail.decided.wait(timeout)
+        return self.tail.synchronised.is_set()
 
     def close(self) -> None:
-        """Stop to follow. Waits for the thread."""
+        """Stop to follow. Waits for the thread if it has followed so far, but not on an event loop."""
         self.tail.stop()
-        if threading.current_thread() is not self.tail:  # in a finalizer
+        is_tail = threading.current_thread() is self.tail  # in a finalizer
+        if self.tail.synchronised.is_set() and not is_tail and not on_event_loop():
             self.tail.join(10)
         self.leases.close()
         self.engine.close()
@@ -168,6 +171,7 @@ class Node:
         known = {change.key: change.value for change in changes if change.kind != b"I"}
         self.replica.depart(ticket, Flight(known, origin))
         try:
+            given = patience.get()
             reply = self.leases.when_free(
                 [change.key for change in changes],
                 lambda: self.engine.call(
@@ -178,8 +182,12 @@ class Node:
                     *flat,
                     numbered=True,
                 ),
+                None if given is None else time.monotonic() + given,
             )
-            assert reply is not None
+            if reply is None:
+                raise NotWrittenError(
+                    f"server_state[{changes[0].key!r}] was locked for {given:.3g} seconds. Nothing was written."
+                )
             if reply[0] == b"OK":
                 self._written(changes, reply, origin)
         finally:
@@ -360,6 +368,7 @@ class Node:
             malformed=self.replica.malformed,
         )
 
-    def unreachable(self) -> NotConnectedError:
+    def unreachable(self, timeout: float) -> NotConnectedError:
         error = self.tail.last_error
-        return NotConnectedError(f"{self.engine.address} cannot be reached ({error}).")
+        why = f"no answer within {timeout:.3g} seconds" if error is None else str(error).rstrip(".")
+        return NotConnectedError(f"{self.engine.address} cannot be reached ({why}).")

@@ -41,6 +41,9 @@ FIRST_REST, LONGEST_REST = 0.01, 0.5
 STEADY = 2.0  # seconds after which a connection counts as a good one
 SILENCE = 60.0
 
+# Of the user. A server that cannot be reached, or is not ready, may be so soon.
+_REFUSALS = (redis.AuthenticationError, redis.exceptions.AuthorizationError, redis.exceptions.NoPermissionError)
+
 Values = dict[str, tuple[Version, bytes | None]]
 
 
@@ -60,6 +63,7 @@ class Tail(threading.Thread):
         self._stopped = Event()
         self._reaped = 0.0
         self.synchronised = Event()  # once
+        self.decided = Event()  # so it is, or the engine has refused the user
         self._warned = -float("inf")
         self._tells = False  # when the connection is back
         self.connected = False
@@ -94,6 +98,8 @@ class Tail(threading.Thread):
     def _note(self, error: Exception) -> None:
         self.errors += 1
         self.last_error = error
+        if isinstance(error, _REFUSALS):
+            self.decided.set()
         expected = isinstance(error, (redis.RedisError, RefusedError, AnswerLostError, ClusterError, OSError))
         self.outages += self.connected
         calm = time.monotonic() - self._warned < SILENCE  # of a connection that comes and goes is told now and then
@@ -124,6 +130,7 @@ class Tail(threading.Thread):
             logger.warning("The connection to %s is back.", self._engine.address)
         self.connected = True
         self.synchronised.set()
+        self.decided.set()
         while not self._stopped.is_set():
             try:
                 entries = self._read(BLOCK)

@@ -1,4 +1,4 @@
-"""Threads that call listeners, so that the log can be followed meanwhile."""
+"""Threads that call listeners where the thread that changes a key cannot: it follows the log or runs an event loop."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Callers:
         while self._ready.qsize() + len(self._calling) + len(self._spare) > MOST_THREADS and self._spare:
             try:
                 self._spare.pop()
-                threading.Thread(target=self._run, name="fastserverstate.cluster.on_change", daemon=True).start()
+                threading.Thread(target=self._run, name="fastserverstate.on_change", daemon=True).start()
             except IndexError:
                 return
             except RuntimeError as error:  # as many as the system allows, or the process ends

@@ -1,0 +1,135 @@
+"""What threads that run event loops want of the engine: another thread does it, in the order of the calls."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fastserverstate._core import LOOP_PATIENCE, act_for, this_holder
+from fastserverstate.cluster.client import LONGEST_TIMEOUT, patience
+from fastserverstate.cluster.errors import ClusterError
+from fastserverstate.cluster.signals import Event
+
+logger = logging.getLogger("fastserverstate")
+
+
+# In an errand: who is writing, as a `replica.Table` names it.
+writer_given: contextvars.ContextVar[tuple[object] | None] = contextvars.ContextVar(
+    "fastserverstate.cluster.writer", default=None
+)
+
+
+class LateError(Exception):
+    """The engine has not answered within the time that an event loop has."""
+
+
+class Errand:
+    """A call that is made in the name of the thread that has asked for it: with its locks and `no_rerun` blocks."""
+
+    def __init__(self, what: str, work: Callable[[], Any], undo: Callable[[], object] | None, writer: object) -> None:
+        self._what = what
+        self._work = work
+        self._undo = undo
+        self._holder = this_holder()
+        self._writer = writer
+        self._context = contextvars.copy_context()
+        self._end = time.monotonic() + LONGEST_TIMEOUT
+        self._over = Event()
+        self._fate: dict[str, bool] = {}  # "late": whether the caller had left before it was done
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def wait(self, seconds: float) -> Any:
+        if not self._over.wait(seconds) and self._fate.setdefault("late", True):
+            raise LateError
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def is_over(self) -> bool:
+        return self._over.is_set()
+
+    def run(self) -> None:
+        if self._undo is not None and "late" in self._fate:
+            self._over.set()
+            return
+        try:
+            self._result = self._context.run(act_for, self._holder, self._call)
+        except BaseException as error:
+            self._error = error
+        if self._fate.setdefault("late", False):
+            self._end_late()
+        self._over.set()
+
+    def _call(self) -> Any:
+        patience.set(max(0.0, self._end - time.monotonic()))
+        writer_given.set((self._writer,))
+        return self._work()
+
+    def _end_late(self) -> None:
+        if self._undo is not None:
+            if self._error is None and self._result:
+                self._context.run(act_for, self._holder, self._undo)
+        elif isinstance(self._error, ClusterError):
+            logger.error("%s, which an event loop has left to a thread, has failed: %s", self._what, self._error)
+        elif self._error is not None:
+            logger.error("%s, which an event loop has left to a thread, has failed.", self._what, exc_info=self._error)
+
+    def drop(self) -> None:
+        if self._undo is None:
+            logger.error("%s was left to a thread by an event loop, and not done before the disconnection.", self._what)
+
+
+class Errands:
+    """The thread that does them, which is started when the first comes.
+
+    Thread-safety
+        Safe from any thread. It takes no lock, for a finalizer may use it at any point of any thread.
+    """
+
+    def __init__(self, writer: Callable[[], object]) -> None:
+        self._writer = writer
+        self._queue: queue.SimpleQueue[Errand | None] = queue.SimpleQueue()
+        self._late: Errand | None = None  # the last one whose caller has not waited for its end
+        self._closed = False
+        self._unstarted = [threading.Thread(target=self._run, name="fastserverstate.cluster.errands", daemon=True)]
+
+    def leave(self, what: str, work: Callable[[], Any], undo: Callable[[], object] | None = None) -> Errand:
+        """Have `work` done. If it can be undone, and the caller waits no longer, it is undone or not begun."""
+        errand = Errand(what, work, undo, self._writer())
+        self._queue.put(errand)
+        if self._unstarted:
+            with contextlib.suppress(IndexError):
+                self._unstarted.pop().start()
+        return errand
+
+    def do(self, what: str, work: Callable[[], Any], undo: Callable[[], object] | None = None) -> Any:
+        """The same, and its result.
+
+        Raises
+            LateError if there is none yet.
+        """
+        behind = self._late is not None and not self._late.is_over()
+        errand = self.leave(what, work, undo)
+        try:
+            return errand.wait(0 if behind else LOOP_PATIENCE)
+        except LateError:
+            self._late = errand
+            raise
+
+    def _run(self) -> None:
+        while (errand := self._queue.get()) is not None:
+            if self._closed:
+                errand.drop()
+            else:
+                errand.run()
+
+    def close(self) -> None:
+        self._closed = True
+        self._queue.put(None)

@@ -1,0 +1,141 @@
+"""Waits on threads that belong to no script run end with the process, and with the event loop that started them."""
+
+from __future__ import annotations
+
+import pytest
+from unit.helpers import run_script
+
+# What waits for ever, in a function that says how its wait has ended.
+WAITS = """
+    import asyncio
+    import sys
+    from concurrent.futures import ThreadPoolExecutor
+    from fastserverstate import atomic, server_state, server_state_lock, wait_for
+
+    never = threading.Event()
+
+    def hold():
+        with server_state_lock["locked"]:
+            held.set()
+            never.wait()
+
+    held = threading.Event()
+    threading.Thread(target=hold, daemon=True).start()
+    held.wait()
+
+    def wait(call, began=None):
+        try:
+            if began is not None:
+                began.release()
+            call()
+        except RuntimeError as error:
+            sys.stdout.write(f"{error}\\n")  # at once, for several threads do it
+
+    CALLS = [
+        lambda: wait_for("k"),
+        lambda: wait_for("k", timeout=3600),
+        lambda: server_state["locked"],
+        lambda: server_state_lock["locked"].acquire(),
+        lambda: server_state_lock["locked"].acquire(timeout=3600),
+        lambda: atomic.increment("locked"),
+    ]
+"""
+
+LOOP = "This wait has ended, because the event loop whose executor it was made on closes.\n"
+PROCESS = "This wait has ended, because the process ends and no thread is left that would end it.\n"
+
+
+def test_event_loop_that_closes():
+    """The tasks were cancelled, but what runs on the executor's threads cannot be."""
+    output = run_script(
+        WAITS
+        + """
+    async def serve():
+        began = threading.Semaphore(0)
+        tasks = [asyncio.ensure_future(asyncio.to_thread(wait, call, began)) for call in CALLS]
+        for _ in tasks:
+            await asyncio.to_thread(began.acquire)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    loop = asyncio.new_event_loop()
+    loop.set_default_executor(ThreadPoolExecutor(16))
+    loop.run_until_complete(serve())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+    print("closed", threading.active_count())
+        """,
+        package=True,
+    )
+    assert output == 6 * LOOP + "closed 2\n"
+
+
+@pytest.mark.parametrize("start", ["threading.Thread(target=wait, args=(call,)).start()", "pool.submit(wait, call)"])
+def test_process_that_ends(start):
+    output = run_script(
+        WAITS
+        + f"""
+    pool = ThreadPoolExecutor(16)
+    pool.submit(print, end="")  # an idle thread of the pool
+    for call in CALLS:
+        {start}
+        """,
+        package=True,
+    )
+    assert output == 6 * PROCESS
+
+
+def test_threads_that_go_on_after_the_main_thread_end_each_other_s_waits():
+    output = run_script(
+        WAITS
+        + """
+    def produce():
+        for n in range(5):
+            wait_for("taken", lambda taken: taken == n)
+            time.sleep(0.3)  # longer than two looks apart
+            server_state["made"] = n + 1
+
+    def consume():
+        for n in range(5):
+            server_state["taken"] = n
+            wait_for("made", lambda made: made == n + 1)
+        print("all taken")
+
+    threading.Thread(target=produce).start()
+    threading.Thread(target=consume).start()
+        """,
+        package=True,
+    )
+    assert output == "all taken\n"
+
+
+def test_pool_that_is_left_goes_on():
+    """Its threads may end each other's waits, and other threads may."""
+    output = run_script(
+        WAITS
+        + """
+    async def shutting_down():
+        await asyncio.to_thread(print, end="")
+
+    with ThreadPoolExecutor() as pool:
+        consumer = pool.submit(wait_for, "k")
+        pool.submit(lambda: (asyncio.run(shutting_down()), time.sleep(0.6), server_state.update(k=1)))
+    print(consumer.result())
+        """,
+        package=True,
+    )
+    assert output == "1\n"
+
+
+def test_wait_of_the_main_thread_at_its_exit():
+    output = run_script(
+        WAITS
+        + """
+    import atexit
+    atexit.register(wait, CALLS[0])
+    atexit.register(wait, CALLS[2])
+        """,
+        package=True,
+    )
+    assert output == 2 * PROCESS
