@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
 from importlib.util import find_spec
 
 from fastserverstate import _reload
+from fastserverstate.durations import Duration, seconds_of
 
 _URL, _NAMESPACE, _SECRET = "FASTSERVERSTATE_URL", "FASTSERVERSTATE_NAMESPACE", "FASTSERVERSTATE_SECRET"
 
@@ -17,7 +17,7 @@ def connect(
     namespace: str | None = None,
     secret: str | bytes | None = None,
     required: bool = True,
-    timeout: float | timedelta = 10.0,
+    timeout: Duration = 10.0,
 ) -> None:
     """Share the state with all servers that connect to the same Redis or Valkey server and namespace.
 
@@ -38,7 +38,7 @@ def connect(
         ``required``: whether it is an error if the server cannot be reached now. If not, this process works by itself
         with a warning, and joins later.
 
-        ``timeout``: seconds (or ``timedelta``) that connecting, and any write, waits for the server; up to 300.
+        ``timeout``: seconds (a ``timedelta``, or text such as ``"5s"``) that connecting, and any write, waits for the server; up to 300.
 
     Thread-safety
         Safe from any thread.
@@ -69,7 +69,7 @@ def connect(
         namespace=namespace or os.environ.get(_NAMESPACE) or "default",
         secret=secret or os.environ.get(_SECRET) or None,
         required=required,
-        timeout=timeout.total_seconds() if isinstance(timeout, timedelta) else timeout,
+        timeout=seconds_of(timeout, "timeout"),
     )
 
 

@@ -204,6 +204,12 @@ cdef class Session:
             made.table = self.store.table
             made.part = part
 
+    def bystander(self):
+        cdef Scope made = Scope.__new__(Scope, MAKING)
+        made.session = self
+        made.table = self.store.table
+        return made
+
     def start_run(self):
         lock(&self.mutex)
         store64(self.run, self.run + 1)

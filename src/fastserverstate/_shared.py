@@ -16,7 +16,7 @@ from fastserverstate.atomic import (
     transaction_with,
     wait_for_with,
 )
-from fastserverstate.configuration import configure_with
+from fastserverstate.configuration import KeyOptions, configure_with
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.rerun.collector import SettingAside
 from fastserverstate.rerun.control import NoRerun, force_rerun_with
@@ -46,7 +46,8 @@ transaction = transaction_with(store)
 wait_for = wait_for_with(store)
 no_rerun = NoRerun()
 force_rerun_bound_sessions = force_rerun_with(store)
-configure = configure_with(store, settings, scheduler, post_script_gc)
+key_options = KeyOptions(store)
+configure = configure_with(key_options, store, settings, scheduler, post_script_gc)
 
 for _singleton in (store, server_state, server_state_lock, atomic, no_rerun):
     share_between_threads(_singleton)
@@ -55,6 +56,7 @@ for _singleton in (store, server_state, server_state_lock, atomic, no_rerun):
 def _start_afresh() -> None:
     store.reset_after_fork()
     scheduler.reset_after_fork()
+    key_options.reset_after_fork()
 
 
 if hasattr(os, "register_at_fork"):

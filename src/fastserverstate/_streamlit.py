@@ -408,7 +408,7 @@ class Bridge:
             return live, None, RUN_REPLACED
         if not context._has_script_started:
             # A callback. What it reads is not shown by itself, and the script may be given up before it has begun.
-            return live, None, RUN_STARTING
+            return live, live.bystander(), RUN_STARTING
         if fragment is None and context.fragment_ids_this_run:
             fragment = context.fragment_ids_this_run[0]  # a thread of the app's own
         return live, live.scope(fragment), RUN_CURRENT
@@ -437,6 +437,7 @@ class Bridge:
 
     def _end_part(self) -> None:
         """The calling thread's part in a run is over."""
+        self._scheduler.in_place.look()
         _warn_of_leftovers(f"A run of {self._name_of_session()}", *self._store.end_holder())
 
     @staticmethod

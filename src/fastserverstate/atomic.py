@@ -9,16 +9,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from datetime import timedelta
-from numbers import Real
 from typing import Any, Protocol, TypeVar, overload
 
-from fastserverstate._core import Counters, Namespace, Store, same_value
+from fastserverstate._core import Counters, Namespace, Store, absent, same_value
+from fastserverstate.durations import Duration, seconds_of
+from fastserverstate.functions import accepting, check_function, name_of, refuse_awaitable
+from fastserverstate.identity import Identity
 
 logger = logging.getLogger("fastserverstate")
 
 _MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<no default>"})()
 _Value = TypeVar("_Value")
+MANY_ALIKE = 20  # callbacks of one key that come from one place, before that is worth a warning
 _Callback = TypeVar("_Callback", bound=Callable[..., object])
 
 
@@ -50,16 +52,26 @@ class Atomic(Counters):
     def __call__(self, key: str, function: Callable[[Any], _Value], *, default: Any = _MISSING) -> _Value:
         """Set the key to ``function(value)`` and return that. The function is called once, with the key's lock held.
 
-        `default` is passed if the key is not set. What the function raises leaves the key as it was.
+        `default` is passed if the key is not set. What the function raises leaves the key as it was. A function that
+        returns None is taken for one that has only changed the value in place, unless it was passed None.
 
         Raises
-            ``KeyError`` if the key is not set and there is no default, ``TypeError`` if it is not a ``str``.
+            ``KeyError`` if the key is not set and there is no default, ``TypeError`` if it is not a ``str``, and if the
+            function cannot be called, is async, or returns None for a value.
         """
+        check_function(function, f"The function of atomic({key!r}, ...)")
         with self._store.lock(key):
             value = self._store.peek(key, default)
             if value is _MISSING:
                 raise KeyError(key)
             changed = function(value)
+            refuse_awaitable(changed, f"The function of atomic({key!r}, ...)")
+            if changed is None and value is not None:
+                raise TypeError(
+                    f"atomic({key!r}, function) needs the new value from the function, and {name_of(function)} has "
+                    f"returned None for a {type(value).__qualname__}. server_state[{key!r}] was not assigned. Return "
+                    f"the value, also if it was changed in place. To store None: server_state[{key!r}] = None."
+                )
             self._state[key] = changed
             return changed
 
@@ -94,12 +106,15 @@ class Atomic(Counters):
 class Subscription:
     """A callback that `on_change` has registered."""
 
-    def __init__(self, remove: Callable[[Subscription], None], call: Callable[[], object]) -> None:
+    def __init__(
+        self, remove: Callable[[Subscription], None], call: Callable[[Any], object], identity: Identity
+    ) -> None:
         self._remove = remove
         self.call = call
+        self.identity = identity
 
     def remove(self) -> None:
-        """Do not call it any more. Harmless if it was removed before."""
+        """Do not call it any more. Harmless if it was removed before, or another one has taken its place."""
         self._remove(self)
 
 
@@ -108,7 +123,7 @@ class OnChange(Protocol):
 
     @overload
     def __call__(
-        self, key: str, callback: None = None, *, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self, key: str, *, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Callable[[_Callback], _Callback]: ...
 
     @overload
@@ -131,14 +146,14 @@ class Peek(Protocol):
 class BeginTransaction(Protocol):
     """The type of `fastserverstate.transaction`."""
 
-    def __call__(self, *keys: str, timeout: float | timedelta | None = None) -> AbstractContextManager[None]: ...
+    def __call__(self, *keys: str, timeout: Duration | None = None) -> AbstractContextManager[None]: ...
 
 
 class WaitFor(Protocol):
     """The type of `fastserverstate.wait_for`."""
 
     def __call__(
-        self, key: str, predicate: Callable[[Any], object] | None = None, *, timeout: float | timedelta | None = None
+        self, key: str, predicate: Callable[[Any], object] | None = None, *, timeout: Duration | None = None
     ) -> Any: ...
 
 
@@ -154,11 +169,23 @@ class Listeners:
         self._lock = threading.RLock()  # a finalizer may remove a callback while another one is added
         self._subscriptions: dict[str, tuple[Subscription, ...]] = {}
 
-    def add(self, key: str, call: Callable[[], object]) -> Subscription:
-        subscription = Subscription(functools.partial(self._remove, key), call)
+    def add(self, key: str, call: Callable[[Any], object], identity: Identity) -> Subscription:
+        """Register a callback, in the place of one that is the same."""
+        added = Subscription(functools.partial(self._remove, key), call, identity)
         with self._lock:
-            self._set(key, (*self._subscriptions.get(key, ()), subscription))
-        return subscription
+            known = self._subscriptions.get(key, ())
+            others = [added if each.identity == identity else each for each in known]
+            self._set(key, tuple(others) if added in others else (*known, added))
+            alike = sum(each.identity.place == identity.place for each in others)
+        if alike == MANY_ALIKE:
+            logger.warning(
+                "on_change(%r, ...) has registered a callback of the same name %d times, each with other values that "
+                "it closes over or is given, and calls all of them. A script that registers in every run does that. "
+                "Register in an st.cache_resource function, or give the callback nothing that is made anew in a run.",
+                key,
+                alike,
+            )
+        return added
 
     def _remove(self, key: str, subscription: Subscription) -> None:
         with self._lock:
@@ -173,14 +200,14 @@ class Listeners:
             self._subscriptions.pop(key, None)
 
 
-def _call_all(key: str, subscriptions: tuple[Subscription, ...]) -> None:
+def _call_all(key: str, subscriptions: tuple[Subscription, ...], value: Any) -> None:
     for at, subscription in enumerate(subscriptions, 1):
         try:
-            subscription.call()
+            refuse_awaitable(subscription.call(value), f"The callback of on_change({key!r}, ...)")
         except Exception:
             logger.exception("A callback of on_change(%r) has failed.", key)
         except BaseException:  # it stops the script that has changed the key, and none of the others
-            _call_all(key, subscriptions[at:])
+            _call_all(key, subscriptions[at:], value)
             raise
 
 
@@ -190,16 +217,22 @@ def on_change_with(store: Store) -> OnChange:
 
     def on_change(
         key: str,
-        callback: Any = None,
+        callback: Any = _MISSING,
         *,
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Have ``callback(*args, **kwargs)`` called after every change of the key, its deletion included.
 
-        Without a callback it is a decorator. Returns a `Subscription`, whose ``remove()`` ends the calls; the decorator
-        returns the function. Register once per process, in a module or in an ``st.cache_resource`` function: a script
-        that registers in every run is called once for each of them.
+        A callback that requires a parameter more is given the key before `args`, and one that requires two the key and
+        its value: the newest one, None if it is deleted. Without a callback it is a decorator. Returns a
+        `Subscription`, whose ``remove()`` ends the calls; the decorator returns the function.
+
+        A callback is registered once for a key. A script may register it in every run: a function of the same file and
+        name takes the place of the one before, in all sessions. So does a lambda of the same code, a method of the same
+        object, and a ``functools.partial`` of any of them. They are others if they are given, or close over, other
+        values: ``for room in rooms: on_change("n", announcer(room))`` registers one for each room. What cannot be
+        compared by content, as a queue, is another value if it is another object.
 
         Thread-safety
             The calls are made on a thread that has changed the key, after its locks are released: in the order of the
@@ -208,26 +241,34 @@ def on_change_with(store: Store) -> OnChange:
             changed the key, when all calls were made.
 
         Raises
-            ``TypeError`` if the key is not a ``str`` or the callback cannot be called.
+            ``TypeError`` if the key is not a ``str``, or the callback cannot be called, is async, or requires more.
 
         >>> from fastserverstate import on_change, server_state
-        >>> subscription = on_change("level", print, args=("level has changed",))
+        >>> def report(key, value):
+        ...     print(key, "is", value)
+        >>> subscription = on_change("level", report)
         >>> server_state["level"] = 1
-        level has changed
+        level is 1
         >>> subscription.remove()
         >>> del server_state["level"]
         """
         store.version(key)  # refuses what is no key
-        if callback is None:
+        given = tuple(args)
+        if callback is _MISSING:
 
             def register(function: _Callback) -> _Callback:
-                on_change(key, function, args=args, kwargs=kwargs)
+                on_change(key, function, args=given, kwargs=kwargs)
                 return function
 
             return register
-        if not callable(callback):
-            raise TypeError(f"The callback of on_change({key!r}) has to be callable, not {callback!r}.")
-        return listeners.add(key, functools.partial(callback, *args, **(kwargs or {})))
+        what = f"The callback of on_change({key!r}, ...)"
+        check_function(callback, what)
+        function, count = accepting(callback, what, given, kwargs or {}, ("key", "value"))
+
+        def call(value: Any) -> object:
+            return function(*(key, None if value is absent else value)[:count])
+
+        return listeners.add(key, call, Identity(callback, given, kwargs))
 
     return on_change
 
@@ -253,16 +294,16 @@ def peek_with(store: Store) -> Peek:
 
 def touch_with(store: Store) -> Callable[[str], None]:
     def touch(key: str) -> None:
-        """Behave as if the key's value had changed: rerun who depends on it, and call who listens.
+        """Behave as if the key had changed: rerun the sessions that depend on it, and call the callbacks of `on_change`.
 
-        Inside of a ``no_rerun`` block nobody is rerun.
+        A key that is not set reruns the sessions that have looked for it: with ``in``, ``get`` or a read that failed.
+        Inside of a ``no_rerun`` block no session is rerun.
 
         Thread-safety
             Safe from any thread. Waits while another thread holds the key's lock.
 
         Raises
-            ``KeyError`` if the key is not set, ``TypeError`` if it is not a ``str``, ``DeadlockError`` if the wait
-            would never end.
+            ``TypeError`` if the key is not a ``str``, ``DeadlockError`` if the wait would never end.
 
         >>> from fastserverstate import server_state, touch
         >>> server_state["frames"] = []
@@ -310,7 +351,7 @@ def compare_and_set_with(store: Store) -> Callable[[str, Any, Any], bool]:
 
 
 def transaction_with(store: Store) -> BeginTransaction:
-    def transaction(*keys: str, timeout: float | timedelta | None = None) -> AbstractContextManager[None]:
+    def transaction(*keys: str, timeout: Duration | None = None) -> AbstractContextManager[None]:
         """A ``with`` block whose writes appear to everyone else at once at its end, or not at all.
 
         The locks of `keys` are taken when it begins, all in one order. Keys that were not named may be written too:
@@ -327,7 +368,8 @@ def transaction_with(store: Store) -> BeginTransaction:
             are released, if it does not end on its thread and in its run, or before a block that began inside of it.
 
         Raises
-            ``TimeoutError`` if the locks of `keys` are not free within `timeout` (seconds or a ``timedelta``),
+            ``TimeoutError`` if the locks of `keys` are not free within `timeout` (seconds, a ``timedelta``, or text such as
+            ``"500ms"`` or ``"2m"``),
             ``DeadlockError`` if they never would be, ``TypeError`` if a key is not a ``str``, ``RuntimeError`` if
             a lock of a key that it has written is released inside of it, if another task of this thread is in one, or
             if it was discarded.
@@ -341,14 +383,14 @@ def transaction_with(store: Store) -> BeginTransaction:
         (3, 2)
         >>> del server_state["mine"], server_state["yours"]
         """
-        return store.transaction(keys, _seconds(timeout))
+        return store.transaction(keys, seconds_of(timeout, "timeout"))
 
     return transaction
 
 
 def wait_for_with(store: Store) -> WaitFor:
     def wait_for(
-        key: str, predicate: Callable[[Any], object] | None = None, *, timeout: float | timedelta | None = None
+        key: str, predicate: Callable[[Any], object] | None = None, *, timeout: Duration | None = None
     ) -> Any:
         """Wait until the key is set and ``predicate(value)`` is true, if there is one. Returns the value.
 
@@ -360,8 +402,9 @@ def wait_for_with(store: Store) -> WaitFor:
             changes; it may miss a value that another change has followed at once.
 
         Raises
-            ``TimeoutError`` after `timeout` (seconds or a ``timedelta``), ``RuntimeError`` if the calling thread holds
-            the key's lock, ``TypeError`` if the key is not a ``str``, and what `predicate` raises.
+            ``TimeoutError`` after `timeout` (seconds, a ``timedelta``, or text such as ``"2m"``), ``RuntimeError`` if the calling thread holds
+            the key's lock, ``TypeError`` if the key is not a ``str`` or `predicate` cannot be called or is async, and
+            what `predicate` raises.
 
         >>> import threading
         >>> from fastserverstate import server_state, wait_for
@@ -370,7 +413,10 @@ def wait_for_with(store: Store) -> WaitFor:
         42
         >>> del server_state["result"]
         """
-        seconds = _seconds(timeout)
+        what = f"The predicate of wait_for({key!r}, ...)"
+        if predicate is not None:
+            check_function(predicate, what)
+        seconds = seconds_of(timeout, "timeout")
         end = None if seconds is None else time.monotonic() + seconds
 
         def left() -> float:
@@ -379,20 +425,12 @@ def wait_for_with(store: Store) -> WaitFor:
         while True:
             version = store.version(key)
             value = store.peek(key, _MISSING, left())
-            if value is not _MISSING and (predicate is None or predicate(value)):
-                return value
+            if value is not _MISSING:
+                found = predicate is None or predicate(value)
+                refuse_awaitable(found, what)
+                if found:
+                    return value
             if not store.wait_for_change(key, version, left()):
                 raise TimeoutError(f"server_state[{key!r}] was not as expected within {seconds:g} seconds.")
 
     return wait_for
-
-
-def _seconds(timeout: float | timedelta | None) -> float | None:
-    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    if seconds is None:
-        return None
-    if not isinstance(seconds, Real):
-        raise TypeError(f"timeout is a number of seconds, a timedelta, or None for no limit, not {timeout!r}.")
-    if not seconds >= 0:
-        raise ValueError(f"timeout is a number of seconds from 0 up, or None for no limit, not {timeout!r}.")
-    return float(seconds)

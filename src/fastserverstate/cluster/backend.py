@@ -96,8 +96,8 @@ class Backend:
         found = self._node.delete(key)
         return absent if found is GONE else found
 
-    def touch(self, key: str) -> Any:
-        return None if self._node.touch(key) else absent
+    def touch(self, key: str) -> None:
+        self._node.touch(key)
 
     def increment(self, key: str, by: Any, default: Any) -> Any:
         """The sum; None if it has to be made here, under the key's lock."""

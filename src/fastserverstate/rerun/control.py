@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ContextDecorator
+from typing import Any, TypeVar
 
 from fastserverstate._core import Store, Suppression, reruns_are_suppressed
 from fastserverstate.errors import RerunSuppressedError
+from fastserverstate.functions import check_function
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class NoRerun(Suppression, ContextDecorator):
@@ -19,7 +23,8 @@ class NoRerun(Suppression, ContextDecorator):
         the run that it is in, if not before.
 
     Raises
-        ``RuntimeError`` at its end on another thread than the one on which it began.
+        ``RuntimeError`` at its end on another thread than the one on which it began, ``TypeError`` if it decorates an
+        async function, whose body it would not enclose.
 
     >>> from fastserverstate import no_rerun, server_state
     >>> with no_rerun:
@@ -29,21 +34,25 @@ class NoRerun(Suppression, ContextDecorator):
 
     __slots__ = ()
 
+    def __call__(self, function: _Function) -> _Function:
+        check_function(function, "What no_rerun decorates")
+        return super().__call__(function)
+
 
 def force_rerun_with(store: Store) -> Callable[[str], None]:
     """Make `force_rerun_bound_sessions` for a store."""
 
     def force_rerun_bound_sessions(key: str) -> None:
-        """Rerun whoever depends on the key, as if its value had changed: for values that were changed in place.
+        """Rerun the sessions that depend on the key, as if it had changed: for values that were changed in place.
 
-        The calling session is rerun too, after its run, if that run has already shown the value.
+        The calling session is rerun too, after its run, if that run has already shown the value. A key that is not set
+        reruns the sessions that have looked for it: with ``in``, ``get`` or a read that failed.
 
         Thread-safety
             Safe from any thread. Waits while another thread holds the key's lock.
 
         Raises
-            ``RerunSuppressedError`` inside of a ``no_rerun`` block, ``KeyError`` if the key is not set, ``TypeError``
-            if it is not a ``str``.
+            ``RerunSuppressedError`` inside of a ``no_rerun`` block, ``TypeError`` if the key is not a ``str``.
 
         >>> from fastserverstate import force_rerun_bound_sessions, server_state
         >>> server_state["log"] = ["started"]
