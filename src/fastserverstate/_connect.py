@@ -38,7 +38,8 @@ def connect(
         ``required``: whether it is an error if the server cannot be reached now. If not, this process works by itself
         with a warning, and joins later.
 
-        ``timeout``: seconds (a ``timedelta``, or text such as ``"5s"``) that connecting, and any write, waits for the server; up to 300.
+        ``timeout``: how long connecting, and any write, waits for the server: seconds, a ``timedelta``, or text such
+        as ``"5s"``; up to 300 seconds.
 
     Thread-safety
         Safe from any thread.

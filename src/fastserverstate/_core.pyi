@@ -316,7 +316,9 @@ class Store:
     def set_rerun_writer(self, policy: int) -> None:
         """When `Session.take_overwritten` names a part: one of the ``RERUN_WRITER_`` constants."""
 
-    def set_options(self, options: Callable[[str], tuple[int, dict[str, Callable[[Any], object]] | None, float]]) -> None:
+    def set_options(
+        self, options: Callable[[str], tuple[int, dict[str, Callable[[Any], object]] | None, float]]
+    ) -> None:
         """Have ``options(key)`` say what is configured for a key: when the key is first assigned, and at `resolve`.
 
         Options are how values are compared, one of the ``COMPARE_`` constants; functions by full name of the type, for

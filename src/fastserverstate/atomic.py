@@ -294,7 +294,7 @@ def peek_with(store: Store) -> Peek:
 
 def touch_with(store: Store) -> Callable[[str], None]:
     def touch(key: str) -> None:
-        """Behave as if the key had changed: rerun the sessions that depend on it, and call the callbacks of `on_change`.
+        """Behave as if the key had changed: rerun the sessions that depend on it, and call its `on_change` callbacks.
 
         A key that is not set reruns the sessions that have looked for it: with ``in``, ``get`` or a read that failed.
         Inside of a ``no_rerun`` block no session is rerun.
@@ -368,10 +368,9 @@ def transaction_with(store: Store) -> BeginTransaction:
             are released, if it does not end on its thread and in its run, or before a block that began inside of it.
 
         Raises
-            ``TimeoutError`` if the locks of `keys` are not free within `timeout` (seconds, a ``timedelta``, or text such as
-            ``"500ms"`` or ``"2m"``),
-            ``DeadlockError`` if they never would be, ``TypeError`` if a key is not a ``str``, ``RuntimeError`` if
-            a lock of a key that it has written is released inside of it, if another task of this thread is in one, or
+            ``TimeoutError`` if the locks of `keys` are not free within `timeout` (seconds, a ``timedelta``, or text
+            such as ``"500ms"``), ``DeadlockError`` if they never would be, ``TypeError`` if a key is not a ``str``,
+            ``RuntimeError`` if a lock of a key that it has written is released inside of it, if another task of this thread is in one, or
             if it was discarded.
 
         >>> from fastserverstate import server_state, transaction
@@ -389,9 +388,7 @@ def transaction_with(store: Store) -> BeginTransaction:
 
 
 def wait_for_with(store: Store) -> WaitFor:
-    def wait_for(
-        key: str, predicate: Callable[[Any], object] | None = None, *, timeout: Duration | None = None
-    ) -> Any:
+    def wait_for(key: str, predicate: Callable[[Any], object] | None = None, *, timeout: Duration | None = None) -> Any:
         """Wait until the key is set and ``predicate(value)`` is true, if there is one. Returns the value.
 
         Sleeps until the key changes. In a script run the wait ends with the run: when the user clicks, or closes the
@@ -402,9 +399,9 @@ def wait_for_with(store: Store) -> WaitFor:
             changes; it may miss a value that another change has followed at once.
 
         Raises
-            ``TimeoutError`` after `timeout` (seconds, a ``timedelta``, or text such as ``"2m"``), ``RuntimeError`` if the calling thread holds
-            the key's lock, ``TypeError`` if the key is not a ``str`` or `predicate` cannot be called or is async, and
-            what `predicate` raises.
+            ``TimeoutError`` after `timeout` (seconds, a ``timedelta``, or text such as ``"2m"``), ``RuntimeError`` if
+            the calling thread holds the key's lock, ``TypeError`` if the key is not a ``str`` or `predicate` cannot be
+            called or is async, and what `predicate` raises.
 
         >>> import threading
         >>> from fastserverstate import server_state, wait_for

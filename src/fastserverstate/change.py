@@ -90,8 +90,8 @@ def report_slow(key: str, name: str) -> None:
     if key not in _slow and len(_slow) < MOST_REPORTED:
         _slow.add(key)
         _LOGGER.warning(
-            "What server_state[%r] holds, of type %s, takes more than 20 ms to look through, so every assignment counts "
-            "as a change. configure(%r, compare=\"identity\") tells it by which object it is, at once.",
+            "The value of server_state[%r], of type %s, takes more than 20 ms to look through, so every assignment "
+            'counts as a change. configure(%r, compare="identity") tells it by which object it is, at once.',
             key,
             name,
             key,

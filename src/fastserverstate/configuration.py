@@ -92,9 +92,7 @@ class KeyOptions:
         matching = [self._given[pattern] for pattern, compiled in self._patterns if compiled.match(key)]
         if key in self._given:
             matching.append(self._given[key])
-        found = {
-            name: value for given in matching for name, value in vars(given).items() if value is not None
-        }
+        found = {name: value for given in matching for name, value in vars(given).items() if value is not None}
         return (
             _COMPARE[found.get("compare", "content")],
             found.get("hash_funcs") or None,
@@ -199,8 +197,8 @@ def configure_with(
         >>> configure("model", compare="identity")
         >>> configure("room/*", min_rerun_interval="500ms")
         """
-        of_keys = {"compare": compare, "hash_funcs": hash_funcs}
-        of_process = {
+        of_keys: dict[str, object] = {"compare": compare, "hash_funcs": hash_funcs}
+        of_process: dict[str, object] = {
             "detect_inplace": detect_inplace,
             "rerun_writer": rerun_writer,
             "max_parallel_reruns": max_parallel_reruns,

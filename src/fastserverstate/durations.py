@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
+from importlib import import_module
 from numbers import Real
+from typing import Any, overload
 
 Duration = float | timedelta | str
 
 
+@overload
+def seconds_of(duration: Duration, what: str) -> float: ...
+@overload
+def seconds_of(duration: None, what: str) -> None: ...
+@overload
+def seconds_of(duration: Duration | None, what: str) -> float | None: ...
 def seconds_of(duration: Duration | None, what: str) -> float | None:
     """The duration in seconds, None for none. `what` names it in a message."""
     if duration is None:
@@ -30,14 +38,15 @@ def seconds_of(duration: Duration | None, what: str) -> float | None:
 
 
 def _seconds_of_text(text: str, what: str) -> float:
-    import pandas  # noqa: PLC0415  (which takes long, and Streamlit has imported it before)
-
+    pandas: Any = import_module("pandas")  # takes long, unless Streamlit has imported it
     try:
         float(text)
     except ValueError:
         pass
     else:
-        raise ValueError(f"{what} cannot be {text!r}, which has no unit. Write {text}s for seconds, or the number itself.")
+        raise ValueError(
+            f"{what} cannot be {text!r}, which has no unit. Write '{text}s' for seconds, or the number itself."
+        )
     try:
         seconds = float(pandas.Timedelta(text).total_seconds())
     except ValueError:

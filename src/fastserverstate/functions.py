@@ -17,7 +17,7 @@ def is_async(function: Any) -> bool:
     """Whether a call of it returns a coroutine or an asynchronous generator, and runs nothing."""
     while isinstance(function, functools.partial):
         function = function.func
-    candidates = (function, getattr(type(function), "__call__", None))
+    candidates = (function, type(function).__call__)
     return any(inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one) for one in candidates)
 
 

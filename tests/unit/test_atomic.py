@@ -56,7 +56,7 @@ def test_atomic_sets_and_returns_the_new_value(state, atomic):
 
 
 async def changed_async(value):
-    raise AssertionError
+    return value
 
 
 async def yielding_async(value):
@@ -70,7 +70,7 @@ async def yielding_async(value):
         (None, "has to be a function, not None"),
         (changed_async, "cannot be async, and changed_async is"),
         (yielding_async, "cannot be async, and yielding_async is"),
-        (lambda value: changed_async(value), "has returned a coroutine, which has to be awaited"),
+        (lambda value: changed_async([value]), "has returned a coroutine, which has to be awaited"),
         (lambda value: value.update(a=1), r"has returned None for a dict. server_state\['\w+'\] was not assigned"),
     ],
 )
@@ -545,7 +545,7 @@ LOOKS = {
 @pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
 @pytest.mark.parametrize("is_in_transaction", [False, True])
 def test_touch_of_a_missing_key_reruns_the_sessions_that_have_looked_for_it(
-    store, state, touch, transaction, session, look, is_in_transaction
+    store, state, touch, transaction, session, *, look, is_in_transaction
 ):
     look(state)
     leave()

@@ -256,8 +256,8 @@ class CallableAsync:
         (report_async, "cannot be async, and report_async is"),
         (CallableAsync(), "cannot be async, and CallableAsync is"),
         (partial(report_async), "cannot be async"),
-        (lambda a, b, c: None, r"takes one of \(\), \(key\), \(key, value\), and .*<lambda> takes \(a, b, c\)"),
-        (lambda *, flag: None, r"takes one of \(\), \(key\), \(key, value\), and"),
+        (lambda a, b, c: (a, b, c), r"takes one of \(\), \(key\), \(key, value\), and .*<lambda> takes \(a, b, c\)"),
+        (lambda *, flag: flag, r"takes one of \(\), \(key\), \(key, value\), and"),
     ],
 )
 def test_wrong_callbacks(on_change, callback, message):
@@ -266,7 +266,7 @@ def test_wrong_callbacks(on_change, callback, message):
 
 
 def test_callback_that_turns_out_to_be_async_is_logged(state, on_change, caplog):
-    on_change("k", lambda: report_async())
+    on_change("k", lambda key: report_async(*key[1:]))
     state["k"] = 1
     assert "has returned a coroutine, which has to be awaited" in caplog.text
 

@@ -1,4 +1,4 @@
-"""`min_rerun_interval` of a key: its readers are made stale once in an interval, by the change that they have not seen."""
+"""`min_rerun_interval` of a key: readers are made stale once in an interval, unless they have seen the last value."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_shorter_interval_holds_at_once(store, state, stale, key_options, paced)
 
 
 @pytest.mark.usefixtures("paced")
-def test_own_change_is_the_session_s_own_affair(store, state, stale, session):
+def test_own_change_is_the_session_s_own_affair(state, stale, session):
     state["k"] = 0
     for _ in range(2):
         state["k"] = state["k"] + 1

@@ -194,7 +194,7 @@ def test_impossible_timeouts(state, wait_for, timeout):
 
 
 async def is_ready(value):
-    raise AssertionError
+    return value
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ async def is_ready(value):
     [
         (5, r"The predicate of wait_for\('k', ...\) has to be a function, not 5 of type int"),
         (is_ready, r"The predicate of wait_for\('k', ...\) cannot be async, and is_ready is"),
-        (lambda value: is_ready(value), r"The predicate of wait_for\('k', ...\) has returned a coroutine"),
+        (lambda value: is_ready([value]), r"The predicate of wait_for\('k', ...\) has returned a coroutine"),
     ],
 )
 def test_wrong_predicates(state, wait_for, predicate, message):

@@ -165,7 +165,7 @@ class Node:
             self._sent += len(data)
             quiet = b"1" if change.quiet else b"0"
             flat += change.kind, encode_key(change.key), data, change.condition, change.expiry, quiet
-        known = {change.key: change.value for change in changes if change.kind != b"I"}
+        known = {change.key: change.value for change in changes if change.kind not in {b"A", b"I"}}
         self.replica.depart(ticket, Flight(known, origin))
         try:
             reply = self.leases.when_free(

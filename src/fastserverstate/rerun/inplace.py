@@ -1,8 +1,8 @@
 """Says when a run has changed a value in place and not assigned it again, which other sessions do not see.
 
-The core notes which keys a run reads, its callbacks included, and where. At the end of the run their values are compared
-with what was assigned. By default that is sampled: it may take a small share of the time that runs take, and is left
-out while sessions wait for a rerun or many are open.
+The core notes which keys a run reads, its callbacks included, and where. At the end of the run their values are
+compared with what was assigned. By default that is sampled: it may take a small share of the time that runs take, and
+is left out while sessions wait for a rerun or many are open.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class InPlaceWatch:
             if reads and self._is_due():
                 self._look_at(reads)
             self._store.note_reads(self._is_due())
-        except BaseException:  # noqa: BLE001  (values have code of their own)
+        except BaseException:  # of the values' own code
             logger.debug("A look for changes in place has failed.", exc_info=True)
 
     def _is_due(self) -> bool:
