@@ -235,7 +235,7 @@ class Session:
         executions have read counts until one is complete.
         """
 
-    def bystander(self) -> Scope:
+    def bystander(self) -> Scope | None:
         """A scope whose reads are noted (`Store.note_reads`) and subscribe to nothing, for callbacks."""
 
     def start_run(self) -> None:

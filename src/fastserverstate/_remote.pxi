@@ -42,7 +42,7 @@ cdef tuple apply(Store store, changes, Holder holder):
         arrival.key, arrival.value, arrival.quiet = key, value, quiet
         arrivals.append(arrival)
         involved[shard_of(table, key_hash(checked_key(key))) - table.shards] = True
-        if store.options is not None and not is_resolved(table, <PyObject *>key):
+        if load_object(store.options) != NULL and not is_resolved(table, <PyObject *>key):
             resolve(store, key)
     if writer is not None:
         lock(&writer.mutex)

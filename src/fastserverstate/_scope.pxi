@@ -205,7 +205,10 @@ cdef class Session:
             made.part = part
 
     def bystander(self):
-        cdef Scope made = Scope.__new__(Scope, MAKING)
+        cdef Scope made
+        if self.store is None:
+            return None
+        made = Scope.__new__(Scope, MAKING)
         made.session = self
         made.table = self.store.table
         return made

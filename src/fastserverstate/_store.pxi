@@ -6,7 +6,7 @@ cdef class Store:
     cdef Table *table
     cdef tuple reserved          # names that attribute access gives to methods
     cdef object wake             # guarded by the mutex of the slots
-    cdef object options          # key -> what is configured for it, or None if nothing is for any
+    cdef PyObject *options       # key -> what is configured for it, or NULL if nothing is for any; never freed
     cdef uint64_t generation     # counts its changes
 
     def __cinit__(self, reserved=()):
@@ -67,7 +67,9 @@ cdef class Store:
         return collect(&self.table.slots)
 
     def set_options(self, options):
-        self.options = options
+        if load_object(self.options) != <PyObject *>options:
+            _incref(<PyObject *>options)  # a thread may be about to call it at any time
+            store_object(self.options, <PyObject *>options)
         self.options_changed()
 
     def options_changed(self):
@@ -123,7 +125,8 @@ cdef class Store:
             after_change(self, shard_of(self.table, key_hash(checked_key(key))), <PyObject *>key, True)
 
     def policy(self, key):
-        return BY_CONTENT if self.options is None else self.options(key)[0]
+        cdef PyObject *options = load_object(self.options)
+        return BY_CONTENT if options == NULL else (<object>options)(key)[0]
 
     def scopes(self):
         return load32(self.table.slots.live) - load32(self.table.slots.earlier)
@@ -176,7 +179,7 @@ cdef class Store:
         for handle, depth in handles:
             rebind(table, handle, depth)
         forget_holder()
-        if self.options is not None:
+        if self.options != NULL:
             self.options_changed()
 
     def statistics(self):
@@ -336,8 +339,8 @@ cdef inline PyObject *read(Table *table, PyObject *key) except? NULL:
     cdef PyObject *value
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    if (cell != NULL and is_open(cell)
-            and (scope == NULL or subscribers_has(&cell.readers, load32((<Scope>scope).slot)))):
+    if (cell != NULL and is_open(cell) and (scope == NULL or (
+            subscribers_has(&cell.readers, load32((<Scope>scope).slot))))):
         value = cell.value
         _xincref(value)
         unlock(&shard.mutex)
@@ -767,13 +770,14 @@ cdef int resolve(Store store, str key) except -1:
     cdef Shard *shard = shard_of(store.table, hashed)
     cdef Cell *cell
     cdef PyObject *before
+    cdef PyObject *options = load_object(store.options)
     cdef uint64_t generation
     cdef long long interval_ns
     cdef int policy
     cdef bint done = False
     while not done:
         generation = load64(store.generation)
-        policy, hash_funcs, interval = (BY_CONTENT, None, 0.0) if store.options is None else store.options(key)
+        policy, hash_funcs, interval = (BY_CONTENT, None, 0.0) if options == NULL else (<object>options)(key)
         interval_ns = nanoseconds(interval)
         if policy == BY_CONTENT and hash_funcs is not None:
             policy = BY_HASH_FUNCS

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar, overload
 
 from fastserverstate._core import Counters, Namespace, Store, absent, same_value
 from fastserverstate.durations import Duration, seconds_of
-from fastserverstate.functions import accepting, check_function, name_of, refuse_awaitable
+from fastserverstate.functions import accepting, check_function, name_of, refuse_coroutine
 from fastserverstate.identity import Identity
 
 logger = logging.getLogger("fastserverstate")
@@ -65,7 +65,7 @@ class Atomic(Counters):
             if value is _MISSING:
                 raise KeyError(key)
             changed = function(value)
-            refuse_awaitable(changed, f"The function of atomic({key!r}, ...)")
+            refuse_coroutine(changed, f"The function of atomic({key!r}, ...)")
             if changed is None and value is not None:
                 raise TypeError(
                     f"atomic({key!r}, function) needs the new value from the function, and {name_of(function)} has "
@@ -203,7 +203,7 @@ class Listeners:
 def _call_all(key: str, subscriptions: tuple[Subscription, ...], value: Any) -> None:
     for at, subscription in enumerate(subscriptions, 1):
         try:
-            refuse_awaitable(subscription.call(value), f"The callback of on_change({key!r}, ...)")
+            refuse_coroutine(subscription.call(value), f"The callback of on_change({key!r}, ...)")
         except Exception:
             logger.exception("A callback of on_change(%r) has failed.", key)
         except BaseException:  # it stops the script that has changed the key, and none of the others
@@ -370,8 +370,8 @@ def transaction_with(store: Store) -> BeginTransaction:
         Raises
             ``TimeoutError`` if the locks of `keys` are not free within `timeout` (seconds, a ``timedelta``, or text
             such as ``"500ms"``), ``DeadlockError`` if they never would be, ``TypeError`` if a key is not a ``str``,
-            ``RuntimeError`` if a lock of a key that it has written is released inside of it, if another task of this thread is in one, or
-            if it was discarded.
+            ``RuntimeError`` if a lock of a key that it has written is released inside of it, if another task of this
+            thread is in one, or if it was discarded.
 
         >>> from fastserverstate import server_state, transaction
         >>> server_state.update(mine=5, yours=0)
@@ -424,7 +424,7 @@ def wait_for_with(store: Store) -> WaitFor:
             value = store.peek(key, _MISSING, left())
             if value is not _MISSING:
                 found = predicate is None or predicate(value)
-                refuse_awaitable(found, what)
+                refuse_coroutine(found, what)
                 if found:
                     return value
             if not store.wait_for_change(key, version, left()):

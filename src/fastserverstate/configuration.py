@@ -62,42 +62,51 @@ class KeyOptions:
         self._store = store
         self._lock = threading.RLock()
         self._given: dict[str, KeyOptionsGiven] = {}
-        self._patterns: list[tuple[str, re.Pattern[str]]] = []  # the most specific one last
+        self._patterns: dict[str, re.Pattern[str]] = {}  # the most specific one last
+        self._resolve = self.of  # one object, which the core keeps for ever
 
     def reset_after_fork(self) -> None:
         self._lock = threading.RLock()
 
     def set(self, key: str, **options: Any) -> None:
         """Set options of a key, or of all keys that match a pattern. Those that are None stay as they are."""
-        with self._lock:
+        options = {name: value for name, value in options.items() if value is not None}
+        is_pattern = _WILDCARD.search(key) is not None
+        while True:
             before = self._given.get(key)
-            given = replace(before or KeyOptionsGiven(), **{k: v for k, v in options.items() if v is not None})
-            self._given[key] = given
-            is_pattern = _WILDCARD.search(key) is not None
-            if is_pattern and before is None:
-                patterns = [*self._patterns, (key, re.compile(fnmatch.translate(key)))]
-                self._patterns = sorted(patterns, key=lambda pattern: len(_WILDCARD.sub("", pattern[0])))
-            if not same_value(before, given):
-                self._store.set_options(self.of)
-                for other in filter(self._patterns_of(key), self._store.keys()) if is_pattern else ():
-                    self._store.resolve(other)
+            given = replace(before or KeyOptionsGiven(), **options)
+            is_news = not same_value(before, given)
+            with self._lock:
+                if self._given.get(key) is before:
+                    self._given[key] = given
+                    if is_pattern and before is None:
+                        patterns = {**self._patterns, key: re.compile(fnmatch.translate(key))}
+                        self._patterns = dict(sorted(patterns.items(), key=_specificity))
+                    break
+        if is_news:
+            self._store.set_options(self._resolve)
         if not is_pattern:
-            self._store.resolve(key)  # with functions that are the same, but newer
-
-    def _patterns_of(self, key: str) -> Callable[[str], object]:
-        return dict(self._patterns)[key].match
+            self._store.resolve(key)  # also with functions that are the same, but newer
+        elif is_news:
+            for other in filter(self._patterns[key].match, self._store.keys()):
+                self._store.resolve(other)
 
     def of(self, key: str) -> Resolved:
         """What holds for a key: what is given for it by name, else by the most specific pattern."""
-        matching = [self._given[pattern] for pattern, compiled in self._patterns if compiled.match(key)]
-        if key in self._given:
-            matching.append(self._given[key])
-        found = {name: value for given in matching for name, value in vars(given).items() if value is not None}
+        names = [pattern for pattern, compiled in self._patterns.items() if pattern != key and compiled.match(key)]
+        found: dict[str, Any] = {}
+        for name in (*names, key):
+            given = vars(self._given[name]) if name in self._given else {}
+            found.update({option: value for option, value in given.items() if value is not None})
         return (
             _COMPARE[found.get("compare", "content")],
             found.get("hash_funcs") or None,
             found.get("min_rerun_interval", 0.0),
         )
+
+
+def _specificity(pattern: tuple[str, object]) -> int:
+    return len(_WILDCARD.sub("", pattern[0]))
 
 
 class Configure(Protocol):

@@ -35,14 +35,13 @@ def check_function(function: Any, what: str) -> None:
         )
 
 
-def refuse_awaitable(result: Any, what: str) -> None:
+def refuse_coroutine(result: Any, what: str) -> None:
     """Refuse the result of a function that has turned out to be async."""
-    if inspect.isawaitable(result):
-        if inspect.iscoroutine(result):
-            result.close()
+    if inspect.iscoroutine(result):
+        result.close()
         raise TypeError(
-            f"{what} has returned a {type(result).__qualname__}, which has to be awaited. Use a plain function; await "
-            f"before or after this call."
+            f"{what} has returned a coroutine, which has to be awaited. Use a plain function; await before or after "
+            f"this call."
         )
 
 
