@@ -36,8 +36,8 @@ st.text(f"rows {total}")
 """
 
 MODES = ("off", "sampled", "always")
-ROUNDS = 10
-RUNS = {1: 200, 8: 200, 200: 400}  # in a round, of so many sessions together
+ROUNDS = 6
+RUNS = {1: 60, 8: 80, 200: 200}  # in a round, of so many sessions together
 
 
 async def click(tab: Tab, label: str) -> None:

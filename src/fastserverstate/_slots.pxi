@@ -287,6 +287,7 @@ cdef void mark(
     """
     cdef Scope scope
     cdef bint own = False
+    cdef bint moved
     if subscribers.count == 0:
         return
     if writer is not None and writer.running:
@@ -302,9 +303,8 @@ cdef void mark(
                 own = True
                 subscribers_discard(subscribers, scope.slot)
                 note_own_change(slots, scope, subscribers, name)
-    if later != NULL and subscribers_move(subscribers, later, slots.alive):
-        pass
-    elif subscribers_take(subscribers, slots.pending, slots.alive):
+    moved = later != NULL and subscribers_move(subscribers, later, slots.alive)
+    if not moved and subscribers_take(subscribers, slots.pending, slots.alive):
         store_flag(slots.any_pending, True)
     if own:
         for scope in writer.scopes.values():

@@ -339,8 +339,8 @@ cdef inline PyObject *read(Table *table, PyObject *key) except? NULL:
     cdef PyObject *value
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    if (cell != NULL and is_open(cell) and (scope == NULL or (
-            subscribers_has(&cell.readers, load32((<Scope>scope).slot))))):
+    if (cell != NULL and is_open(cell)
+            and (scope == NULL or subscribers_has(&cell.readers, load32((<Scope>scope).slot)))):
         value = cell.value
         _xincref(value)
         unlock(&shard.mutex)
@@ -791,18 +791,19 @@ cdef int resolve(Store store, str key) except -1:
         kept = policy <= BY_HASH_FUNCS and (known is hash_funcs or same_value(known, hash_funcs))
         lock(&shard.mutex)
         cell = find_or_make(shard, <PyObject *>key, hashed)
-        if cell == NULL or cell_extra(cell) == NULL:
+        if cell == NULL or ((interval_ns or hash_funcs is not None) and cell_extra(cell) == NULL):
             unlock_shard(shard)
             raise MemoryError()
-        done = cell.extra.hash_funcs == before
+        done = before == (NULL if cell.extra == NULL else cell.extra.hash_funcs)
         if done and load64(store.generation) == generation:  # else whoever has changed the options does it again
             cell.policy = policy
             cell.has_print = cell.has_print and kept
-            if cell.extra.interval_ns == 0:
-                cell.extra.marked_ns = clock_ns() - interval_ns  # never
-            cell.extra.interval_ns = interval_ns
-            cell.extra.hash_funcs = NULL if hash_funcs is None else <PyObject *>hash_funcs
-            _xincref(cell.extra.hash_funcs)
+            if cell.extra != NULL:
+                if cell.extra.interval_ns == 0:
+                    cell.extra.marked_ns = clock_ns() - interval_ns  # never
+                cell.extra.interval_ns = interval_ns
+                cell.extra.hash_funcs = NULL if hash_funcs is None else <PyObject *>hash_funcs
+                _xincref(cell.extra.hash_funcs)
         else:
             before = NULL
         unlock_shard(shard)

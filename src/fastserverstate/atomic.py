@@ -174,10 +174,13 @@ class Listeners:
         added = Subscription(functools.partial(self._remove, key), call, identity)
         with self._lock:
             known = self._subscriptions.get(key, ())
-            others = [added if each.identity == identity else each for each in known]
-            self._set(key, tuple(others) if added in others else (*known, added))
-            alike = sum(each.identity.place == identity.place for each in others)
-        if alike == MANY_ALIKE:
+            changed = [added if each.identity == identity else each for each in known]
+            is_new = added not in changed
+            if is_new:
+                changed.append(added)
+            self._set(key, tuple(changed))
+            alike = sum(each.identity.place == identity.place for each in changed)
+        if is_new and alike == MANY_ALIKE:
             logger.warning(
                 "on_change(%r, ...) has registered a callback of the same name %d times, each with other values that "
                 "it closes over or is given, and calls all of them. A script that registers in every run does that. "

@@ -34,7 +34,7 @@ _COMPARE = {
     "identity": COMPARE_IDENTITY,
     "always": COMPARE_ALWAYS,
 }
-_WILDCARD = re.compile(r"\*|\?|\[.*\]")
+_WILDCARD = re.compile(r"\*|\?|\[.+?\]")
 
 
 Resolved = tuple[int, dict[str, Callable[[Any], object]] | None, float]
@@ -157,8 +157,9 @@ def configure_with(
         """Set options: of a key with ``configure("key", ...)``, else of the whole process. What is left out stays.
 
         A key may be a pattern, such as ``"room/*"``: ``*`` stands for any text, ``?`` for one character, ``[abc]`` for
-        one of these. It holds for keys that exist and for those that are set later. What is configured for a key by
-        its name wins over patterns; of several patterns the one with more characters that are no wildcards wins.
+        one of these; a key that has such characters itself is given as ``glob.escape(key)``. A pattern holds for keys
+        that exist and for those that are set later. What is configured for a key by its name wins over patterns; of
+        several patterns the one with more characters that are no wildcards wins, else the one that came later.
 
         Parameters of a key
             ``compare``: when an assigned value counts as changed. ``"content"`` (default): when it holds something

@@ -51,11 +51,6 @@ def refused(end: Callable[..., object]) -> None:
     raise AssertionError("The end was not refused.")
 
 
-def refuse_report(key: str, place: str) -> None:
-    """No actor changes a value in place."""
-    raise AssertionError(f"server_state[{key!r}] was changed in place, says {place}")
-
-
 class Cast(World):
     """A store with the keys and sessions that several actors share."""
 
