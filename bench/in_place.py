@@ -6,6 +6,7 @@ PYTHONPATH=tests python -m bench.in_place
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -73,7 +74,7 @@ def main() -> None:
         script = Path(folder) / "app.py"
         script.write_text(SCRIPT)
         print("| sessions | off, ms per run | sampled | always |\n|--:|--:|--:|--:|")
-        for sessions in RUNS:
+        for sessions in map(int, sys.argv[1:] or RUNS):
             with streamlit_run(script, options={"runner.postScriptGC": "false"}) as server:
                 found = asyncio.run(measure(server, sessions))
             ratios = " | ".join(f"{found[mode] / found['off']:.3f}x" for mode in MODES[1:])

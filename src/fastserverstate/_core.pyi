@@ -21,7 +21,7 @@ Thread-safety
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from types import TracebackType
+from types import CodeType, TracebackType
 from typing import Any, Final, Self, final, overload
 
 class Suppression:
@@ -81,6 +81,9 @@ def plan_types(
     """Have ``make(type)`` say how the values of a type are written, and ``report(name, reason)`` told which type has
     kept a value from having a fingerprint. ``slow(key, name)`` is told of a value, of the type of that name, that was
     assigned to a key and would have taken too long. Process-wide; the last call wins."""
+
+def place_of(code: CodeType | None, instruction: int) -> str:
+    """Where in the source an offset in a code object is: file, line and function."""
 
 def advance_clock(seconds: float) -> None:
     """Put the clock on by which fingerprints and intervals are measured, for tests."""
@@ -340,10 +343,10 @@ class Store:
     def note_reads(self, wanted: bool) -> None:
         """Whether to note what runs read from now on, of values that have a fingerprint: once for each execution."""
 
-    def take_reads(self) -> tuple[list[tuple[str, str]], float]:
+    def take_reads(self) -> tuple[list[tuple[str, tuple[CodeType | None, int]]], float]:
         """What the calling thread has read since the last call, or since its part in a run began.
 
-        Returns the keys with the lines that have read them first, and how many seconds that was.
+        Returns the keys with the code and the offset in it that have read them first, and how many seconds that was.
         """
 
     def changed_in_place(self, key: str, budget: float) -> bool | None:

@@ -65,7 +65,7 @@ cdef void note_read(Holder self, PyObject *key) noexcept:
 
 
 cdef tuple take_reads():
-    """What the calling thread has read since the last call or the begin of its part: keys, places, and the seconds."""
+    """What the calling thread has read since the last call or the begin of its part: see Store.take_reads."""
     cdef Holder holder
     cdef dict reads
     cdef long long now = clock_ns()
@@ -74,9 +74,7 @@ cdef tuple take_reads():
     holder = <Holder>fss_holder
     seconds = (now - holder.since) / 1e9
     reads, holder.reads, holder.since = holder.reads, None, now
-    if reads is None:
-        return [], seconds
-    return [(key, "" if code is None else place(code, at)) for key, (code, at) in reads.items()], seconds
+    return list(reads.items()) if reads is not None else [], seconds
 
 
 def holder_serial():

@@ -11,8 +11,9 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from types import CodeType
 
-from fastserverstate._core import Store
+from fastserverstate._core import Store, place_of
 
 logger = logging.getLogger("fastserverstate")
 
@@ -21,6 +22,9 @@ SHARE = 0.005
 
 # Seconds: what may be saved up of that, and what one look may take.
 MOST_SAVED = 0.02
+
+# Seconds that it takes, about, to note a read.
+NOTE_COST = 1e-6
 
 # With more scopes open, on whosever screens, nothing is noted.
 MANY_SCOPES = 50
@@ -45,6 +49,7 @@ class InPlaceWatch:
         self._wanted: bool | None = None  # None: sampled
         self._saved = MOST_SAVED
         self._costs: dict[str, float] = {}
+        self._random = random.Random()  # the app may have seeded the common one
         self.set(None)
 
     def set(self, wanted: bool | None) -> None:
@@ -55,7 +60,7 @@ class InPlaceWatch:
         """The calling thread's part in a run ends. Raises nothing."""
         try:
             reads, seconds = self._store.take_reads()
-            self._saved = min(MOST_SAVED, self._saved + SHARE * seconds)
+            self._saved = min(MOST_SAVED, self._saved + SHARE * seconds) - NOTE_COST * len(reads)
             if reads and self._is_due():
                 self._look_at(reads)
             self._store.note_reads(self._is_due())
@@ -67,8 +72,8 @@ class InPlaceWatch:
             return self._wanted
         return self._saved > 0 and self._store.scopes() <= MANY_SCOPES and not self._is_busy()
 
-    def _look_at(self, reads: list[tuple[str, str]]) -> None:
-        random.shuffle(reads)  # so that no value keeps the others from being looked at
+    def _look_at(self, reads: list[tuple[str, tuple[CodeType | None, int]]]) -> None:
+        self._random.shuffle(reads)  # so that no value keeps the others from being looked at
         for key, place in reads:
             budget = MOST_SAVED if self._wanted else self._saved
             if budget <= 0:
@@ -81,7 +86,7 @@ class InPlaceWatch:
             if changed is None and len(self._costs) < MOST_KEYS:
                 self._costs[key] = 2 * budget
             elif changed:
-                self._warn(key, place)
+                self._warn(key, place_of(*place))
 
     @staticmethod
     def _warn(key: str, place: str) -> None:
