@@ -20,6 +20,11 @@ ctypedef struct Extra:
     PyObject *listeners       # called after a change
     uint32_t calls_due
     bint calling
+    long long interval_ns     # at most once in which subscribers are marked; 0: at every change
+    long long marked_ns       # when they were last, on the clock
+    Subscribers outdated      # have read what was there before a change, and are to be marked when that time is over
+    Cell *next_outdated       # among the cells that have some; guarded by the mutex of the slots
+    bint is_outdated          # it is among those
 
 ctypedef struct Cell:
     PyObject *key
@@ -32,7 +37,7 @@ ctypedef struct Cell:
     Extra *extra
     PyObject *holder          # the Holder that has the lock, NULL when free. Borrowed: it lets go before it dies
     uint32_t depth
-    char policy               # when an assigned value counts as changed
+    char policy               # when an assigned value counts as changed; see _same.pxi
     # Of one byte each:
     char has_print            # what the value is has a fingerprint, and was not said to have changed in place
     char reported             # it was found to have changed in place
@@ -57,6 +62,7 @@ cdef void cell_free(Cell *cell) noexcept:
     subscribers_free(&cell.readers)
     if cell.extra != NULL:
         subscribers_free(&cell.extra.watchers)
+        subscribers_free(&cell.extra.outdated)
         _xdecref(cell.extra.code)
         _xdecref(cell.extra.hash_funcs)
         _xdecref(cell.extra.listeners)
@@ -76,11 +82,12 @@ cdef inline void purge(Cell *cell, const uint64_t *retired, uint32_t words) noex
     subscribers_purge(&cell.readers, retired, words)
     if cell.extra != NULL:
         subscribers_purge(&cell.extra.watchers, retired, words)
+        subscribers_purge(&cell.extra.outdated, retired, words)
 
 
 cdef inline bint is_unused(const Cell *cell) noexcept:
     """Whether nothing would be lost with the cell."""
-    if cell.value != NULL or cell.readers.count or cell.holder != NULL or cell.is_method or cell.policy:
+    if cell.value != NULL or cell.readers.count or cell.holder != NULL or cell.is_method:
         return False
     return (
         cell.extra == NULL
@@ -91,6 +98,7 @@ cdef inline bint is_unused(const Cell *cell) noexcept:
             and cell.extra.sleepers == NULL
             and cell.extra.listeners == NULL
             and not cell.extra.calling
+            and not cell.extra.is_outdated
         )
     )
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
 from importlib.util import find_spec
 
 from fastserverstate import _reload
+from fastserverstate.durations import Duration, seconds_of
 from fastserverstate.errors import FastServerStateError
 
 _URL, _NAMESPACE, _SECRET = "FASTSERVERSTATE_URL", "FASTSERVERSTATE_NAMESPACE", "FASTSERVERSTATE_SECRET"
@@ -23,7 +23,7 @@ def connect(
     namespace: str | None = None,
     secret: str | bytes | None = None,
     required: bool = True,
-    timeout: float | timedelta = TIMEOUT,
+    timeout: Duration = TIMEOUT,
 ) -> None:
     """Share the state with all servers that connect to the same Redis or Valkey server and namespace.
 
@@ -45,8 +45,8 @@ def connect(
         ``required``: whether it is an error if the server cannot be reached now. If not, this process works by itself
         with a warning, and joins later.
 
-        ``timeout``: seconds (or ``timedelta``) that connecting, and any write, waits for the server; up to 300. Wrong
-        credentials are an error at once.
+        ``timeout``: how long connecting, and any write, waits for the server: seconds, a ``timedelta``, or text such
+        as ``"5s"``; up to 300 seconds. Wrong credentials are an error at once.
 
     Thread-safety
         Safe from any thread.
@@ -64,8 +64,7 @@ def connect(
     url = url or os.environ.get(_URL)
     if not url:
         raise ValueError(f"connect needs the url of a Redis or Valkey server, or {_URL} in the environment.")
-    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    _open_link(url, namespace, secret, required=required, timeout=seconds)
+    _open_link(url, namespace, secret, required=required, timeout=seconds_of(timeout, "timeout"))
 
 
 def _open_link(

@@ -21,7 +21,7 @@ Thread-safety
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from types import TracebackType
+from types import CodeType, TracebackType
 from typing import Any, Final, NoReturn, Self, TypeVar, final, overload
 
 _T = TypeVar("_T")
@@ -59,7 +59,7 @@ RUN_BESIDE: Final = 3
 # a thread or a timer has changed; a rerun for it is one step deeper, and so is what that changes.
 CAUSE_DEPTHS: Final = 0x10000
 
-# When an assigned value counts as changed (`Store.compare_by`): by what it holds, by ``==``, by which object it is, or
+# When an assigned value counts as changed (`Store.set_options`): by what it holds, by ``==``, by which object it is, or
 # always. 1 is content with functions of the user's for some types.
 COMPARE_CONTENT: Final = 0
 COMPARE_EQUALITY: Final = 2
@@ -81,9 +81,20 @@ def content_fingerprint(value: object, hash_funcs: dict[str, Callable[[Any], obj
     `hash_funcs` are by full name of the type.
     """
 
-def plan_types(make: Callable[[type], TypePlan], report: Callable[[str, Exception], None]) -> None:
+def plan_types(
+    make: Callable[[type], TypePlan],
+    report: Callable[[str, Exception], None],
+    slow: Callable[[str, str], None],
+) -> None:
     """Have ``make(type)`` say how the values of a type are written, and ``report(name, reason)`` told which type has
-    kept a value from having a fingerprint. Process-wide; the last call wins."""
+    kept a value from having a fingerprint. ``slow(key, name)`` is told of a value, of the type of that name, that was
+    assigned to a key and would have taken too long. Process-wide; the last call wins."""
+
+def place_of(code: CodeType | None, instruction: int) -> str:
+    """Where in the source an offset in a code object is: file, line and function."""
+
+def advance_clock(seconds: float) -> None:
+    """Put the clock on by which fingerprints and intervals are measured, for tests."""
 
 class TypePlan:
     """How the values of one type are written for their fingerprint. Holds no reference to the type.
@@ -271,6 +282,9 @@ class Session:
         executions have read counts until one is complete.
         """
 
+    def bystander(self) -> Scope | None:
+        """A scope whose reads are noted (`Store.note_reads`) and subscribe to nothing, for callbacks."""
+
     cause: int
     """Of the last run."""
 
@@ -336,7 +350,7 @@ class Store:
         """
 
     def touch(self, key: str) -> None:
-        """Behave as if the key's value had changed. Raises ``KeyError`` when it has none."""
+        """Behave as if the key's value had changed or, where it has none, as if it had been set and removed."""
 
     def version(self, key: str) -> int:
         """A number that grows with every change of the key, and is never used for it twice; 0 when it is not set."""
@@ -362,19 +376,45 @@ class Store:
     def set_rerun_writer(self, policy: int) -> None:
         """When `Session.take_overwritten` names a part: one of the ``RERUN_WRITER_`` constants."""
 
-    def compare_by(self, key: str, policy: int, hash_funcs: dict[str, Callable[[Any], object]] | None) -> None:
-        """When an assigned value counts as changed: one of the ``COMPARE_`` constants.
+    def set_options(
+        self, options: Callable[[str], tuple[int, dict[str, Callable[[Any], object]] | None, float]]
+    ) -> None:
+        """Have ``options(key)`` say what is configured for a key: when the key is first assigned, and at `resolve`.
 
-        `hash_funcs` are by full name of the type, and go with ``COMPARE_CONTENT``.
+        Options are how values are compared, one of the ``COMPARE_`` constants; functions by full name of the type, for
+        ``COMPARE_CONTENT``; and the least seconds between two times that those who depend on the key are made stale.
         """
 
     def call_elsewhere(self, call: Callable[[list[str]], object]) -> None:
         """Have ``call([key])`` called where calls are due on a thread that runs an event loop: another thread has to
         `settle` the key."""
 
-    def report_in_place(self, report: Callable[[str, str], object] | None) -> None:
-        """Have ``report(key, place)`` called, once for every key, when a read finds a value that is not as it was
-        assigned. Every read then takes as long as an assignment. None ends it."""
+    def options_changed(self) -> None:
+        """Have the options of keys that are not set asked for again, when they are."""
+
+    def resolve(self, key: str) -> None:
+        """Ask for the options of a key again, if it is set."""
+
+    def release_outdated(self) -> float | None:
+        """Make stale what depends on keys that have changed within their interval, where that is over.
+
+        Returns the seconds until the next one is, None if there is none.
+        """
+
+    def note_reads(self, wanted: bool) -> None:
+        """Whether to note what runs read from now on, of values that have a fingerprint: once for each execution."""
+
+    def take_reads(self) -> tuple[list[tuple[str, tuple[CodeType | None, int]]], float]:
+        """What the calling thread has read since the last call, or since its part in a run began.
+
+        Returns the keys with the code and the offset in it that have read them first, and how many seconds that was.
+        """
+
+    def changed_in_place(self, key: str, budget: float) -> bool | None:
+        """Whether the content of a key's value is another than when it was assigned; True once for a key.
+
+        None if it takes more than `budget` seconds to tell. What the value's own code reads subscribes nothing.
+        """
 
     def transaction(self, keys: Iterable[str], timeout: float | None) -> Transaction:
         """See `fastserverstate.transaction`. `timeout` is in seconds."""
@@ -385,8 +425,10 @@ class Store:
         Raises ``RuntimeError`` if the calling thread holds the key's lock.
         """
 
-    def set_listeners(self, key: str, listeners: Callable[[], object] | None) -> Callable[[], object] | None:
+    def set_listeners(self, key: str, listeners: Callable[[Any], object] | None) -> Callable[[Any], object] | None:
         """Have a function called after every change of the key, or none. Returns the one that was called so far.
+
+        It is given the value that the key has when it is called, whoever holds the key's lock, or `absent`.
 
         The calls are made by a thread that has changed the key, once it holds no key's lock: in the order of the
         changes, and never two at a time.
@@ -415,7 +457,10 @@ class Store:
         """Have those rerun that `apply` has made stale, and call the listeners of the keys."""
 
     def policy(self, key: str) -> int:
-        """How the key's values are compared: one of the ``COMPARE_`` constants, or 1 for functions of the user's."""
+        """How the key's values are to be compared: one of the ``COMPARE_`` constants."""
+
+    def scopes(self) -> int:
+        """How many there are, of all sessions."""
 
     def writer(self) -> Holder | None:
         """Stands for the calling thread's part in a run, if it is in one."""

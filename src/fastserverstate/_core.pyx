@@ -88,6 +88,7 @@ from fastserverstate._subscribers cimport (
     subscribers_discard,
     subscribers_free,
     subscribers_has,
+    subscribers_move,
     subscribers_purge,
     subscribers_take,
 )
@@ -136,6 +137,20 @@ def look_past(*functions):
         name = function.__code__.co_filename
         _incref(<PyObject *>name)  # for ever
         fss_looked_past[<int>number] = <PyObject *>name
+
+
+# By how much tests have put the clock on.
+cdef long long clock_offset_ns = 0
+
+
+def advance_clock(double seconds):
+    global clock_offset_ns
+    clock_offset_ns += <long long>(seconds * 1e9)
+
+
+cdef inline long long clock_ns() noexcept:
+    """What fingerprints and intervals are measured by."""
+    return monotonic_ns() + clock_offset_ns
 
 
 include "_cell.pxi"

@@ -220,6 +220,7 @@ cdef enum:
     MOST_STEPS = 50_000_000
     OBJECT_STEPS = 20
     SMALL = 15               # steps that are as soon done again as remembered
+    STEPS_PER_LOOK = 1000    # at the clock
 
 ctypedef struct Walk:
     unsigned char *run
@@ -229,7 +230,10 @@ ctypedef struct Walk:
     bint cyclic             # a cycle can be reached from what is being written
     uint64_t numbered       # containers from which one can be reached, and which are finished
     size_t stack_limit      # how far down the walk may use the thread's stack
-    Py_ssize_t steps
+    Py_ssize_t steps        # that are left
+    Py_ssize_t next_look    # how many will be left when the clock is looked at
+    long long end           # by when the walk has to be done, on the clock; 0: at any time
+    bint late               # it was not
     PyObject *hash_funcs    # borrowed; NULL when there are none
     PyObject *memo          # by address: a finished container, and the run that it was written as, or its number
     PyObject *culprit       # name of the innermost type that has stopped the walk
@@ -283,12 +287,19 @@ namespace_of = type.__dict__["__dict__"].__get__
 cdef dict plans = {}
 cdef object make_plan = None
 cdef object report_type = None
+cdef object report_slow = None
+
+# How long the fingerprint of an assigned value may take.
+cdef long long assignment_budget_ns = 20_000_000
 
 
-def plan_types(make, report):
-    """Have ``make(type)`` say how its values are written, and ``report(name, reason)`` told what stopped a walk."""
-    global make_plan, report_type
-    make_plan, report_type = make, report
+def plan_types(make, report, slow):
+    """Have ``make(type)`` say how its values are written, and ``report(name, reason)`` told what stopped a walk.
+
+    ``slow(key, name)`` is told of an assigned value that takes too long.
+    """
+    global make_plan, report_type, report_slow
+    make_plan, report_type, report_slow = make, report, slow
     plans.clear()
 
 
@@ -299,11 +310,18 @@ def content_fingerprint(value, dict hash_funcs=None):
     return None
 
 
-cdef int fingerprint(object value, uint64_t *out, dict hash_funcs) except -1:
-    """Write the value's fingerprint to `out`, 16 bytes. Returns 0 when it has none.
+cdef enum:
+    NONE_TO_BE_HAD
+    TAKEN
+    OUT_OF_TIME
+
+
+cdef int fingerprint(object value, uint64_t *out, dict hash_funcs, long long budget_ns=0) except -1:
+    """Write the value's fingerprint to `out`, 16 bytes. Returns NONE_TO_BE_HAD, 0, when it has none, else TAKEN.
 
     What its own code raises counts as having none, but for exceptions that are no ``Exception``: those stop a script.
-    `hash_funcs` are functions by name of the type.
+    `hash_funcs` are functions by name of the type. A walk that takes longer than `budget_ns` (0: no limit) is given up:
+    OUT_OF_TIME.
     """
     cdef Walk walk
     walk.run = walk.first
@@ -314,20 +332,25 @@ cdef int fingerprint(object value, uint64_t *out, dict hash_funcs) except -1:
     walk.numbered = 0
     walk.stack_limit = fss_stack_limit()
     walk.steps = MOST_STEPS
+    walk.next_look = MOST_STEPS - STEPS_PER_LOOK if budget_ns else 0
+    walk.end = clock_ns() + budget_ns if budget_ns else 0
+    walk.late = False
     walk.hash_funcs = <PyObject *>hash_funcs if hash_funcs else NULL
     walk.memo = NULL
     walk.culprit = NULL
     try:
         _write(&walk, value)
         _hash_into(walk.run, walk.used, <unsigned char *>out)
-        return 1
+        return TAKEN
     except BaseException as reason:
+        if walk.late:
+            return OUT_OF_TIME
         # A library in Rust that panics does not want to stop the script.
         if not isinstance(reason, Exception) and type(reason).__module__ != "pyo3_runtime":
             raise
         if report_type is not None:
             report_type(<object>walk.culprit if walk.culprit != NULL else PyType_GetName(type(value)), reason)
-        return 0
+        return NONE_TO_BE_HAD
     finally:
         if walk.run != walk.first:
             PyMem_Free(walk.run)
@@ -632,13 +655,24 @@ cdef int _write_moment(Walk *walk, object value) except -1:
 cdef int _write(Walk *walk, object value) except -1:
     cdef type kind = <type>_type_of(value)
     walk.steps -= 1
-    if walk.steps < 0:
-        raise Unfingerprintable("It holds too much.")
+    if walk.steps < walk.next_look:
+        _look_at_clock(walk)
     if walk.hash_funcs != NULL and _write_custom(walk, value, kind):
         return 0
     if kind is int:
         return _write_int(walk, value)
     return _write_as_is(walk, value, kind)
+
+
+cdef int _look_at_clock(Walk *walk) except -1:
+    """Give up what takes too long or holds too much."""
+    if walk.steps < 0:
+        raise Unfingerprintable("It holds too much.")
+    walk.late = clock_ns() > walk.end
+    if walk.late:
+        raise Unfingerprintable("It takes too long.")
+    walk.next_look = max(0, walk.steps - STEPS_PER_LOOK)
+    return 0
 
 
 cdef int _write_as_is(Walk *walk, object value, type kind) except -1:

@@ -18,6 +18,8 @@ cdef class Holder:
     cdef Py_ssize_t locks         # how many
     # For the thread itself:
     cdef Transaction transaction  # the outermost one that is open
+    cdef dict reads               # key -> where it was read first: a code object, and an offset in it
+    cdef long long since          # when the last of them were taken, or the holder was made, on the clock
     cdef list pending             # locks of the keys whose listeners are to be called when it has no lock any more
     cdef bint flushing            # those calls are being made
     cdef bint forked              # it is the parent's, in a forked process
@@ -25,6 +27,7 @@ cdef class Holder:
     def __cinit__(self):
         self.serial = add64(fss_serials, 1)
         self.thread = PyThread_get_thread_ident()
+        self.since = clock_ns()
 
     def __dealloc__(self):
         release_cells(self, None, None)  # none, but for a thread that goes on after its end
@@ -45,6 +48,37 @@ cdef PyObject *_make_holder() except NULL:
         cache.holder = made
         fss_holder = <PyObject *>made
     return fss_holder
+
+
+cdef enum:
+    MOST_READS = 100
+
+
+cdef void note_read(Holder self, PyObject *key) noexcept:
+    """Note where the running code reads the key, which has been read first in an execution."""
+    cdef int instruction = 0
+    cdef PyObject *code
+    try:
+        if self.reads is None:
+            self.reads = {}
+        if len(self.reads) < MOST_READS and <object>key not in self.reads:
+            code = here(&instruction)
+            self.reads[<object>key] = (None if code == NULL else owned(code), instruction)
+    except MemoryError:
+        self.reads = None
+
+
+cdef tuple take_reads():
+    """What the calling thread has read since the last call or the begin of its part: see Store.take_reads."""
+    cdef Holder holder
+    cdef dict reads
+    cdef long long now = clock_ns()
+    if fss_holder == NULL:
+        return [], 0.0
+    holder = <Holder>fss_holder
+    seconds = (now - holder.since) / 1e9
+    reads, holder.reads, holder.since = holder.reads, None, now
+    return list(reads.items()) if reads is not None else [], seconds
 
 
 def holder_serial():

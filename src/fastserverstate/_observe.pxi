@@ -14,6 +14,8 @@ cdef void announce(Cell *cell) noexcept:
 cdef int call_listeners(Table *table, Shard *shard, PyObject *key) except -1:
     """Make the calls that are due, one for every change: in their order, and never two at a time for one key.
 
+    Each is given the value that there is then, whoever holds the key's lock, or ABSENT.
+
     A thread that comes while another one is calling leaves its calls to that one. This thread holds no lock of any key.
     What ends the script is raised when all calls were made. What the callbacks read subscribes nothing. On a thread
     that runs an event loop they are left to another one, for they may take their time.
@@ -21,6 +23,7 @@ cdef int call_listeners(Table *table, Shard *shard, PyObject *key) except -1:
     cdef Py_hash_t hashed = key_hash(key)
     cdef Cell *cell
     cdef PyObject *listeners
+    cdef PyObject *value
     cdef bint was_detached
     if load_object(table.call_elsewhere) != NULL and on_event_loop():
         (<object>table.call_elsewhere)([<object>key])
@@ -33,11 +36,14 @@ cdef int call_listeners(Table *table, Shard *shard, PyObject *key) except -1:
         cell.extra.calling = True
         cell.extra.calls_due -= 1
         listeners = cell.extra.listeners
+        value = cell.value if cell.value != NULL else <PyObject *>ABSENT
         _xincref(listeners)
+        _incref(value)
         unlock(&shard.mutex)
+        newest = owned(value)
         if listeners != NULL:
             try:
-                owned(listeners)()
+                owned(listeners)(newest)
             except BaseException as stop:
                 stops = stop if stops is None else stops
         cell = end_call(shard, cell)

@@ -19,7 +19,10 @@ cdef class _Arrival:
 
 
 cdef tuple apply(Store store, changes, Holder holder):
-    """Make changes at once: (key, value or ABSENT, whether to rerun nobody). See Store.apply."""
+    """Make changes at once: (key, value or ABSENT, whether to rerun nobody). See Store.apply.
+
+    ABSENT for a key that is not set touches it.
+    """
     global fss_holder
     cdef PyObject *here = fss_holder
     cdef Table *table = store.table
@@ -39,6 +42,8 @@ cdef tuple apply(Store store, changes, Holder holder):
         arrival.key, arrival.value, arrival.quiet = key, value, quiet
         arrivals.append(arrival)
         involved[shard_of(table, key_hash(checked_key(key))) - table.shards] = True
+        if load_object(store.options) != NULL and not is_resolved(table, <PyObject *>key):
+            resolve(store, key)
     if writer is not None:
         lock(&writer.mutex)
     lock_shards(table, involved)
@@ -52,13 +57,15 @@ cdef tuple apply(Store store, changes, Holder holder):
             arrival.left = True
         else:
             new = NULL if arrival.value is ABSENT else <PyObject *>arrival.value
+            # In the name of the thread that has written it, if it is one of this process.
+            fss_holder = NULL if holder is None else <PyObject *>holder
             if new != NULL or cell.value != NULL:
                 cell.has_print = False
-                # In the name of the thread that has written it, if it is one of this process.
-                fss_holder = NULL if holder is None else <PyObject *>holder
                 arrival.old = commit(table, shard, cell, new, writer, arrival.quiet)
-                fss_holder = here
-                arrival.due = cell.extra != NULL and cell.extra.calls_due != 0
+            else:
+                touch_absent(table, cell, writer, arrival.quiet)
+            fss_holder = here
+            arrival.due = cell.extra != NULL and cell.extra.calls_due != 0
             drop_if_unused(shard, cell)
     unlock_shards(table, involved)
     if writer is not None:
@@ -72,6 +79,19 @@ cdef tuple apply(Store store, changes, Holder holder):
     left = [arrival.key for arrival in arrivals if arrival.left]
     due = [arrival.key for arrival in arrivals if arrival.due]
     return left, due, arrivals
+
+
+cdef bint is_resolved(Table *table, PyObject *key) noexcept:
+    """Whether the key has a cell that knows the key's options."""
+    cdef Py_hash_t hashed = key_hash(key)
+    cdef Shard *shard = shard_of(table, hashed)
+    cdef Cell *cell
+    cdef bint known
+    lock(&shard.mutex)
+    cell = find(shard, key, hashed)
+    known = cell != NULL and cell.policy != UNRESOLVED
+    unlock(&shard.mutex)
+    return known
 
 
 cdef bint enter_through(PyObject *backend, KeyLock self, long long timeout_ns) except -1:

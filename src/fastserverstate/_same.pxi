@@ -14,6 +14,7 @@ cdef enum:
     BY_EQUALITY
     BY_IDENTITY
     NEVER_SAME
+    UNRESOLVED      # not known before `resolve` has asked for the key's options
 
 COMPARE_CONTENT = BY_CONTENT
 COMPARE_EQUALITY = BY_EQUALITY
@@ -75,7 +76,8 @@ ctypedef struct Judge:
     PyObject *compared        # the old value that was compared with by ==,
     uint64_t version          # its version,
     bint equal                # and the result
-    PyObject *hash_funcs      # by which `examine` takes the fingerprint
+    bint unresolved           # `examine` is to find the key's options
+    PyObject *hash_funcs      # by which it takes the fingerprint
     PyObject *old             # for `examine`, when it is to compare by ==
 
 
@@ -107,6 +109,9 @@ cdef inline bint is_due(Judge *self, const Cell *cell) noexcept:
         if cell.policy == BY_HASH_FUNCS:
             self.hash_funcs = cell.extra.hash_funcs
             _incref(self.hash_funcs)
+        return True
+    if cell.policy == UNRESOLVED:
+        self.unresolved = True
         return True
     if cell.policy != BY_EQUALITY or cell.value == NULL or self.examinations == MOST_EXAMINATIONS:
         return False
@@ -142,9 +147,13 @@ cdef inline void keep_print(const Judge *self, Cell *cell) noexcept:
 
 # Nothing is locked.
 
-cdef int examine(Judge *self) except -1:
+cdef int examine(Judge *self, Store store, str key) except -1:
     """Do what runs foreign code, or may take long. Only what stops a script is raised."""
     cdef PyObject *last = self.compared
+    cdef int result
+    if self.unresolved:
+        self.unresolved = False
+        return resolve(store, key)
     self.examinations += 1
     if self.old != NULL:
         self.compared, self.old = self.old, NULL
@@ -154,7 +163,10 @@ cdef int examine(Judge *self) except -1:
         return 0
     hash_funcs = None if self.hash_funcs == NULL else <object>self.hash_funcs
     self.examined = True
-    self.has_print = fingerprint(<object>self.value, self.print, hash_funcs)
+    result = fingerprint(<object>self.value, self.print, hash_funcs, assignment_budget_ns)
+    self.has_print = result == TAKEN
+    if result == OUT_OF_TIME and report_slow is not None:
+        report_slow(key, PyType_GetName(type(<object>self.value)))
     return 0
 
 
@@ -165,38 +177,41 @@ cdef bint is_equal(old, new) except -1:
         return False
 
 
-# Finding what was changed in place, while an app is developed.
+# Finding what was changed in place.
 
-cdef int inspect(Table *table, PyObject *key, Py_hash_t hashed, PyObject *value) except -1:
-    """Report the key, once, if the content of its value is not what was assigned."""
+cdef object changed_in_place(Table *table, PyObject *key, long long budget_ns):
+    """Whether the content of the key's value is not what was assigned; True once. None if it takes too long to tell."""
+    cdef Py_hash_t hashed = key_hash(key)
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell
+    cdef PyObject *value
     cdef uint64_t assigned[2]
     cdef uint64_t found[2]
     cdef PyObject *hash_funcs = NULL
-    cdef PyObject *report = NULL
-    cdef int instruction = 0
+    cdef bint changed = False
+    cdef int result
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    if cell == NULL or cell.value != value or not cell.has_print or cell.reported:
+    if cell == NULL or cell.value == NULL or not cell.has_print or cell.reported or is_held_by_other(cell):
         unlock(&shard.mutex)
-        return 0
+        return False
     memcpy(assigned, cell.print, sizeof(assigned))
     if cell.policy == BY_HASH_FUNCS:
         hash_funcs = cell.extra.hash_funcs
         _incref(hash_funcs)
+    value = cell.value
+    _incref(value)
     unlock(&shard.mutex)
-    if not fingerprint(<object>value, found, None if hash_funcs == NULL else owned(hash_funcs)):
-        return 0
-    if same_print(found, assigned):
-        return 0
+    kept = owned(value)
+    result = fingerprint(kept, found, None if hash_funcs == NULL else owned(hash_funcs), budget_ns)
+    if result == OUT_OF_TIME:
+        return None
+    if result == NONE_TO_BE_HAD or same_print(found, assigned):
+        return False
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    if cell != NULL and cell.value == value and not cell.reported and same_print(cell.print, assigned):
-        cell.reported = True
-        report = load_object(table.report_in_place)
+    if (cell != NULL and cell.value == value and cell.has_print and not cell.reported
+            and not is_held_by_other(cell) and same_print(cell.print, assigned)):
+        cell.reported = changed = True
     unlock(&shard.mutex)
-    if report != NULL:
-        code = here(&instruction)
-        (<object>report)(<object>key, "" if code == NULL else place(owned(code), instruction))
-    return 0
+    return changed

@@ -223,6 +223,15 @@ cdef class Session:
             made.table = self.store.table
             made.part = part
 
+    def bystander(self):
+        cdef Scope made
+        if self.store is None:
+            return None
+        made = Scope.__new__(Scope, MAKING)
+        made.session = self
+        made.table = self.store.table
+        return made
+
     def start_run(self, cause=None, bint recurs=False):
         cdef uint64_t number = 0
         if cause is not None:

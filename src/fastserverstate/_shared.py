@@ -21,7 +21,7 @@ from fastserverstate.atomic import (
 )
 from fastserverstate.awaiting import wait_for_async_with
 from fastserverstate.callers import Callers
-from fastserverstate.configuration import configure_with
+from fastserverstate.configuration import KeyOptions, configure_with
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.rerun.collector import SettingAside
 from fastserverstate.rerun.control import NoRerun, force_rerun_with
@@ -54,7 +54,8 @@ wait_for = wait_for_with(store)
 wait_for_async = wait_for_async_with(store, _listeners)
 no_rerun = NoRerun()
 force_rerun_bound_sessions = force_rerun_with(store)
-configure = configure_with(store, settings, scheduler, post_script_gc)
+key_options = KeyOptions(store)
+configure = configure_with(key_options, store, settings, scheduler, post_script_gc)
 
 for _singleton in (store, server_state, server_state_lock, atomic, no_rerun, transaction):
     share_between_threads(_singleton)
@@ -84,6 +85,7 @@ def _start_afresh() -> None:
     store.reset_after_fork()
     _call_elsewhere()
     scheduler.reset_after_fork()
+    key_options.reset_after_fork()
 
 
 if hasattr(os, "register_at_fork"):

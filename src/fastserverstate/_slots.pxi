@@ -33,6 +33,7 @@ ctypedef struct Slots:
     bint any_pending
     bint woken                # somebody was told and has not collected yet
     int rerun_writer
+    Cell *outdated            # the first of the cells with subscribers that are to be marked later
     Subscribers members       # depend on the set of keys
 
 
@@ -201,13 +202,84 @@ cdef bint subscribe(Slots *slots, Subscribers *subscribers, Scope scope, Holder 
 
 cdef void notify(Slots *slots, Cell *cell, Session writer) noexcept:
     """Mark what depends on the cell as stale, after it has changed."""
+    cdef Subscribers *later
     lock(&slots.mutex)
-    mark(slots, &cell.readers, writer, cell.key)
+    later = NULL if cell.extra == NULL or cell.extra.interval_ns == 0 else pace(slots, cell)
+    mark(slots, &cell.readers, later, writer, cell.key)
     if cell.presence_owed:
         if cell.extra != NULL:
-            mark(slots, &cell.extra.watchers, writer, cell.key)
-        mark(slots, &slots.members, writer, <PyObject *>SET_OF_KEYS)
+            mark(slots, &cell.extra.watchers, later, writer, cell.key)
+        mark(slots, &slots.members, NULL, writer, <PyObject *>SET_OF_KEYS)
     unlock(&slots.mutex)
+
+
+cdef void notify_of_absence(Slots *slots, Cell *cell, Session writer) noexcept:
+    """Mark what has read that the cell has no value."""
+    cdef Subscribers *later
+    lock(&slots.mutex)
+    later = NULL if cell.extra == NULL or cell.extra.interval_ns == 0 else pace(slots, cell)
+    mark(slots, &cell.readers, later, writer, cell.key)
+    if cell.extra != NULL:
+        mark(slots, &cell.extra.watchers, later, writer, cell.key)
+    unlock(&slots.mutex)
+
+
+cdef Subscribers *pace(Slots *slots, Cell *cell) noexcept:
+    """Where to put the subscribers of a key that has an interval, which has changed; NULL if it is time to mark them.
+
+    A later read finds the newest value, so a subscriber that comes since is not among those that are outdated.
+    """
+    cdef long long now
+    if cell.readers.count == 0 and cell.extra.watchers.count == 0:
+        return NULL
+    now = clock_ns()
+    if now - cell.extra.marked_ns >= cell.extra.interval_ns:
+        cell.extra.marked_ns = now
+        mark_outdated(slots, cell)
+        return NULL
+    if not cell.extra.is_outdated:
+        cell.extra.is_outdated = True
+        cell.extra.next_outdated = slots.outdated
+        slots.outdated = cell
+        store_flag(slots.any_pending, True)  # whoever collects is to come back in time
+    return &cell.extra.outdated
+
+
+cdef inline void mark_outdated(Slots *slots, Cell *cell) noexcept:
+    if subscribers_take(&cell.extra.outdated, slots.pending, slots.alive):
+        store_flag(slots.any_pending, True)
+
+
+cdef long long release_outdated(Table *table) noexcept:
+    """Mark the subscribers of all keys whose interval is over. Returns the ns until the next is over, -1 if none is."""
+    cdef Slots *slots = &table.slots
+    cdef Shard *shard
+    cdef Cell *cell
+    cdef Cell *following
+    cdef long long left, least = -1, now = clock_ns()
+    lock(&slots.mutex)
+    cell, slots.outdated = slots.outdated, NULL
+    unlock(&slots.mutex)
+    while cell != NULL:  # no cell goes while it is outdated
+        following = cell.extra.next_outdated
+        shard = shard_of(table, cell.hash)
+        lock(&shard.mutex)
+        lock(&slots.mutex)
+        left = cell.extra.marked_ns + cell.extra.interval_ns - now
+        if left > 0 and cell.extra.outdated.count:
+            least = left if least < 0 else min(left, least)
+            cell.extra.next_outdated = slots.outdated
+            slots.outdated = cell
+        else:
+            cell.extra.is_outdated = False
+            if cell.extra.outdated.count:
+                cell.extra.marked_ns = now
+                mark_outdated(slots, cell)
+        unlock(&slots.mutex)
+        drop_if_unused(shard, cell)
+        unlock_shard(shard)
+        cell = following
+    return least
 
 
 cdef bint is_watched(Slots *slots, const Cell *cell) noexcept:
@@ -221,13 +293,17 @@ cdef bint is_watched(Slots *slots, const Cell *cell) noexcept:
     return watched
 
 
-cdef void mark(Slots *slots, Subscribers *subscribers, Session writer, PyObject *name) noexcept:
-    """Make the subscribers pending, but for the writer's own scopes as long as its run goes on.
+cdef void mark(
+    Slots *slots, Subscribers *subscribers, Subscribers *later, Session writer, PyObject *name
+) noexcept:
+    """Make the subscribers pending, or put them among those that will be `later`. Not the writer's own scopes as long
+    as its run goes on.
 
     Those keep their subscription. They are noted as overwritten if they may have shown what was there before.
     """
     cdef Scope scope
     cdef bint own = False
+    cdef bint moved
     if subscribers.count == 0:
         return
     if writer is not None and writer.running:
@@ -243,9 +319,10 @@ cdef void mark(Slots *slots, Subscribers *subscribers, Session writer, PyObject 
                 own = True
                 subscribers_discard(subscribers, scope.slot)
                 note_own_change(slots, scope, subscribers, name)
-    if is_rerun(writer):
+    moved = later != NULL and subscribers_move(subscribers, later, slots.alive)
+    if not moved and is_rerun(writer):
         echo(slots, subscribers, writer, name)
-    elif subscribers_take(subscribers, slots.pending, slots.alive):
+    elif not moved and subscribers_take(subscribers, slots.pending, slots.alive):
         store_flag(slots.any_pending, True)
     if own:
         for scope in writer.scopes.values():

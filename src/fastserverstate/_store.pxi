@@ -6,12 +6,12 @@ cdef class Store:
     cdef Table *table
     cdef tuple reserved          # names that attribute access gives to methods
     cdef object wake             # guarded by the mutex of the slots
-    cdef dict policies           # key -> arguments of `compare_by`
+    cdef PyObject *options       # key -> what is configured for it, or NULL if nothing is for any; never freed
+    cdef uint64_t generation     # counts its changes
 
     def __cinit__(self, reserved=()):
         self.table = table_new()
         self.reserved = tuple(reserved)
-        self.policies = {}
         reserve(self.table, self.reserved)
 
     def __dealloc__(self):
@@ -29,9 +29,7 @@ cdef class Store:
         return default if value == NULL else owned(value)
 
     def touch(self, key):
-        key = plain_key(key)
-        if change_presence(self, <str>key, False) is ABSENT:
-            raise KeyError(key)
+        change_presence(self, <str>plain_key(key), False)
 
     def version(self, key):
         key = plain_key(key)
@@ -75,38 +73,38 @@ cdef class Store:
     def take_echoes(self):
         return take_echoes(&self.table.slots)
 
-    def compare_by(self, key, int policy, dict hash_funcs):
-        key = plain_key(key)
-        cdef Py_hash_t hashed = key_hash(<PyObject *>key)
-        cdef Shard *shard = shard_of(self.table, hashed)
-        cdef Cell *cell
-        cdef PyObject *old = NULL
-        # A script may say the same in every run, with functions that it has defined anew.
-        known = self.policies.get(key, (BY_CONTENT, None))
-        cdef PyObject *known_funcs = <PyObject *>known[1] if known[1] else NULL
-        cdef bint kept = same_value(known, (policy, hash_funcs))
-        lock(&shard.mutex)
-        cell = find_or_make(shard, <PyObject *>key, hashed)
-        if cell == NULL or cell_extra(cell) == NULL:
-            unlock_shard(shard)
-            raise MemoryError()
-        old = cell.extra.hash_funcs
-        cell.extra.hash_funcs = NULL
-        cell.policy = policy
-        cell.has_print = cell.has_print and kept and old == known_funcs
-        if hash_funcs:
-            cell.extra.hash_funcs = <PyObject *>hash_funcs
-            _incref(cell.extra.hash_funcs)
-            cell.policy = BY_HASH_FUNCS
-        drop_if_unused(shard, cell)
-        unlock_shard(shard)
-        _xdecref(old)
-        self.policies[key] = policy, hash_funcs
+    def set_options(self, options):
+        if load_object(self.options) != <PyObject *>options:
+            _incref(<PyObject *>options)  # a thread may be about to call it at any time
+            store_object(self.options, <PyObject *>options)
+        self.options_changed()
 
-    def report_in_place(self, report):
-        if report is not None:
-            _incref(<PyObject *>report)  # for ever: a thread may be about to call it
-        store_object(self.table.report_in_place, NULL if report is None else <PyObject *>report)
+    def options_changed(self):
+        add64(self.generation, 1)
+        forget_options(self.table)
+
+    def resolve(self, key):
+        if self.version(key):
+            resolve(self, <str>key)
+            release_outdated(self.table)  # the interval may be over by now
+            wake_collector(self)
+
+    def release_outdated(self):
+        cdef long long left = release_outdated(self.table)
+        return None if left < 0 else left / 1e9
+
+    def note_reads(self, bint wanted):
+        store_flag(self.table.notes_reads, wanted)
+
+    def take_reads(self):
+        return take_reads()
+
+    def changed_in_place(self, key, double budget):
+        cdef bint was_detached = detach(True)
+        try:
+            return changed_in_place(self.table, checked_key(key), max(1, nanoseconds(budget)))
+        finally:
+            detach(was_detached)
 
     def call_elsewhere(self, call):
         _incref(<PyObject *>call)  # for ever: a thread may be about to call it
@@ -140,7 +138,11 @@ cdef class Store:
             after_change(self, shard_of(self.table, key_hash(checked_key(key))), <PyObject *>key, True)
 
     def policy(self, key):
-        return self.policies.get(plain_key(key), (BY_CONTENT, None))[0]
+        cdef PyObject *options = load_object(self.options)
+        return BY_CONTENT if options == NULL else (<object>options)(plain_key(key))[0]
+
+    def scopes(self):
+        return load32(self.table.slots.live) - load32(self.table.slots.earlier)
 
     def writer(self):
         cdef Holder holder
@@ -191,8 +193,8 @@ cdef class Store:
         for handle, depth in handles:
             rebind(table, handle, depth)
         forget_holder()
-        for key, policy in self.policies.items():
-            self.compare_by(key, *policy)
+        if self.options != NULL:
+            self.options_changed()
 
     def statistics(self):
         cdef Shard *shard
@@ -217,7 +219,7 @@ cdef class Store:
             "keys": load_size(self.table.present),
             "cells": cells,
             "buckets": buckets,
-            "scopes": load32(self.table.slots.live) - load32(self.table.slots.earlier),
+            "scopes": self.scopes(),
             "slots": load32(self.table.slots.used),
             "clock": clock,
         }
@@ -353,7 +355,7 @@ cdef inline PyObject *read(Table *table, PyObject *key) except? NULL:
     cdef PyObject *value
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    if (cell != NULL and is_open(cell) and load_object(table.report_in_place) == NULL
+    if (cell != NULL and is_open(cell)
             and (scope == NULL or subscribers_has(&cell.readers, load32((<Scope>scope).slot)))):
         value = cell.value
         _xincref(value)
@@ -400,6 +402,7 @@ cdef PyObject *read_slowly(
     cdef Waiter waiter
     cdef bint waited
     cdef bint done = True
+    cdef bint noted = False
     waiter.queued = False
     while True:
         enter(session, shard)
@@ -422,6 +425,7 @@ cdef PyObject *read_slowly(
             pass
         elif not presence:
             done = subscribe(&table.slots, &cell.readers, scope, reader)
+            noted = load_flag(table.notes_reads) and cell.has_print and not cell.reported
         elif cell_extra(cell) == NULL:
             done = False
         else:
@@ -433,12 +437,8 @@ cdef PyObject *read_slowly(
     if not done:
         _xdecref(value)
         raise MemoryError()
-    if load_object(table.report_in_place) != NULL and value != NULL and not presence:
-        try:
-            inspect(table, key, hashed, value)
-        except BaseException:
-            _decref(value)
-            raise
+    if noted:
+        note_read(reader, key)
     return value
 
 
@@ -558,6 +558,17 @@ cdef PyObject *commit(
     return old
 
 
+cdef void touch_absent(Table *table, Cell *cell, Session writer, int quiet) noexcept:
+    """Mark what depends on a key that is not set, as if it had changed. The writer's session and the shard are locked.
+
+    The set of keys is what it was.
+    """
+    if cell.extra != NULL:
+        announce(cell)
+    if not (are_suppressed() if quiet == AS_THE_CODE_SAYS else quiet):
+        notify_of_absence(&table.slots, cell, writer)
+
+
 cdef object assign(Store store, str key, object value, bint if_absent):
     """Set the key, unless `if_absent` and it has a value. Returns the value that it had, or ABSENT."""
     cdef Table *table = store.table
@@ -594,7 +605,7 @@ cdef object assign(Store store, str key, object value, bint if_absent):
             leave(writer, shard)
             if waiter.queued:  # others are not to wait for a comparison
                 give_up_waiting(table, shard, cell, &waiter)
-            examine_to_assign(&judge)
+            examine_to_assign(&judge, store, key)
         else:
             break
     waited = waiter.queued
@@ -632,9 +643,9 @@ cdef int wait_to_assign(Table *table, Shard *shard, Cell *cell, Waiter *waiter, 
     return 0
 
 
-cdef int examine_to_assign(Judge *judge) except -1:
+cdef int examine_to_assign(Judge *judge, Store store, str key) except -1:
     try:
-        return examine(judge)
+        return examine(judge, store, key)
     except BaseException:
         judge_end(judge)
         raise
@@ -672,6 +683,8 @@ cdef object change_presence(Store store, str key, bint remove):
     if cell != NULL and cell.value != NULL:
         cell.has_print = False
         old = commit(table, shard, cell, NULL if remove else cell.value, writer, AS_THE_CODE_SAYS)
+    elif cell != NULL and not remove:
+        touch_absent(table, cell, writer, AS_THE_CODE_SAYS)
     due = cell != NULL and cell.extra != NULL and cell.extra.calls_due != 0
     if cell != NULL:
         drop_if_unused(shard, cell)
@@ -709,7 +722,7 @@ cdef object add(Store store, str key, object by, object default):
         enter(writer, shard)
         cell = find(shard, <PyObject *>key, hashed)
         if (cell != NULL and is_open(cell) and cell.value != NULL and PyLong_CheckExact(<object>cell.value)
-                and cell.policy != BY_HASH_FUNCS):
+                and cell.policy != BY_HASH_FUNCS and cell.policy != UNRESOLVED):
             total = PyNumber_Add(<object>cell.value, by)  # of ints: makes nothing for the collector, runs nobody's code
             old = commit(table, shard, cell, <PyObject *>total, writer, AS_THE_CODE_SAYS)
             due = cell.extra != NULL and cell.extra.calls_due != 0
@@ -744,6 +757,75 @@ cdef object add_locked(Store store, str key, object by, object default):
     finally:
         leave_lock(handle)
     return total
+
+
+# Options of keys. They are asked for when a key is first assigned, and again after they have changed.
+
+cdef void forget_options(Table *table) noexcept:
+    """Have the options of every key that is not set asked for when it is."""
+    cdef Shard *shard
+    cdef Cell *cell
+    cdef Py_ssize_t at
+    cdef int i
+    for i in range(SHARDS):
+        shard = &table.shards[i]
+        lock(&shard.mutex)
+        shard.first_policy = UNRESOLVED
+        for at in range(shard.mask + 1):
+            cell = shard.buckets[at]
+            while cell != NULL:
+                if cell.value == NULL:
+                    cell.policy = UNRESOLVED
+                cell = cell.next
+        unlock(&shard.mutex)
+
+
+cdef int resolve(Store store, str key) except -1:
+    """Give the key's cell the options that are configured for it. Nothing is locked."""
+    cdef Py_hash_t hashed = key_hash(<PyObject *>key)
+    cdef Shard *shard = shard_of(store.table, hashed)
+    cdef Cell *cell
+    cdef PyObject *before
+    cdef PyObject *options = load_object(store.options)
+    cdef uint64_t generation
+    cdef long long interval_ns
+    cdef int policy
+    cdef bint done = False
+    while not done:
+        generation = load64(store.generation)
+        policy, hash_funcs, interval = (BY_CONTENT, None, 0.0) if options == NULL else (<object>options)(key)
+        interval_ns = nanoseconds(interval)
+        if policy == BY_CONTENT and hash_funcs is not None:
+            policy = BY_HASH_FUNCS
+        lock(&shard.mutex)
+        cell = find(shard, <PyObject *>key, hashed)
+        before = NULL if cell == NULL or cell.extra == NULL else cell.extra.hash_funcs
+        _xincref(before)
+        unlock(&shard.mutex)
+        known = None if before == NULL else owned(before)
+        # A script may say the same in every run, with functions that it has defined anew.
+        kept = policy <= BY_HASH_FUNCS and (known is hash_funcs or same_value(known, hash_funcs))
+        lock(&shard.mutex)
+        cell = find_or_make(shard, <PyObject *>key, hashed)
+        if cell == NULL or ((interval_ns or hash_funcs is not None) and cell_extra(cell) == NULL):
+            unlock_shard(shard)
+            raise MemoryError()
+        done = before == (NULL if cell.extra == NULL else cell.extra.hash_funcs)
+        if done and load64(store.generation) == generation:  # else whoever has changed the options does it again
+            cell.policy = policy
+            cell.has_print = cell.has_print and kept
+            if cell.extra != NULL:
+                if cell.extra.interval_ns == 0:
+                    cell.extra.marked_ns = clock_ns() - interval_ns  # never
+                cell.extra.interval_ns = interval_ns
+                cell.extra.hash_funcs = NULL if hash_funcs is None else <PyObject *>hash_funcs
+                _xincref(cell.extra.hash_funcs)
+        else:
+            before = NULL
+        unlock_shard(shard)
+        if done:
+            _xdecref(before)  # the cell's
+    return 0
 
 
 # Locking

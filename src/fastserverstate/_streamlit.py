@@ -428,7 +428,7 @@ class Bridge:
             return live, None, RUN_REPLACED
         if not context._has_script_started:
             # A callback. What it reads is not shown by itself, and the script may be given up before it has begun.
-            return live, None, RUN_STARTING
+            return live, live.bystander(), RUN_STARTING
         # The contexts of fragments are inherited by the threads of a pool, and by no thread of the app's own.
         is_of_run = threading.current_thread() is runner._script_thread or (
             _thread_state is not None and fragment is not None
@@ -461,6 +461,7 @@ class Bridge:
 
     def _end_part(self) -> None:
         """The calling thread's part in a run is over."""
+        self._scheduler.in_place.look()
         _warn_of_leftovers(f"A run of {self._name_of_session()}", *self._store.end_holder())
 
     @staticmethod

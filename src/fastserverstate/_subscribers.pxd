@@ -151,6 +151,23 @@ cdef inline bint subscribers_take(Subscribers *self, uint64_t *target, const uin
     return some != 0
 
 
+cdef inline bint subscribers_move(Subscribers *self, Subscribers *target, const uint64_t *alive) noexcept nogil:
+    """Move every slot that is alive into another set, and forget the others.
+
+    False when there is no memory; what was not moved is still here.
+    """
+    cdef uint32_t i, slot
+    cdef uint32_t slots = 64 * self.words if self.words else self.count
+    for i in range(slots):
+        slot = i if self.words else self.body.few[slots - 1 - i]
+        if self.words and not has_bit(self.body.bits, slot):
+            continue
+        if has_bit(alive, slot) and not subscribers_has(target, slot) and not subscribers_add(target, slot, alive):
+            return False
+        subscribers_discard(self, slot)
+    return True
+
+
 cdef inline void subscribers_purge(Subscribers *self, const uint64_t *retired, uint32_t words) noexcept nogil:
     """Take out the slots in the bitset `retired`, of so many words."""
     cdef uint32_t i, slot, kept = 0

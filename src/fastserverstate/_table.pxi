@@ -9,6 +9,7 @@ ctypedef struct Shard:
     Py_ssize_t cells
     uint64_t clock            # counts the changes of its keys
     Slots *slots              # of the table
+    char first_policy         # of the cells that are made: UNRESOLVED once there are options of keys
     Cell *dropped             # to be freed, and
     PyObject *released        # KeyLocks to be let go of, once the mutex is
     char padding[64]
@@ -18,7 +19,7 @@ ctypedef struct Table:
     Py_ssize_t present        # keys that are set
     uint64_t births
     PyObject *call_elsewhere    # told of keys whose listeners an event loop is not to call, or NULL; never freed
-    PyObject *report_in_place   # told of values that were changed in place, or NULL; never freed
+    bint notes_reads            # what runs read is noted, to be looked at in the end
     PyObject *backend         # what writes go through, or NULL; lives as long as the process
     Slots slots
     Shard shards[SHARDS]
@@ -118,6 +119,7 @@ cdef Cell *find_or_make(Shard *shard, PyObject *key, Py_hash_t hashed) noexcept:
         make_room(shard)
     cell = cell_new(key, hashed)
     if cell != NULL:
+        cell.policy = shard.first_policy
         link_cell(shard, cell)
         shard.cells += 1
     return cell

@@ -141,18 +141,21 @@ cdef class Transaction:
             old = committed(table, <PyObject *>key)
         if (if_absent and old is not ABSENT) or (value is ABSENT and old is ABSENT):
             return old
-        self.writes[key] = value
-        if not are_suppressed():
-            self.announced.add(key)
-        set_drafted(table, <PyObject *>key, True)
+        self.note(key, value)
         return old
 
     cdef object touch(self, str key):
         value = self.write(key, ABSENT, True)
-        if value is not ABSENT:
-            self.write(key, value, False)
-            self.touched.add(key)
+        self.note(key, value)
+        self.touched.add(key)
         return value
+
+    cdef int note(self, str key, object value) except -1:
+        self.writes[key] = value
+        if not are_suppressed():
+            self.announced.add(key)
+        set_drafted(self.store.table, <PyObject *>key, True)
+        return 0
 
 
 cdef int refuse_if_ended(Transaction self) except -1:
@@ -329,8 +332,11 @@ cdef list commit_all(Transaction self):
             lock(&shard.mutex)
             due = is_due(&change.judge, find(shard, <PyObject *>key, hashed))
             unlock(&shard.mutex)
-            if due:
-                examine(&change.judge)
+            while due:
+                examine(&change.judge, store, key)
+                lock(&shard.mutex)
+                due = is_due(&change.judge, find(shard, <PyObject *>key, hashed))
+                unlock(&shard.mutex)
     if writer is not None:
         lock(&writer.mutex)
     lock_shards(table, involved)
@@ -346,6 +352,9 @@ cdef list commit_all(Transaction self):
         cell.drafted = False
         new = change.judge.value  # NULL for a deletion
         if new == NULL and cell.value == NULL:
+            if change.touched:
+                touch_absent(table, cell, writer, change.quiet)
+                change.due = cell.extra.calls_due != 0
             continue
         if new != NULL and cell.value != NULL and not change.touched and is_same(&change.judge, cell):
             change.old, cell.value = cell.value, new

@@ -347,5 +347,9 @@ cdef int raise_deadlock(list circle) except -1:
     )
 
 
+def place_of(code, int instruction):
+    return "an unknown place" if code is None else place(code, instruction)
+
+
 cdef str place(code, int instruction):
     return f"{code.co_filename}:{line_of(<PyObject *>code, instruction)} in {code.co_qualname}"

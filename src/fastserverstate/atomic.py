@@ -9,16 +9,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from datetime import timedelta
-from numbers import Real
 from typing import Any, Never, Protocol, TypeVar, overload
 
-from fastserverstate._core import Counters, Namespace, Store, plain_key, same_value
+from fastserverstate._core import Counters, Namespace, Store, absent, plain_key, same_value
+from fastserverstate.durations import Duration, seconds_of
+from fastserverstate.functions import accepting, check_function, name_of, refuse_coroutine
+from fastserverstate.identity import Identity
 
 logger = logging.getLogger("fastserverstate")
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<no default>"})()
 _Value = TypeVar("_Value")
+MANY_ALIKE = 20  # callbacks of one key that come from one place, before that is worth a warning
 _Callback = TypeVar("_Callback", bound=Callable[..., object])
 
 
@@ -50,11 +52,14 @@ class Atomic(Counters):
     def __call__(self, key: str, function: Callable[[Any], _Value], *, default: Any = MISSING) -> _Value:
         """Set the key to ``function(value)`` and return that. The function is called once, with the key's lock held.
 
-        `default` is passed if the key is not set. What the function raises leaves the key as it was.
+        `default` is passed if the key is not set. What the function raises leaves the key as it was. A function that
+        returns None is taken for one that has only changed the value in place, unless it was passed None.
 
         Raises
-            ``KeyError`` if the key is not set and there is no default, ``TypeError`` if it is not a ``str``.
+            ``KeyError`` if the key is not set and there is no default, ``TypeError`` if it is not a ``str``, and if the
+            function cannot be called, is async, or returns None for a value.
         """
+        check_function(function, f"The function of atomic({key!r}, ...)")
         with self._store.lock(key):
             value = self._store.peek(key, default)
             if value is MISSING:
@@ -63,6 +68,13 @@ class Atomic(Counters):
                     f"atomic({key!r}, function, default=...) begins with a default."
                 )
             changed = function(value)
+            refuse_coroutine(changed, f"The function of atomic({key!r}, ...)")
+            if changed is None and value is not None:
+                raise TypeError(
+                    f"atomic({key!r}, function) needs the new value from the function, and {name_of(function)} has "
+                    f"returned None for a {type(value).__qualname__}. server_state[{key!r}] was not assigned. Return "
+                    f"the value, also if it was changed in place. To store None: server_state[{key!r}] = None."
+                )
             self._state[key] = changed
             return changed
 
@@ -97,12 +109,15 @@ class Atomic(Counters):
 class Subscription:
     """A callback that `on_change` has registered."""
 
-    def __init__(self, remove: Callable[[Subscription], None], call: Callable[[], object]) -> None:
+    def __init__(
+        self, remove: Callable[[Subscription], None], call: Callable[[Any], object], identity: Identity
+    ) -> None:
         self._remove = remove
         self.call = call
+        self.identity = identity
 
     def remove(self) -> None:
-        """Do not call it any more. Harmless if it was removed before."""
+        """Do not call it any more. Harmless if it was removed before, or another one has taken its place."""
         self._remove(self)
 
 
@@ -111,7 +126,7 @@ class OnChange(Protocol):
 
     @overload
     def __call__(
-        self, key: str, callback: None = None, *, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self, key: str, *, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Callable[[_Callback], _Callback]: ...
 
     @overload
@@ -135,7 +150,7 @@ class WaitFor(Protocol):
     """The type of `fastserverstate.wait_for`."""
 
     def __call__(
-        self, key: str, predicate: Callable[[Any], object] | None = None, *, timeout: float | timedelta | None = None
+        self, key: str, predicate: Callable[[Any], object] | None = None, *, timeout: Duration | None = None
     ) -> Any: ...
 
 
@@ -151,11 +166,26 @@ class Listeners:
         self._lock = threading.RLock()  # a finalizer may remove a callback while another one is added
         self._subscriptions: dict[str, tuple[Subscription, ...]] = {}
 
-    def add(self, key: str, call: Callable[[], object]) -> Subscription:
-        subscription = Subscription(functools.partial(self._remove, key), call)
+    def add(self, key: str, call: Callable[[Any], object], identity: Identity) -> Subscription:
+        """Register a callback, in the place of one that is the same."""
+        added = Subscription(functools.partial(self._remove, key), call, identity)
         with self._lock:
-            self._set(key, (*self._subscriptions.get(key, ()), subscription))
-        return subscription
+            known = self._subscriptions.get(key, ())
+            changed = [added if each.identity == identity else each for each in known]
+            is_new = added not in changed
+            if is_new:
+                changed.append(added)
+            self._set(key, tuple(changed))
+            alike = sum(each.identity.place == identity.place for each in changed)
+        if is_new and alike == MANY_ALIKE:
+            logger.warning(
+                "on_change(%r, ...) has registered a callback of the same name %d times, each with other values that "
+                "it closes over or is given, and calls all of them. A script that registers in every run does that. "
+                "Register in an st.cache_resource function, or give the callback nothing that is made anew in a run.",
+                key,
+                alike,
+            )
+        return added
 
     def _remove(self, key: str, subscription: Subscription) -> None:
         with self._lock:
@@ -170,14 +200,14 @@ class Listeners:
             self._subscriptions.pop(key, None)
 
 
-def _call_all(key: str, subscriptions: tuple[Subscription, ...]) -> None:
+def _call_all(key: str, subscriptions: tuple[Subscription, ...], value: Any) -> None:
     for at, subscription in enumerate(subscriptions, 1):
         try:
-            subscription.call()
+            refuse_coroutine(subscription.call(value), f"The callback of on_change({key!r}, ...)")
         except Exception:
             logger.exception("A callback of on_change(%r) has failed.", key)
         except BaseException:  # it stops the script that has changed the key, and none of the others
-            _call_all(key, subscriptions[at:])
+            _call_all(key, subscriptions[at:], value)
             raise
 
 
@@ -187,16 +217,22 @@ def on_change_with(store: Store, listeners: Listeners | None = None) -> OnChange
 
     def on_change(
         key: str,
-        callback: Any = None,
+        callback: Any = MISSING,
         *,
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Have ``callback(*args, **kwargs)`` called after every change of the key, its deletion included.
 
-        Without a callback it is a decorator. Returns a `Subscription`, whose ``remove()`` ends the calls; the decorator
-        returns the function. Register once per process, in a module or in an ``st.cache_resource`` function: a script
-        that registers in every run is called once for each of them.
+        A callback that requires a parameter more is given the key before `args`, and one that requires two the key and
+        its value: the newest one, None if it is deleted. Without a callback it is a decorator. Returns a
+        `Subscription`, whose ``remove()`` ends the calls; the decorator returns the function.
+
+        A callback is registered once for a key. A script may register it in every run: a function of the same file and
+        name takes the place of the one before, in all sessions. So does a lambda of the same code, a method of the same
+        object, and a ``functools.partial`` of any of them. They are others if they are given, or close over, other
+        values: ``for room in rooms: on_change("n", announcer(room))`` registers one for each room. What cannot be
+        compared by content, as a queue, is another value if it is another object.
 
         Thread-safety
             The calls are made on a thread that has changed the key, after its locks are released: in the order of the
@@ -205,26 +241,34 @@ def on_change_with(store: Store, listeners: Listeners | None = None) -> OnChange
             a script, as ``st.stop()`` does, stops the one that has changed the key, when all calls were made.
 
         Raises
-            ``TypeError`` if the key is not a ``str`` or the callback cannot be called.
+            ``TypeError`` if the key is not a ``str``, or the callback cannot be called, is async, or requires more.
 
         >>> from fastserverstate import on_change, server_state
-        >>> subscription = on_change("level", print, args=("level has changed",))
+        >>> def report(key, value):
+        ...     print(key, "is", value)
+        >>> subscription = on_change("level", report)
         >>> server_state["level"] = 1
-        level has changed
+        level is 1
         >>> subscription.remove()
         >>> del server_state["level"]
         """
         key = plain_key(key)
-        if callback is None:
+        given = tuple(args)
+        if callback is MISSING:
 
             def register(function: _Callback) -> _Callback:
-                on_change(key, function, args=args, kwargs=kwargs)
+                on_change(key, function, args=given, kwargs=kwargs)
                 return function
 
             return register
-        if not callable(callback):
-            raise TypeError(f"The callback of on_change({key!r}) has to be callable, not {callback!r}.")
-        return listeners.add(key, functools.partial(callback, *args, **(kwargs or {})))
+        what = f"The callback of on_change({key!r}, ...)"
+        check_function(callback, what)
+        function, count = accepting(callback, what, given, kwargs or {}, ("key", "value"))
+
+        def call(value: Any) -> object:
+            return function(*(key, None if value is absent else value)[:count])
+
+        return listeners.add(key, call, Identity(callback, given, kwargs))
 
     return on_change
 
@@ -250,16 +294,16 @@ def peek_with(store: Store) -> Peek:
 
 def touch_with(store: Store) -> Callable[[str], None]:
     def touch(key: str) -> None:
-        """Behave as if the key's value had changed: rerun who depends on it, and call who listens.
+        """Behave as if the key had changed: rerun the sessions that depend on it, and call its `on_change` callbacks.
 
-        Inside of a ``no_rerun`` block nobody is rerun.
+        A key that is not set reruns the sessions that have looked for it: with ``in``, ``get`` or a read that failed.
+        Inside of a ``no_rerun`` block no session is rerun.
 
         Thread-safety
             Safe from any thread. Waits while another thread holds the key's lock.
 
         Raises
-            ``KeyError`` if the key is not set, ``TypeError`` if it is not a ``str``, ``DeadlockError`` if the wait
-            would never end.
+            ``TypeError`` if the key is not a ``str``, ``DeadlockError`` if the wait would never end.
 
         >>> from fastserverstate import server_state, touch
         >>> server_state["frames"] = []
@@ -323,7 +367,8 @@ class BeginTransaction:
         released, if it does not end on its thread and in its run, or before a block that began inside of it.
 
     Raises
-        ``TimeoutError`` if the locks of `keys` are not free within `timeout` (seconds or a ``timedelta``),
+        ``TimeoutError`` if the locks of `keys` are not free within `timeout` (seconds, a ``timedelta``, or text such as
+        ``"500ms"``),
         ``DeadlockError`` if they never would be, ``TypeError`` if a key is not a ``str``, ``RuntimeError`` if a lock of
         a key that it has written is released inside of it, if another task of this thread is in one, or if it was
         discarded.
@@ -341,7 +386,7 @@ class BeginTransaction:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def __call__(self, *keys: str, timeout: float | timedelta | None = None) -> AbstractContextManager[None]:
+    def __call__(self, *keys: str, timeout: Duration | None = None) -> AbstractContextManager[None]:
         """Make the block, for the ``with`` statement."""
         for key in keys:
             if isinstance(key, (list, tuple, set, frozenset)):
@@ -351,7 +396,7 @@ class BeginTransaction:
                 )
             if callable(key):
                 raise TypeError("transaction decorates nothing. Use a block in the function: with transaction('key'):")
-        return self._store.transaction(keys, seconds_of(timeout))
+        return self._store.transaction(keys, seconds_of(timeout, "timeout"))
 
     def __enter__(self) -> Never:
         raise TypeError("transaction is called with the keys that the block changes: with transaction('a', 'b'):")
@@ -360,9 +405,7 @@ class BeginTransaction:
 
 
 def wait_for_with(store: Store) -> WaitFor:
-    def wait_for(
-        key: str, predicate: Callable[[Any], object] | None = None, *, timeout: float | timedelta | None = None
-    ) -> Any:
+    def wait_for(key: str, predicate: Callable[[Any], object] | None = None, *, timeout: Duration | None = None) -> Any:
         """Wait until the key is set and ``predicate(value)`` is true, if there is one. Returns the value.
 
         Sleeps until the key changes. In a script run the wait ends with the run: when the user clicks, or closes the
@@ -374,9 +417,10 @@ def wait_for_with(store: Store) -> WaitFor:
             changes; it may miss a value that another change has followed at once.
 
         Raises
-            ``TimeoutError`` after `timeout` (seconds or a ``timedelta``), ``RuntimeError`` if the calling thread holds
-            the key's lock or the wait ends with the process, ``WouldBlockError`` if it would have to wait on a thread
-            that runs an event loop, ``TypeError`` if the key is not a ``str``, and what `predicate` raises.
+            ``TimeoutError`` after `timeout` (seconds, a ``timedelta``, or text such as ``"2m"``), ``RuntimeError`` if
+            the calling thread holds the key's lock or the wait ends with the process, ``WouldBlockError`` if it would
+            have to wait on a thread that runs an event loop, ``TypeError`` if the key is not a ``str`` or `predicate`
+            cannot be called or is async, and what `predicate` raises.
 
         >>> import threading
         >>> from fastserverstate import server_state, wait_for
@@ -385,7 +429,10 @@ def wait_for_with(store: Store) -> WaitFor:
         42
         >>> del server_state["result"]
         """
-        seconds = seconds_of(timeout)
+        what = f"The predicate of wait_for({key!r}, ...)"
+        if predicate is not None:
+            check_function(predicate, what)
+        seconds = seconds_of(timeout, "timeout")
         end = None if seconds is None else time.monotonic() + seconds
 
         def left() -> float:
@@ -394,20 +441,12 @@ def wait_for_with(store: Store) -> WaitFor:
         while True:
             version = store.version(key)
             value = store.peek(key, MISSING, left())
-            if value is not MISSING and (predicate is None or predicate(value)):
-                return value
+            if value is not MISSING:
+                found = predicate is None or predicate(value)
+                refuse_coroutine(found, what)
+                if found:
+                    return value
             if not store.wait_for_change(key, version, left()):
                 raise TimeoutError(f"server_state[{key!r}] was not as expected within {seconds:g} seconds.")
 
     return wait_for
-
-
-def seconds_of(timeout: float | timedelta | None) -> float | None:
-    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    if seconds is None:
-        return None
-    if not isinstance(seconds, Real):
-        raise TypeError(f"timeout is a number of seconds, a timedelta, or None for no limit, not {timeout!r}.")
-    if not seconds >= 0:
-        raise ValueError(f"timeout is a number of seconds from 0 up, or None for no limit, not {timeout!r}.")
-    return float(seconds)

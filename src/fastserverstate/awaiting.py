@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Callable, Coroutine
-from datetime import timedelta
 from typing import Any, Protocol
 
-from fastserverstate._core import Store
-from fastserverstate.atomic import MISSING, Listeners, seconds_of
+from fastserverstate._core import Store, plain_key
+from fastserverstate.atomic import MISSING, Listeners
+from fastserverstate.durations import Duration, seconds_of
+from fastserverstate.functions import check_function, refuse_coroutine
+from fastserverstate.identity import Identity
 
 LOCKED_REST = 0.02  # seconds until a key that was locked is looked at again: nobody tells of a release
 
@@ -19,13 +21,13 @@ class WaitForAsync(Protocol):
     """The type of `fastserverstate.wait_for_async`."""
 
     def __call__(
-        self, key: str, predicate: Callable[[Any], object] | None = None, *, timeout: float | timedelta | None = None
+        self, key: str, predicate: Callable[[Any], object] | None = None, *, timeout: Duration | None = None
     ) -> Coroutine[Any, Any, Any]: ...
 
 
 def wait_for_async_with(store: Store, listeners: Listeners) -> WaitForAsync:
     async def wait_for_async(
-        key: str, predicate: Callable[[Any], object] | None = None, *, timeout: float | timedelta | None = None
+        key: str, predicate: Callable[[Any], object] | None = None, *, timeout: Duration | None = None
     ) -> Any:
         """`wait_for` for coroutines: ``value = await wait_for_async(key, predicate, timeout=...)``.
 
@@ -37,8 +39,8 @@ def wait_for_async_with(store: Store, listeners: Listeners) -> WaitForAsync:
             has followed at once.
 
         Raises
-            ``TimeoutError`` after `timeout` (seconds or a ``timedelta``), ``TypeError`` if the key is not a ``str``,
-            and what `predicate` raises.
+            ``TimeoutError`` after `timeout` (seconds, a ``timedelta``, or text such as ``"2m"``), ``TypeError`` if the
+            key is not a ``str`` or `predicate` cannot be called or is async, and what `predicate` raises.
 
         >>> import asyncio
         >>> from fastserverstate import server_state, wait_for_async
@@ -49,11 +51,15 @@ def wait_for_async_with(store: Store, listeners: Listeners) -> WaitForAsync:
         42
         >>> del server_state["result"]
         """
-        seconds = seconds_of(timeout)
-        store.version(key)  # refuses what is no key
+        key = plain_key(key)
+        what = f"The predicate of wait_for_async({key!r}, ...)"
+        if predicate is not None:
+            check_function(predicate, what)
+        seconds = seconds_of(timeout, "timeout")
         changed = asyncio.Event()
         limit = asyncio.timeout(seconds)
-        subscription = listeners.add(key, functools.partial(_tell, asyncio.get_running_loop(), changed))
+        tell = functools.partial(_tell, asyncio.get_running_loop(), changed)
+        subscription = listeners.add(key, tell, Identity(changed.set))
         try:
             async with limit:
                 while True:
@@ -63,8 +69,11 @@ def wait_for_async_with(store: Store, listeners: Listeners) -> WaitForAsync:
                     except TimeoutError:  # it is locked
                         await asyncio.sleep(LOCKED_REST)
                         continue
-                    if value is not MISSING and (predicate is None or predicate(value)):
-                        return value
+                    if value is not MISSING:
+                        found = predicate is None or predicate(value)
+                        refuse_coroutine(found, what)
+                        if found:
+                            return value
                     await changed.wait()
         except TimeoutError:
             if not limit.expired():
@@ -76,6 +85,6 @@ def wait_for_async_with(store: Store, listeners: Listeners) -> WaitForAsync:
     return wait_for_async
 
 
-def _tell(loop: asyncio.AbstractEventLoop, changed: asyncio.Event) -> None:
+def _tell(loop: asyncio.AbstractEventLoop, changed: asyncio.Event, _value: object) -> None:
     with contextlib.suppress(RuntimeError):  # the loop is closed
         loop.call_soon_threadsafe(changed.set)

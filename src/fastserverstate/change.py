@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from fastserverstate import _core
 from fastserverstate._known import Parts, full_name, is_among, is_storage, known
+from fastserverstate.functions import check_function
 
 HashFuncs = Mapping[type | str, Callable[[Any], object]]
 
@@ -35,7 +36,7 @@ def content_fingerprint(value: object, hash_funcs: HashFuncs | None = None) -> b
     as if their class itself defines that. Whatever may keep something that cannot be seen has no fingerprint: locks,
     sockets, generators, a bare ``object()``, types in C that are not known, and what holds one. Neither has what is
     nested more than 400 deep or too deep for the thread's stack, holds more than 50 million values or changes
-    meanwhile.
+    meanwhile. An assignment gives up after about 20 ms, which this function does not.
 
     `hash_funcs` are functions by type or by the type's full name, as in ``st.cache_data``: what they return stands
     for the value.
@@ -54,8 +55,16 @@ def content_fingerprint(value: object, hash_funcs: HashFuncs | None = None) -> b
 
 def named(hash_funcs: HashFuncs) -> dict[str, Callable[[Any], object]]:
     """The functions by full name of the type: a script that is run again has defined its classes anew."""
+    if not isinstance(hash_funcs, Mapping):
+        raise TypeError(f"hash_funcs is a dict of functions by type, not {hash_funcs!r}.")
+    for key, function in hash_funcs.items():
+        if not isinstance(key, (str, type)):
+            raise TypeError(f"hash_funcs has types or their full names as keys, not {key!r}.")
+        check_function(function, f"The function for {key if isinstance(key, str) else full_name(key)!r} in hash_funcs")
     return {key if isinstance(key, str) else full_name(key): function for key, function in hash_funcs.items()}
 
+
+MOST_REPORTED = 1000
 
 _reported: set[str] = set()
 
@@ -70,6 +79,22 @@ def report(name: str, reason: Exception) -> None:
             name,
             reason,
             name,
+        )
+
+
+_slow: set[str] = set()
+
+
+def report_slow(key: str, name: str) -> None:
+    """Log, once for every key, that its value counts as changed because it would take too long to look at."""
+    if key not in _slow and len(_slow) < MOST_REPORTED:
+        _slow.add(key)
+        _LOGGER.warning(
+            "The value of server_state[%r], of type %s, takes more than 20 ms to look through, so every assignment "
+            'counts as a change. configure(%r, compare="identity") tells it by which object it is, at once.',
+            key,
+            name,
+            key,
         )
 
 
@@ -181,4 +206,4 @@ def reduced(value: object) -> Parts:
         yield list(part) if number in {1, 2} and part is not None else part
 
 
-_core.plan_types(plan_for, report)
+_core.plan_types(plan_for, report, report_slow)

@@ -1,10 +1,12 @@
-"""`configure`: the options of the process."""
+"""`configure`: the options of the process and of keys."""
 
 from __future__ import annotations
 
-import logging
+import fnmatch
+import re
+import threading
 from collections.abc import Callable
-from datetime import timedelta
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from fastserverstate._core import (
@@ -16,8 +18,10 @@ from fastserverstate._core import (
     RERUN_WRITER_NEVER,
     RERUN_WRITER_STALE,
     Store,
+    same_value,
 )
 from fastserverstate.change import HashFuncs, named
+from fastserverstate.durations import Duration, seconds_of
 from fastserverstate.rerun.collector import Paced, SettingAside
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.settings import Settings
@@ -30,8 +34,79 @@ _COMPARE = {
     "identity": COMPARE_IDENTITY,
     "always": COMPARE_ALWAYS,
 }
+_WILDCARD = re.compile(r"\*|\?|\[.+?\]")
 
-logger = logging.getLogger("fastserverstate")
+
+Resolved = tuple[int, dict[str, Callable[[Any], object]] | None, float]
+
+
+@dataclass(frozen=True)
+class KeyOptionsGiven:
+    """What one call of `configure`, or several, have said of a key or a pattern; None for nothing."""
+
+    compare: str | None = None
+    hash_funcs: dict[str, Callable[[Any], object]] | None = None
+    min_rerun_interval: float | None = None
+
+
+class KeyOptions:
+    """What is configured for keys.
+
+    The core asks for a key's options when it is first assigned, and keeps them. So a look-up may take its time.
+
+    Thread-safety
+        Safe from any thread.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.RLock()
+        self._given: dict[str, KeyOptionsGiven] = {}
+        self._patterns: dict[str, re.Pattern[str]] = {}  # the most specific one last
+        self._resolve = self.of  # one object, which the core keeps for ever
+
+    def reset_after_fork(self) -> None:
+        self._lock = threading.RLock()
+
+    def set(self, key: str, **options: Any) -> None:
+        """Set options of a key, or of all keys that match a pattern. Those that are None stay as they are."""
+        options = {name: value for name, value in options.items() if value is not None}
+        is_pattern = _WILDCARD.search(key) is not None
+        while True:
+            before = self._given.get(key)
+            given = replace(before or KeyOptionsGiven(), **options)
+            is_news = not same_value(before, given)
+            with self._lock:
+                if self._given.get(key) is before:
+                    self._given[key] = given
+                    if is_pattern and before is None:
+                        patterns = {**self._patterns, key: re.compile(fnmatch.translate(key))}
+                        self._patterns = dict(sorted(patterns.items(), key=_specificity))
+                    break
+        if is_news:
+            self._store.set_options(self._resolve)
+        if not is_pattern:
+            self._store.resolve(key)  # also with functions that are the same, but newer
+        elif is_news:
+            for other in filter(self._patterns[key].match, self._store.keys()):
+                self._store.resolve(other)
+
+    def of(self, key: str) -> Resolved:
+        """What holds for a key: what is given for it by name, else by the most specific pattern."""
+        names = [pattern for pattern, compiled in self._patterns.items() if pattern != key and compiled.match(key)]
+        found: dict[str, Any] = {}
+        for name in (*names, key):
+            given = vars(self._given[name]) if name in self._given else {}
+            found.update({option: value for option, value in given.items() if value is not None})
+        return (
+            _COMPARE[found.get("compare", "content")],
+            found.get("hash_funcs") or None,
+            found.get("min_rerun_interval", 0.0),
+        )
+
+
+def _specificity(pattern: tuple[str, object]) -> int:
+    return len(_WILDCARD.sub("", pattern[0]))
 
 
 class Configure(Protocol):
@@ -46,7 +121,7 @@ class Configure(Protocol):
         hash_funcs: HashFuncs | None = None,
         detect_inplace: bool | None = None,
         rerun_writer: Literal["stale", "never", "always"] | None = None,
-        min_rerun_interval: float | timedelta | None = None,
+        min_rerun_interval: Duration | None = None,
         max_parallel_reruns: int | None = None,
         gc: Literal["streamlit", "paced"] | None = None,
     ) -> None: ...
@@ -62,7 +137,9 @@ class PostScriptGC(Protocol):
     def restore(self) -> None: ...
 
 
-def configure_with(store: Store, settings: Settings, scheduler: Scheduler, post_script_gc: PostScriptGC) -> Configure:
+def configure_with(
+    key_options: KeyOptions, store: Store, settings: Settings, scheduler: Scheduler, post_script_gc: PostScriptGC
+) -> Configure:
     """Make `configure` for a store and its scheduler."""
 
     def configure(
@@ -73,30 +150,40 @@ def configure_with(store: Store, settings: Settings, scheduler: Scheduler, post_
         hash_funcs: HashFuncs | None = None,
         detect_inplace: bool | None = None,
         rerun_writer: Literal["stale", "never", "always"] | None = None,
-        min_rerun_interval: float | timedelta | None = None,
+        min_rerun_interval: Duration | None = None,
         max_parallel_reruns: int | None = None,
         gc: Literal["streamlit", "paced"] | None = None,
     ) -> None:
-        """Set options: of one key with ``configure("key", ...)``, else of the whole process.
+        """Set options: of a key with ``configure("key", ...)``, else of the whole process. What is left out stays.
 
-        Parameters of a key, which are set together
+        A key may be a pattern, such as ``"room/*"``: ``*`` stands for any text, ``?`` for one character, ``[abc]`` for
+        one of these; a key that has such characters itself is given as ``glob.escape(key)``. A pattern holds for keys
+        that exist and for those that are set later. What is configured for a key by its name wins over patterns; of
+        several patterns the one with more characters that are no wildcards wins, else the one that came later.
+
+        Parameters of a key
             ``compare``: when an assigned value counts as changed. ``"content"`` (default): when it holds something
             else than what was assigned last, which tells a change in place too. ``"equality"``: unless it equals the
             old value by ``==``. ``"identity"``: when it is another object. ``"always"``.
 
             ``hash_funcs``: functions by type (or its full name), as in ``st.cache_data``: what they return stands for
-            the value when content is compared.
+            the value when content is compared. ``{}`` for none.
 
-        Parameters of the process; what is left out stays as it is
-            ``detect_inplace``: for development. Log a warning, once for every key, with the line that has read it, when
-            a value was changed in place and not assigned again. Every read then takes as long as an assignment.
+        Parameter of a key or of the process
+            ``min_rerun_interval``: least time between two reruns of one session that others have caused, or, of a key,
+            that changes of this key have caused: seconds, a ``timedelta``, or text such as ``"500ms"``, ``"1s"`` or
+            ``"2m"``. 0 by default. The last value is always shown. A user's own interactions and, of a key, changes of
+            other keys are not held back.
+
+        Parameters of the process
+            ``detect_inplace``: whether to log a warning, once for every key, with the line that has read it, when a run
+            ends that has changed a value in place and not assigned it again. By default runs are sampled for that: it
+            takes up to 0.5% of the time that they take, and nothing while sessions wait for a rerun or more than 50
+            parts of pages are open. True looks at the end of every run, False never.
 
             ``rerun_writer``: whether a session is rerun, after its run, for what it has itself written:
             ``"stale"`` (default) if the run had shown an older value, ``"never"``, or ``"always"`` if it has read the
             key. A chain of such reruns ends after two turns.
-
-            ``min_rerun_interval``: least seconds (or ``timedelta``) between two reruns of one session that others have
-            caused; 0 by default. The last value is always shown. A user's own interactions are not held back.
 
             ``max_parallel_reruns``: how many reruns that others have caused run at a time. By default as many as can
             make progress in parallel: 1 with the GIL, else the number of processors. More are admitted while those
@@ -112,31 +199,41 @@ def configure_with(store: Store, settings: Settings, scheduler: Scheduler, post_
             Safe from any thread. Call it once, where the app starts; calling it in every run does no harm.
 
         Raises
-            ``ValueError`` for a value that an option does not have; nothing is set then.
+            ``ValueError`` for a value that an option does not have, for an option of keys without a key, and for one of
+            the process with a key; ``TypeError`` for a value or key of a wrong type. Nothing is set then.
 
         >>> from fastserverstate import configure
-        >>> configure(rerun_writer="stale", min_rerun_interval=0)
+        >>> configure(rerun_writer="stale")
         >>> configure("model", compare="identity")
+        >>> configure("room/*", min_rerun_interval="500ms")
         """
-        policy = _policy(compare, hash_funcs)
-        if key is None and (compare is not None or hash_funcs is not None):
-            raise ValueError("compare and hash_funcs are options of a key: configure('key', ...).")
-        seconds = (
-            min_rerun_interval.total_seconds() if isinstance(min_rerun_interval, timedelta) else min_rerun_interval
-        )
+        of_keys: dict[str, object] = {"compare": compare, "hash_funcs": hash_funcs}
+        of_process: dict[str, object] = {
+            "detect_inplace": detect_inplace,
+            "rerun_writer": rerun_writer,
+            "max_parallel_reruns": max_parallel_reruns,
+            "gc": gc,
+        }
+        if key is not None:
+            store.version(key)  # refuses what is no key
+        _refuse_options(key, of_keys, of_process)
+        _check_comparison(compare, hash_funcs)
+        seconds = seconds_of(min_rerun_interval, "min_rerun_interval")
         if rerun_writer is not None and rerun_writer not in _RERUN_WRITER:
             raise ValueError(f"rerun_writer is one of {', '.join(map(repr, _RERUN_WRITER))}, not {rerun_writer!r}.")
-        if seconds is not None and not 0 <= seconds < float("inf"):
-            raise ValueError(f"min_rerun_interval is a number of seconds from 0 up, not {min_rerun_interval!r}.")
+        if seconds == float("inf"):
+            raise ValueError("min_rerun_interval is finite: no rerun would ever show the last value.")
         if max_parallel_reruns is not None and max_parallel_reruns < 1:
             raise ValueError(f"max_parallel_reruns is 1 or more, not {max_parallel_reruns!r}.")
         if gc is not None and gc not in _GC:
             raise ValueError(f"gc is one of {', '.join(map(repr, _GC))}, not {gc!r}.")
 
         if key is not None:
-            store.compare_by(key, *policy)
+            functions = None if hash_funcs is None else named(hash_funcs)
+            key_options.set(key, compare=compare, hash_funcs=functions, min_rerun_interval=seconds)
+            return
         if detect_inplace is not None:
-            store.report_in_place(_warn_of_change_in_place if detect_inplace else None)
+            scheduler.in_place.set(detect_inplace)
         if rerun_writer is not None:
             store.set_rerun_writer(_RERUN_WRITER[rerun_writer])
         if seconds is not None:
@@ -155,20 +252,17 @@ def configure_with(store: Store, settings: Settings, scheduler: Scheduler, post_
     return configure
 
 
-def _policy(compare: str | None, hash_funcs: HashFuncs | None) -> tuple[int, dict[str, Callable[[Any], object]] | None]:
-    compare = compare or "content"
-    if compare not in _COMPARE:
+def _refuse_options(key: object, of_keys: dict[str, object], of_process: dict[str, object]) -> None:
+    """Tell the options of a key and those of the process apart."""
+    wrong = [name for name, value in (of_keys if key is None else of_process).items() if value is not None]
+    if wrong and key is None:
+        raise ValueError(f"{wrong[0]} is an option of a key: configure('key', {wrong[0]}=...).")
+    if wrong:
+        raise ValueError(f"{wrong[0]} is an option of the process, not of {key!r}: configure({wrong[0]}=...).")
+
+
+def _check_comparison(compare: str | None, hash_funcs: HashFuncs | None) -> None:
+    if compare is not None and compare not in _COMPARE:
         raise ValueError(f"compare is one of {', '.join(map(repr, _COMPARE))}, not {compare!r}.")
-    if hash_funcs is not None and compare != "content":
+    if hash_funcs and compare not in {None, "content"}:
         raise ValueError(f"hash_funcs say what values hold, and compare={compare!r} does not ask for that.")
-    return _COMPARE[compare], named(hash_funcs) if hash_funcs else None
-
-
-def _warn_of_change_in_place(key: str, place: str) -> None:
-    logger.warning(
-        "The value of server_state[%r] was changed in place, so nobody was rerun for it. It was read at %s. Assign it "
-        "after changing it: server_state[%r] = value.",
-        key,
-        place,
-        key,
-    )

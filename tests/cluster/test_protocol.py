@@ -13,6 +13,7 @@ from fastserverstate._core import holder_serial
 from fastserverstate.cluster import locks
 from fastserverstate.cluster.codec import Codec, encode_key
 from fastserverstate.cluster.errors import LockLostError, NotWrittenError, UnsharableValueError
+from fastserverstate.cluster.node import Write
 from fastserverstate.cluster.replica import GONE, NEVER
 from fastserverstate.errors import DeadlockError
 
@@ -80,7 +81,7 @@ def test_changed_in_place_and_assigned_again_is_a_change(pair):
     other.node.sync()
     assert other.values["k"] == [1, 2]
     value.append(3)
-    assert one.node.touch("k")
+    one.node.touch("k")
     other.node.sync()
     assert other.values["k"] == [1, 2, 3]
     assert one.values["k"] is value
@@ -96,7 +97,28 @@ def test_touch_does_not_overwrite_what_is_newer(pair):
             threads.add(lambda peer=peer: [peer.node.touch("k") for _ in range(50)])
     one.node.sync()
     assert one.values["k"] == 201
-    assert not one.node.touch("missing")
+
+
+def test_touch_of_a_key_that_is_not_set_is_told_to_all(pair):
+    one, other = pair
+    one.node.touch("missing")
+    one.node.sync()
+    other.node.sync()
+    assert [sum("missing" in keys for keys in each.table.told) for each in pair] == [1, 1], one.table.told
+    one.node.commit({"missing": GONE, "k": 1}, touched={"missing"})
+    other.node.sync()
+    assert sorted(other.table.told[-1]) == ["k", "missing"]
+    assert "missing" not in one.values
+    assert "missing" not in other.values
+
+
+def test_touch_of_a_key_that_is_set_elsewhere_keeps_its_value(pair):
+    """The value is not here yet when the touch is sent."""
+    one, other = pair
+    one.node.set("k", 1)
+    other.node._send([Write(b"A", "k", GONE)])
+    one.node.sync()
+    assert one.values["k"] == other.values["k"] == 1
 
 
 def test_set_if_absent_and_delete_say_what_there_was(pair):

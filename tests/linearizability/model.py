@@ -86,7 +86,7 @@ class StoreModel:
         return values.pop(key)
 
     def _touch(self, values: dict[str, Any], key: str) -> None:
-        values[key]
+        """Changes no value."""
 
     def _compare_and_set(self, values: dict[str, Any], key: str, expected: Any, value: Any) -> bool:
         if key not in values or values[key] != expected:

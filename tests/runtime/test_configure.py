@@ -22,8 +22,8 @@ from fastserverstate._shared import settings
     ("options", "says"),
     [
         ({"rerun_writer": "sometimes"}, "rerun_writer is one of 'stale', 'never', 'always', not 'sometimes'"),
-        ({"min_rerun_interval": -1}, "min_rerun_interval is a number of seconds from 0 up, not -1"),
-        ({"min_rerun_interval": float("nan")}, "min_rerun_interval is a number of seconds"),
+        ({"min_rerun_interval": -1}, "min_rerun_interval is a duration from 0 up, not -1"),
+        ({"min_rerun_interval": float("nan")}, "min_rerun_interval is a duration from 0 up"),
         ({"max_parallel_reruns": 0}, "max_parallel_reruns is 1 or more, not 0"),
         ({"gc": "never"}, "gc is one of 'streamlit', 'paced', not 'never'"),
     ],
@@ -204,32 +204,156 @@ def test_a_run_that_never_ends_takes_nobody_s_place(serve: Serve) -> None:
     with_tabs(server, 2, steps)
 
 
-def test_detect_inplace(serve: Serve, tmp_path: Path) -> None:
-    """One warning for each key, with the line of the app that reads it, whoever reads it how often."""
-    server = serve("""
-        configure(detect_inplace=True)
-        rows = server_state.setdefault("rows", [])
-        server_state.setdefault("other", rows)
-        if st.button("add"):
-            rows.append(1)
-        st.text(f"rows {len(server_state.rows)}")  # here
-        st.text(f"values {[len(value) for value in server_state.values()]}")  # and here
-    """)
+VOTES = """
+    {configured}
+    votes = server_state.setdefault("votes", {{"Tea": 0}})
+    server_state.setdefault("rows", [])
 
-    async def steps(*tabs: Tab) -> None:
-        for n, tab in enumerate(tabs * 2, 1):
-            await tab.click("add")
-            await tab.shows(f"values [{n}, {n}]")
+    def vote():
+        server_state["votes"]["Tea"] += 1  # in a callback
+
+    @st.fragment
+    def part():
+        if st.button("add"):
+            server_state["rows"].append(1)  # in a fragment
+
+    def assign():
+        server_state["votes"]["Tea"] += 1
+        server_state["votes"] = server_state["votes"]
+
+    st.button("vote", on_click=vote)
+    st.button("assign", on_click=assign)
+    part()
+    st.text(f"votes {{votes['Tea']}}")
+"""
+
+
+@pytest.mark.parametrize("configured", ["", "configure(detect_inplace=True)"])
+def test_detect_inplace(serve: Serve, tmp_path: Path, configured: str) -> None:
+    """One warning for each key, with the line of the app that reads it, whoever reads it how often."""
+    server = serve(VOTES.format(configured=configured))
+
+    async def steps(tab: Tab, _other: Tab) -> None:
+        for n in (1, 2):
+            await tab.click("assign")
+            await tab.shows(f"votes {n}")
+        assert "in place" not in server.output
+        for n in (3, 4):
+            await tab.click("vote")
+            await tab.shows(f"votes {n}")
+        await tab.click("add")
+        await tab.until(lambda tab: tab.settled)
 
     with_tabs(server, 2, steps)
     warnings = [line for line in server.output.splitlines() if "was changed in place" in line]
     assert len(warnings) == 2
     script = tmp_path / "app" / "main.py"
-    for key, comment, warning in zip(("rows", "other"), ("# here", "# and here"), warnings, strict=True):
-        lines = enumerate(script.read_text().splitlines(), 1)
-        at = next(number for number, line in lines if line.endswith(comment))
+    lines = script.read_text().splitlines()
+    for key, comment, warning in zip(("votes", "rows"), ("# in a callback", "# in a fragment"), warnings, strict=True):
+        at = next(number for number, line in enumerate(lines, 1) if line.endswith(comment))
         assert f"server_state['{key}'] was changed in place" in warning
-        assert f"It was read at {script}:{at} in <" in warning
+        assert f"It was read at {script}:{at} in " in warning
+
+
+def test_detect_inplace_can_be_switched_off(serve: Serve) -> None:
+    server = serve(VOTES.format(configured="configure(detect_inplace=False)"))
+
+    async def steps(tab: Tab) -> None:
+        await tab.click("vote")
+        await tab.shows("votes 1")
+
+    with_tabs(server, 1, steps)
+    assert "in place" not in server.output
+
+
+def test_min_rerun_interval_of_a_key(serve: Serve) -> None:
+    """Changes of other keys are not held back by it, and the last value is shown when the interval is over."""
+    server = serve("""
+        configure("slow/*", min_rerun_interval="1h")
+        if st.button("slow"):
+            atomic.increment("slow/n")
+        if st.button("quick"):
+            atomic.increment("quick")
+        if st.button("release"):
+            configure("slow/n", min_rerun_interval=0)
+        st.text(f"slow {server_state.get('slow/n')} quick {server_state.get('quick')}")
+    """)
+
+    async def steps(writer: Tab, tab: Tab) -> None:
+        await writer.click("slow")
+        await tab.shows("slow 1 quick None")
+        for n in (2, 3):
+            await writer.click("slow")
+            await writer.shows(f"slow {n} quick None")
+        await tab.until(lambda tab: tab.settled)
+        assert "slow 1 quick None" in tab.texts
+        await writer.click("quick")
+        await tab.shows("slow 3 quick 1")
+        await writer.click("slow")
+        await writer.shows("slow 4 quick 1")
+        await writer.click("release")
+        await tab.shows("slow 4 quick 1")
+
+    with_tabs(server, 2, steps)
+
+
+def test_interval_of_a_key_ends_by_itself(serve: Serve) -> None:
+    server = serve("""
+        configure("n", min_rerun_interval="300ms")
+        if st.button("plus"):
+            for _ in range(5):
+                atomic.increment("n")
+        st.text(f"n {server_state.get('n')}")
+    """)
+
+    async def steps(writer: Tab, tab: Tab) -> None:
+        for n in (5, 10, 15):
+            await writer.click("plus")
+            await writer.shows(f"n {n}")
+        await tab.shows("n 15")
+
+    with_tabs(server, 2, steps)
+
+
+def test_on_change_in_a_script_calls_once(serve: Serve) -> None:
+    server = serve("""
+        from fastserverstate import on_change
+
+        def report(key, value):
+            atomic.increment("calls")
+
+        on_change("n", report)
+        if st.button("plus"):
+            atomic.increment("n")
+        st.text(f"n {server_state.get('n')}, calls {server_state.get('calls')}")
+    """)
+
+    async def steps(writer: Tab, tab: Tab) -> None:
+        for n in (1, 2, 3, 4):
+            await writer.click("plus")
+            await tab.shows(f"n {n}, calls {n}")
+
+    with_tabs(server, 2, steps)
+
+
+def test_force_rerun_of_a_key_that_is_watched_and_not_set(serve: Serve) -> None:
+    server = serve("""
+        from fastserverstate import force_rerun_bound_sessions
+
+        if st.button("force"):
+            force_rerun_bound_sessions("absent")
+        st.session_state.runs = st.session_state.get("runs", 0) + 1
+        with server_state_lock["absent"]:
+            st.text(f"run {st.session_state.runs}, {'absent' in server_state}")
+    """)
+
+    async def steps(writer: Tab, tab: Tab) -> None:
+        for run in (2, 3):
+            await writer.click("force")
+            await writer.shows(f"run {run}, False")
+            await tab.shows(f"run {run}, False")
+
+    with_tabs(server, 2, steps)
 
 
 GARBAGE = """

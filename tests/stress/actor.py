@@ -51,11 +51,6 @@ def refused(end: Callable[..., object]) -> None:
     raise AssertionError("The end was not refused.")
 
 
-def refuse_report(key: str, place: str) -> None:
-    """No actor changes a value in place."""
-    raise AssertionError(f"server_state[{key!r}] was changed in place, says {place}")
-
-
 class Cast(World):
     """A store with the keys and sessions that several actors share."""
 
@@ -415,12 +410,23 @@ class Actor:
 
     def configure(self, _key: str) -> None:
         self.store.set_rerun_writer(self.random.choice([0, 0, 1, 2]))
-        self.store.report_in_place(self.random.choice([None, None, None, refuse_report]))
+        self.store.note_reads(self.random.choice([True, False]))
 
-    def compare_by(self, key: str) -> None:
+    def look(self, key: str) -> None:
+        reads, _ = self.store.take_reads()
+        for read, _ in [*reads, (key, "")]:
+            self.store.changed_in_place(read, 0.001)
+
+    def set_options(self, key: str) -> None:
         policies = [_core.COMPARE_CONTENT, _core.COMPARE_EQUALITY, _core.COMPARE_IDENTITY, _core.COMPARE_ALWAYS]
         policy = self.random.choice(policies)
-        self.store.compare_by(key, policy, HASH_FUNCS if policy == _core.COMPARE_CONTENT else None)
+        functions = HASH_FUNCS if policy == _core.COMPARE_CONTENT else None
+        interval = self.random.choice([0.0, 0.0, 0.001])
+        self.store.set_options(lambda _: (policy, functions, interval))
+        self.store.resolve(key)
+
+    def release_outdated(self, _key: str) -> None:
+        self.store.release_outdated()
 
     def fingerprint(self, key: str) -> None:
         value = self.value(key)
@@ -459,6 +465,6 @@ OTHERS: list[Callable[[Actor, str], None]] = [
     *[Actor.start_run, Actor.message_sent, Actor.finish_run, Actor.run, Actor.ask],
     *[Actor.mark_stale, Actor.drop_scope, Actor.close],
     *[Actor.collect, Actor.listen, Actor.configure, Actor.watch, Actor.count, Actor.locate],
-    *[Actor.compare_by, Actor.fingerprint, Actor.apply],
+    *[Actor.set_options, Actor.look, Actor.release_outdated, Actor.fingerprint, Actor.apply],
 ]
 OPERATIONS = [*READS * 4, *WRITES * 2, *[Actor.enter, Actor.leave] * 2, *OTHERS]

@@ -69,6 +69,8 @@ decorate: Callable[[type[int]], type[int]] = on_change("a")
 
 configure(rerun_writer="stale", detect_inplace=True)
 configure("a", compare="content", hash_funcs={int: str, "decimal.Decimal": str})
+configure("room/*", min_rerun_interval="500ms")
+configure(min_rerun_interval=timedelta(seconds=1))
 
 with no_rerun:
     server_state["a"] = 2
@@ -95,6 +97,8 @@ server_state_lock[1]  # type: ignore[call-overload]
 force_rerun_bound_sessions(1)  # type: ignore[arg-type]
 configure("a", compare="repr")  # type: ignore[arg-type]
 transaction(1)  # type: ignore[arg-type]
-wait_for("a", timeout="1")  # type: ignore[arg-type]
+wait_for("a", timeout=[1])  # type: ignore[arg-type]
+on_change("a", None)  # type: ignore[call-overload]
+configure("a", min_rerun_interval=[1])  # type: ignore[arg-type]
 peek(1)  # type: ignore[arg-type]
 shared(1)  # type: ignore[arg-type]

@@ -36,6 +36,10 @@ class ModelExecution:
     subscribed: bool = False
 
 
+# A scope, one of its executions, whether that has asked for the presence only, and the key.
+Dependency = tuple["ModelScope", ModelExecution, bool, "str | None"]
+
+
 @dataclass(eq=False)
 class ModelScope:
     session: ModelSession
@@ -193,8 +197,11 @@ class ModelStore:
         return self.remove(scope, key, muted)
 
     def touch(self, scope: ModelScope | None, key: str, muted: bool) -> None:
-        self.commit(scope, key, self.values[key], muted)
-        self.touched.add(key)
+        if key in self.values:
+            self.commit(scope, key, self.values[key], muted)
+            self.touched.add(key)
+        elif not muted:
+            self.notify(scope, self.dependent((False, key), (True, key)))
 
     def commit(self, scope: ModelScope | None, key: str, value: Any, muted: bool) -> None:
         self.clock += 1
@@ -208,21 +215,27 @@ class ModelStore:
             self.values[key] = value
             self.versions[key] = self.clock
         watched = key in self.owed
-        depends = [
-            (scope, execution, presence, name)
-            for presence, name in ((False, key), *([(True, key), (False, MEMBERS)] if watched else []))
-            for scope in self.scopes
-            for execution in (scope.last, *scope.earlier)
-            if name in (execution.presence if presence else execution.values)
-        ]
+        depends = self.dependent((False, key), *([(True, key), (False, MEMBERS)] if watched else []))
         if muted:
             if not any(presence or name is MEMBERS for _, _, presence, name in depends):
                 self.owed.discard(key)
             return
+        self.notify(scope, depends)
+        self.owed.discard(key)
+
+    def dependent(self, *reads: tuple[bool, str | None]) -> list[Dependency]:
+        return [
+            (scope, execution, presence, name)
+            for presence, name in reads
+            for scope in self.scopes
+            for execution in (scope.last, *scope.earlier)
+            if name in (execution.presence if presence else execution.values)
+        ]
+
+    def notify(self, scope: ModelScope | None, depends: list[Dependency]) -> None:
         writer = None if scope is None or not scope.session.running else scope.session
         for dependency in depends:
             self.tell(*dependency, writer)
-        self.owed.discard(key)
         if not self.told and any(execution.pending or execution.echoed for execution in self.executions()):
             self.told = True
             self.wakes += 1

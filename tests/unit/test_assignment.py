@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -10,17 +11,24 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from unit.helpers import DEADLINE, ThreadSet, enter, leave
+from unit.helpers import ATTRIBUTE, DEADLINE, ThreadSet, enter, leave, locate_in_tests
 
 from fastserverstate import _core
-from fastserverstate.atomic import Atomic, compare_and_set_with, wait_for_with
-from fastserverstate.configuration import configure_with
+from fastserverstate.atomic import Atomic
+from fastserverstate.configuration import KeyOptions, configure_with
 from fastserverstate.rerun.control import force_rerun_with
+from fastserverstate.rerun.inplace import MANY_SCOPES, MOST_SAVED, SHARE, InPlaceWatch
 
 
 @pytest.fixture
-def configure(store):
-    return configure_with(store, SimpleNamespace(), SimpleNamespace(collector=None), None)
+def in_place(store):
+    return InPlaceWatch(store, is_busy=lambda: False)
+
+
+@pytest.fixture
+def configure(store, in_place):
+    scheduler = SimpleNamespace(collector=None, in_place=in_place)
+    return configure_with(KeyOptions(store), store, SimpleNamespace(), scheduler, None)
 
 
 @pytest.fixture
@@ -377,7 +385,7 @@ def test_hash_funcs(state, configure, changed):
     assert not changed(assign(state, Connection("a")))
     assert not changed(assign(state, Connection("a")))
     assert changed(assign(state, Connection("b")))
-    configure("k", compare="content")
+    configure("k", hash_funcs={})
     assert changed(assign(state, Connection("b")))
     assert changed(assign(state, Connection("b")))
 
@@ -414,14 +422,92 @@ def test_policy_outlives_a_fork(store, state, configure, changed):
     assert changed(assign(state, 1))
 
 
+def test_option_that_is_left_out_stays(state, configure, changed):
+    configure("k", compare="always")
+    configure("k", min_rerun_interval=0)
+    configure("k", hash_funcs={})
+    assert changed(assign(state, 1))
+    assert changed(assign(state, 1))
+
+
+def test_pattern_holds_for_keys_that_exist_and_for_later_ones(state, configure, changed):
+    state["k"] = state["other"] = 1
+    configure("[jk]", compare="always")
+    assert changed(assign(state, 1))
+    del state["k"]
+    assert changed(assign(state, 1))
+    assert changed(assign(state, 1))
+    configure("[jk]", compare="content")
+    assert not changed(assign(state, 1))
+
+
+def test_name_wins_over_patterns_and_the_more_specific_of_these(store, configure):
+    for pattern, compare in (("room/*", "always"), ("*", "identity"), ("room/1*", "equality"), ("room/1?", "content")):
+        configure(pattern, compare=compare)
+        configure("*", min_rerun_interval=0)
+    configure("room/1", compare="identity")
+    found = [store.policy(key) for key in ("lobby", "room/2", "room/123", "room/12", "room/1")]
+    names = [getattr(_core, f"COMPARE_{name}") for name in ("IDENTITY", "ALWAYS", "EQUALITY", "CONTENT", "IDENTITY")]
+    assert found == names
+
+
+def test_options_are_resolved_once_for_a_key(store, state, changed):
+    asked = []
+    store.set_options(lambda key: asked.append(key) or (_core.COMPARE_ALWAYS, None, 0.0))
+    for _ in range(3):
+        assert changed(assign(state, 1))
+    with store.transaction((), None):
+        state["j"] = 1
+    Atomic(store).increment("i")
+    assert asked == ["k", "j", "i"]
+
+
+def test_keys_that_match_a_pattern_leave_nothing_behind(store, state, configure):
+    before = store.statistics()["cells"]
+    configure("room/*", compare="always", min_rerun_interval=1)
+    for number in range(100):
+        state[f"room/{number}"] = number
+        del state[f"room/{number}"]
+    assert store.statistics()["cells"] == before
+
+
+def test_key_is_configured_while_others_are_first_assigned(store, state, configure):
+    """Whichever comes first, what is configured holds afterwards."""
+    for _ in range(30):
+        with ThreadSet() as threads:
+            threads.add(configure, "r/*")
+            for number in range(4):
+                threads.add(state.__setitem__, f"r/{number}", 1)
+            threads.add(lambda: configure("r/*", compare="always"))
+        for number in range(4):
+            before = store.version(f"r/{number}")
+            state[f"r/{number}"] = 1
+            assert store.version(f"r/{number}") > before
+            del state[f"r/{number}"]
+        configure("r/*", compare="content")
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
         (["k"], {"compare": "repr"}, ValueError, "compare is one of 'content', 'equality', 'identity', 'always'"),
-        ([], {"compare": "always"}, ValueError, r"options of a key: configure\('key', ...\)"),
-        ([], {"hash_funcs": {}}, ValueError, r"options of a key: configure\('key', ...\)"),
+        ([], {"compare": "always"}, ValueError, r"compare is an option of a key: configure\('key', compare="),
+        ([], {"hash_funcs": {}}, ValueError, r"hash_funcs is an option of a key"),
         (["k"], {"hash_funcs": {int: str}, "compare": "identity"}, ValueError, "hash_funcs say what values hold"),
         ([1], {"compare": "always"}, TypeError, "server_state keys are of type str"),
+        (["k"], {"gc": "paced"}, ValueError, r"gc is an option of the process, not of 'k': configure\(gc=...\)"),
+        (["k"], {"detect_inplace": False}, ValueError, "detect_inplace is an option of the process"),
+        (["k"], {"rerun_writer": "never"}, ValueError, "rerun_writer is an option of the process"),
+        (["k"], {"max_parallel_reruns": 2}, ValueError, "max_parallel_reruns is an option of the process"),
+        (["k"], {"min_rerun_interval": -1}, ValueError, "min_rerun_interval is a duration from 0 up"),
+        (["k"], {"min_rerun_interval": "soon"}, ValueError, "min_rerun_interval cannot be 'soon'. Write a number and"),
+        (["k"], {"min_rerun_interval": "5"}, ValueError, "min_rerun_interval cannot be '5', which has no unit"),
+        (["k"], {"min_rerun_interval": "nat"}, ValueError, "min_rerun_interval cannot be 'nat'"),
+        (["k"], {"min_rerun_interval": [1]}, TypeError, "min_rerun_interval is a number of seconds, a timedelta, or"),
+        (["k"], {"hash_funcs": {int: None}}, TypeError, "The function for 'builtins.int' in hash_funcs has to"),
+        (["k"], {"hash_funcs": {int: asyncio.sleep}}, TypeError, "'builtins.int' in hash_funcs cannot be async"),
+        (["k"], {"hash_funcs": {1: str}}, TypeError, "hash_funcs has types or their full names as keys, not 1"),
+        (["k"], {"hash_funcs": str}, TypeError, "hash_funcs is a dict of functions by type"),
     ],
 )
 def test_wrong_options(configure, arguments, options, error, message):
@@ -429,66 +515,238 @@ def test_wrong_options(configure, arguments, options, error, message):
         configure(*arguments, **options)
 
 
+# ------------------------------------------------------------------------------------------- values that take long
+
+
+class PutsTheClockOn:
+    """Takes a second to look at."""
+
+    def __reduce__(self):
+        _core.advance_clock(1)
+        return object, ()
+
+
+def slow(*more):
+    return [PutsTheClockOn(), *range(3000), *more]
+
+
+def test_value_that_takes_too_long_counts_as_changed(state, changed, caplog):
+    value = slow()
+    for _ in range(3):
+        assert changed(assign(state, value))
+    messages = [message for message in caplog.messages if "['k']" in message]
+    assert len(messages) == 1
+    assert "of type list, takes more than 20 ms" in messages[0]
+    assert "configure('k', compare=\"identity\")" in messages[0]
+
+
+def test_value_that_takes_too_long_in_a_transaction(store, state):
+    value = slow()
+    versions = []
+    for _ in range(3):
+        with store.transaction((), None):
+            state["k"] = value
+        versions.append(store.version("k"))
+    assert len(set(versions)) == 3
+
+
+def test_walk_that_was_given_up_leaves_no_fingerprint(state, changed):
+    """A value that is looked through in time afterwards differs from all that went before."""
+    assert changed(assign(state, slow()))
+    assert changed(assign(state, [*range(3000)]))
+    assert not changed(assign(state, [*range(3000)]))
+    assert changed(assign(state, slow()))
+    assert changed(assign(state, [*range(3000)]))
+
+
+def test_small_value_is_looked_through_whatever_it_takes(state, changed):
+    """The clock is looked at now and then only."""
+    assert changed(assign(state, [PutsTheClockOn()]))
+    assert not changed(assign(state, [PutsTheClockOn()]))
+
+
 # ------------------------------------------------------------------------------------------------- changes in place
 
 
 @pytest.fixture
-def detecting(configure, caplog):
-    configure(detect_inplace=True)
+def detecting(caplog):
     caplog.set_level(logging.WARNING, logger="fastserverstate")
-    yield caplog
-    configure(detect_inplace=False)
+    return caplog
 
 
 READS: dict[str, Callable[..., object]] = {
-    "item": lambda state, _: state["k"],
-    "attribute": lambda state, _: state.k,
-    "get": lambda state, _: state.get("k"),
-    "setdefault": lambda state, _: state.setdefault("k", 0),
-    "peek": lambda _, store: store.peek("k"),
-    "items": lambda state, _: dict(state.items()),
-    "values": lambda state, _: list(state.values()),
-    "unpacked": lambda state, _: {**state},
-    "compare_and_set": lambda _, store: compare_and_set_with(store)("k", "never", 1),
-    "wait_for": lambda _, store: wait_for_with(store)("k"),
-    "atomic": lambda _, store: Atomic(store)("k", lambda value: value),
+    "item": lambda state: state["k"],
+    "attribute": lambda state: state.k,
+    "get": lambda state: state.get("k"),
+    "setdefault": lambda state: state.setdefault("k", 0),
+    "items": lambda state: dict(state.items()),
+    "values": lambda state: list(state.values()),
+    "unpacked": lambda state: {**state},
 }
 
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
-def test_change_in_place_is_reported_once_with_the_line_that_reads_it(store, state, detecting, read):
+@pytest.mark.parametrize("wanted", [None, True])
+def test_change_in_place_is_reported_once_with_the_line_that_reads_it(
+    state, session, in_place, detecting, *, read, wanted
+):
+    in_place.set(wanted)
     state["k"] = state["other"] = rows = [1]
-    read(state, store)
-    assert detecting.messages == []
-    rows.append(2)
-    read(state, store)
-    read(state, store)
+    for number in range(4):
+        session.start_run()
+        read(state)
+        read(state)
+        if number == 1:
+            rows.append(2)
+        in_place.look()
+        session.finish_run()
     messages = [message for message in detecting.messages if "['k']" in message]
     assert len(messages) == 1
     assert "was changed in place" in messages[0]
     assert f"{__file__}:{read.__code__.co_firstlineno} in " in messages[0]
+    assert "force_rerun_bound_sessions('k')" in messages[0]
 
 
-def test_change_in_place_that_is_assigned_or_announced_is_none(store, state, detecting):
-    state["k"] = rows = [1]
-    rows.append(2)
-    state["k"] = rows
-    assert state["k"] == [1, 2]
-    rows.append(3)
-    store.touch("k")
-    assert state["k"] == [1, 2, 3]
-    with store.transaction((), None):
-        state["k"] = rows
-    assert state["k"] == [1, 2, 3]
+def test_change_in_place_in_a_callback_is_reported(state, store, session, in_place, detecting):
+    """Its reads subscribe nothing."""
+    state["k"] = {"Tea": 0}
+    leave()
+    context = SimpleNamespace(session=session, part=None)
+    _core.locate_scopes(ATTRIBUTE, None, "part", lambda *_: (session, session.bystander(), _core.RUN_STARTING))
+    try:
+        enter(session, context=context)
+        state["k"]["Tea"] += 1
+        in_place.look()
+        leave()
+    finally:
+        locate_in_tests()
+    assert len(detecting.messages) == 1
+    assert "in test_change_in_place_in_a_callback_is_reported" in detecting.messages[0]
+    session.finish_run()
+    state["k"] = 1
+    assert store.collect_stale() == []
+
+
+def test_change_in_place_that_is_assigned_or_announced_is_none(store, state, session, in_place, detecting):
+    def run(*actions):
+        session.start_run()
+        rows = state["k"]
+        rows.append(len(rows))
+        for action in actions:
+            action(rows)
+        in_place.look()
+        session.finish_run()
+
+    def commit(rows):
+        with store.transaction((), None):
+            state["k"] = rows
+
+    state["k"] = []
+    run(lambda rows: state.__setitem__("k", rows))
+    run(lambda _: store.touch("k"))
+    run(commit)
     assert detecting.messages == []
-    rows.append(4)
-    assert state["k"] == [1, 2, 3, 4]
+    run()
     assert len(detecting.messages) == 1
 
 
-def test_detection_ends(state, configure, detecting):
+@pytest.mark.parametrize(
+    "reason",
+    [
+        lambda configure, _session: configure(detect_inplace=False),
+        lambda _configure, session: [session.scope(str(n)) for n in range(MANY_SCOPES + 1)],
+    ],
+    ids=["switched off", "many scopes"],
+)
+def test_nothing_is_noted(store, state, session, in_place, *, configure, detecting, reason):
     state["k"] = rows = [1]
-    configure(detect_inplace=False)
+    reason(configure, session)
+    in_place.look()
+    session.start_run()
+    assert state["k"] is rows
     rows.append(2)
-    assert state["k"] == [1, 2]
+    assert store.take_reads()[0] == []
+    in_place.look()
     assert detecting.messages == []
+
+
+def test_nothing_is_looked_at_while_sessions_are_due(store, state, session, detecting):
+    due = [False]
+    watch = InPlaceWatch(store, is_busy=lambda: due[0])
+    state["k"] = rows = [1]
+    for due[0] in (True, False, False):
+        assert detecting.messages == []
+        session.start_run()
+        assert state["k"] is rows
+        rows.append(2)
+        watch.look()
+    assert len(detecting.messages) == 1
+
+
+def test_looks_take_no_more_than_their_share(store, state, session, detecting):
+    """A look that has used up what was saved is followed by none before runs have taken long enough."""
+    now = [0.0]
+
+    def clock():
+        now[0] += 2 * MOST_SAVED  # of each look
+        return now[0]
+
+    watch = InPlaceWatch(store, is_busy=lambda: False, clock=clock)
+    state["k"], state["j"] = [1], [1]
+
+    def run(seconds):
+        session.start_run()
+        looked = len(detecting.messages)
+        for key in ("k", "j"):
+            state[key].append(0)
+        _core.advance_clock(seconds)
+        watch.look()
+        session.finish_run()
+        return len(detecting.messages) - looked
+
+    assert run(0) == 1
+    assert run(0) == 0
+    assert run(3 * MOST_SAVED / SHARE) == 0  # nothing was noted, as nothing could be looked at
+    assert run(0) == 1
+
+
+def test_value_that_takes_too_long_to_look_at_is_left_alone(store, state, session, in_place, detecting):
+    state["k"] = rows = [*range(3000)]
+    session.start_run()
+    assert state["k"] is rows
+    rows.append(PutsTheClockOn())
+    rows.reverse()
+    in_place.look()
+    assert detecting.messages == []
+    assert store.changed_in_place("k", 0.01) is None
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_look_raises_nothing_into_the_run(state, session, in_place, detecting, error):
+    class Raises:
+        def __reduce__(self):
+            raise error
+
+    state["k"] = rows = [1]
+    session.start_run()
+    assert state["k"] is rows
+    rows.append(Raises())
+    in_place.look()
+    assert detecting.messages == []
+
+
+def test_look_at_a_value_that_reads_the_state_subscribes_nothing(store, state, session, in_place):
+    class Reads:
+        def __reduce__(self):
+            state.get("other")
+            return object, ()
+
+    state["k"] = rows = [1]
+    session.start_run()
+    assert state["k"] is rows
+    rows.append(Reads())
+    in_place.look()
+    session.finish_run()
+    leave()
+    state["other"] = 1
+    assert store.collect_stale() == []

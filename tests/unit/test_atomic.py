@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from contextlib import nullcontext
 
 import pytest
 from unit.helpers import DEADLINE, ThreadSet, enter, leave
@@ -52,6 +53,45 @@ def test_atomic_sets_and_returns_the_new_value(state, atomic):
     assert state["k"] == 21
     assert atomic("k", lambda _: new) is new
     assert state["k"] is new
+
+
+async def changed_async(value):
+    return value
+
+
+async def yielding_async(value):
+    yield value
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (5, "has to be a function, not 5 of type int"),
+        (None, "has to be a function, not None"),
+        (changed_async, "cannot be async, and changed_async is"),
+        (yielding_async, "cannot be async, and yielding_async is"),
+        (lambda value: changed_async([value]), "has returned a coroutine, which has to be awaited"),
+        (lambda value: value.update(a=1), r"has returned None for a dict. server_state\['\w+'\] was not assigned"),
+    ],
+)
+def test_functions_that_cannot_be_meant(store, state, atomic, function, message):
+    state["k"] = value = {}
+    version = store.version("k")
+    with pytest.raises(TypeError, match=message) as caught:
+        atomic("k", function)
+    assert "'k'" in str(caught.value)
+    assert state["k"] is value
+    assert store.version("k") == version
+    with pytest.raises(TypeError, match=message):
+        atomic("other", function, default={})
+    assert "other" not in state
+    assert not store.lock("k").locked()
+
+
+def test_none_is_kept_by_a_function_that_is_given_it(state, atomic):
+    assert atomic("k", lambda value: value, default=None) is None
+    assert state["k"] is None
+    assert atomic("k", lambda value: value) is None
 
 
 def test_atomic_passes_the_default_for_a_missing_key_only(state, atomic):
@@ -495,8 +535,48 @@ def test_touch_behaves_as_a_change(store, state, touch, stale_after):
     assert not stale_after(muted)
 
 
-def test_touch_of_a_missing_key(state, touch):
-    with pytest.raises(KeyError) as caught:
+LOOKS = {
+    "in": lambda state: "k" in state,
+    "get": lambda state: state.get("k"),
+    "attribute": lambda state: hasattr(state, "k"),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+@pytest.mark.parametrize("is_in_transaction", [False, True])
+def test_touch_of_a_missing_key_reruns_the_sessions_that_have_looked_for_it(
+    store, state, touch, transaction, session, *, look, is_in_transaction
+):
+    look(state)
+    leave()
+    session.finish_run()
+    with no_rerun:
         touch("k")
-    assert caught.value.args == ("k",)
+    assert store.collect_stale() == []
+    with transaction() if is_in_transaction else nullcontext():
+        touch("k")
+    assert [scope.owner for scope in store.collect_stale()] == [session]
     assert "k" not in state
+
+
+def test_touch_of_a_missing_key_calls_who_listens(state, touch, on_change):
+    calls = []
+    on_change("k", lambda: calls.append("k" in state))
+    touch("k")
+    assert calls == [False]
+
+
+def test_touch_of_a_key_that_is_only_locked(store, state, touch):
+    with store.lock("k"):
+        touch("k")
+    touch("never seen")
+    assert "k" not in state
+    assert len(state) == 0
+
+
+def test_touch_of_a_missing_key_is_no_change_of_the_set_of_keys(store, state, touch, session):
+    list(state)
+    leave()
+    session.finish_run()
+    touch("k")
+    assert store.collect_stale() == []

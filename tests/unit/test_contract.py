@@ -711,6 +711,19 @@ def test_force_rerun_is_refused_in_no_rerun(force_rerun, state):
     force_rerun("k")
 
 
-def test_force_rerun_of_a_missing_key(force_rerun):
-    with pytest.raises(KeyError, match="k"):
-        force_rerun("k")
+def test_no_rerun_encloses_no_async_function():
+    async def write():
+        raise AssertionError
+
+    with pytest.raises(TypeError, match=r"What no_rerun decorates cannot be async, and .*write is"):
+        no_rerun(write)
+
+
+def test_force_rerun_of_a_missing_key(store, state, session, force_rerun):
+    assert "missing" not in state
+    leave()
+    session.finish_run()
+    force_rerun("missing")
+    assert [scope.owner for scope in store.collect_stale()] == [session]
+    force_rerun("never asked for")
+    assert store.collect_stale() == []

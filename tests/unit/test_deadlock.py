@@ -259,7 +259,7 @@ def hold_several_by_acquire(world, key, then):
 
 def hold_by_atomic(world, key, then):
     line = line_after()
-    world.atomic(key, lambda _: then(line))
+    world.atomic(key, lambda value: [then(line), value][1])
 
 
 def hold_by_transaction(world, key, then):

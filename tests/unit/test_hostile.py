@@ -580,7 +580,7 @@ def test_compared_value_that_uses_the_store(store, state, session, policy, metho
     acting.__qualname__ = f"Value.{method}"  # as if it was defined in the class
     value = type("Value", (), {method: acting, "__hash__": None})
     told = {f"{value.__module__}.{value.__qualname__}": acting} if method == "told" else None
-    store.compare_by("k", policy, told)
+    store.set_options(lambda _: (policy, told, 0.0))
     state["k"], state["armed"] = value(), True
     state["k"]
     session.finish_run()
@@ -616,7 +616,7 @@ def test_compared_value_that_blocks_stops_nobody_else(store, state):
         assert state.pop("new") == 1
         used.set()
 
-    store.compare_by("k", _core.COMPARE_EQUALITY, None)
+    store.set_options(lambda _: (_core.COMPARE_EQUALITY, None, 0.0))
     state["k"] = Blocking()
     with ThreadSet() as threads:
         threads.add(use)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import queue
 import threading
 import time
 import weakref
@@ -14,7 +15,7 @@ import pytest
 from unit.helpers import DEADLINE, ThreadSet, enter, is_free, leave
 
 from fastserverstate import _core, no_rerun
-from fastserverstate.atomic import Atomic, BeginTransaction, on_change_with
+from fastserverstate.atomic import MANY_ALIKE, Atomic, BeginTransaction, on_change_with
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.state import ServerState
 
@@ -109,13 +110,165 @@ def test_remove(state, on_change):
     assert calls[3:] == ["third"]
 
 
-def test_same_callback_twice_is_two_subscriptions(state, on_change):
+SCRIPT = """
+import functools
+
+def report(): seen.append("function")
+def report_to(target): target.append("partial")
+def both(key, value): seen.append((key, value))
+
+def announcer(room):
+    def announce(): seen.append(room)
+    return announce
+
+on_change("k", report)
+on_change("k", lambda: seen.append("lambda 1")); on_change("k", lambda: seen.append("lambda 2"))
+on_change("k", functools.partial(report_to, seen))
+on_change("k", reporter.report)
+on_change("k", both)
+on_change("k", seen.append, args=("built-in",))
+for room in "ab":
+    on_change("k", announcer(room))
+    on_change("k", lambda room: seen.append(room), args=(room.upper(),))
+
+def stateful():
+    steps = []
+    def step():
+        steps.append(1)
+        seen.append("stateful")
+    return step
+
+on_change("k", stateful())
+"""
+
+
+def test_script_that_registers_in_every_run_is_called_once(state, on_change):
+    class Reporter:
+        def report(self):
+            seen.append("method")
+
+    seen, reporter = [], Reporter()
+    code = compile(SCRIPT, "app.py", "exec")
+    for run in range(4):
+        exec(code, {"on_change": on_change, "seen": seen, "reporter": reporter, "__name__": f"run {run}"})
+        seen.clear()
+        state["k"] = run
+        rooms = ["a", "A", "b", "B"]
+        first = ["function", "lambda 1", "lambda 2", "partial", "method", ("k", run), "built-in"]
+        assert seen == [*first, *rooms, "stateful"]
+
+
+def test_newest_of_the_same_callbacks_is_called(state, on_change):
     calls = []
-    subscriptions = [on_change("k", calls.append, args=("same",)) for _ in range(2)]
+
+    def register(text):
+        namespace = {"calls": calls, "text": text, "__name__": "app"}
+        exec(compile(f"\n\ndef report(): calls.append({text!r})", "app.py", "exec"), namespace)
+        return on_change("k", namespace["report"])
+
+    old, _ = register("as it was"), register("as it was edited")
     state["k"] = 1
-    subscriptions[0].remove()
+    old.remove()  # of one that another has replaced
     state["k"] = 2
-    assert calls == ["same"] * 3
+    assert calls == ["as it was edited"] * 2
+
+
+def test_same_name_in_another_file_is_another_callback(state, on_change):
+    calls = []
+    for page in ("one.py", "two.py"):
+        namespace = {"calls": calls, "page": page}
+        exec(compile("def report(): calls.append(page)", page, "exec"), namespace)
+        on_change("k", namespace["report"])
+    state["k"] = 1
+    assert calls == ["one.py", "two.py"]
+
+
+def test_callbacks_that_cannot_be_told_apart_are_warned_of(state, on_change, caplog):
+    """Each has closed over a queue of its own."""
+
+    def reporter(target):
+        return lambda: target.put(1)
+
+    targets = [queue.SimpleQueue() for _ in range(MANY_ALIKE + 5)]
+    for target in targets:
+        on_change("k", reporter(target))
+    state["k"] = 1
+    assert [target.qsize() for target in targets] == [1] * len(targets)
+    assert len(caplog.messages) == 1
+    assert f"on_change('k', ...) has registered a callback of the same name {MANY_ALIKE} times" in caplog.messages[0]
+
+
+def test_callback_takes_nothing_the_key_or_the_key_and_the_value(state, on_change):
+    calls = []
+    on_change("k", lambda: calls.append(()))
+    on_change("k", lambda key: calls.append((key,)))
+    on_change("k", lambda key, value: calls.append((key, value)))
+    on_change("k", lambda key, value, extra: calls.append((key, value, extra)), args=(1,))
+    on_change("k", lambda key, *, flag: calls.append((key, flag)), kwargs={"flag": True})
+    on_change("k", lambda key=None, value=None: calls.append((key, value)))
+    state["k"] = 5
+    assert calls == [(), ("k",), ("k", 5), ("k", 5, 1), ("k", True), (None, None)]
+    calls.clear()
+    del state["k"]
+    assert calls == [(), ("k",), ("k", None), ("k", None, 1), ("k", True), (None, None)]
+
+
+def test_value_of_a_callback_does_not_wait_for_the_lock(state, locks, on_change):
+    calls = []
+
+    def take_lock_elsewhere():
+        taken = threading.Event()
+        leave = threading.Event()
+
+        def hold():
+            with locks["k"]:
+                taken.set()
+                assert leave.wait(DEADLINE)
+
+        threads.add(hold)
+        threads.go()
+        assert taken.wait(DEADLINE)
+        return leave
+
+    free = []
+    with ThreadSet() as threads:
+        on_change("k", lambda: free.append(take_lock_elsewhere()))
+        on_change("k", lambda key, value: calls.append((key, value)))
+        state["k"] = 1
+        assert calls == [("k", 1)]
+        free[0].set()
+
+
+async def report_async():
+    raise AssertionError
+
+
+class CallableAsync:
+    async def __call__(self):
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (None, r"has to be a function, not None of type NoneType. Pass the function itself, without calling it"),
+        (5, "has to be a function, not 5 of type int"),
+        (report_async, "cannot be async, and report_async is"),
+        (CallableAsync(), "cannot be async, and CallableAsync is"),
+        (partial(report_async), "cannot be async"),
+        (lambda a, b, c: (a, b, c), r"takes one of \(\), \(key\), \(key, value\), and .*<lambda> takes \(a, b, c\)"),
+        (lambda *, flag: flag, r"takes one of \(\), \(key\), \(key, value\), and"),
+    ],
+)
+def test_wrong_callbacks(on_change, callback, message):
+    with pytest.raises(TypeError, match=rf"The callback of on_change\('k', ...\) {message}"):
+        on_change("k", callback)
+
+
+def test_callback_that_turns_out_to_be_async_is_logged(state, on_change, caplog):
+    on_change("k", lambda key: report_async(*key[1:]))
+    state["k"] = 1
+    assert "has returned a coroutine, which has to be awaited" in caplog.text
 
 
 def test_removed_callbacks_are_let_go_of(on_change):
@@ -147,7 +300,7 @@ def test_one_call_for_each_change(store, state, calls):
     assert calls == [1, 2, 3, 3, None, 4, None, 1, 2, -2]
 
 
-def test_no_call_without_a_change(store, state, calls):
+def test_no_call_without_a_change(state, calls):
     state["k"] = (1, "x")
     state["k"] = (1, "".join(["x"]))
     state.setdefault("k", 2)
@@ -157,7 +310,7 @@ def test_no_call_without_a_change(store, state, calls):
     assert "k" in state
     assert calls == [(1, "x")]
     state.clear()
-    for miss in (lambda: state.pop("k", None), lambda: state.__delitem__("k"), lambda: store.touch("k")):
+    for miss in (lambda: state.pop("k", None), lambda: state.__delitem__("k")):
         with suppress(KeyError):
             miss()
     assert calls == [(1, "x"), None]
@@ -427,11 +580,9 @@ def test_errors_are_logged_and_harm_nobody(state, on_change, caplog, error):
         assert record.exc_info[0] is error
 
 
-def test_wrong_arguments_are_the_callback_s_error(state, on_change, caplog):
-    on_change("k", lambda: None, args=(1, 2))
-    state["k"] = 1
-    assert state["k"] == 1
-    assert "TypeError" in caplog.text
+def test_arguments_that_do_not_fit_are_refused(on_change):
+    with pytest.raises(TypeError, match=r"takes one of \(\), \(key\), \(key, value\) besides args and kwargs, and"):
+        on_change("k", lambda: None, args=(1, 2))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])

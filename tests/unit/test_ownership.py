@@ -720,7 +720,7 @@ calls = []
 with store.lock("k"), store.lock("k"):
     def child():
         store.reset_after_fork()
-        store.set_listeners("x", lambda: calls.append(1))
+        store.set_listeners("x", lambda _: calls.append(1))
         state["x"] = 1
         assert calls == [1]
     in_child(child)
@@ -733,7 +733,7 @@ def test_child_does_not_end_what_its_parents_threads_hold():
     run_script(
         """
 called = []
-store.set_listeners("k", lambda: called.append(os.getpid()))
+store.set_listeners("k", lambda _: called.append(os.getpid()))
 held, done = threading.Event(), threading.Event()
 
 def hold():

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import pytest
 from unit.helpers import enter, leave
 
+from fastserverstate import _core
+from fastserverstate.configuration import KeyOptions
 from fastserverstate.rerun import rest
 from fastserverstate.rerun import scheduler as module
 from fastserverstate.rerun.collector import SettingAside
@@ -67,8 +69,12 @@ class Server:
         self.loop.run_until_complete(asyncio.sleep(seconds))
         self.loop.run_until_complete(asyncio.sleep(0))
 
-    def end_run(self, live: LiveSession) -> None:
+    def end_run(self, live: LiveSession, *reads: str) -> None:
         live.run_started(self.runner)
+        enter(live)
+        for key in reads:
+            self.state.get(key)
+        leave()
         live.finish_run()
         live.runner_ended = True
         live.link.state = Readiness.READY
@@ -224,3 +230,21 @@ def test_switch_interval(server: Server, monkeypatch: pytest.MonkeyPatch, interv
         assert sys.getswitchinterval() == pytest.approx(interval)
     finally:
         sys.setswitchinterval(before)
+
+
+def test_change_that_was_held_back_is_shown_when_its_time_has_come(server, store, state, monkeypatch):
+    """Once, and by one timer."""
+    KeyOptions(store).set("k", min_rerun_interval=100)
+    live = server.session("k")
+    for number in range(3):
+        state["k"] = number
+        server.turn()
+        if number == 0:
+            server.end_run(live, "k")
+    assert live.link.requests == [None]
+    loop_time = server.loop.time
+    for seconds, requests in ((50, 1), (101, 2), (300, 2)):
+        _core.advance_clock(seconds)
+        monkeypatch.setattr(server.loop, "time", lambda seconds=seconds: loop_time() + seconds)
+        server.turn()
+        assert len(live.link.requests) == requests

@@ -44,8 +44,7 @@ def test_writes_are_visible_to_the_writer(store, state, transaction, declared):
             state["gone"]
         with pytest.raises(KeyError):
             del state["gone"]
-        with pytest.raises(KeyError):
-            store.touch("gone")
+        store.touch("gone")
         assert "gone" not in state
         assert state.new == 3
         assert len(state) == 3
@@ -104,10 +103,10 @@ def test_missing_keys_stay_missing(store, state, transaction, atomic):
         lambda: state.k,
         lambda: state.__delitem__("k"),
         lambda: state.pop("k"),
-        lambda: store.touch("k"),
         lambda: atomic("k", lambda value: value),
     ]
     with transaction("k"):
+        store.touch("k")
         for ask in asks:
             with pytest.raises((KeyError, AttributeError)):
                 ask()
@@ -557,9 +556,9 @@ def test_impossible_timeouts(transaction, timeout):
         transaction("k", timeout=timeout)
 
 
-@pytest.mark.parametrize("timeout", ["1", [], 1j], ids=repr)
+@pytest.mark.parametrize("timeout", [[], 1j], ids=repr)
 def test_timeouts_that_are_no_numbers(transaction, timeout):
-    with pytest.raises(TypeError, match="timeout is a number of seconds, a timedelta, or None"):
+    with pytest.raises(TypeError, match="timeout is a number of seconds, a timedelta, or text"):
         transaction("k", timeout=timeout)
 
 

@@ -193,9 +193,27 @@ def test_impossible_timeouts(state, wait_for, timeout):
         wait_for("k", timeout=timeout)
 
 
-@pytest.mark.parametrize("timeout", ["1", [], 1j], ids=repr)
+async def is_ready(value):
+    return value
+
+
+@pytest.mark.parametrize(
+    ("predicate", "message"),
+    [
+        (5, r"The predicate of wait_for\('k', ...\) has to be a function, not 5 of type int"),
+        (is_ready, r"The predicate of wait_for\('k', ...\) cannot be async, and is_ready is"),
+        (lambda value: is_ready([value]), r"The predicate of wait_for\('k', ...\) has returned a coroutine"),
+    ],
+)
+def test_wrong_predicates(state, wait_for, predicate, message):
+    state["k"] = 1
+    with pytest.raises(TypeError, match=message):
+        wait_for("k", predicate)
+
+
+@pytest.mark.parametrize("timeout", [[], 1j], ids=repr)
 def test_timeouts_that_are_no_numbers(wait_for, timeout):
-    with pytest.raises(TypeError, match="timeout is a number of seconds, a timedelta, or None"):
+    with pytest.raises(TypeError, match="timeout is a number of seconds, a timedelta, or text"):
         wait_for("k", timeout=timeout)
 
 

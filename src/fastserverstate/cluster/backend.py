@@ -130,8 +130,8 @@ class Backend:
         found = self._change(f"Deleting server_state[{key!r}]", lambda: self._node.delete(key))
         return absent if found is GONE else found
 
-    def touch(self, key: str) -> Any:
-        return None if self._change(f"touch({key!r})", lambda: self._node.touch(key), late=True) else absent
+    def touch(self, key: str) -> None:
+        self._change(f"touch({key!r})", lambda: self._node.touch(key), late=True)
 
     def increment(self, key: str, by: Any, default: Any) -> Any:
         """The sum; None if it has to be made here, under the key's lock."""

@@ -168,7 +168,7 @@ class Node:
             self._sent += len(data)
             quiet = b"1" if change.quiet else b"0"
             flat += change.kind, encode_key(change.key), data, change.condition, change.expiry, quiet
-        known = {change.key: change.value for change in changes if change.kind != b"I"}
+        known = {change.key: change.value for change in changes if change.kind not in {b"A", b"I"}}
         self.replica.depart(ticket, Flight(known, origin))
         try:
             given = patience.get()
@@ -197,8 +197,10 @@ class Node:
     def _written(self, changes: Sequence[Write], reply: Reply, origin: object) -> None:
         version = self._version(reply[1])
         made = {}
-        for change, answer, after in zip(changes, reply[4::3], reply[5::3], strict=True):
-            if reply[2] == b"1" and after == reply[1]:
+        for change, before, answer, after in zip(changes, reply[3::3], reply[4::3], reply[5::3], strict=True):
+            if change.kind == b"A" and before:
+                self._see(change.key, self._version(after))  # it is set on the engine, and not here yet
+            elif reply[2] == b"1" and after == reply[1]:
                 value = int(answer[1:]) if change.kind == b"I" else change.value
                 made[change.key] = Change(version, value, change.quiet)
             elif change.kind == b"S":
@@ -287,19 +289,17 @@ class Node:
         except UnreadableValueError as error:
             raise UnreadableValueError(f"{error} It was deleted.") from error
 
-    def touch(self, key: str) -> bool:
-        """Have others see what the value has become; False if the key is not set."""
+    def touch(self, key: str) -> None:
+        """Have others see what the value has become, or look again whether the key is set."""
         attempts = self._attempts(key)
         while True:
             next(attempts)
             known, local = self._look(key)
             if local is GONE:
-                self.sync()
-                known, local = self._look(key)
-                if local is GONE:
-                    return False
+                self._send([Write(b"A", key, GONE, b"", b"", self._table.is_quiet())])
+                return
             if known != NEVER and self.compare_and_set(key, known, local):
-                return True
+                return
 
     def _look(self, key: str) -> tuple[Version, Any]:
         """A value that the table had, and its version."""
@@ -320,10 +320,12 @@ class Node:
 
     def commit(self, writes: Mapping[str, Any], touched: Collection[str] = (), quiet: Collection[str] = ()) -> None:
         """Make several changes at once; GONE deletes. The calling thread holds the locks of the keys."""
-        changes = [
-            Write(b"D" if value is GONE else b"T" if key in touched else b"S", key, value, b"", b"", key in quiet)
-            for key, value in writes.items()
-        ]
+        changes = []
+        for key, value in writes.items():
+            kind = b"T" if key in touched else b"S"
+            if value is GONE:
+                kind = b"A" if key in touched and self.replica.version(key) == NEVER else b"D"
+            changes.append(Write(kind, key, value, b"", b"", key in quiet))
         if changes:
             self._send(changes)
 

@@ -4,8 +4,9 @@
 --   m    run: id of the server process that adopted the data; epoch, seq: of the last log entry; fence: of the last lock
 --   d    key -> encoded value            v    key -> version, "epoch-seq"
 --   log  stream of changes, whose ids are "epoch-seq", without holes in one epoch. Fields: w, the writer's ticket; s and a
---        key, and the value; r and a key whose value is to be fetched; d and a key that was deleted; all three in
---        capitals if nobody is to be rerun; f, too many to list; u and a key whose lock was released; a, adopted
+--        key, and the value; r and a key whose value is to be fetched; d and a key that was deleted, or touched while
+--        it was not set; all three in capitals if nobody is to be rerun; f, too many to list; u and a key whose lock
+--        was released; a, adopted
 --   op:  by writer: number and reply of its last operation       ttl  key -> when it is to be deleted, in ms
 --   lk:  by key: "epoch-fence|owner" of its lock. The fence of a turn is 0: nobody holds it, but who has been passed
 --        over for it for too long is the next who may.
@@ -424,6 +425,7 @@ end
 --   S  set                         T  set, and behave as if that was another value
 --   N  set if absent               D  delete
 --   C  set if the version is the condition
+--   A  behave as if what is there, a value or none, had changed
 --   I  add the value to an integer, or to the condition, in plain digits, if there is none
 -- -> OK, version, whether anything changed ('1' or '0'), and for each change three: the version that there was, or '';
 --   of I the sum, encoded, and of N and D the value that there was, unless its version is the condition; and the version
@@ -510,7 +512,8 @@ function numbered.write(owner)
         else
             for _, made in ipairs(effective) do
                 local kind = made.kind
-                local listed = kind == 'D' and 'd' or #made.value > INLINE and 'r' or 's'
+                local fetched = kind == 'A' and made.before ~= '' or #made.value > INLINE
+                local listed = fetched and 'r' or (kind == 'D' or kind == 'A') and 'd' or 's'
                 fields[#fields + 1] = (made.quiet == '1' and string.upper(listed) or listed) .. made.key
                 fields[#fields + 1] = listed == 's' and made.value or ''
             end
@@ -520,6 +523,10 @@ function numbered.write(owner)
             made.after = id
             if made.kind == 'D' then
                 delete(made.key)
+            elseif made.kind == 'A' then
+                if made.before ~= '' then
+                    change('HSET', VERSIONS, made.key, id)
+                end
             elseif made.kind == 'I' then
                 change('HSET', DATA, made.key, made.value)
                 change('HSET', VERSIONS, made.key, id)

@@ -65,16 +65,16 @@ def force_rerun_with(store: Store) -> Callable[[str], None]:
     """Make `force_rerun_bound_sessions` for a store."""
 
     def force_rerun_bound_sessions(key: str) -> None:
-        """Rerun whoever depends on the key, as if its value had changed: for values that were changed in place.
+        """Rerun the sessions that depend on the key, as if it had changed: for values that were changed in place.
 
-        The calling session is rerun too, after its run, if that run has already shown the value.
+        The calling session is rerun too, after its run, if that run has already shown the value. A key that is not set
+        reruns the sessions that have looked for it: with ``in``, ``get`` or a read that failed.
 
         Thread-safety
             Safe from any thread. Waits while another thread holds the key's lock.
 
         Raises
-            ``RerunSuppressedError`` inside of a ``no_rerun`` block, ``KeyError`` if the key is not set, ``TypeError``
-            if it is not a ``str``.
+            ``RerunSuppressedError`` inside of a ``no_rerun`` block, ``TypeError`` if the key is not a ``str``.
 
         >>> from fastserverstate import force_rerun_bound_sessions, server_state
         >>> server_state["log"] = ["started"]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import cast
 
 from fastserverstate._core import Store
+from fastserverstate.rerun.inplace import InPlaceWatch
 from fastserverstate.rerun.rest import Companion
 from fastserverstate.rerun.session import LiveSession, Readiness
 from fastserverstate.rerun.settings import Settings
@@ -50,6 +51,7 @@ class Scheduler:
         self._pumps: dict[asyncio.AbstractEventLoop, Pump] = {}
         self._departed: deque[LiveSession] = deque()
         self._warned: set[str] = set()
+        self.in_place = InPlaceWatch(store, self.is_busy)
         store.on_stale(self._wake)
 
     def reset_after_fork(self) -> None:
@@ -59,6 +61,11 @@ class Scheduler:
         self._departed.clear()
         self.collector.reset_after_fork()
         self._turns.reset_after_fork()
+
+    def is_busy(self) -> bool:
+        """Whether sessions wait for a rerun."""
+        with self._lock:
+            return any(pump.due for pump in self._pumps.values())
 
     def adopt(self, live: LiveSession) -> None:
         """Take care of a new session."""
@@ -112,6 +119,9 @@ class Scheduler:
 
     def _collect(self) -> None:
         here = asyncio.get_running_loop()
+        left = self._store.release_outdated()
+        if left is not None:
+            self._pumps[here].call_within(left, self._collect)
         for scope in self._store.collect_stale():
             live = cast("LiveSession", scope.owner)
             if live.pump is None:
@@ -143,6 +153,7 @@ class Pump:
         self._queue: deque[LiveSession] = deque()
         self._admitted = 0
         self._busy_check: asyncio.TimerHandle | None = None
+        self._next: asyncio.TimerHandle | None = None
         self._checked = (0.0, 0.0)  # wall and processor seconds at the last check
 
     @property
@@ -164,6 +175,15 @@ class Pump:
                 return False
             raise
         return True
+
+    def call_within(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call the function after so many seconds, or earlier if it is to be called then."""
+        at = self.loop.time() + seconds
+        if self._next is not None and not self._next.cancelled() and self.loop.time() < self._next.when() <= at:
+            return
+        if self._next is not None:
+            self._next.cancel()
+        self._next = self.loop.call_at(at, function)
 
     def offer(self, live: LiveSession) -> None:
         """Rerun the session when its turn comes, if it is stale then."""
