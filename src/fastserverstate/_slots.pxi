@@ -343,7 +343,7 @@ cdef inline void note_own_change(Slots *slots, Scope scope, const Subscribers *s
 cdef inline bint is_overwritten(Slots *slots, Scope scope, const Subscribers *subscribers) noexcept:
     """Whether a change by the scope's own session is a reason to rerun the scope.
 
-    It is none where the holder and task that make it have read the value, and nothing that was sent since can show that.
+    It is none where the holder and task that make it have read the value, and nothing that was sent since can show it.
     """
     cdef Holder holder
     cdef const void *context
@@ -357,10 +357,10 @@ cdef inline bint is_overwritten(Slots *slots, Scope scope, const Subscribers *su
     return not reads_has(&scope.reads, subscribers, scope.session.sent, holder.serial, context)
 
 
-# Chains of reruns. What a user's run, a thread or a timer changes is an *origin*: the number of the collection that finds
-# it. What a rerun changes descends from the rerun's own origin, one step deeper. A *cause* is both in one number: of two,
-# the greater has the newer origin or, with the same one, the smaller depth. How often a part is rerun at a new depth of
-# one origin has a limit (`rerun/session.py`), which ends any circle of sessions that change what the others show.
+# Chains of reruns. What a user's run, a thread or a timer changes is an *origin*: the number of the collection that
+# finds it. What a rerun changes descends from the rerun's own origin, one step deeper. A *cause* is both in one number:
+# of two, the greater has the newer origin or, with the same one, the smaller depth. How often a part is rerun at a new
+# depth of one origin has a limit (`rerun/session.py`), which ends circles of sessions that change what the others show.
 
 cdef enum:
     DEPTHS = 0x10000

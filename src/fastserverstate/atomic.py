@@ -59,6 +59,7 @@ class Atomic(Counters):
             ``KeyError`` if the key is not set and there is no default, ``TypeError`` if it is not a ``str``, and if the
             function cannot be called, is async, or returns None for a value.
         """
+        key = plain_key(key)
         check_function(function, f"The function of atomic({key!r}, ...)")
         with self._store.lock(key):
             value = self._store.peek(key, default)
@@ -429,6 +430,7 @@ def wait_for_with(store: Store) -> WaitFor:
         42
         >>> del server_state["result"]
         """
+        key = plain_key(key)
         what = f"The predicate of wait_for({key!r}, ...)"
         if predicate is not None:
             check_function(predicate, what)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from unit.helpers import ATTRIBUTE, DEADLINE, ThreadSet, enter, leave, locate_in_tests
+from unit.helpers import ATTRIBUTE, DEADLINE, Context, ThreadSet, enter, leave, locate_in_tests
 
 from fastserverstate import _core
 from fastserverstate.atomic import Atomic
@@ -611,7 +611,7 @@ def test_change_in_place_in_a_callback_is_reported(state, store, session, in_pla
     """Its reads subscribe nothing."""
     state["k"] = {"Tea": 0}
     leave()
-    context = SimpleNamespace(session=session, part=None)
+    context = Context(session=session, part=None)
     _core.locate_scopes(ATTRIBUTE, None, "part", lambda *_: (session, session.bystander(), _core.RUN_STARTING))
     try:
         enter(session, context=context)
