@@ -74,6 +74,7 @@ try:
     from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
     from streamlit.runtime.fragment import MemoryFragmentStorage
     from streamlit.runtime.scriptrunner import ScriptRunContext, ScriptRunner, ScriptRunnerEvent, get_script_run_ctx
+    from streamlit.runtime.session_manager import ActiveSessionInfo, SessionInfo
     from streamlit.runtime.state import SafeSessionState
     from streamlit.runtime.state.common import WidgetMetadata
     from streamlit.runtime.state.session_state import STREAMLIT_INTERNAL_KEY_PREFIX, SessionState, WStates
@@ -107,6 +108,9 @@ _parallel: Any = sys.modules.get("streamlit.runtime.parallel_coordinator")
 
 # Streamlit 1.58 moved the current fragment from the context to a context variable, for parallel fragments.
 _thread_state = getattr(_context_module, "_thread_state", None)
+_thread_safe_set: Any = getattr(
+    sys.modules.get("streamlit.runtime.scriptrunner_utils.thread_safe_set"), "ThreadSafeSet", None
+)
 
 # It also moved what a run has made to an object of its own.
 _RunRecord: Any = getattr(_context_module, "SharedRunState", ScriptRunContext.reset)
@@ -124,6 +128,10 @@ _NEEDED: dict[Any, set[str]] = {
     },
     AppSession._create_scriptrunner: {"_on_scriptrunner_event", "on_event"},
     AppSessionState: {"SHUTDOWN_REQUESTED"},
+    ActiveSessionInfo: {"session"},
+    SessionInfo: {"session"},
+    config: {"get_option", "set_option"},
+    streamlit: {"_main", "session_state"},
     policies.check_widget_policies: {"check_session_state_rules"},
     ForwardMsgQueue: {"__len__"},
     MemoryFragmentStorage: {"contains"},
@@ -133,9 +141,11 @@ _NEEDED: dict[Any, set[str]] = {
         "_has_script_started",
         "fragment_ids_this_run",
         "session_id",
+        "session_state",
         *(["current_fragment_id"] if _thread_state is None else []),
     },
-    _RunRecord: {"widget_ids_this_run", "widget_user_keys_this_run"},
+    _RunRecord: {"new_fragment_ids", "widget_ids_this_run", "widget_user_keys_this_run"},
+    **({} if _thread_safe_set is None else {_thread_safe_set: {"_data", "_lock", "snapshot"}}),
     SafeSessionState.register_widget: {"_state"},
     stats.StatsManager: {"get_stats", "register_provider"},
     ScriptRunner: {
@@ -166,8 +176,8 @@ _NEEDED: dict[Any, set[str]] = {
         "register_widget",
         "set_widgets_from_proto",
     },
-    WidgetMetadata: {"fragment_id"},
-    WStates: {"get_serialized", "set_from_value", "set_widget_from_proto"},
+    WidgetMetadata: {"deserializer", "fragment_id", "value_type"},
+    WStates: {"get_serialized", "set_from_value", "set_widget_from_proto", "widget_metadata"},
     WebsocketSessionManager: {
         "close_session",
         "connect_session",
@@ -194,6 +204,7 @@ def missing_names() -> list[str]:
         # Attributes that a function sets or uses are among the names of its code.
         function = vars(owner).get("__init__") if isinstance(owner, type) else owner
         known = {*dir(owner), *getattr(getattr(function, "__code__", None), "co_names", ())}
+        known.update(getattr(owner, "__dataclass_fields__", ()))
         missing += [f"{getattr(owner, '__qualname__', owner.__name__)}.{name}" for name in sorted(names - known)]
     return missing
 

@@ -190,7 +190,7 @@ def configure_with(
             only wait.
 
             ``gc``: ``"streamlit"`` (default) leaves Streamlit's garbage collection after every run as it is
-            configured; while many sessions are rerun, objects that are older are set aside from it (``gc.freeze``).
+            configured, and makes it cheap: what has survived a collection is set aside from the next (``gc.freeze``).
             ``"paced"`` switches it off and collects once for many runs: when no run has ended for a quarter of a
             second, or when the process has grown by 64 MiB or a quarter, whichever is more (twice that while sessions
             are being rerun).

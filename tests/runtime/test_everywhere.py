@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
+import contextlib
+import functools
+import importlib
+import inspect
+import logging
+import math
 import os
+import pkgutil
+import re
 import shutil
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+import types
+import weakref
 from pathlib import Path
 
 import pytest
 import streamlit
+import streamlit.proto
+from google.protobuf.message import Message
 from harness.server import streamlit_run, uvicorn_run
 from harness.steps import with_tabs
 from harness.tab import Tab
@@ -18,7 +34,7 @@ from streamlit.testing.v1 import AppTest
 
 import fastserverstate
 from fastserverstate import server_state
-from fastserverstate._streamlit import missing_names
+from fastserverstate._streamlit import _NEEDED, NEWEST, missing_names
 
 COUNTER = """
 import streamlit as st
@@ -232,3 +248,46 @@ def test_streamlit_without_a_module_that_is_needed() -> None:
 
 def test_no_private_name_is_missing() -> None:
     assert missing_names() == []
+
+
+def names_of_messages() -> set[str]:
+    """Of Streamlit's protobuf messages, which are its protocol."""
+    names = set(dir(Message))
+    for module in pkgutil.iter_modules(streamlit.proto.__path__):
+        if module.name.endswith("_pb2"):
+            descriptor = importlib.import_module(f"streamlit.proto.{module.name}").DESCRIPTOR
+            messages = list(descriptor.message_types_by_name.values())
+            while messages:
+                message = messages.pop()
+                names.update(field.name for field in message.fields)
+                names.update(value.name for kind in message.enum_types for value in kind.values)
+                messages.extend(message.nested_types)
+    return names
+
+
+@pytest.mark.skipif(not streamlit.__version__.startswith(NEWEST), reason="older releases lack what is optional")
+def test_every_name_of_streamlits_is_checked_at_import() -> None:
+    """The attributes that the adapter uses are its own, Python's, those of messages, or listed as needed."""
+    package = Path(fastserverstate.__file__).parent
+    used, own = set(), set()
+    for path in [*package.rglob("*.py"), package / "_core.pyi"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                own.add(node.name)
+            elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                own.update(target.id for target in targets if isinstance(target, ast.Name))
+            if isinstance(node, ast.Attribute):
+                is_own = isinstance(node.ctx, ast.Store) and getattr(node.value, "id", "") == "self"
+                (own if is_own else used if path.name in {"_streamlit.py", "_offers.py"} else set()).add(node.attr)
+    python = {
+        name
+        for owner in (asyncio, contextlib, functools, inspect, logging, math, re, sys, threading, time, weakref)
+        for value in (owner, *vars(owner).values())
+        for name in dir(value)
+    } | {name for kind in (type, str, dict, set, list, types.FrameType, types.FunctionType) for name in dir(kind)}
+    modules = {"ParallelFragmentCoordinator", "SCRIPT_RUN_CONTEXT_ATTR_NAME", "SharedRunState", "StatsManager"}
+    modules |= {"_create_scriptrunner", "check_widget_policies", "reset"}  # owners, of which the check is by name
+    needed = set().union(*_NEEDED.values())
+    optional = {"STOP", "stats_families"}
+    assert sorted(used - own - python - names_of_messages() - modules - optional - needed) == []

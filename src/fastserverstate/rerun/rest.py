@@ -1,4 +1,4 @@
-"""What goes along with reruns, and ends when they are over."""
+"""What goes along with runs, and ends when they are over."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SILENCE = 10.0
 
 
 class Companion:
-    """Hears of the reruns that a pump asks for, on the event loop, and of the runs that end, on any thread.
+    """Hears of the runs that end, whatever has caused them, on any thread.
 
     While something goes on, a thread watches for its end. A timer of the event loop would be lost with the loop.
     """
@@ -31,14 +31,11 @@ class Companion:
         self._pumps: set[Pump] = set()
         self._last = 0.0
 
-    def admitted(self, pump: Pump) -> None:
-        """A rerun was asked for."""
-
     def run_ended(self, pump: Pump) -> None:
-        """A run has ended, whatever has caused it."""
+        """A run has ended."""
 
     def put_back(self) -> None:
-        """Undo what was done for the time of the reruns."""
+        """Undo what was done for the time of the runs."""
 
     def at_rest(self) -> None:
         """Nothing has gone on for a while. Called on the thread that watches, with the lock held."""

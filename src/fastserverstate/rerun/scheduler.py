@@ -74,7 +74,7 @@ class Scheduler:
             self._pumps = {known: pump for known, pump in self._pumps.items() if not known.is_closed()}
             pump = self._pumps.get(loop)
             if pump is None:
-                pump = self._pumps[loop] = Pump(loop, self._settings, self._warned, self._admitted)
+                pump = self._pumps[loop] = Pump(loop, self._settings, self._warned, self._turns.admitted)
                 # An earlier loop may have been closed with a wake-up in it.
                 pump.call(self._collect)
         live.pump = pump
@@ -99,10 +99,6 @@ class Scheduler:
     def _run_ended(self, pump: Pump, live: LiveSession) -> None:
         pump.run_ended(live)
         self._turns.run_ended(pump)
-
-    def _admitted(self, pump: Pump) -> None:
-        self.collector.admitted(pump)
-        self._turns.admitted(pump)
 
     def _bury(self) -> None:
         while self._departed:

@@ -24,6 +24,7 @@ class ShortTurns(Companion):
     _is_short = False
 
     def admitted(self, pump: Pump) -> None:
+        """A rerun was asked for."""
         with self.lock:
             if not self._is_short and sys.getswitchinterval() == CPYTHON_INTERVAL:
                 self._is_short = True
