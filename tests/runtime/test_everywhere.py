@@ -8,6 +8,7 @@ import contextlib
 import functools
 import importlib
 import inspect
+import json
 import logging
 import math
 import os
@@ -20,8 +21,10 @@ import textwrap
 import threading
 import time
 import types
+import urllib.request
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import streamlit
@@ -30,6 +33,7 @@ from google.protobuf.message import Message
 from harness.server import streamlit_run, uvicorn_run
 from harness.steps import with_tabs
 from harness.tab import Tab
+from streamlit import config
 from streamlit.testing.v1 import AppTest
 
 import fastserverstate
@@ -43,6 +47,56 @@ if st.button("plus"):
     server_state["n"] = server_state.get("n", 0) + 1
 st.text(f"n {server_state.get('n', 0)}")
 """
+
+
+@pytest.mark.skipif("server.enableAgentApi" not in config.get_config_options(), reason="needs Streamlit 1.67")
+def test_agents_are_answered_beside_a_hot_key(tmp_path: Path) -> None:
+    """They are sessions without a browser, and wait until no run of theirs is due any more."""
+    script = tmp_path / "app.py"
+    script.write_text(
+        """
+import threading, time
+import streamlit as st
+from fastserverstate import server_state, wait_for
+
+@st.cache_resource
+def write():
+    def run():
+        while True:
+            server_state["hot"] = time.time()
+    threading.Thread(target=run, daemon=True).start()
+
+write()
+st.text(f"hot {server_state.get('hot')}")
+st.text(f"n {server_state.get('n', 0)}")
+if st.button("plus"):
+    server_state["n"] = server_state.get("n", 0) + 1
+"""
+    )
+
+    def interact(**body: object) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"{server.url}/_stcore/agent/interact",
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            answer: dict[str, Any] = json.loads(response.read())
+        assert answer["status"] == "ready"
+        return answer
+
+    def shown(answer: dict[str, Any]) -> list[str]:
+        return [
+            child["props"]["body"] for child in answer["tree"]["children"][0]["children"] if child["type"] == "text"
+        ]
+
+    with streamlit_run(script, options={"server.enableAgentApi": "true"}) as server:
+        first, second = interact(), interact()
+        plus = next(action["key"] for action in first["actions"] if action["label"] == "plus")
+        for number in range(1, 4):
+            interact(session_id=first["session_id"], trigger={"key": plus})
+            assert f"n {number}" in shown(interact(session_id=second["session_id"]))
+            assert f"n {number}" in shown(interact(session_id=first["session_id"]))
 
 
 def python(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
