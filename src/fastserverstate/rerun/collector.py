@@ -12,6 +12,7 @@ and keeps their output from leaving. Two ways out:
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import sys
@@ -33,8 +34,8 @@ SIZE_CHECK = 0.1
 
 # What was set aside is put back, so that the next collection goes through all, after so many runs; when the process has
 # grown; and at rest, if there were this many runs.
-RUNS_SET_ASIDE = 500
-RUNS_BEFORE_REST = 50
+RUNS_SET_ASIDE = 2000
+RUNS_BEFORE_REST = 20
 LONG_REST = 5.0  # seconds
 
 # CPython 3.12 starts with some hundred frozen objects. An app that freezes its own has tens of thousands.
@@ -51,6 +52,7 @@ class Growth:
         self._checked = 0.0
 
     def collected(self) -> None:
+        give_back_memory()
         self._size = resident_bytes()
 
     def measure(self, now: float) -> float:
@@ -146,6 +148,14 @@ class SettingAside(Companion):
 
 def _full_collections() -> int:
     return int(gc.get_stats()[-1]["collections"])
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system where the C library keeps it (glibc): what it keeps would hide growth."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def resident_bytes() -> int:
