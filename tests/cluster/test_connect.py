@@ -204,7 +204,7 @@ def test_missing_extra_says_what_to_install(missing):
 @pytest.mark.parametrize("timeout", [0, -1, 301, float("inf"), float("nan")])
 def test_timeouts_that_cannot_be(timeout):
     """Beyond some minutes, the engine would have forgotten what the first attempt of an operation has done."""
-    with pytest.raises(ValueError, match="timeout is a (duration from 0 up|number of seconds above 0 and up to 300)"):
+    with pytest.raises(ValueError, match=r"timeout is a (duration from 0 up|number of seconds above 0 and up to 300)"):
         fastserverstate.connect("redis://127.0.0.1:1", timeout=timeout)
 
 
