@@ -1,4 +1,4 @@
-"""When a wait has to end that belongs to no script run, for nobody is left who would end it.
+"""The end of waits that belong to no script run: with the process, or with the event loop that they were made for.
 
 A process joins the threads that are no daemons before it exits, and those of all executors; an event loop joins those
 of its default executor before it closes. One of them that waits for a change would keep it from that for ever.
@@ -34,21 +34,24 @@ def _is_in_pool() -> bool:
 def raise_if_over() -> None:
     """Raise RuntimeError if a wait of the calling thread has to end."""
     executor = _pool()
-    if executor is not None and executor._shutdown and _a_loop_closes():
+    if executor is not None and executor._shutdown and _is_of_closing_loop(executor):
         raise RuntimeError("This wait has ended, because the event loop whose executor it was made on closes.")
-    if _core.process_is_ending() and _nobody_is_left():
-        raise RuntimeError("This wait has ended, because the process ends and no thread is left that would end it.")
+    if _core.process_is_ending() and _all_are_waiting():
+        raise RuntimeError("This wait has ended, because the process ends: all threads that it waits for are waiting.")
 
 
-def _a_loop_closes() -> bool:
-    """Whether an event loop is joining its default executor, which it does on a thread of this name.
+def _is_of_closing_loop(executor: pools.ThreadPoolExecutor) -> bool:
+    """Whether an event loop is joining the executor, which it does on a thread of this name.
 
     Executors are shut down by ``with`` blocks too, while their threads go on and end each other's waits.
     """
-    return any(thread.name.endswith("(_do_shutdown)") for thread in threading.enumerate())
+    joining = [thread for thread in threading.enumerate() if thread.name.endswith("(_do_shutdown)")]
+    loops = [getattr(getattr(thread, "_target", None), "__self__", None) for thread in joining]
+    # A loop that does not tell of its executor, as one of another library, may be the one.
+    return any(getattr(loop, "_default_executor", executor) is executor for loop in loops)
 
 
-def _nobody_is_left() -> bool:
+def _all_are_waiting() -> bool:
     """Whether all threads that the process waits for are waiting themselves, now and at the last look."""
     waits = _core.waits() | set(_other_waits.copy().items())
     waiting = {thread for thread, _ in waits} | {threading.main_thread().ident}

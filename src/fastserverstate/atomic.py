@@ -232,8 +232,8 @@ def on_change_with(store: Store, listeners: Listeners | None = None) -> OnChange
         A callback is registered once for a key. A script may register it in every run: a function of the same file and
         name takes the place of the one before, in all sessions. So does a lambda of the same code, a method of the same
         object, and a ``functools.partial`` of any of them. They are others if they are given, or close over, other
-        values: ``for room in rooms: on_change("n", announcer(room))`` registers one for each room. What cannot be
-        compared by content, as a queue, is another value if it is another object.
+        values: ``for room in rooms: on_change("n", announcer(room))`` registers one for each room. What can be
+        changed in place, as a list, is another value if it is another object.
 
         Thread-safety
             The calls are made on a thread that has changed the key, after its locks are released: in the order of the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import types
 from collections.abc import Iterable, Mapping
@@ -16,8 +17,8 @@ class Identity:
 
     A function is told by its file and its name, a lambda by its file and its code; both also by their defaults and by
     what they close over. A method is told by its object and its name, a class by its full name, anything else by being
-    the same object. Values are the same if they are one object, or had the same content when their identities were
-    made.
+    the same object. Values are the same if they are one object or, where they cannot be changed in place, have the same
+    content: two sessions may each have an empty list.
 
     `place` says where the function comes from, without the values.
     """
@@ -34,18 +35,22 @@ class Identity:
             add(function.args, function.keywords)
             function = function.func
         if isinstance(function, types.MethodType):
-            place.append(_itself(function.__self__))
+            values.append(_itself(function.__self__))
             function = function.__func__
         if isinstance(function, types.FunctionType):
             place += [function.__code__.co_filename, function.__qualname__]
-            if "<lambda>" in function.__qualname__:
+            if "<lambda>" in function.__qualname__ or function.__code__.co_filename.startswith("<"):
                 place.append(function.__code__)
             add(function.__defaults__ or (), function.__kwdefaults__ or {})
             add(map(_cell_content, function.__closure__ or ()), {})
         elif isinstance(function, types.BuiltinMethodType):
-            place += [_itself(function.__self__), function.__name__]
+            place.append(function.__name__)
+            values.append(_itself(function.__self__))
+        elif isinstance(function, type):
+            place.append(full_name(function))
         else:
-            place.append(full_name(function) if isinstance(function, type) else _itself(function))
+            place.append(full_name(type(function)))
+            values.append(_itself(function))
         self.place = place
         self._values = values
 
@@ -56,11 +61,11 @@ class Identity:
 
 
 class _Value:
-    """Equal if it stands for the same object, or for one that had the same content."""
+    """Equal if it stands for the same object, or for one of the same content that cannot be changed in place."""
 
     def __init__(self, value: object, has_content: bool = True) -> None:
         self._value = value
-        self._content = content_fingerprint(value) if has_content else None
+        self._content = content_fingerprint(value) if has_content and _is_immutable(value) else None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Value) and (
@@ -68,6 +73,12 @@ class _Value:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _is_immutable(value: object) -> bool:
+    if isinstance(value, (tuple, frozenset)):
+        return all(map(_is_immutable, value))
+    return value is None or isinstance(value, (str, bytes, int, float, complex, enum.Enum, types.FunctionType))
 
 
 def _itself(value: object) -> _Value:

@@ -42,7 +42,7 @@ WAITS = """
 """
 
 LOOP = "This wait has ended, because the event loop whose executor it was made on closes.\n"
-PROCESS = "This wait has ended, because the process ends and no thread is left that would end it.\n"
+PROCESS = "This wait has ended, because the process ends: all threads that it waits for are waiting.\n"
 
 
 def test_event_loop_that_closes():
@@ -69,6 +69,40 @@ def test_event_loop_that_closes():
         package=True,
     )
     assert output == 6 * LOOP + "closed 2\n"
+
+
+def test_event_loop_that_closes_ends_no_wait_of_another_pool():
+    """The pool is shut down while its threads go on, and the loop waits for a thread of its own."""
+    output = run_script(
+        WAITS
+        + """
+    def end_the_wait():
+        looked.wait()
+        server_state["k"] = "set"
+        over.set()
+
+    async def close_slowly():
+        asyncio.get_running_loop().run_in_executor(None, over.wait)
+
+    def watch():
+        while not any(thread.name.endswith("(_do_shutdown)") for thread in threading.enumerate()):
+            time.sleep(0.01)
+        time.sleep(0.6)  # longer than two looks apart
+        looked.set()
+
+    looked, over = threading.Event(), threading.Event()
+    closing = threading.Thread(target=lambda: asyncio.run(close_slowly()))
+    with ThreadPoolExecutor(3) as pool:
+        waiting = pool.submit(wait_for, "k")
+        pool.submit(end_the_wait)
+        closing.start()
+        pool.submit(watch)
+    print(waiting.result())
+    closing.join()
+        """,
+        package=True,
+    )
+    assert output == "set\n"
 
 
 @pytest.mark.parametrize("start", ["threading.Thread(target=wait, args=(call,)).start()", "pool.submit(wait, call)"])

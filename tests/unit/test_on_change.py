@@ -130,15 +130,6 @@ on_change("k", seen.append, args=("built-in",))
 for room in "ab":
     on_change("k", announcer(room))
     on_change("k", lambda room: seen.append(room), args=(room.upper(),))
-
-def stateful():
-    steps = []
-    def step():
-        steps.append(1)
-        seen.append("stateful")
-    return step
-
-on_change("k", stateful())
 """
 
 
@@ -155,7 +146,45 @@ def test_script_that_registers_in_every_run_is_called_once(state, on_change):
         state["k"] = run
         rooms = ["a", "A", "b", "B"]
         first = ["function", "lambda 1", "lambda 2", "partial", "method", ("k", run), "built-in"]
-        assert seen == [*first, *rooms, "stateful"]
+        assert seen == [*first, *rooms]
+
+
+def test_callbacks_that_close_over_lists_of_their_own_are_all_called(state, on_change):
+    """As of two sessions that each note what has happened: that both lists are empty makes them no less different."""
+
+    def session():
+        events = []
+
+        def note(_key, value):
+            events.append(value)
+
+        on_change("k", note)
+        return events
+
+    first, second = session(), session()
+    state["k"] = 1
+    assert (first, second) == ([1], [1])
+
+
+def test_methods_of_objects_that_are_made_in_every_run_are_warned_of(state, on_change, caplog):
+    class Page:
+        def report(self):
+            pass
+
+    for _ in range(MANY_ALIKE):
+        on_change("k", Page().report)
+    assert "has registered a callback of the same name" in caplog.text
+    assert "k" not in state
+
+
+def test_functions_without_a_file_are_told_by_their_code(state, on_change):
+    calls = []
+    for number in (1, 2):
+        namespace = {"calls": calls}
+        exec(f"def report(): calls.append({number})", namespace)
+        on_change("k", namespace["report"])
+    state["k"] = 1
+    assert calls == [1, 2]
 
 
 def test_newest_of_the_same_callbacks_is_called(state, on_change):

@@ -1,4 +1,4 @@
-"""What threads that run event loops want of the engine: another thread does it, in the order of the calls."""
+"""A thread that does the engine's work for threads that run event loops, in the order of their calls."""
 
 from __future__ import annotations
 
@@ -82,8 +82,10 @@ class Errand:
             logger.error("%s, which an event loop has left to a thread, has failed.", self._what, exc_info=self._error)
 
     def drop(self) -> None:
-        if self._undo is None:
+        self._error = ClusterError(f"{self._what} was not done, because this process has disconnected.")
+        if self._fate.setdefault("late", False) and self._undo is None:
             logger.error("%s was left to a thread by an event loop, and not done before the disconnection.", self._what)
+        self._over.set()
 
 
 class Errands:
@@ -98,16 +100,29 @@ class Errands:
         self._queue: queue.SimpleQueue[Errand | None] = queue.SimpleQueue()
         self._late: Errand | None = None  # the last one whose caller has not waited for its end
         self._closed = False
-        self._unstarted = [threading.Thread(target=self._run, name="fastserverstate.cluster.errands", daemon=True)]
+        self._unstarted = [self._new_thread()]
 
     def leave(self, what: str, work: Callable[[], Any], undo: Callable[[], object] | None = None) -> Errand:
         """Have `work` done. If it can be undone, and the caller waits no longer, it is undone or not begun."""
         errand = Errand(what, work, undo, self._writer())
         self._queue.put(errand)
         if self._unstarted:
-            with contextlib.suppress(IndexError):
-                self._unstarted.pop().start()
+            self._start()
+        if self._closed:
+            self._drop_all()
         return errand
+
+    def _start(self) -> None:
+        with contextlib.suppress(IndexError):
+            thread = self._unstarted.pop()
+            try:
+                thread.start()
+            except RuntimeError as error:  # there are too many: the next call tries again
+                self._unstarted.append(self._new_thread())
+                logger.warning("What event loops leave to a thread is done later, for want of a thread: %s", error)
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name="fastserverstate.cluster.errands", daemon=True)
 
     def do(self, what: str, work: Callable[[], Any], undo: Callable[[], object] | None = None) -> Any:
         """The same, and its result.
@@ -124,11 +139,18 @@ class Errands:
             raise
 
     def _run(self) -> None:
-        while (errand := self._queue.get()) is not None:
-            if self._closed:
-                errand.drop()
-            else:
-                errand.run()
+        while (errand := self._queue.get()) is not None and not self._closed:
+            errand.run()
+        if errand is not None:
+            errand.drop()
+        self._drop_all()
+
+    def _drop_all(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                errand = self._queue.get_nowait()
+                if errand is not None:
+                    errand.drop()
 
     def close(self) -> None:
         self._closed = True

@@ -26,7 +26,7 @@ MOST_SAVED = 0.02
 # Seconds that it takes, about, to note a read.
 NOTE_COST = 1e-6
 
-# With more scopes open, on whosever screens, nothing is noted.
+# With more scopes open, in all sessions, nothing is noted.
 MANY_SCOPES = 50
 
 # Keys of which it is known how long a look at them takes in vain.
@@ -57,14 +57,16 @@ class InPlaceWatch:
         self._store.note_reads(self._is_due())
 
     def look(self) -> None:
-        """The calling thread's part in a run ends. Raises nothing."""
+        """The calling thread's part in a run ends. The values' own code may raise: that is nothing to the run."""
         try:
             reads, seconds = self._store.take_reads()
             self._saved = min(MOST_SAVED, self._saved + SHARE * seconds) - NOTE_COST * len(reads)
             if reads and self._is_due():
                 self._look_at(reads)
             self._store.note_reads(self._is_due())
-        except BaseException:  # of the values' own code
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
             logger.debug("A look for changes in place has failed.", exc_info=True)
 
     def _is_due(self) -> bool:

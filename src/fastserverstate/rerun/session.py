@@ -154,13 +154,15 @@ class LiveSession(Session):
 
     def _warn_of_circle(self, warned: set[str]) -> None:
         found = self._store.take_echoes()
-        if {key for key, _ in found} <= warned:
+        keys = {key for key, _ in found} or {""}  # another session's warning has named them
+        if keys <= warned:
             return
-        warned.update(key for key, _ in found)
+        warned.update(keys)
         logger.warning(
             "Reruns change the state that they are made for, and would never end: %s. %r is not rerun for this again. "
             "Change shared state in a callback, or before it is shown.",
-            "; ".join(f"server_state[{key!r}]" + (f" is changed at {place}" if place else "") for key, place in found),
+            "; ".join(f"server_state[{key!r}]" + (f" is changed at {place}" if place else "") for key, place in found)
+            or "see the warnings before this one",
             self,
         )
 
