@@ -428,7 +428,7 @@ class Store:
     def set_listeners(self, key: str, listeners: Callable[[Any], object] | None) -> Callable[[Any], object] | None:
         """Have a function called after every change of the key, or none. Returns the one that was called so far.
 
-        It is given the value that the key has when it is called, whoever holds the key's lock, or `absent`.
+        It is given the value that the key has when it is called, locked or not, or `absent`.
 
         The calls are made by a thread that has changed the key, once it holds no key's lock: in the order of the
         changes, and never two at a time.

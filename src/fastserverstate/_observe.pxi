@@ -14,7 +14,7 @@ cdef void announce(Cell *cell) noexcept:
 cdef int call_listeners(Table *table, Shard *shard, PyObject *key) except -1:
     """Make the calls that are due, one for every change: in their order, and never two at a time for one key.
 
-    Each is given the value that there is then, whoever holds the key's lock, or ABSENT.
+    Each is given the value that there is then, locked or not, or ABSENT.
 
     A thread that comes while another one is calling leaves its calls to that one. This thread holds no lock of any key.
     What ends the script is raised when all calls were made. What the callbacks read subscribes nothing. On a thread

@@ -19,7 +19,7 @@ cdef class _Arrival:
 
 
 cdef tuple apply(Store store, changes, Holder holder):
-    """Make changes at once: (key, value or ABSENT, whether to rerun nobody). See Store.apply.
+    """Make changes at once: (key, value or ABSENT, whether to rerun no session). See Store.apply.
 
     ABSENT for a key that is not set touches it.
     """

@@ -189,7 +189,7 @@ cdef class Session:
     cdef bint running
     cdef bint closed
     cdef readonly uint64_t cause    # of the run: see _slots.pxi
-    cdef bint feeds             # the run is a user's: what it changes begins chains of reruns
+    cdef bint by_user           # the run is a user's: what it changes begins chains of reruns
     cdef bint recurs            # a chain of reruns has come back to the session: see rerun/session.py
 
     def __cinit__(self, *args, **kwargs):
@@ -237,11 +237,11 @@ cdef class Session:
         if cause is not None:
             number = cause
         elif self.store is not None:
-            number = cause_of_origin(load64(self.store.table.slots.feeds))
+            number = cause_of_origin(load64(self.store.table.slots.collections))
         lock(&self.mutex)
         store64(self.run, self.run + 1)
         self.running = not self.closed
-        self.feeds = cause is None
+        self.by_user = cause is None
         self.cause = number
         self.recurs = recurs
         unlock(&self.mutex)

@@ -20,7 +20,7 @@ ctypedef struct Slots:
     uint64_t *retired         # slots that sets may still hold
     uint64_t *pending         # marked stale, not yet collected
     uint64_t *echoed          # the same, by runs that are reruns themselves
-    uint64_t feeds            # number of the last collection that found what no rerun has changed
+    uint64_t collections      # that there were
     Echo echoes[MOST_ECHOES]
     int echo_count
     uint32_t *spare           # slots that no set holds
@@ -241,7 +241,7 @@ cdef Subscribers *pace(Slots *slots, Cell *cell) noexcept:
         cell.extra.is_outdated = True
         cell.extra.next_outdated = slots.outdated
         slots.outdated = cell
-        store_flag(slots.any_pending, True)  # whoever collects is to come back in time
+        store_flag(slots.any_pending, True)  # so that the collector comes back in time
     return &cell.extra.outdated
 
 
@@ -382,7 +382,7 @@ cdef inline void add_cause(Scope scope, uint32_t slot, uint64_t cause) noexcept:
 
 cdef inline bint is_rerun(Session writer) noexcept:
     """Whether a change is made by a rerun, and not by a thread of the app's own beside it."""
-    if writer is None or writer.feeds or not writer.running:
+    if writer is None or writer.by_user or not writer.running:
         return False
     if fss_holder != NULL:
         return not (<Holder>fss_holder).beside
@@ -473,13 +473,13 @@ cdef list collect(Slots *slots):
             raise MemoryError()
     store_flag(slots.woken, False)
     store_flag(slots.any_pending, False)
-    store64(slots.feeds, slots.feeds + 1)
+    store64(slots.collections, slots.collections + 1)
     for slot in range(slots.used):
         is_fed = has_bit(slots.pending, slot)
         if (is_fed or has_bit(slots.echoed, slot)) and slots.scopes[slot] != NULL:
             scope = <Scope>slots.scopes[slot]
             if is_fed:
-                add_cause(scope, slot, cause_of_origin(slots.feeds))
+                add_cause(scope, slot, cause_of_origin(slots.collections))
             if slot != scope.slot:
                 store_flag(scope.stale_before, True)
             elif is_fed:

@@ -811,7 +811,7 @@ cdef int resolve(Store store, str key) except -1:
             unlock_shard(shard)
             raise MemoryError()
         done = before == (NULL if cell.extra == NULL else cell.extra.hash_funcs)
-        if done and load64(store.generation) == generation:  # else whoever has changed the options does it again
+        if done and load64(store.generation) == generation:  # else the thread that changes the options does it again
             cell.policy = policy
             cell.has_print = cell.has_print and kept
             if cell.extra != NULL:

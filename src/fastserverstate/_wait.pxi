@@ -189,7 +189,7 @@ cpdef refuse_to_block(str what):
     )
 
 
-# The end of a pool or of the process, in which nobody may be left who would end a wait.
+# The end of a pool or of the process, when no thread may be left that would end a wait.
 
 def on_ends(in_pool, if_over):
     global is_in_pool, raise_if_over

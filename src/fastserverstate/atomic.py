@@ -356,8 +356,8 @@ class BeginTransaction:
 
     The locks of `keys` are taken when it begins, all in one order. Keys that were not named may be written too: their
     locks are taken then, which may end in a ``DeadlockError``. What is written can be read inside. At the end all of it
-    appears and whoever depends on any of it is rerun once. An exception discards it: also one that stops or reruns the
-    script.
+    appears, and the sessions that depend on it are rerun once. An exception discards it: also one that stops or reruns
+    the script.
 
     A transaction inside of another joins it. An exception that leaves the inner block undoes what was written since
     that began, and the outer one can go on.
@@ -411,7 +411,7 @@ def wait_for_with(store: Store) -> WaitFor:
 
         Sleeps until the key changes. In a script run the wait ends with the run: when the user clicks, or closes the
         tab. On a thread without a run it ends with the process, and with the event loop whose executor the thread
-        belongs to: nobody is left then who would end it. Subscribes to nothing. In a coroutine, await `wait_for_async`.
+        belongs to. Subscribes to nothing. In a coroutine, await `wait_for_async`.
 
         Thread-safety
             Safe from any thread. `predicate` is called on the waiting thread with nothing locked, at first and after

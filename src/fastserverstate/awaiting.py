@@ -14,7 +14,7 @@ from fastserverstate.durations import Duration, seconds_of
 from fastserverstate.functions import check_function, refuse_coroutine
 from fastserverstate.identity import Identity
 
-LOCKED_REST = 0.02  # seconds until a key that was locked is looked at again: nobody tells of a release
+LOCKED_REST = 0.02  # seconds until a key that was locked is looked at again: a release is not told
 
 
 class WaitForAsync(Protocol):

@@ -15,7 +15,7 @@ _Result = TypeVar("_Result")
 
 
 class NoRerun(Suppression):
-    """Writes inside of ``with no_rerun:`` rerun nobody. Also a decorator of functions: ``@no_rerun``.
+    """Writes inside of ``with no_rerun:`` rerun no session. Also a decorator of functions: ``@no_rerun``.
 
     The values are stored at once, and sessions stay subscribed: a later write outside of the block reruns them.
 
