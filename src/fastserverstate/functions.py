@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+TRIES = 100
+
 
 def name_of(function: Any) -> str:
     """What stands for a function in a message."""
@@ -52,7 +54,7 @@ def accepting(
     args = tuple(args)
     call = functools.partial(function, *args, **kwargs)
     try:
-        signature = inspect.signature(function)
+        signature = _signature_of(function)
     except (TypeError, ValueError):  # of a built-in function
         return call, 0
     for count in range(len(offered) + 1):
@@ -66,6 +68,15 @@ def accepting(
     forms = ", ".join(f"({', '.join(offered[:count])})" for count in range(len(offered) + 1))
     given = " besides args and kwargs" if args or kwargs else ""
     raise TypeError(f"{what} takes one of {forms}{given}, and {name_of(function)} takes {signature}.")
+
+
+def _signature_of(function: Callable[..., object]) -> inspect.Signature:
+    for _ in range(TRIES):
+        try:
+            return inspect.signature(function)
+        except SystemError:
+            continue  # CPython 3.11 fails now and then to parse that of a built-in function while other threads parse
+    return inspect.signature(function)
 
 
 def _call_before(function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any], *offered: Any) -> Any:

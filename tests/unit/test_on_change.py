@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import logging
 import queue
 import threading
@@ -175,6 +176,23 @@ def test_methods_of_objects_that_are_made_in_every_run_are_warned_of(state, on_c
         on_change("k", Page().report)
     assert "has registered a callback of the same name" in caplog.text
     assert "k" not in state
+
+
+def test_signature_that_cpython_fails_to_parse_is_asked_for_again(state, on_change, monkeypatch):
+    """On 3.11 that of a built-in function, while another thread parses: it has happened in this suite."""
+    failures = [SystemError("AST constructor recursion depth mismatch")] * 2
+    signature = inspect.signature
+
+    def fail_at_first(function):
+        if failures:
+            raise failures.pop()
+        return signature(function)
+
+    monkeypatch.setattr(inspect, "signature", fail_at_first)
+    calls = []
+    on_change("k", calls.append, args=("changed",))
+    state["k"] = 1
+    assert calls == ["changed"]
 
 
 def test_functions_without_a_file_are_told_by_their_code(state, on_change):
