@@ -7,12 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import streamlit
 from harness.server import AppServer, streamlit_run
 from playwright.sync_api import Locator, Page, expect
 
 pytestmark = pytest.mark.browser
 
 APP = Path(__file__).parent / "apps" / "survival.py"
+loses_clicks = pytest.mark.skipif(
+    streamlit.__version__.startswith(("1.37.", "1.38.")),
+    reason="Streamlit 1.37 loses clicks that break off the run of an st.navigation page, and 1.39 no longer does",
+)
 in_body_and_fragment = pytest.mark.parametrize("scope", ["body", "fragment"])
 
 
@@ -151,9 +156,14 @@ def test_click_is_not_replayed(visit: Callable[..., Visitors], scope: str) -> No
     visitors.write("Callback 1, Result 1", times=5)
 
 
+@loses_clicks
 @in_body_and_fragment
-def test_click_is_not_lost_while_others_write_all_the_time(visit: Callable[..., Visitors], scope: str) -> None:
-    visitors = visit("buttons", scope)
+def test_click_is_not_lost_while_others_write_all_the_time(open_tab: Callable[..., Page], scope: str) -> None:
+    with streamlit_run(APP) as server:  # of its own: if this fails, the writing goes on
+        click_while_others_write_all_the_time(Visitors(open_tab, server.url, "buttons", scope))
+
+
+def click_while_others_write_all_the_time(visitors: Visitors) -> None:
     visitors.theirs.get_by_role("button", name="Start writing").click()
     for clicks in range(1, 6):
         for button, received in [
