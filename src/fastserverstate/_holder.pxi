@@ -10,9 +10,10 @@ cdef class Holder:
     """A thread's part in a run, or a thread outside of runs: what it holds ends with it."""
     cdef uint64_t serial
     cdef unsigned long thread     # its ident, for messages
-    cdef bint beside              # the thread is one of the app's own that takes part in a session's run
-    cdef Session session          # whose run it is part of, as of its last write that went through a backend,
-    cdef const void *context      # and the context of that write
+    # As of the thread's last write that went through a backend:
+    cdef Session session          # whose run it is part of,
+    cdef const void *context      # the context,
+    cdef bint beside              # and whether the thread is one of the app's own
     cdef Mutex mutex              # guards what follows; taken after a shard's
     cdef Cell *cells              # whose locks it has
     cdef Py_ssize_t locks         # how many
@@ -43,7 +44,6 @@ cdef PyObject *_make_holder() except NULL:
     cdef _ThreadCache cache = this_thread()
     cdef Holder made = Holder()
     suppression.set(suppression.get())  # gives the thread the context that it will be known by
-    made.beside = cache.standing == BESIDE
     if fss_holder == NULL:  # else a finalizer has made one meanwhile
         cache.holder = made
         fss_holder = <PyObject *>made

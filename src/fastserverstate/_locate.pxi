@@ -199,8 +199,6 @@ cdef int settle_in(_ThreadCache cache, tuple found) except -1:
     cache.session = session
     cache.scope = None if cache.detached else scope
     cache.standing = standing
-    if cache.holder is not None:
-        cache.holder.beside = standing == BESIDE
     cache.writer = None if standing == REPLACED else session
     cache.table = NULL if session is None or session.store is None else session.store.table
     if session is not None:

@@ -67,8 +67,9 @@ def _name_publicly(*functions: Any) -> None:
         function.__module__, function.__qualname__ = __package__, function.__name__
 
 
-_name_publicly(compare_and_set, configure, force_rerun_bound_sessions, on_change, peek, shared, touch, wait_for)
-_name_publicly(wait_for_async)
+_name_publicly(
+    compare_and_set, configure, force_rerun_bound_sessions, on_change, peek, shared, touch, wait_for, wait_for_async
+)
 Atomic.__call__.__qualname__ = "atomic"
 Atomic.append.__qualname__ = "atomic.append"
 BeginTransaction.__call__.__qualname__ = "transaction"

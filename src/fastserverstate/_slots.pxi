@@ -340,6 +340,11 @@ cdef inline void note_own_change(Slots *slots, Scope scope, const Subscribers *s
         scope.stale_before = True  # if this execution is broken off, an earlier one still shows the older value
 
 
+cdef inline bint is_for_other() noexcept:
+    """Whether the change comes back from a backend: this thread makes it in the name of another, its holder's."""
+    return fss_holder != NULL and (<Holder>fss_holder).thread != PyThread_get_thread_ident()
+
+
 cdef inline bint is_overwritten(Slots *slots, Scope scope, const Subscribers *subscribers) noexcept:
     """Whether a change by the scope's own session is a reason to rerun the scope.
 
@@ -352,8 +357,7 @@ cdef inline bint is_overwritten(Slots *slots, Scope scope, const Subscribers *su
     if slots.rerun_writer == WRITER_ALWAYS or scope.run != scope.session.run or fss_holder == NULL:
         return True
     holder = <Holder>fss_holder
-    # A change that comes back from a backend is made on another thread, in the name of the one that has asked for it.
-    context = context_here() if holder.thread == PyThread_get_thread_ident() else holder.context
+    context = holder.context if is_for_other() else context_here()
     return not reads_has(&scope.reads, subscribers, scope.session.sent, holder.serial, context)
 
 
@@ -384,7 +388,7 @@ cdef inline bint is_rerun(Session writer) noexcept:
     """Whether a change is made by a rerun, and not by a thread of the app's own beside it."""
     if writer is None or writer.by_user or not writer.running:
         return False
-    if fss_holder != NULL:
+    if is_for_other():
         return not (<Holder>fss_holder).beside
     return fss_thread_cache == NULL or (<_ThreadCache>fss_thread_cache).standing != BESIDE
 
@@ -392,13 +396,16 @@ cdef inline bint is_rerun(Session writer) noexcept:
 cdef void echo(Slots *slots, const Subscribers *subscribers, Session writer, PyObject *name) noexcept:
     """Mark the subscribers. They stay subscribed: if they are not rerun for this, they are for the next change."""
     cdef uint32_t i, slot
+    cdef bint some = False
     for i in range(64 * subscribers.words if subscribers.words else subscribers.count):
         slot = i if subscribers.words else subscribers.body.few[i]
         if subscribers_has(subscribers, slot) and slots.scopes[slot] != NULL:
             add_cause(<Scope>slots.scopes[slot], slot, writer.cause)
             set_bit(slots.echoed, slot)
-            store_flag(slots.any_pending, True)
-            note_echo(slots, writer, name)
+            some = True
+    if some:
+        store_flag(slots.any_pending, True)
+        note_echo(slots, writer, name)
 
 
 cdef void note_echo(Slots *slots, Session writer, PyObject *key) noexcept:
@@ -426,15 +433,27 @@ cdef void place_echoes(Slots *slots) noexcept:
     cdef PyObject *code
     cdef int instruction = 0
     cdef int i
-    code = here(&instruction)
+    cdef bint some = False
     lock(&slots.mutex)
     for i in range(slots.echo_count):
-        if slots.echoes[i].thread == thread and slots.echoes[i].code == NULL and code != NULL:
+        some = some or is_unplaced(&slots.echoes[i], thread)
+    unlock(&slots.mutex)
+    code = here(&instruction) if some else NULL
+    if code == NULL:
+        return
+    lock(&slots.mutex)
+    for i in range(slots.echo_count):
+        if is_unplaced(&slots.echoes[i], thread):
             _incref(code)
             slots.echoes[i].code = code
             slots.echoes[i].instruction = instruction
     unlock(&slots.mutex)
-    _xdecref(code)
+    _decref(code)
+
+
+cdef inline bint is_unplaced(const Echo *self, unsigned long thread) noexcept:
+    """Whether this thread has made the change, and it is not known where."""
+    return self.thread == thread and self.code == NULL
 
 
 cdef list take_echoes(Slots *slots):

@@ -152,6 +152,7 @@ cdef class Store:
         holder = <Holder>current_holder()
         holder.session = session
         holder.context = context_here()
+        holder.beside = this_thread().standing == BESIDE
         return holder
 
     def raise_if_stopped(self):

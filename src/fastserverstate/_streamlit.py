@@ -576,7 +576,7 @@ class Bridge:
         """Refresh sessions that come back after their connection was lost, and forget those that cannot come back."""
         if _ATTRIBUTE in manager.__dict__:
             return
-        connect, disconnect, close = manager.connect_session, manager.disconnect_session, manager.close_session
+        connect = manager.connect_session
 
         def connect_and_refresh(*args: Any, **kwargs: Any) -> str:
             session_id: str = connect(*args, **kwargs)
@@ -585,17 +585,16 @@ class Bridge:
                 self._scheduler.returned(live)
             return session_id
 
-        def disconnect_and_forget(*args: Any, **kwargs: Any) -> None:
-            disconnect(*args, **kwargs)
-            self._forget_departed(manager)
+        def forgetting(end: Callable[..., None]) -> Callable[..., None]:
+            def end_and_forget(*args: Any, **kwargs: Any) -> None:
+                end(*args, **kwargs)
+                self._forget_departed(manager)
 
-        def close_and_forget(*args: Any, **kwargs: Any) -> None:
-            close(*args, **kwargs)
-            self._forget_departed(manager)
+            return end_and_forget
 
         manager.connect_session = connect_and_refresh
-        manager.disconnect_session = disconnect_and_forget
-        manager.close_session = close_and_forget
+        manager.disconnect_session = forgetting(manager.disconnect_session)
+        manager.close_session = forgetting(manager.close_session)
         manager.__dict__[_ATTRIBUTE] = True
 
     def _forget_departed(self, manager: Any) -> None:

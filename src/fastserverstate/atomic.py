@@ -13,7 +13,7 @@ from typing import Any, Never, Protocol, TypeVar, overload
 
 from fastserverstate._core import Counters, Namespace, Store, absent, plain_key, same_value
 from fastserverstate.durations import Duration, seconds_of
-from fastserverstate.functions import accepting, check_function, name_of, refuse_coroutine
+from fastserverstate.functions import Predicate, accepting, check_function, name_of, refuse_coroutine
 from fastserverstate.identity import Identity
 
 logger = logging.getLogger("fastserverstate")
@@ -369,10 +369,9 @@ class BeginTransaction:
 
     Raises
         ``TimeoutError`` if the locks of `keys` are not free within `timeout` (seconds, a ``timedelta``, or text such as
-        ``"500ms"``),
-        ``DeadlockError`` if they never would be, ``TypeError`` if a key is not a ``str``, ``RuntimeError`` if a lock of
-        a key that it has written is released inside of it, if another task of this thread is in one, or if it was
-        discarded.
+        ``"500ms"``), ``DeadlockError`` if they never would be, ``TypeError`` if a key is not a ``str``,
+        ``RuntimeError`` if a lock of a key that it has written is released inside of it, if another task of this thread
+        is in one, or if it was discarded.
 
     >>> from fastserverstate import server_state, transaction
     >>> server_state.update(mine=5, yours=0)
@@ -431,9 +430,7 @@ def wait_for_with(store: Store) -> WaitFor:
         >>> del server_state["result"]
         """
         key = plain_key(key)
-        what = f"The predicate of wait_for({key!r}, ...)"
-        if predicate is not None:
-            check_function(predicate, what)
+        expected = Predicate(predicate, f"The predicate of wait_for({key!r}, ...)")
         seconds = seconds_of(timeout, "timeout")
         end = None if seconds is None else time.monotonic() + seconds
 
@@ -443,11 +440,8 @@ def wait_for_with(store: Store) -> WaitFor:
         while True:
             version = store.version(key)
             value = store.peek(key, MISSING, left())
-            if value is not MISSING:
-                found = predicate is None or predicate(value)
-                refuse_coroutine(found, what)
-                if found:
-                    return value
+            if value is not MISSING and expected.holds(value):
+                return value
             if not store.wait_for_change(key, version, left()):
                 raise TimeoutError(f"server_state[{key!r}] was not as expected within {seconds:g} seconds.")
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from fastserverstate._core import Store, plain_key
 from fastserverstate.atomic import MISSING, Listeners
 from fastserverstate.durations import Duration, seconds_of
-from fastserverstate.functions import check_function, refuse_coroutine
+from fastserverstate.functions import Predicate
 from fastserverstate.identity import Identity
 
 LOCKED_REST = 0.02  # seconds until a key that was locked is looked at again: a release is not told
@@ -52,9 +52,7 @@ def wait_for_async_with(store: Store, listeners: Listeners) -> WaitForAsync:
         >>> del server_state["result"]
         """
         key = plain_key(key)
-        what = f"The predicate of wait_for_async({key!r}, ...)"
-        if predicate is not None:
-            check_function(predicate, what)
+        expected = Predicate(predicate, f"The predicate of wait_for_async({key!r}, ...)")
         seconds = seconds_of(timeout, "timeout")
         changed = asyncio.Event()
         limit = asyncio.timeout(seconds)
@@ -69,11 +67,8 @@ def wait_for_async_with(store: Store, listeners: Listeners) -> WaitForAsync:
                     except TimeoutError:  # it is locked
                         await asyncio.sleep(LOCKED_REST)
                         continue
-                    if value is not MISSING:
-                        found = predicate is None or predicate(value)
-                        refuse_coroutine(found, what)
-                        if found:
-                            return value
+                    if value is not MISSING and expected.holds(value):
+                        return value
                     await changed.wait()
         except TimeoutError:
             if not limit.expired():

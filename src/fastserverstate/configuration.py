@@ -18,6 +18,7 @@ from fastserverstate._core import (
     RERUN_WRITER_NEVER,
     RERUN_WRITER_STALE,
     Store,
+    plain_key,
     same_value,
 )
 from fastserverstate.change import HashFuncs, named
@@ -215,7 +216,7 @@ def configure_with(
             "gc": gc,
         }
         if key is not None:
-            store.version(key)  # refuses what is no key
+            key = plain_key(key)
         _refuse_options(key, of_keys, of_process)
         _check_comparison(compare, hash_funcs)
         seconds = seconds_of(min_rerun_interval, "min_rerun_interval")

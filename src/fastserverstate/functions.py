@@ -47,6 +47,21 @@ def refuse_coroutine(result: Any, what: str) -> None:
         )
 
 
+class Predicate:
+    """Whether a value is what is waited for: any value is if there is no function."""
+
+    def __init__(self, function: Callable[[Any], object] | None, what: str) -> None:
+        if function is not None:
+            check_function(function, what)
+        self._function = function
+        self._what = what
+
+    def holds(self, value: Any) -> bool:
+        found = self._function is None or self._function(value)
+        refuse_coroutine(found, self._what)
+        return bool(found)
+
+
 def accepting(
     function: Callable[..., object], what: str, args: Iterable[Any], kwargs: Mapping[str, Any], offered: tuple[str, ...]
 ) -> tuple[Callable[..., object], int]:

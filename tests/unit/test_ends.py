@@ -10,7 +10,21 @@ WAITS = """
     import asyncio
     import sys
     from concurrent.futures import ThreadPoolExecutor
-    from fastserverstate import atomic, server_state, server_state_lock, wait_for
+    from fastserverstate import _core, _ends, atomic, server_state, server_state_lock, wait_for
+
+    looks = []
+
+    def raise_if_over():
+        looks.append(None)
+        _ends.raise_if_over()
+
+    _core.on_ends(_ends._is_in_pool, raise_if_over)
+
+    def await_two_looks():
+        # Of the only thread that waits, whether its wait has to end.
+        enough, deadline = len(looks) + 2, time.monotonic() + 20
+        while len(looks) < enough and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     never = threading.Event()
 
@@ -87,7 +101,7 @@ def test_event_loop_that_closes_ends_no_wait_of_another_pool():
     def watch():
         while not any(thread.name.endswith("(_do_shutdown)") for thread in threading.enumerate()):
             time.sleep(0.01)
-        time.sleep(0.6)  # longer than two looks apart
+        await_two_looks()
         looked.set()
 
     looked, over = threading.Event(), threading.Event()
@@ -127,7 +141,7 @@ def test_threads_that_go_on_after_the_main_thread_end_each_other_s_waits():
     def produce():
         for n in range(5):
             wait_for("taken", lambda taken: taken == n)
-            time.sleep(0.3)  # longer than two looks apart
+            await_two_looks()
             server_state["made"] = n + 1
 
     def consume():
@@ -154,7 +168,7 @@ def test_pool_that_is_left_goes_on():
 
     with ThreadPoolExecutor() as pool:
         consumer = pool.submit(wait_for, "k")
-        pool.submit(lambda: (asyncio.run(shutting_down()), time.sleep(0.6), server_state.update(k=1)))
+        pool.submit(lambda: (asyncio.run(shutting_down()), await_two_looks(), server_state.update(k=1)))
     print(consumer.result())
         """,
         package=True,

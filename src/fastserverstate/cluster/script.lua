@@ -5,7 +5,7 @@
 --   d    key -> encoded value            v    key -> version, "epoch-seq"
 --   log  stream of changes, whose ids are "epoch-seq", without holes in one epoch. Fields: w, the writer's ticket; s and a
 --        key, and the value; r and a key whose value is to be fetched; d and a key that was deleted, or touched while
---        it was not set; all three in capitals if nobody is to be rerun; f, too many to list; u and a key whose lock
+--        it was not set; all three in capitals if no session is to be rerun; f, too many to list; u and a key whose lock
 --        was released; a, adopted
 --   op:  by writer: number and reply of its last operation       ttl  key -> when it is to be deleted, in ms
 --   lk:  by key: "epoch-fence|owner" of its lock. The fence of a turn is 0: nobody holds it, but who has been passed

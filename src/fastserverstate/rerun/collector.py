@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastserverstate.rerun.rest import Companion
+from fastserverstate.rerun.settings import has_gil
 
 if TYPE_CHECKING:
     from fastserverstate.rerun.scheduler import Pump
@@ -105,7 +106,7 @@ class SettingAside(Companion):
         self._collects_after_runs = collects_after_runs
         self._growth = Growth()
         self._runs = 0  # since all objects were gone through; 0 when nothing is set aside
-        self._step = 1 if getattr(sys, "_is_gil_enabled", lambda: True)() else RUNS_WITHOUT_GIL
+        self._step = 1 if has_gil() else RUNS_WITHOUT_GIL
         self._put_back_at: int | None = None  # number of full collections then, until there was another one
 
     def run_ended(self, pump: Pump) -> None:

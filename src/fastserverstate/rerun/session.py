@@ -64,9 +64,8 @@ class LiveSession(Session):
         self._store = store
         self.link = link
         self.pump: Pump | None = None
-        self._runner: Callable[[], object] = lambda: (
-            None
-        )  # weak, for runners lead to all that Streamlit has of a session
+        # Whose runs count. Weak, for runners lead to all that Streamlit has of a session.
+        self._runner: Callable[[], object] = lambda: None
         self.runner_ended = False
         self.queued = False
         self.watched = False  # the pump looks at it again, in case that the end of its run is not reported
@@ -133,7 +132,7 @@ class LiveSession(Session):
         return False, None
 
     def _is_worth_a_try(self, part: str | None, warned: set[str]) -> bool:
-        if self._next_turn(part)[1] > MAX_TURNS:
+        if self._next_turn(part, self.cause_of(part) - 1)[1] > MAX_TURNS:
             self.give_up(part)
             self._warn_of_circle(warned)
             return False
@@ -166,17 +165,17 @@ class LiveSession(Session):
             self,
         )
 
-    def _next_turn(self, part: str | None) -> tuple[int, int]:
-        """The deepest cause of the part if it is rerun now, and how often the chain will have come back to it."""
+    def _next_turn(self, part: str | None, cause: int) -> tuple[int, int]:
+        """The part's deepest cause if it is rerun for this one, and how often the chain will have come back to it."""
         deepest, turns = self._turns.get(part, (self._users_cause, 0))
-        cause = self.cause_of(part) - 1
         if cause // CAUSE_DEPTHS > deepest // CAUSE_DEPTHS:
             return cause, 0
         return (cause, turns + 1) if cause < deepest else (deepest, turns)
 
     def request_rerun(self, fragment: str | None) -> None:
         self._requested = True
-        self._turns[fragment] = _, turns = self._next_turn(fragment)
-        self._next_cause, self._recurs = self.cause_of(fragment) - 1, turns > 0
+        self._next_cause = self.cause_of(fragment) - 1
+        self._turns[fragment] = _, turns = self._next_turn(fragment, self._next_cause)
+        self._recurs = turns > 0
         self._attempts[fragment] = self._attempts.get(fragment, 0) + 1
         self.link.request_rerun(fragment)

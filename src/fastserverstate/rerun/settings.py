@@ -7,10 +7,13 @@ import sys
 from dataclasses import dataclass, field
 
 
+def has_gil() -> bool:
+    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+
+
 def runnable_in_parallel() -> int:
     """How many script runs can make progress at the same time on this interpreter."""
-    has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
-    return 1 if has_gil else os.cpu_count() or 1
+    return 1 if has_gil() else os.cpu_count() or 1
 
 
 @dataclass

@@ -21,8 +21,8 @@ def write() -> None:
         server_state["writes"] = writes() + 1
 
 
-# A browser that gets more runs than it can show no longer reacts to clicks, and on a busy machine it can show few. So the
-# runs are few but long, and about half of the clicks come in the middle of one.
+# A browser that gets more runs than it can show no longer reacts to clicks, and on a busy machine it can show few. So
+# the runs are few but long, and about half of the clicks come in the middle of one.
 BETWEEN_WRITES = 0.2  # seconds
 
 
