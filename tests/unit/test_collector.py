@@ -68,6 +68,23 @@ def test_what_survives_a_collection_is_set_aside(server: Server) -> None:
     assert len(kept) == 1000
 
 
+def test_first_session_sets_aside_what_is_there(server: Server) -> None:
+    server.aside.session_began(server._pump)
+    assert gc.get_freeze_count() > 1000
+
+
+def test_first_rest_goes_through_what_the_first_session_has_set_aside(server: Server) -> None:
+    cycle = Cycle()
+    reference = weakref.ref(cycle)
+    server.aside.session_began(server._pump)
+    del cycle
+    gc.collect()
+    assert reference() is not None
+    server.aside.at_rest()
+    assert reference() is None
+    assert gc.get_freeze_count() > 1000
+
+
 def test_all_is_put_back_after_many_runs(server: Server, dropped, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RUNS_SET_ASIDE", 10)
     server.run(9)
@@ -119,6 +136,18 @@ def test_objects_that_the_app_has_frozen_stay_so(server: Server) -> None:
     server.run(3)
     server.aside.stop()
     assert gc.get_freeze_count() == frozen > 0
+
+
+@pytest.mark.parametrize("runs", [0, 1, 5])
+def test_objects_that_the_app_freezes_in_its_first_runs_stay_so(server: Server, runs: int) -> None:
+    server.aside.session_began(server._pump)
+    server.run(runs)
+    loaded = [Cycle() for _ in range(1000)]
+    gc.freeze()
+    server.run(3)
+    server.aside.at_rest()
+    server.aside.stop()
+    assert gc.get_freeze_count() > len(loaded)
 
 
 @pytest.mark.parametrize("end", [SettingAside.stop, SettingAside.reset_after_fork])

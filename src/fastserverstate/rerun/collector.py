@@ -4,8 +4,9 @@ Streamlit collects all generations after every run (``runner.postScriptGC``), an
 every object of the process: modules, caches and the sessions of all users. That costs several times what most runs do,
 and keeps their output from leaving. Two ways out:
 
-* `SettingAside`, the default, leaves Streamlit's collections alone and makes them cheap: what has survived one is set
-  aside (`gc.freeze`), so that the next one goes through what came after. Now and then all of it is put back.
+* `SettingAside`, the default, leaves Streamlit's collections alone and makes them cheap: what is there when the first
+  session begins, and what has survived a collection, is set aside (`gc.freeze`), so that the next one goes through what
+  came after. Now and then all of it is put back.
 * `Paced`, on request, takes the place of Streamlit's collections: one for many runs, when the server has come to rest
   or the process has grown.
 """
@@ -39,8 +40,10 @@ RUNS_SET_ASIDE = 2000
 RUNS_BEFORE_REST = 20
 LONG_REST = 5.0  # seconds
 
-# CPython 3.12 starts with some hundred frozen objects. An app that freezes its own has tens of thousands.
+# CPython 3.12 starts with some hundred frozen objects. An app that freezes its own has tens of thousands, and does so
+# before or in one of its first runs: counting what is frozen goes through all of it, so later runs do not.
 FROZEN_BY_PYTHON = 1000
+RUNS_BEFORE_TRUST = 20
 # Setting aside takes no time with the GIL, and goes through all objects without it.
 RUNS_WITHOUT_GIL = 25
 
@@ -108,6 +111,21 @@ class SettingAside(Companion):
         self._runs = 0  # since all objects were gone through; 0 when nothing is set aside
         self._step = 1 if has_gil() else RUNS_WITHOUT_GIL
         self._put_back_at: int | None = None  # number of full collections then, until there was another one
+        self._frozen = FROZEN_BY_PYTHON  # at most so many objects are, but for those that the app itself has frozen
+        self._trusted_after = RUNS_BEFORE_TRUST  # counts down
+
+    def session_began(self, pump: Pump) -> None:
+        """Spare the first runs the collections of all that was imported for them."""
+        with self.lock:
+            if (
+                self._runs == 0
+                and self._put_back_at is None
+                and self._collects_after_runs()
+                and not self._app_freezes()
+            ):
+                self._set_aside()
+                self._runs = RUNS_BEFORE_REST  # no collection has gone through it: the first rest has to
+                self.keep_watch(pump)
 
     def run_ended(self, pump: Pump) -> None:
         with self.lock:
@@ -119,24 +137,34 @@ class SettingAside(Companion):
                     return
                 self._put_back_at = None
                 self._growth.collected()
+            elif self._app_freezes():
+                self._runs, self._frozen = 0, FROZEN_BY_PYTHON
+                return
             elif self._runs == 0:
-                if gc.get_freeze_count() > FROZEN_BY_PYTHON:
-                    return
                 self._growth.collected()
             elif self._runs >= RUNS_SET_ASIDE or self._growth.measure(pump.loop.time()) > 1:
                 self.put_back()
                 self._put_back_at = _full_collections()
                 return
             if self._runs % self._step == 0:
-                gc.freeze()
+                self._set_aside()
             self._runs += 1
             self.keep_watch(pump)
+
+    def _app_freezes(self) -> bool:
+        return (self._runs == 0 or self._trusted_after > 0) and gc.get_freeze_count() > self._frozen
+
+    def _set_aside(self) -> None:
+        gc.freeze()
+        if self._trusted_after > 0:
+            self._trusted_after -= 1
+            self._frozen = gc.get_freeze_count()
 
     def at_rest(self) -> None:
         if self._runs >= RUNS_BEFORE_REST:
             self.put_back()
             gc.collect()
-            gc.freeze()
+            self._set_aside()
             self._growth.collected()
             self._runs = 1
 
@@ -145,6 +173,7 @@ class SettingAside(Companion):
             if self._runs:
                 gc.unfreeze()
                 self._runs = 0
+                self._frozen = FROZEN_BY_PYTHON
 
 
 def _full_collections() -> int:

@@ -31,6 +31,9 @@ class Companion:
         self._pumps: set[Pump] = set()
         self._last = 0.0
 
+    def session_began(self, pump: Pump) -> None:
+        """A session has come."""
+
     def run_ended(self, pump: Pump) -> None:
         """A run has ended."""
 

@@ -78,6 +78,7 @@ class Scheduler:
                 # An earlier loop may have been closed with a wake-up in it.
                 pump.call(self._collect)
         live.pump = pump
+        self.collector.session_began(pump)
 
     def retire(self, live: LiveSession) -> None:
         """Forget a session that is no more. May be called by the garbage collector, so the work is put off."""
