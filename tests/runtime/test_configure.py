@@ -419,8 +419,8 @@ def test_what_survives_a_run_is_set_aside_from_the_next_collection(serve: Serve)
     """Streamlit's collection after every run stays on, and goes through little."""
     server = serve("""
         import gc as collector
-        server_state.get("n")
         st.text(f"objects {len(collector.get_objects())}")
+        server_state.get("n")
         st.button("again")
     """)
 

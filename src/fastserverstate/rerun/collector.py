@@ -40,10 +40,8 @@ RUNS_SET_ASIDE = 2000
 RUNS_BEFORE_REST = 20
 LONG_REST = 5.0  # seconds
 
-# CPython 3.12 starts with some hundred frozen objects. An app that freezes its own has tens of thousands, and does so
-# before or in one of its first runs: counting what is frozen goes through all of it, so later runs do not.
+# CPython 3.12 starts with some hundred frozen objects. An app that freezes its own has tens of thousands.
 FROZEN_BY_PYTHON = 1000
-RUNS_BEFORE_TRUST = 20
 # Setting aside takes no time with the GIL, and goes through all objects without it.
 RUNS_WITHOUT_GIL = 25
 
@@ -111,18 +109,14 @@ class SettingAside(Companion):
         self._runs = 0  # since all objects were gone through; 0 when nothing is set aside
         self._step = 1 if has_gil() else RUNS_WITHOUT_GIL
         self._put_back_at: int | None = None  # number of full collections then, until there was another one
-        self._frozen = FROZEN_BY_PYTHON  # at most so many objects are, but for those that the app itself has frozen
-        self._trusted_after = RUNS_BEFORE_TRUST  # counts down
+        self._witness: object = None  # made after the last freeze, so it is frozen only if the app freezes too
+        self._left_to_app = False
 
     def session_began(self, pump: Pump) -> None:
         """Spare the first runs the collections of all that was imported for them."""
         with self.lock:
-            if (
-                self._runs == 0
-                and self._put_back_at is None
-                and self._collects_after_runs()
-                and not self._app_freezes()
-            ):
+            is_first = self._runs == 0 and self._put_back_at is None
+            if is_first and self._collects_after_runs() and not self._is_left_to_app():
                 self._set_aside()
                 self._runs = RUNS_BEFORE_REST  # no collection has gone through it: the first rest has to
                 self.keep_watch(pump)
@@ -137,8 +131,7 @@ class SettingAside(Companion):
                     return
                 self._put_back_at = None
                 self._growth.collected()
-            elif self._app_freezes():
-                self._runs, self._frozen = 0, FROZEN_BY_PYTHON
+            elif self._is_left_to_app():
                 return
             elif self._runs == 0:
                 self._growth.collected()
@@ -151,17 +144,23 @@ class SettingAside(Companion):
             self._runs += 1
             self.keep_watch(pump)
 
-    def _app_freezes(self) -> bool:
-        return (self._runs == 0 or self._trusted_after > 0) and gc.get_freeze_count() > self._frozen
+    def _is_left_to_app(self) -> bool:
+        """Whether the app itself has frozen objects. From then on, none of them are put back."""
+        if not self._left_to_app:
+            if self._witness is None:
+                self._left_to_app = gc.get_freeze_count() > FROZEN_BY_PYTHON
+            elif has_gil():  # else there is one generation, and going through it takes as long as a collection
+                self._left_to_app = not _is_in_a_generation(self._witness)
+            if self._left_to_app:
+                self._runs = 0
+        return self._left_to_app
 
     def _set_aside(self) -> None:
         gc.freeze()
-        if self._trusted_after > 0:
-            self._trusted_after -= 1
-            self._frozen = gc.get_freeze_count()
+        self._witness = []
 
     def at_rest(self) -> None:
-        if self._runs >= RUNS_BEFORE_REST:
+        if self._runs >= RUNS_BEFORE_REST and not self._is_left_to_app():
             self.put_back()
             gc.collect()
             self._set_aside()
@@ -170,10 +169,15 @@ class SettingAside(Companion):
 
     def put_back(self) -> None:
         with self.lock:
-            if self._runs:
+            if self._runs and not self._is_left_to_app():
                 gc.unfreeze()
                 self._runs = 0
-                self._frozen = FROZEN_BY_PYTHON
+                self._witness = None
+
+
+def _is_in_a_generation(wanted: object) -> bool:
+    """Whether collections go through the object: not if it is frozen."""
+    return any(known is wanted for generation in (2, 1, 0) for known in gc.get_objects(generation))
 
 
 def _full_collections() -> int:
