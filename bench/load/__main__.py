@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import os
 import platform
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,6 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--package", action="append", choices=PACKAGES, help="may be repeated; default: all")
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="default: what fits the scenario")
     parser.add_argument("--sessions", type=int, help="instead of the scenario's own number")
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="keep N processors busy with something else")
     parser.add_argument("--quick", action="store_true", help="small and short: shows that it works, not how fast it is")
     parser.add_argument(
         "--out", type=Path, default=Path("load-results"), help="folder for results.json and results.png"
@@ -67,7 +72,17 @@ async def run(
     return Result(scenario, variant, package, size.sessions, figures)
 
 
-def environment() -> dict[str, str]:
+@contextlib.contextmanager
+def spinning(processes: int) -> Iterator[None]:
+    """Keep so many processors busy until the block ends."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(processes):
+            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+            stack.callback(process.kill)
+        yield
+
+
+def environment(busy: int) -> dict[str, str]:
     """What the figures depend on; other work on the machine shows in its load before the start."""
     return {
         "fastserverstate": version("fastserverstate"),
@@ -75,6 +90,7 @@ def environment() -> dict[str, str]:
         "Streamlit": version("streamlit"),
         "Python": platform.python_version(),
         "CPUs": str(os.cpu_count()),
+        "kept busy": str(busy),
         "load before": f"{os.getloadavg()[0]:.1f}",
         "date": time.strftime("%Y-%m-%d"),
     }
@@ -82,14 +98,14 @@ def environment() -> dict[str, str]:
 
 async def main() -> None:
     arguments = parse_arguments()
-    setting = environment()
+    setting = environment(arguments.busy)
     cells = [
         (scenario, variant, package)
         for scenario in arguments.scenario or SCENARIOS
         for variant in arguments.variant or SCENARIOS[scenario].variants
         for package in arguments.package or PACKAGES
     ]
-    with tqdm(total=len(cells), unit="server") as bar:
+    with tqdm(total=len(cells), unit="server") as bar, spinning(arguments.busy):
         found = [await run(*cell, arguments, bar) for cell in cells]
     results = [result for result in found if result is not None]
     arguments.out.mkdir(parents=True, exist_ok=True)
