@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from types import SimpleNamespace
 
-from fastserverstate import _shared, server_state
+from fastserverstate import _instances, server_state
 from fastserverstate._core import RUN_CURRENT, locate_scopes
 from fastserverstate.rerun.session import LiveSession
 
@@ -22,7 +22,7 @@ class Crowd:
     def __init__(self, size: int) -> None:
         # The core asks once for the scope of a context, so each session needs one of its own.
         self._contexts = [
-            Context(session=LiveSession(_shared.store, SimpleNamespace()), part=None) for _ in range(size)
+            Context(session=LiveSession(_instances.store, SimpleNamespace()), part=None) for _ in range(size)
         ]
 
     def read(self, key: str) -> None:
@@ -36,7 +36,7 @@ class Crowd:
             setattr(thread, ATTRIBUTE, context)
             server_state[key]
         delattr(thread, ATTRIBUTE)
-        _shared.Bridge(_shared.store, _shared.scheduler)  # finds this thread's own scope again
+        _instances.Bridge(_instances.store, _instances.scheduler)  # finds this thread's own scope again
 
     def leave(self) -> None:
         for context in self._contexts:

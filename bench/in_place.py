@@ -17,7 +17,7 @@ from harness.tab import Tab
 SCRIPT = """
 import streamlit as st
 from fastserverstate import server_state
-from fastserverstate._shared import scheduler
+from fastserverstate._instances import scheduler
 
 for number in range(8):
     server_state.setdefault(f"rows {number}", [{"id": i, "name": f"name {i}"} for i in range(100)])

@@ -40,7 +40,7 @@ from rows import ROWS, UNROLLED, unrolled, unrolled_plain
 from streamlit.runtime.scriptrunner import ScriptRunContext, add_script_run_ctx
 
 import fastserverstate
-from fastserverstate import _core, _shared, _streamlit
+from fastserverstate import _core, _instances, _streamlit
 from fastserverstate.rerun.session import LiveSession
 
 TABLE = Path(__file__).with_name("instructions.json")
@@ -82,7 +82,7 @@ def enter_script_run() -> LiveSession:
     )
     values.update(session_id="counted", _enqueue=runner.enqueue, pages_manager=SimpleNamespace(main_script_hash=""))
     context = ScriptRunContext(**values)
-    session = LiveSession(_shared.store, SimpleNamespace())
+    session = LiveSession(_instances.store, SimpleNamespace())
     session.run_started(runner)
     setattr(context, _streamlit._ATTRIBUTE, session)
     setattr(runner, _streamlit._ATTRIBUTE, True)
@@ -93,7 +93,7 @@ def enter_script_run() -> LiveSession:
     writer = threading.Thread(target=fastserverstate.server_state.__setitem__, args=("k", 1))
     writer.start()
     writer.join()
-    if [scope.owner for scope in _shared.store.collect_stale()] != [session]:
+    if [scope.owner for scope in _instances.store.collect_stale()] != [session]:
         sys.exit("The session is not subscribed: this would count something else.")
     session.finish_run()
     session.run_started(runner)
@@ -112,7 +112,7 @@ def count_here(library: str) -> None:
         probe.dump(label.encode())
 
     # With no event loop to tell, the scheduler would collect the stale scopes itself.
-    _shared.store.on_stale(None)
+    _instances.store.on_stale(None)
     state["k"] = state["unread"] = state["hot"] = 0
     session = enter_script_run()
     functions: dict[str, Callable[[], object]] = {}
@@ -148,7 +148,7 @@ def count_here(library: str) -> None:
     crowd.read("hot")
     state["hot"]
     count_call("to many", increment_hot)
-    if len(_shared.store.collect_stale()) != SCOPES:
+    if len(_instances.store.collect_stale()) != SCOPES:
         sys.exit("The write did not mark every subscriber.")
 
 

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import fastserverstate
-from fastserverstate import _core, _shared
+from fastserverstate import _core, _instances
 
 ROUNDS = 15
 LIMIT = 300  # seconds in all
@@ -74,7 +74,7 @@ class Ours:
             "part",
             lambda context, part: (context.session, context.session.scope(part), _core.RUN_CURRENT),
         )
-        self._store = _shared.store
+        self._store = _instances.store
         self.state = fastserverstate.server_state
         self.lock = self._store.lock
         self.operations = OPERATIONS

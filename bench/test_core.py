@@ -18,7 +18,7 @@ from rows import ROWS, UNROLLED, unrolled, unrolled_plain
 from streamlit.runtime import Runtime
 
 import fastserverstate
-from fastserverstate import _shared
+from fastserverstate import _instances
 
 REPEATED = 10  # to make the reading of the clock small beside it
 ROUNDS = 3000
@@ -110,7 +110,7 @@ def test_write_to_many(benchmark: BenchmarkFixture, server: LiveServer) -> None:
         state["hot"] = next(values)
 
     def check() -> None:
-        assert len(_shared.store.collect_stale()) == SCOPES
+        assert len(_instances.store.collect_stale()) == SCOPES
         stack.close()
 
     benchmark.group = f"write, {SCOPES:,} subscribers, each"

@@ -1,4 +1,4 @@
-"""State that all tabs of a Streamlit app share, kept in step.
+"""Real-time state that all sessions of a Streamlit app share.
 
 >>> from fastserverstate import server_state, server_state_lock
 >>> with server_state_lock["count"]:
@@ -8,18 +8,23 @@
 >>> del server_state.count
 """
 
-from importlib.util import find_spec
+import importlib as _importlib
+from importlib.util import find_spec as _find_spec
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 from fastserverstate import _interpreter, _reload
 
 _interpreter.check()
 _reload.restore()
 
-if find_spec("fastserverstate._core") is None:
+if _find_spec("fastserverstate._core") is None:
     raise ImportError("fastserverstate is not compiled. In a checkout, compile it with: pip install --editable .")
 
-from fastserverstate._connect import connect, connect_by_environment
-from fastserverstate._shared import (
+from fastserverstate import _connect
+from fastserverstate._connect import connect
+from fastserverstate._core import KeyLock, KeyLocks
+from fastserverstate._instances import (
     atomic,
     compare_and_set,
     configure,
@@ -36,14 +41,35 @@ from fastserverstate._shared import (
     wait_for_async,
 )
 from fastserverstate.errors import DeadlockError, FastServerStateError, RerunSuppressedError, WouldBlockError
+from fastserverstate.listeners import Subscription
+from fastserverstate.shared_widgets import WidgetArguments
+
+if _TYPE_CHECKING:
+    from fastserverstate import cluster as cluster
+
+    __version__: str
 
 _reload.keep()
-connect_by_environment()
+_connect.connect_by_environment()
+
+
+def __getattr__(name: str) -> _Any:
+    """Import on first use what few apps need."""
+    if name == "cluster":
+        return _importlib.import_module("fastserverstate.cluster")
+    if name == "__version__":
+        return _importlib.import_module("importlib.metadata").version("fastserverstate")
+    raise AttributeError(f"module 'fastserverstate' has no attribute {name!r}")
+
 
 __all__ = [
     "DeadlockError",
     "FastServerStateError",
+    "KeyLock",
+    "KeyLocks",
     "RerunSuppressedError",
+    "Subscription",
+    "WidgetArguments",
     "WouldBlockError",
     "atomic",
     "compare_and_set",

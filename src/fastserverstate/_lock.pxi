@@ -10,7 +10,14 @@ cdef double FOR_EVER_NS = 2.0 ** 62
 
 @cython.final
 cdef class KeyLock:
-    """The lock of a key."""
+    """The re-entrant lock of one key, with the methods of ``threading.RLock``.
+
+    >>> from fastserverstate import KeyLock, server_state_lock
+    >>> lock: KeyLock = server_state_lock["jobs"]
+    >>> lock.acquire(timeout=1), lock.locked()
+    (True, True)
+    >>> lock.release()
+    """
     cdef Table *table
     cdef Shard *shard
     cdef Cell *cell             # stays in the table as long as this object lives
@@ -126,7 +133,14 @@ cdef class KeyLock:
 
 @cython.final
 cdef class KeyLocks:
-    """The locks of several keys, in the order of the keys' names."""
+    """The locks of several keys as one re-entrant lock, taken in the order of the keys' names.
+
+    >>> from fastserverstate import KeyLocks, server_state_lock
+    >>> locks: KeyLocks = server_state_lock["stock", "orders"]
+    >>> with locks:
+    ...     server_state_lock["orders"].locked()
+    True
+    """
     cdef list locks
 
     def __cinit__(self, Store store not None, keys):

@@ -44,12 +44,12 @@ from fastserverstate._core import (
     wake_waiters,
 )
 from fastserverstate.errors import FastServerStateError
+from fastserverstate.metrics import Figure
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.session import LiveSession, Readiness
-from fastserverstate.stats import Figure
 
 if TYPE_CHECKING:
-    from fastserverstate.shared import Refusals
+    from fastserverstate.shared_widgets import Refusals
 
 logger = logging.getLogger("fastserverstate")
 
@@ -619,7 +619,7 @@ class StreamlitWidgets:
         self._show: Callable[[str, Any], None] = lambda *_: None
         self.timed: Any = None  # what the browser has sent last by a timer
         self._received: Any = None  # what it has sent for this run, or for one before
-        self.shared: Any = None  # what `fastserverstate.shared` knows of them
+        self.shared: Any = None  # what `fastserverstate.shared_widgets` knows of them
 
     def __reduce__(self) -> Any:
         """It is kept in the session state, which may be configured to allow only what can be pickled."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
+import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from fastserverstate._core import (
     COMPARE_ALWAYS,
@@ -23,9 +25,6 @@ from fastserverstate._core import (
 )
 from fastserverstate.change import HashFuncs, named
 from fastserverstate.durations import Duration, seconds_of
-from fastserverstate.rerun.collector import Paced, SettingAside
-from fastserverstate.rerun.scheduler import Scheduler
-from fastserverstate.rerun.settings import Settings
 
 _RERUN_WRITER = {"stale": RERUN_WRITER_STALE, "never": RERUN_WRITER_NEVER, "always": RERUN_WRITER_ALWAYS}
 _GC = ("streamlit", "paced")
@@ -38,7 +37,25 @@ _COMPARE = {
 _WILDCARD = re.compile(r"\*|\?|\[.+?\]")
 
 
+GcPolicy = Literal["streamlit", "paced"]
 Resolved = tuple[int, dict[str, Callable[[Any], object]] | None, float]
+
+
+def has_gil() -> bool:
+    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+
+
+def runnable_in_parallel() -> int:
+    """Return how many script runs can make progress at the same time on this interpreter."""
+    return 1 if has_gil() else os.cpu_count() or 1
+
+
+@dataclass
+class Settings:
+    """The options of the process that the rerun queue reads."""
+
+    max_parallel_reruns: int = field(default_factory=runnable_in_parallel)
+    min_rerun_interval: float = 0.0  # seconds between two reruns of a session for changes that it has not made
 
 
 @dataclass(frozen=True)
@@ -110,10 +127,25 @@ def _specificity(pattern: tuple[str, object]) -> int:
     return len(_WILDCARD.sub("", pattern[0]))
 
 
-class Configure(Protocol):
-    """The type of `fastserverstate.configure`."""
+class Configuration:
+    """The options of a store, its keys and its reruns."""
 
-    def __call__(
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        key_options: KeyOptions,
+        *,
+        set_detect_inplace: Callable[[bool], None],
+        set_gc: Callable[[GcPolicy], None],
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._key_options = key_options
+        self._set_detect_inplace = set_detect_inplace
+        self._set_gc = set_gc
+
+    def configure(
         self,
         key: str | None = None,
         /,
@@ -124,84 +156,54 @@ class Configure(Protocol):
         rerun_writer: Literal["stale", "never", "always"] | None = None,
         min_rerun_interval: Duration | None = None,
         max_parallel_reruns: int | None = None,
-        gc: Literal["streamlit", "paced"] | None = None,
-    ) -> None: ...
-
-
-class PostScriptGC(Protocol):
-    """Streamlit's option to collect garbage after every run."""
-
-    def is_on(self) -> bool: ...
-
-    def switch_off(self) -> None: ...
-
-    def restore(self) -> None: ...
-
-
-def configure_with(
-    key_options: KeyOptions, store: Store, settings: Settings, scheduler: Scheduler, post_script_gc: PostScriptGC
-) -> Configure:
-    """Make `configure` for a store and its scheduler."""
-
-    def configure(
-        key: str | None = None,
-        /,
-        *,
-        compare: Literal["content", "equality", "identity", "always"] | None = None,
-        hash_funcs: HashFuncs | None = None,
-        detect_inplace: bool | None = None,
-        rerun_writer: Literal["stale", "never", "always"] | None = None,
-        min_rerun_interval: Duration | None = None,
-        max_parallel_reruns: int | None = None,
-        gc: Literal["streamlit", "paced"] | None = None,
+        gc: GcPolicy | None = None,
     ) -> None:
-        """Set options: of a key with ``configure("key", ...)``, else of the whole process. What is left out stays.
+        """Set options of a key, with ``configure("key", ...)``, or of the process. Options that you leave out stay.
 
-        A key may be a pattern, such as ``"room/*"``: ``*`` stands for any text, ``?`` for one character, ``[abc]`` for
-        one of these; a key that has such characters itself is given as ``glob.escape(key)``. A pattern holds for keys
-        that exist and for those that are set later. What is configured for a key by its name wins over patterns; of
-        several patterns the one with more characters that are no wildcards wins, else the one that came later.
+        The key may be a pattern such as ``"room/*"``: ``*`` matches any text, ``?`` one character, ``[abc]`` one of
+        these characters. Pass ``glob.escape(key)`` for a key that contains such characters itself. A pattern applies to
+        existing keys and to keys that are set later. Options of a single key win over patterns. Among patterns, the one
+        with the most literal characters wins, then the newest.
 
         Parameters of a key
-            ``compare``: when an assigned value counts as changed. ``"content"`` (default): when it holds something
-            else than what was assigned last, which tells a change in place too. ``"equality"``: unless it equals the
-            old value by ``==``. ``"identity"``: when it is another object. ``"always"``.
+            ``compare``: when an assigned value counts as changed. ``"content"`` (default): if its content differs from
+            that of the last assignment, which also finds changes in place. ``"equality"``: unless it equals the old
+            value by ``==``. ``"identity"``: if it is another object. ``"always"``.
 
-            ``hash_funcs``: functions by type (or its full name), as in ``st.cache_data``: what they return stands for
-            the value when content is compared. ``{}`` for none.
+            ``hash_funcs``: functions by type (or full name of a type), as in ``st.cache_data``. The comparison of
+            content uses their results in place of the values. ``{}`` removes them.
 
         Parameter of a key or of the process
-            ``min_rerun_interval``: least time between two reruns of one session that others have caused, or, of a key,
-            that changes of this key have caused: seconds, a ``timedelta``, or text such as ``"500ms"``, ``"1s"`` or
-            ``"2m"``. 0 by default. The last value is always shown. A user's own interactions and, of a key, changes of
-            other keys are not held back.
+            ``min_rerun_interval``: debounces reruns. The least time between two reruns of one session that other
+            sessions have caused or, for a key, that changes of this key have caused: seconds, a ``timedelta``, or text
+            such as ``"500ms"``, ``"1s"`` or ``"2m"``. 0 by default. The last value is always shown. It does not hold
+            back a user's own interactions or, for a key, changes of other keys.
 
         Parameters of the process
-            ``detect_inplace``: whether to log a warning, once for every key, with the line that has read it, when a run
-            ends that has changed a value in place and not assigned it again. By default runs are sampled for that: it
-            takes up to 0.5% of the time that they take, and nothing while sessions wait for a rerun or more than 50
-            parts of pages are open. True looks at the end of every run, False never.
+            ``detect_inplace``: whether to log a warning when a run has changed a value in place without assigning it
+            again: once per key, with the line that read it. By default a sample of the runs is checked, which takes up
+            to 0.5% of their time, and none while sessions wait for a rerun or more than 50 script bodies and fragments
+            are open. True checks at the end of every run, False never.
 
-            ``rerun_writer``: whether a session is rerun, after its run, for what it has itself written:
-            ``"stale"`` (default) if the run had shown an older value, ``"never"``, or ``"always"`` if it has read the
-            key. A chain of such reruns ends after two turns.
+            ``rerun_writer``: whether a session is rerun, after its run, for its own writes: ``"stale"`` (default) if
+            that run has already shown an older value, ``"never"``, or ``"always"`` if it has read the key. A chain of
+            such reruns ends after two of them.
 
-            ``max_parallel_reruns``: how many reruns that others have caused run at a time. By default as many as can
-            make progress in parallel: 1 with the GIL, else the number of processors. More are admitted while those
+            ``max_parallel_reruns``: how many reruns for changes by other sessions run at a time. By default as many as
+            can make progress in parallel: 1 with the GIL, otherwise the number of processors. More start while those
             only wait.
 
-            ``gc``: ``"streamlit"`` (default) leaves Streamlit's garbage collection after every run as it is
-            configured, and makes it cheap: what has survived a collection is set aside from the next (``gc.freeze``).
-            ``"paced"`` switches it off and collects once for many runs: when no run has ended for a quarter of a
-            second, or when the process has grown by 64 MiB or a quarter, whichever is more (twice that while sessions
-            are being rerun).
+            ``gc``: ``"streamlit"`` (default) keeps Streamlit's garbage collection after every run as configured, and
+            makes it cheap: objects that survive a collection are set aside from later ones (``gc.freeze``). ``"paced"``
+            switches it off and collects once for many runs: when no run has ended for a quarter of a second, or when
+            the process has grown by 64 MiB or by a quarter, whichever is more (twice that during a fan-out).
 
         Thread-safety
-            Safe from any thread. Call it once, where the app starts; calling it in every run does no harm.
+            Safe from any thread. Call it once where the app starts; calling it in every run does no harm.
 
         Raises
-            ``ValueError`` for a value that an option does not have, for an option of keys without a key, and for one of
-            the process with a key; ``TypeError`` for a value or key of a wrong type. Nothing is set then.
+            ``ValueError`` for an unknown value of an option, for an option of keys without a key, and for an option of
+            the process with a key; ``TypeError`` for a value or key of the wrong type. It sets nothing in these cases.
 
         >>> from fastserverstate import configure
         >>> configure(rerun_writer="stale")
@@ -231,26 +233,18 @@ def configure_with(
 
         if key is not None:
             functions = None if hash_funcs is None else named(hash_funcs)
-            key_options.set(key, compare=compare, hash_funcs=functions, min_rerun_interval=seconds)
+            self._key_options.set(key, compare=compare, hash_funcs=functions, min_rerun_interval=seconds)
             return
         if detect_inplace is not None:
-            scheduler.in_place.set(detect_inplace)
+            self._set_detect_inplace(detect_inplace)
         if rerun_writer is not None:
-            store.set_rerun_writer(_RERUN_WRITER[rerun_writer])
+            self._store.set_rerun_writer(_RERUN_WRITER[rerun_writer])
         if seconds is not None:
-            settings.min_rerun_interval = seconds
+            self._settings.min_rerun_interval = seconds
         if max_parallel_reruns is not None:
-            settings.max_parallel_reruns = max_parallel_reruns
-        if gc == "paced" and not isinstance(scheduler.collector, Paced):
-            scheduler.collector.stop()
-            post_script_gc.switch_off()
-            scheduler.collector = Paced()
-        elif gc == "streamlit" and not isinstance(scheduler.collector, SettingAside):
-            scheduler.collector.stop()
-            post_script_gc.restore()
-            scheduler.collector = SettingAside(post_script_gc.is_on)
-
-    return configure
+            self._settings.max_parallel_reruns = max_parallel_reruns
+        if gc is not None:
+            self._set_gc(gc)
 
 
 def _refuse_options(key: object, of_keys: dict[str, object], of_process: dict[str, object]) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 from cluster.subject import SECRET
 from linearizability.subject import Subject
 
-from fastserverstate.atomic import on_change_with, wait_for_with
 from fastserverstate.cluster.backend import Link
+from fastserverstate.listeners import Listeners
+from fastserverstate.waiting import Waiting
 
 
 class Member(Subject):
@@ -16,8 +17,8 @@ class Member(Subject):
 
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__()
-        self.on_change = on_change_with(self.store)
-        self.wait_for = wait_for_with(self.store)
+        self.on_change = Listeners(self.store).on_change
+        self.wait_for = Waiting(self.store, Listeners(self.store)).wait_for
         required = options.pop("required", True)
         self.link = Link(self.store, url, **{"namespace": "tests", "secret": SECRET, "timeout": 10.0, **options})
         joined = self.link.open(10.0 if required else 0.2)

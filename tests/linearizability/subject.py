@@ -14,10 +14,10 @@ from harness.linearizability import Operation, timed
 from linearizability.model import FUNCTIONS
 
 from fastserverstate import _core
-from fastserverstate.atomic import Atomic, BeginTransaction, compare_and_set_with
 from fastserverstate.errors import DeadlockError
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.state import ServerState
+from fastserverstate.updates import Atomic, BeginTransaction, KeyOperations
 
 DEADLINE = 20
 
@@ -37,7 +37,7 @@ class Subject:
         self.locks = ServerStateLock(self.store)
         self.atomic = Atomic(self.store)
         self.transaction = BeginTransaction(self.store)
-        self.compare_and_set = compare_and_set_with(self.store)
+        self.compare_and_set = KeyOperations(self.store).compare_and_set
 
     def perform(self, call: str, arguments: tuple[Any, ...]) -> Any:
         return getattr(self, f"_{call}")(*arguments)

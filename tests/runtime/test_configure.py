@@ -12,7 +12,7 @@ from harness.steps import FENCE, Serve, fence, with_tabs
 from harness.tab import Tab
 
 from fastserverstate import configure
-from fastserverstate._shared import settings
+from fastserverstate._instances import settings
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_force_rerun_of_a_key_that_is_watched_and_not_set(serve: Serve) -> None:
 
 GARBAGE = """
         import gc as collector
-        from fastserverstate._shared import scheduler
+        from fastserverstate._instances import scheduler
         from fastserverstate.rerun.collector import resident_bytes
         from streamlit import config
         configure(gc="paced")

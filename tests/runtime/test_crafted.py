@@ -25,7 +25,7 @@ from streamlit.testing.v1 import AppTest
 from websockets.exceptions import ConnectionClosed
 
 from fastserverstate import server_state
-from fastserverstate.shared import _Widget
+from fastserverstate.shared_widgets import _Widget
 
 ID = re.compile(rb"\$\$(?:ID|WIDGET_ID)-[0-9a-f]+-([a-z_]+)\.")
 
@@ -272,7 +272,7 @@ for name in list(KINDS):
 
 SETUP = """
         import datetime, functools, sys
-        vars(sys.modules["fastserverstate.shared"]).update(UNHEARD=0.0, UNSEEN=0.0, UNMADE=0.0)
+        vars(sys.modules["fastserverstate.shared_widgets"]).update(UNHEARD=0.0, UNSEEN=0.0, UNMADE=0.0)
         DAY = functools.partial(datetime.date, 2026, 1)
 """
 

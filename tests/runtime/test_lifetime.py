@@ -13,7 +13,7 @@ STORED = 128
 
 APP = """
         import gc
-        from fastserverstate._shared import store
+        from fastserverstate._instances import store
         if st.query_params.get("role") == "judge":
             if st.button("collect"):
                 gc.collect()

@@ -11,7 +11,7 @@ from harness.engine import engine
 from harness.tab import DEADLINE, Tab
 from streamlit.proto.openmetrics_data_model_pb2 import MetricSet
 
-from fastserverstate.cluster.metrics import NAMES
+from fastserverstate.metrics import NAMES
 
 APP = """
 from fastserverstate import cluster

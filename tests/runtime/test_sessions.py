@@ -9,7 +9,7 @@ from harness.tab import Tab
 
 COUNTS = """
         import gc
-        from fastserverstate._shared import store
+        from fastserverstate._instances import store
         if st.button("collect"):
             gc.collect()
         st.text(f"scopes {store.statistics()['scopes']}")

@@ -60,7 +60,7 @@ def seconds(**constants: float) -> str:
     """The part of an app that sets what `shared` goes by: a minute and nothing do not depend on the machine."""
     return f"""
         import sys
-        vars(sys.modules["fastserverstate.shared"]).update({constants})
+        vars(sys.modules["fastserverstate.shared_widgets"]).update({constants})
 """
 
 

@@ -12,9 +12,11 @@ from contextlib import suppress
 from stress.helpers import STEP, Value, World, check, enter, leave, locate_in_stress
 
 from fastserverstate import _core
-from fastserverstate.atomic import Atomic, BeginTransaction, compare_and_set_with, on_change_with, wait_for_with
 from fastserverstate.change import content_fingerprint
-from fastserverstate.rerun.control import NoRerun
+from fastserverstate.listeners import Listeners
+from fastserverstate.suppression import NoRerun
+from fastserverstate.updates import Atomic, BeginTransaction, KeyOperations
+from fastserverstate.waiting import Waiting
 
 PARTS = [None, "f", "g"]
 MISSING = object()
@@ -59,8 +61,11 @@ class Cast(World):
         self.keys = [f"k{i}" for i in range(keys)]
         self.sessions = [_core.Session(self.store) for _ in range(sessions)]
         self.replacing = threading.Lock()
-        self.atomic, self.on_change = Atomic(self.store), on_change_with(self.store)
-        self.compare_and_set, self.wait_for = compare_and_set_with(self.store), wait_for_with(self.store)
+        self.atomic, self.on_change = Atomic(self.store), Listeners(self.store).on_change
+        self.compare_and_set, self.wait_for = (
+            KeyOperations(self.store).compare_and_set,
+            Waiting(self.store, Listeners(self.store)).wait_for,
+        )
         self.transaction = BeginTransaction(self.store)
         # Shared between the actors, who write each of them many times: their counts of references tell what leaks.
         self.values = {key: [Value(key, i) for i in range(3)] for key in self.keys}

@@ -10,6 +10,7 @@ from fastserverstate import (
     DeadlockError,
     FastServerStateError,
     RerunSuppressedError,
+    Subscription,
     atomic,
     compare_and_set,
     configure,
@@ -24,7 +25,6 @@ from fastserverstate import (
     transaction,
     wait_for,
 )
-from fastserverstate.atomic import Subscription
 
 server_state["a"] = 1
 server_state.a = 1

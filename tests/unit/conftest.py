@@ -8,23 +8,11 @@ import pytest
 from unit.helpers import enter, leave, locate_in_streamlit, locate_in_tests
 
 from fastserverstate import _core
-from fastserverstate.atomic import (
-    Atomic,
-    BeginTransaction,
-    Listeners,
-    OnChange,
-    Peek,
-    WaitFor,
-    compare_and_set_with,
-    on_change_with,
-    peek_with,
-    touch_with,
-    wait_for_with,
-)
-from fastserverstate.awaiting import WaitForAsync, wait_for_async_with
+from fastserverstate.listeners import Listeners
 from fastserverstate.lock import ServerStateLock
-from fastserverstate.rerun.control import force_rerun_with
 from fastserverstate.state import ServerState
+from fastserverstate.updates import Atomic, BeginTransaction, KeyOperations
+from fastserverstate.waiting import Waiting
 
 
 @pytest.fixture
@@ -53,8 +41,13 @@ def atomic(store: _core.Store) -> Atomic:
 
 
 @pytest.fixture
-def compare_and_set(store: _core.Store):
-    return compare_and_set_with(store)
+def operations(store: _core.Store) -> KeyOperations:
+    return KeyOperations(store)
+
+
+@pytest.fixture
+def compare_and_set(operations: KeyOperations):
+    return operations.compare_and_set
 
 
 @pytest.fixture
@@ -63,18 +56,18 @@ def listeners(store: _core.Store) -> Listeners:
 
 
 @pytest.fixture
-def on_change(store: _core.Store, listeners: Listeners) -> OnChange:
-    return on_change_with(store, listeners)
+def on_change(listeners: Listeners):
+    return listeners.on_change
 
 
 @pytest.fixture
-def peek(store: _core.Store) -> Peek:
-    return peek_with(store)
+def peek(operations: KeyOperations):
+    return operations.peek
 
 
 @pytest.fixture
-def touch(store: _core.Store):
-    return touch_with(store)
+def touch(operations: KeyOperations):
+    return operations.touch
 
 
 @pytest.fixture
@@ -83,18 +76,23 @@ def transaction(store: _core.Store) -> BeginTransaction:
 
 
 @pytest.fixture
-def wait_for(store: _core.Store) -> WaitFor:
-    return wait_for_with(store)
+def waiting(store: _core.Store, listeners: Listeners) -> Waiting:
+    return Waiting(store, listeners)
 
 
 @pytest.fixture
-def wait_for_async(store: _core.Store, listeners: Listeners) -> WaitForAsync:
-    return wait_for_async_with(store, listeners)
+def wait_for(waiting: Waiting):
+    return waiting.wait_for
 
 
 @pytest.fixture
-def force_rerun(store: _core.Store):
-    return force_rerun_with(store)
+def wait_for_async(waiting: Waiting):
+    return waiting.wait_for_async
+
+
+@pytest.fixture
+def force_rerun(operations: KeyOperations):
+    return operations.force_rerun_bound_sessions
 
 
 @pytest.fixture

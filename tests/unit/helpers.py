@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from fastserverstate import _core, _shared
+from fastserverstate import _core, _instances
 
 ATTRIBUTE = "_scope_of_test"
 DEADLINE = 20
@@ -32,7 +32,7 @@ def locate_in_tests() -> None:
 
 
 def locate_in_streamlit() -> None:
-    _shared.Bridge(_shared.store, _shared.scheduler)
+    _instances.Bridge(_instances.store, _instances.scheduler)
 
 
 def enter(session: _core.Session, part: str | None = None, *, context: Any = None) -> None:

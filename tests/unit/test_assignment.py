@@ -7,17 +7,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from unit.helpers import ATTRIBUTE, DEADLINE, Context, ThreadSet, enter, leave, locate_in_tests
 
 from fastserverstate import _core
-from fastserverstate.atomic import Atomic
-from fastserverstate.configuration import KeyOptions, configure_with
-from fastserverstate.rerun.control import force_rerun_with
+from fastserverstate.configuration import Configuration, KeyOptions, Settings
 from fastserverstate.rerun.inplace import MANY_SCOPES, MOST_SAVED, SHARE, InPlaceWatch
+from fastserverstate.updates import Atomic, KeyOperations
 
 
 @pytest.fixture
@@ -27,8 +25,9 @@ def in_place(store):
 
 @pytest.fixture
 def configure(store, in_place):
-    scheduler = SimpleNamespace(collector=None, in_place=in_place)
-    return configure_with(KeyOptions(store), store, SimpleNamespace(), scheduler, None)
+    return Configuration(
+        store, Settings(), KeyOptions(store), set_detect_inplace=in_place.set, set_gc=lambda _: None
+    ).configure
 
 
 @pytest.fixture
@@ -75,7 +74,7 @@ def test_value_is_replaced_by_an_equal_one(state):
 
 TOUCHES: dict[str, Callable[..., object]] = {
     "touch": lambda store, _: store.touch("k"),
-    "force_rerun_bound_sessions": lambda store, _: force_rerun_with(store)("k"),
+    "force_rerun_bound_sessions": lambda store, _: KeyOperations(store).force_rerun_bound_sessions("k"),
     "touch in a transaction": lambda store, _: in_transaction(store, lambda: store.touch("k")),
     "assignment": lambda _, state: state.__setitem__("k", state["k"]),
     "assignment in a transaction": lambda store, state: in_transaction(

@@ -13,7 +13,9 @@ import pytest
 from unit.helpers import ATTRIBUTE, DEADLINE, ThreadSet, elsewhere, enter, is_free, leave, run_script
 
 from fastserverstate import DeadlockError, FastServerStateError, _core
-from fastserverstate.atomic import Atomic, BeginTransaction, wait_for_with
+from fastserverstate.listeners import Listeners
+from fastserverstate.updates import Atomic, BeginTransaction
+from fastserverstate.waiting import Waiting
 
 pytestmark = pytest.mark.usefixtures("many_switches")
 
@@ -28,7 +30,7 @@ def world(store, state, locks):
         locks=locks,
         atomic=Atomic(store),
         transaction=BeginTransaction(store),
-        wait_for=wait_for_with(store),
+        wait_for=Waiting(store, Listeners(store)).wait_for,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from unit.helpers import DEADLINE, enter, leave
 
 from fastserverstate import _core
-from fastserverstate.rerun.control import NoRerun
+from fastserverstate.suppression import NoRerun
 
 READS = {
     "item": lambda state: state["k"],

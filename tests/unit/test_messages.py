@@ -186,7 +186,10 @@ for name, clone in {
     ]:
         MESSAGES[f"{name}({text})"] = (lambda clone=clone, make=make: clone(make()), TypeError, words)
 
-INTERNAL = re.compile(r"_core|_with\b|<locals>|<lambda>|Namespace|ServerState|KeyLock|Atomic|BeginTransaction|NoRerun")
+INTERNAL = re.compile(
+    r"_core|<locals>|<lambda>|Namespace|ServerState|KeyLock|Atomic|BeginTransaction|NoRerun|KeyOperations|Listeners"
+    r"|Waiting\.|Configuration|SharedWidgets"
+)
 
 
 @pytest.mark.parametrize(("use", "error", "words"), MESSAGES.values(), ids=MESSAGES)

@@ -16,9 +16,10 @@ import pytest
 from unit.helpers import DEADLINE, ThreadSet, enter, is_free, leave
 
 from fastserverstate import _core, no_rerun
-from fastserverstate.atomic import MANY_ALIKE, Atomic, BeginTransaction, on_change_with
+from fastserverstate.listeners import MANY_ALIKE, Listeners
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.state import ServerState
+from fastserverstate.updates import Atomic, BeginTransaction
 
 pytestmark = pytest.mark.usefixtures("many_switches")
 
@@ -423,7 +424,7 @@ class Stand:
         self.state = ServerState(self.store)
         self.locks = ServerStateLock(self.store)
         self.transaction = BeginTransaction(self.store)
-        self.on_change = on_change_with(self.store)
+        self.on_change = Listeners(self.store).on_change
 
 
 @pytest.mark.parametrize("blocks", LOCKED_WRITES.values(), ids=LOCKED_WRITES)

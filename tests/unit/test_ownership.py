@@ -13,13 +13,13 @@ import pytest
 from unit.helpers import DEADLINE, FORK, ThreadSet, elsewhere, enter, is_free, leave, run_script
 
 from fastserverstate import _core
+from fastserverstate.configuration import Settings
 from fastserverstate.rerun import rest
 from fastserverstate.rerun.collector import SettingAside
-from fastserverstate.rerun.control import NoRerun
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.session import LiveSession
-from fastserverstate.rerun.settings import Settings
 from fastserverstate.rerun.turns import CPYTHON_INTERVAL, SHORT_INTERVAL, ShortTurns
+from fastserverstate.suppression import NoRerun
 
 no_rerun = NoRerun()
 

@@ -21,10 +21,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from unit.helpers import DEADLINE, enter, leave, locate_in_streamlit, locate_in_tests
 
 from fastserverstate import _core
-from fastserverstate.atomic import on_change_with
+from fastserverstate.listeners import Listeners
 from fastserverstate.lock import ServerStateLock
-from fastserverstate.rerun.control import NoRerun
 from fastserverstate.state import ServerState
+from fastserverstate.suppression import NoRerun
 
 KEYS = ("a", "b", "c")
 ACTORS = st.integers(0, 2)
@@ -96,7 +96,7 @@ class Owners(RuleBasedStateMachine):
         self.number = 0
         self.retired: list[Actor] = []
         self.stop_next = False
-        on_change = on_change_with(self.store)
+        on_change = Listeners(self.store).on_change
         for key in KEYS:
             on_change(key, self.called, args=(key,))
 

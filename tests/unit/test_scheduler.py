@@ -11,13 +11,12 @@ import pytest
 from unit.helpers import enter, leave
 
 from fastserverstate import _core
-from fastserverstate.configuration import KeyOptions
+from fastserverstate.configuration import KeyOptions, Settings
 from fastserverstate.rerun import rest
 from fastserverstate.rerun import scheduler as module
 from fastserverstate.rerun.collector import SettingAside
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.session import LiveSession, Readiness
-from fastserverstate.rerun.settings import Settings
 
 
 class Link:

@@ -57,11 +57,11 @@ class Context:
     part = None
 
 def use(value):
-    from fastserverstate import _core, _shared, server_state, server_state_lock
+    from fastserverstate import _core, _instances, server_state, server_state_lock
     with server_state_lock["k"]:
         server_state["k"] = value
     assert server_state.k == value and list(server_state) == ["k"]
-    session = _core.Session(_shared.store)
+    session = _core.Session(_instances.store)
     _core.locate_scopes("scope", None, "part", lambda context, part: (session, session.scope(part), _core.RUN_CURRENT))
     threading.current_thread().scope = context = Context()
     session.start_run()

@@ -13,7 +13,7 @@ import pytest
 from unit.helpers import DEADLINE, ThreadSet, elsewhere, enter, is_free, leave
 
 from fastserverstate import _core, no_rerun
-from fastserverstate.atomic import Atomic, BeginTransaction, compare_and_set_with
+from fastserverstate.updates import Atomic, BeginTransaction, KeyOperations
 
 pytestmark = pytest.mark.usefixtures("many_switches")
 
@@ -71,8 +71,8 @@ def test_every_kind_of_change_can_be_made(store, state, transaction, atomic):
         assert atomic.increment("count") == 1
         assert atomic.increment("count", 5) == 6
         assert atomic.append("log", "b") == ["a", "b"]
-        assert compare_and_set_with(store)("cas", 1, 2) is True
-        assert compare_and_set_with(store)("cas", 1, 3) is False
+        assert KeyOperations(store).compare_and_set("cas", 1, 2) is True
+        assert KeyOperations(store).compare_and_set("cas", 1, 3) is False
         assert state.setdefault("default", 2) == 2
         assert state.setdefault("default", 3) == 2
         state.update(updated=2)
@@ -112,7 +112,7 @@ def test_missing_keys_stay_missing(store, state, transaction, atomic):
                 ask()
             assert "k" not in state
             assert state.get("k") is None
-        assert compare_and_set_with(store)("k", None, 1) is False
+        assert KeyOperations(store).compare_and_set("k", None, 1) is False
         assert len(state) == 0
     assert dict(state) == {}
 

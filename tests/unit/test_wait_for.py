@@ -12,7 +12,7 @@ import pytest
 from unit.helpers import DEADLINE, ThreadSet, enter, run_script
 
 from fastserverstate import _core
-from fastserverstate.atomic import Atomic
+from fastserverstate.updates import Atomic
 
 pytestmark = pytest.mark.usefixtures("many_switches")
 
@@ -367,7 +367,8 @@ def test_signal_interrupts_the_wait():
     """The first signal's handler returns, and the wait goes on; the second one's raises."""
     output = run_script(
         """
-        from fastserverstate.atomic import wait_for_with
+        from fastserverstate.listeners import Listeners
+        from fastserverstate.waiting import Waiting
 
         def handle(*_):
             signals.append(1)
@@ -379,7 +380,7 @@ def test_signal_interrupts_the_wait():
         signal.signal(signal.SIGALRM, handle)
         signal.setitimer(signal.ITIMER_REAL, 0.03, 0.03)
         try:
-            wait_for_with(store)("k")
+            Waiting(store, Listeners(store)).wait_for("k")
         except KeyboardInterrupt:
             print("interrupted", store.lock("k").locked(), len(store.keys()))
         """,

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 
-from fastserverstate._shared import bridge, store
+from fastserverstate._instances import bridge, store
 from fastserverstate._streamlit import Metrics
 from fastserverstate.cluster.backend import Link
 from fastserverstate.cluster.errors import (
@@ -21,9 +21,8 @@ from fastserverstate.cluster.errors import (
     UnreadableValueError,
     UnsharableValueError,
 )
-from fastserverstate.cluster.metrics import NAMES, figures
 from fastserverstate.cluster.node import Status
-from fastserverstate.stats import Figure
+from fastserverstate.metrics import CLUSTER_NAMES, Figure, cluster_figures
 
 __all__ = [
     "ClusterError",
@@ -130,10 +129,10 @@ def status() -> Status | None:
 
 def _figures() -> list[Figure]:
     now = status()
-    return [] if now is None else figures(now)
+    return [] if now is None else cluster_figures(now)
 
 
-_metrics = Metrics(NAMES, _figures)
+_metrics = Metrics(CLUSTER_NAMES, _figures)
 
 
 def sync() -> None:

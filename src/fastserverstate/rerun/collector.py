@@ -19,13 +19,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from fastserverstate.configuration import GcPolicy, has_gil
 from fastserverstate.rerun.rest import Companion
-from fastserverstate.rerun.settings import has_gil
 
 if TYPE_CHECKING:
-    from fastserverstate.rerun.scheduler import Pump
+    from fastserverstate.rerun.scheduler import Pump, Scheduler
 
 # Grown: by this many bytes, or by this share of the size after the last collection if that is more.
 GROWTH = 64 * 2**20
@@ -173,6 +173,34 @@ class SettingAside(Companion):
                 gc.unfreeze()
                 self._runs = 0
                 self._witness = None
+
+
+class PostScriptGC(Protocol):
+    """Streamlit's option to collect garbage after every run."""
+
+    def is_on(self) -> bool: ...
+
+    def switch_off(self) -> None: ...
+
+    def restore(self) -> None: ...
+
+
+class GcSwitch:
+    """Switches a scheduler between the two ways."""
+
+    def __init__(self, scheduler: Scheduler, post_script_gc: PostScriptGC) -> None:
+        self._scheduler = scheduler
+        self._post_script_gc = post_script_gc
+
+    def set(self, policy: GcPolicy) -> None:
+        if policy == "paced" and not isinstance(self._scheduler.collector, Paced):
+            self._scheduler.collector.stop()
+            self._post_script_gc.switch_off()
+            self._scheduler.collector = Paced()
+        elif policy == "streamlit" and not isinstance(self._scheduler.collector, SettingAside):
+            self._scheduler.collector.stop()
+            self._post_script_gc.restore()
+            self._scheduler.collector = SettingAside(self._post_script_gc.is_on)
 
 
 def _is_in_a_generation(wanted: object) -> bool:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import cast
 
 from fastserverstate._core import Store
+from fastserverstate.configuration import Settings
 from fastserverstate.rerun.inplace import InPlaceWatch
 from fastserverstate.rerun.rest import Companion
 from fastserverstate.rerun.session import LiveSession, Readiness
-from fastserverstate.rerun.settings import Settings
 from fastserverstate.rerun.turns import ShortTurns
 
 # How soon to look again at a session whose last output has not left, or whose end is about to be noticed.

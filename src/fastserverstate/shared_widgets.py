@@ -40,7 +40,13 @@ _MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<no default>"})()
 
 
 class WidgetArguments(TypedDict):
-    """What `shared` returns."""
+    """The arguments that `shared` returns for a widget.
+
+    >>> from fastserverstate import WidgetArguments, shared
+    >>> arguments: WidgetArguments = shared("volume")
+    >>> arguments
+    {'key': 'volume'}
+    """
 
     key: str
 
@@ -338,45 +344,43 @@ def _same(one: object, other: object) -> bool:
         return False
 
 
-class Shared(Protocol):
-    """The type of `fastserverstate.shared`."""
+class SharedWidgets:
+    """The widgets of all sessions that show a value of `server_state`."""
 
-    def __call__(self, key: str, *, default: Any = ..., widget_key: str | None = None) -> WidgetArguments: ...
+    def __init__(self, state: ServerState, widgets_of_run: Callable[[], SessionWidgets | None]) -> None:
+        self._state = state
+        self._widgets_of_run = widgets_of_run
+        self._warned: set[str] = set()
 
-
-def shared_with(state: ServerState, widgets_of_run: Callable[[], SessionWidgets | None]) -> Shared:
-    """Make `shared` for a server state."""
-    warned: set[str] = set()
-
-    def shared(key: str, *, default: Any = _MISSING, widget_key: str | None = None) -> WidgetArguments:
-        """Make a keyed widget show the same value in every tab, whoever has set it.
+    def shared(self, key: str, *, default: Any = _MISSING, widget_key: str | None = None) -> WidgetArguments:
+        """Return the arguments that make a widget show the same value in every session.
 
         ``st.slider("Volume", 0, 100, **shared("volume", default=50))``
 
-        The widget shows ``server_state["volume"]``. What a user sets is assigned to it before the script runs and its
-        callbacks are called, and reruns the other sessions; what others set is shown by this widget. The last one to
-        set it wins.
+        The widget shows ``server_state["volume"]``. When a user changes the widget, the new value is assigned to that
+        key before the script and its callbacks run, and the other sessions are rerun. When another session changes it,
+        this widget shows the new value. The last change wins.
 
         Parameters
             ``key``: the key in `server_state`.
 
-            ``default``: what the key is set to if it is not set. It takes the place of the widget's own default, as
-            ``value=`` or ``index=``. Without one, the widget has its own default until somebody changes it.
+            ``default``: the value for a key that is not set. It replaces the widget's own default, such as ``value=``
+            or ``index=``. Without it, the widget shows its own default until a user changes it.
 
-            ``widget_key``: the widget's key in ``st.session_state``, the same as `key` if left out. A second widget
-            for the same `key` needs one.
+            ``widget_key``: the widget's key in ``st.session_state``; `key` by default. A second widget for the same
+            `key` needs one of its own.
 
         Returns
-            The arguments for the widget: ``{"key": ...}``. Its other arguments, ``on_change=`` too, are yours. Call it
-            where the widget is made, in every run.
+            The arguments for the widget: ``{"key": ...}``. You are free to pass others, including ``on_change=``. Call
+            `shared` where you create the widget, in every run.
 
         Thread-safety
-            For script runs, parallel fragments included.
+            Call it in script runs, including parallel fragments.
 
         Raises
-            ``FastServerStateError``, from the widget, if it is one whose value only its user can set, such as a button,
-            an uploader, ``st.chat_input`` or ``st.data_editor``, if it does not offer `default`, or if the run has made
-            another one with this key. ``TypeError`` if `key` is not a ``str``.
+            ``FastServerStateError``, from the widget, if only its user can set its value (a button, an uploader,
+            ``st.chat_input``, ``st.data_editor``), if it does not offer `default`, or if the run has already created a
+            widget with this key. ``TypeError`` if `key` is not a ``str``.
 
         >>> from fastserverstate import server_state, shared
         >>> shared("volume", default=50)
@@ -387,13 +391,11 @@ def shared_with(state: ServerState, widgets_of_run: Callable[[], SessionWidgets 
         """
         key = plain_key(key)
         name = key if widget_key is None else plain_key(widget_key)
-        session = widgets_of_run()
+        session = self._widgets_of_run()
         if session is not None:
             if session.shared is None:
-                session.shared = _Widgets(state, session, warned)
+                session.shared = _Widgets(self._state, session, self._warned)
             session.shared.show(key, name, default)
         elif default is not _MISSING:
-            state.setdefault(key, default)
+            self._state.setdefault(key, default)
         return {"key": name}
-
-    return shared

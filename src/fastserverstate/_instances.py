@@ -1,0 +1,140 @@
+"""The process-wide store, and the public names that act on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+from typing import Any
+
+from fastserverstate import _ends
+from fastserverstate._core import Store, look_past, share_between_threads
+from fastserverstate._streamlit import Bridge, PostScriptGC, check_streamlit, widgets_of_run
+from fastserverstate.callers import Callers
+from fastserverstate.configuration import Configuration, KeyOptions, Settings
+from fastserverstate.listeners import Listeners
+from fastserverstate.lock import ServerStateLock
+from fastserverstate.rerun.collector import GcSwitch, SettingAside
+from fastserverstate.rerun.scheduler import Scheduler
+from fastserverstate.shared_widgets import SharedWidgets
+from fastserverstate.state import ServerState
+from fastserverstate.suppression import NoRerun
+from fastserverstate.updates import Atomic, BeginTransaction, KeyOperations
+from fastserverstate.waiting import Waiting
+
+check_streamlit()
+_ends.watch()
+
+store = Store(reserved=dir(ServerState))
+settings = Settings()
+key_options = KeyOptions(store)
+post_script_gc = PostScriptGC()
+scheduler = Scheduler(store, settings, SettingAside(post_script_gc.is_on))
+bridge = Bridge(store, scheduler)
+
+server_state = ServerState(store)
+"""State that all sessions of the app share.
+
+It has the item and attribute access of ``st.session_state`` and the methods of a ``dict``, but there is one for the
+whole process. A script run or fragment that reads a key depends on it, and is rerun when another session or thread
+assigns a different value::
+
+    server_state["visitors"] = server_state.get("visitors", 0) + 1
+"""
+
+server_state_lock = ServerStateLock(store)
+"""A re-entrant lock for every key: ``with server_state_lock["key"]:`` or ``with server_state_lock["a", "b"]:``.
+
+While a thread holds the lock, reads and writes of that key by other threads wait.
+"""
+
+atomic = Atomic(store)
+"""Change a key atomically, by a function of its value.
+
+``atomic(key, function, *, default=...)`` sets the key to ``function(value)`` and returns the new value.
+``atomic.increment(key, by=1, *, default=0)`` adds to a number, ``atomic.append(key, item, *, max_length=None)`` appends
+to a list::
+
+    atomic("votes", lambda votes: {**votes, "yes": votes.get("yes", 0) + 1}, default={})
+"""
+
+transaction = BeginTransaction(store)
+"""A block whose writes all take effect together at its end, or not at all: ``with transaction(*keys, timeout=None):``.
+
+Other threads see all of its writes atomically, and the sessions that depend on them are rerun once. An exception
+discards the writes::
+
+    with transaction("mine", "yours"):
+        server_state["mine"] -= 2
+        server_state["yours"] += 2
+"""
+
+no_rerun = NoRerun()
+"""Writes inside ``with no_rerun:`` rerun no session. You can also decorate a function with ``@no_rerun``."""
+
+_operations = KeyOperations(store)
+peek = _operations.peek
+touch = _operations.touch
+compare_and_set = _operations.compare_and_set
+force_rerun_bound_sessions = _operations.force_rerun_bound_sessions
+
+_listeners = Listeners(store)
+on_change = _listeners.on_change
+
+_waiting = Waiting(store, _listeners)
+wait_for = _waiting.wait_for
+wait_for_async = _waiting.wait_for_async
+
+shared = SharedWidgets(server_state, widgets_of_run).shared
+
+configure = Configuration(
+    store,
+    settings,
+    key_options,
+    set_detect_inplace=scheduler.in_place.set,
+    set_gc=GcSwitch(scheduler, post_script_gc).set,
+).configure
+
+look_past(Atomic.__call__, ServerState.items, MutableMapping.update, SharedWidgets.shared)
+for _singleton in (store, server_state, server_state_lock, atomic, no_rerun, transaction):
+    share_between_threads(_singleton)
+
+
+def _name_publicly(function: Any, name: str | None = None) -> None:
+    """Python's own messages, such as those about unknown keywords, call a function by its qualified name."""
+    function.__module__, function.__qualname__ = __package__, name or function.__name__
+
+
+_methods: tuple[Any, ...] = (
+    Configuration.configure,
+    KeyOperations.compare_and_set,
+    KeyOperations.force_rerun_bound_sessions,
+    KeyOperations.peek,
+    KeyOperations.touch,
+    Listeners.on_change,
+    SharedWidgets.shared,
+    Waiting.wait_for,
+    Waiting.wait_for_async,
+)
+for _method in _methods:
+    _name_publicly(_method)
+_name_publicly(Atomic.__call__, "atomic")
+_name_publicly(Atomic.append, "atomic.append")
+_name_publicly(BeginTransaction.__call__, "transaction")
+
+
+def _call_elsewhere() -> None:
+    store.call_elsewhere(Callers(lambda key: store.settle([key])).add)
+
+
+_call_elsewhere()
+
+
+def _start_afresh() -> None:
+    store.reset_after_fork()
+    _call_elsewhere()
+    scheduler.reset_after_fork()
+    key_options.reset_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)

@@ -1,0 +1,67 @@
+"""Metrics of this process for Streamlit's endpoint, /_stcore/metrics, in the terms of OpenMetrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from fastserverstate.cluster.node import Status
+
+_Kind = Literal["gauge", "counter"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One metric. The name of a metric with a unit ends with the unit."""
+
+    name: str
+    kind: _Kind
+    help: str
+    value: float
+    unit: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+# Name (after the common prefix), kind, unit and help.
+_CLUSTER: tuple[tuple[str, _Kind, str, str], ...] = (
+    ("connected", "gauge", "", "Whether this server is connected to Redis or Valkey."),
+    ("age_seconds", "gauge", "seconds", "Time since this server was last known to be up to date."),
+    ("cursor_epoch", "gauge", "", "Epoch of the last change that was applied."),
+    ("cursor_seq", "gauge", "", "Sequence number, within its epoch, of the last change that was applied."),
+    ("lag", "gauge", "", "Known changes that were not applied yet."),
+    ("held", "gauge", "", "Keys whose newest change waits until a lock on this server is released."),
+    ("resyncs", "counter", "", "How often this server compared all versions with those of Redis or Valkey."),
+    ("outages", "counter", "", "How often the connection was lost."),
+    ("sent_bytes", "counter", "bytes", "Bytes of values that this server has sent."),
+    ("received_bytes", "counter", "bytes", "Bytes of values that this server has received."),
+    ("errors", "counter", "", "Connection failures, and operations that were given up."),
+    ("unreadable", "counter", "", "Values that could not be decoded."),
+    ("malformed", "counter", "", "Malformed entries that were skipped."),
+)
+_PREFIX = "fastserverstate_cluster_"
+
+CLUSTER_NAMES = tuple(_PREFIX + name for name, *_ in _CLUSTER)
+
+
+def cluster_figures(status: Status) -> list[Figure]:
+    epoch, _, seq = status.cursor.partition("-")
+    values = {
+        "connected": status.connected,
+        "age_seconds": status.age,
+        "cursor_epoch": int(epoch),
+        "cursor_seq": int(seq),
+        "lag": status.lag,
+        "held": status.held,
+        "resyncs": status.resyncs,
+        "outages": status.outages,
+        "sent_bytes": status.bytes_sent,
+        "received_bytes": status.bytes_received,
+        "errors": status.errors,
+        "unreadable": status.unreadable,
+        "malformed": status.malformed,
+    }
+    labels = {"namespace": status.namespace}
+    return [
+        Figure(_PREFIX + name, kind, text, float(values[name]), unit, labels) for name, kind, unit, text in _CLUSTER
+    ]
