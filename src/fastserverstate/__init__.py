@@ -8,17 +8,16 @@
 >>> del server_state.count
 """
 
-import importlib as _importlib
-from importlib.util import find_spec as _find_spec
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
+import importlib
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from fastserverstate import _interpreter, _reload
 
 _interpreter.check()
 _reload.restore()
 
-if _find_spec("fastserverstate._core") is None:
+if find_spec("fastserverstate._core") is None:
     raise ImportError("fastserverstate is not compiled. In a checkout, compile it with: pip install --editable .")
 
 from fastserverstate import _connect
@@ -44,7 +43,7 @@ from fastserverstate.errors import DeadlockError, FastServerStateError, RerunSup
 from fastserverstate.listeners import Subscription
 from fastserverstate.shared_widgets import WidgetArguments
 
-if _TYPE_CHECKING:
+if TYPE_CHECKING:
     from fastserverstate import cluster as cluster
 
     __version__: str
@@ -53,12 +52,12 @@ _reload.keep()
 _connect.connect_by_environment()
 
 
-def __getattr__(name: str) -> _Any:
+def __getattr__(name: str) -> Any:
     """Import on first use what few apps need."""
     if name == "cluster":
-        return _importlib.import_module("fastserverstate.cluster")
+        return importlib.import_module("fastserverstate.cluster")
     if name == "__version__":
-        return _importlib.import_module("importlib.metadata").version("fastserverstate")
+        return importlib.import_module("importlib.metadata").version("fastserverstate")
     raise AttributeError(f"module 'fastserverstate' has no attribute {name!r}")
 
 

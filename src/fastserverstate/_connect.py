@@ -81,10 +81,10 @@ def _open_link(
         raise ImportError(
             f'connect needs {" and ".join(missing)}. Install what it takes: pip install "fastserverstate[redis]"'
         )
-    from fastserverstate.cluster import open_link  # noqa: PLC0415
+    from fastserverstate.cluster import membership  # noqa: PLC0415
 
     _reload.keep_also()
-    open_link(
+    membership.connect(
         url,
         namespace=namespace or os.environ.get(_NAMESPACE) or "default",
         secret=secret or os.environ.get(_SECRET) or None,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import MutableMapping
-from typing import Any
 
 from fastserverstate import _ends
 from fastserverstate._core import Store, look_past, share_between_threads
 from fastserverstate._streamlit import Bridge, PostScriptGC, check_streamlit, widgets_of_run
 from fastserverstate.callers import Callers
 from fastserverstate.configuration import Configuration, KeyOptions, Settings
+from fastserverstate.functions import name_publicly
 from fastserverstate.listeners import Listeners
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.rerun.collector import GcSwitch, SettingAside
@@ -99,12 +99,7 @@ for _singleton in (store, server_state, server_state_lock, atomic, no_rerun, tra
     share_between_threads(_singleton)
 
 
-def _name_publicly(function: Any, name: str | None = None) -> None:
-    """Python's own messages, such as those about unknown keywords, call a function by its qualified name."""
-    function.__module__, function.__qualname__ = __package__, name or function.__name__
-
-
-_methods: tuple[Any, ...] = (
+for _method in (
     Configuration.configure,
     KeyOperations.compare_and_set,
     KeyOperations.force_rerun_bound_sessions,
@@ -114,12 +109,11 @@ _methods: tuple[Any, ...] = (
     SharedWidgets.shared,
     Waiting.wait_for,
     Waiting.wait_for_async,
-)
-for _method in _methods:
-    _name_publicly(_method)
-_name_publicly(Atomic.__call__, "atomic")
-_name_publicly(Atomic.append, "atomic.append")
-_name_publicly(BeginTransaction.__call__, "transaction")
+):
+    name_publicly(__package__, _method)
+name_publicly(__package__, Atomic.__call__, "atomic")
+name_publicly(__package__, Atomic.append, "atomic.append")
+name_publicly(__package__, BeginTransaction.__call__, "transaction")
 
 
 def _call_elsewhere() -> None:

@@ -15,6 +15,11 @@ def name_of(function: Any) -> str:
     return getattr(function, "__qualname__", None) or type(function).__qualname__
 
 
+def name_publicly(module: str | None, function: Any, name: str | None = None) -> None:
+    """Set the names that ``help()`` shows, and that Python's messages about wrong arguments begin with."""
+    function.__module__, function.__qualname__ = module, name or function.__name__
+
+
 def is_async(function: Any) -> bool:
     """Whether a call of it returns a coroutine or an asynchronous generator, and runs nothing."""
     while isinstance(function, functools.partial):

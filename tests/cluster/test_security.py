@@ -117,7 +117,11 @@ def test_secrets_are_nowhere_to_be_seen(own_engine, caplog, capsys):
         for required in (True, False):
             try:
                 fastserverstate.connect(url, secret=SECRET, required=required, timeout=0.2)
-                seen.append(repr(cluster.status()) + repr(cluster._link.node) + repr(cluster._link.node.engine))
+                seen.append(
+                    repr(cluster.status())
+                    + repr(cluster.membership.link.node)
+                    + repr(cluster.membership.link.node.engine)
+                )
             except (ClusterError, ValueError) as error:
                 seen.append("".join(traceback.format_exception(error)))
             finally:

@@ -80,7 +80,8 @@ class CoreTable:
     def locked(self, keys: Collection[str]) -> set[str]:
         taken = self.taken()
         locks = {key: self._store.lock(key) for key in keys if key in taken} if taken else {}
-        return {key for key, lock in locks.items() if lock.locked() and not lock._is_owned()}
+        # As that of threading.RLock, this method is for threading.Condition and is no part of the type.
+        return {key for key, lock in locks.items() if lock.locked() and not lock._is_owned()}  # type: ignore[attr-defined]
 
     def close(self) -> None:
         self._callers.close()
