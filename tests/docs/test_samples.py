@@ -22,7 +22,7 @@ COMMANDS = {
 }
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 # The others are not run: drawings, what something prints, and directives of the site.
-LANGUAGES = {"python", "pycon", "sh", "", "text", "{include} ../CHANGELOG.md", "{toctree}"}
+LANGUAGES = {"python", "pycon", "sh", "", "text", "{include} ../CHANGELOG.md", "{toctree}", "{glossary}"}
 
 
 def name(document: Path) -> str:
