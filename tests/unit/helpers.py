@@ -11,7 +11,11 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from fastserverstate import _core, _shared
+
+needs_timer = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no timer signals")
 
 ATTRIBUTE = "_scope_of_test"
 DEADLINE = 20
@@ -42,6 +46,11 @@ def enter(session: _core.Session, part: str | None = None, *, context: Any = Non
 
 def leave() -> None:
     setattr(threading.current_thread(), ATTRIBUTE, None)
+
+
+def refuse(*_args: object) -> Any:
+    """Stand in for a method that must not be called."""
+    raise AssertionError("called")
 
 
 class ThreadSet:
