@@ -9,7 +9,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from stress.helpers import STEP, Value, World, check, enter, leave, locate_in_stress
+from harness.scopes import enter, leave, locate_in_tests
+from stress.helpers import STEP, Value, World, check
 
 from fastserverstate import _core
 from fastserverstate.atomic import Atomic, BeginTransaction, compare_and_set_with, on_change_with, wait_for_with
@@ -449,7 +450,7 @@ class Actor:
 
     def locate(self, _key: str) -> None:
         if self.random.random() < 0.05:
-            locate_in_stress()
+            locate_in_tests()
 
 
 READS = [Actor.item, Actor.attribute, Actor.get, Actor.peek, Actor.contains, Actor.version]

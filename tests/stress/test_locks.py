@@ -7,7 +7,8 @@ import threading
 import time
 
 import pytest
-from stress.helpers import DEADLINE, Crew, enter, leave
+from harness.scopes import enter, leave
+from stress.helpers import DEADLINE, Crew
 
 from fastserverstate import _core
 

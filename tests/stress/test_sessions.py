@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from stress.helpers import DEADLINE, Crew, World, enter, leave
+from harness.scopes import enter, leave
+from stress.helpers import DEADLINE, Crew, World
 
 from fastserverstate import _core
 

@@ -9,8 +9,9 @@ import time
 from collections import Counter
 
 import pytest
+from harness.scopes import enter
 from stress.actor import Actor, Cast
-from stress.helpers import Crew, Value, check, enter
+from stress.helpers import Crew, Value, check
 
 from fastserverstate import _core
 
