@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests with real servers and browsers a second try. `make test-nightly` fails if a test needs it."""
+    """Give tests with real servers and browsers a second try. Nightly runs do without, with `--force-reruns=0`."""
     for item in items:
         if any(item.path.is_relative_to(HERE / folder) for folder in ("browser", "runtime")):
             item.add_marker(pytest.mark.flaky(reruns=1))

@@ -21,7 +21,7 @@ class FakeClock:
 
     def __init__(self) -> None:
         self.is_busy = False  # whether the process uses one processor all the time
-        self._now = 1000.0
+        self._now = time.monotonic()
         self._advanced = threading.Condition()
 
     def monotonic(self) -> float:
