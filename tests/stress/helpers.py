@@ -140,7 +140,7 @@ class World:
 _PRELUDE = f"""
 import faulthandler, sys
 faulthandler.dump_traceback_later({DEADLINE}, exit=True)
-sys.modules["streamlit"] = None  # takes a second to import
+sys.modules["streamlit"] = None  # its import takes a second
 import os, random, signal, threading, time
 from stress.actor import Actor, Cast
 from harness.scopes import *
