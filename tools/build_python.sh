@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Builds a free-threaded CPython 3.13 from Debian's source package and prints the interpreter's path.
+# Build a free-threaded CPython 3.13 from Debian's source package and print the interpreter's path.
 #
 #   tools/build_python.sh [free-threaded | thread-sanitizer]
 #
-# It is built once, in about five minutes, and kept in ${XDG_CACHE_HOME:-~/.cache}/fastserverstate. Debian's own
-# patches are left out: they move site-packages. Needs apt, gcc, make and the headers of the libraries in `needed`.
+# The first call takes about five minutes. The interpreter is kept in ${XDG_CACHE_HOME:-~/.cache}/fastserverstate.
+# Debian's own patches are not applied, because they move site-packages. Requires apt, gcc, make and the headers of the
+# libraries in `needed`.
 set -euo pipefail
 
 variant=${1:-free-threaded}
@@ -16,7 +17,7 @@ needed="bz2, ctypes, lzma, sqlite3, ssl, zlib"
 options=(--disable-gil --disable-test-modules)
 case $variant in
 free-threaded) ;;
-# -O1 and frame pointers give reports with whole stacks; what CPython suppresses in itself is kept as well.
+# -O1 and frame pointers give reports complete stacks. CPython's own suppressions are copied next to the interpreter.
 thread-sanitizer) options+=(--with-thread-sanitizer OPT="-DNDEBUG -g -O1 -fno-omit-frame-pointer") ;;
 *) echo "Unknown variant: $variant. Choose free-threaded or thread-sanitizer." >&2 && exit 2 ;;
 esac
@@ -31,7 +32,7 @@ trap 'rm -rf "$build"' EXIT
 cd "$build"
 mkdir -p "$cache" lists/partial archives/partial
 
-# A sources file and lists of its own: the system's configuration stays as it is.
+# Separate sources and lists leave the configuration of the system unchanged.
 cat >trixie.sources <<'END'
 Types: deb-src
 URIs: http://deb.debian.org/debian
@@ -47,8 +48,8 @@ tar -xf python3.13_*.orig.tar.xz
 cd Python-3.13.*/
 
 log=$cache/python3.13-$variant.log
-echo "Building CPython ($variant). What it says goes to $log." >&2
-# The sanitized interpreter runs steps of its own build, and the races of those are not the subject.
+echo "Building CPython ($variant). The log is in $log." >&2
+# The build runs the sanitized interpreter, whose own races do not matter here.
 export TSAN_OPTIONS="report_bugs=0 exitcode=0"
 rm -rf "$prefix"
 if ! { ./configure --prefix="$prefix" "${options[@]}" && make -j"$(nproc)" && make install; } >"$log" 2>&1; then
@@ -56,7 +57,7 @@ if ! { ./configure --prefix="$prefix" "${options[@]}" && make -j"$(nproc)" && ma
     exit 1
 fi
 if ! "$python" -c "import sys, $needed; sys.exit(sys._is_gil_enabled())"; then
-    echo "The interpreter lacks something. Its standard library needs the headers for: $needed." >&2
+    echo "The standard library is incomplete. It requires the headers for: $needed." >&2
     exit 1
 fi
 cp Tools/tsan/suppressions_free_threading.txt "$prefix"

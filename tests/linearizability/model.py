@@ -1,14 +1,14 @@
-"""The store when calls come one at a time, for the checker in ``harness/linearizability.py``."""
+"""A sequential model of the store, for the checker in ``harness/linearizability.py``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-State = tuple[tuple[str, Any], ...]  # keys and values, in the order of the keys
-Steps = tuple[tuple[Any, ...], ...]  # calls in a block: name and arguments of each
+State = tuple[tuple[str, Any], ...]  # keys and values, sorted by key
+Steps = tuple[tuple[Any, ...], ...]  # calls in a block: names and arguments
 
-# What `atomic` calls, by a name that can be printed.
+# The functions that `atomic` calls, by printable names.
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "double": lambda value: 2 * value,
     "negate": lambda value: -value,
@@ -17,7 +17,7 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
 
 
 class StoreModel:
-    """Values are numbers and, for `append`, tuples in the place of lists."""
+    """Values are numbers or, for `append`, tuples instead of lists."""
 
     def __init__(self, initial: Mapping[str, Any] | None = None) -> None:
         self._initial = dict(initial or {})
@@ -50,7 +50,7 @@ class StoreModel:
         return result, tuple(sorted(values.items()))
 
     def _block(self, before: State, _keys: Any, steps: Steps, raises: bool = False) -> tuple[Any, State]:
-        """Several calls at once. They return what each of them has returned. The block that raises leaves nothing."""
+        """Apply several calls atomically and return their results. A block that raises has no effect."""
         results = []
         state = before
         for name, *arguments in steps:
@@ -86,7 +86,7 @@ class StoreModel:
         return values.pop(key)
 
     def _touch(self, values: dict[str, Any], key: str) -> None:
-        """Changes no value."""
+        """Change no value."""
 
     def _compare_and_set(self, values: dict[str, Any], key: str, expected: Any, value: Any) -> bool:
         if key not in values or values[key] != expected:
@@ -111,5 +111,5 @@ class StoreModel:
         return values[key]
 
     def _move(self, values: dict[str, Any], source: str, target: str, amount: int) -> None:
-        """A step of blocks: two reads and two writes."""
+        """Perform two reads and two writes, as one step of a block."""
         values[source], values[target] = values[source] - amount, values[target] + amount

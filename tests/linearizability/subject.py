@@ -1,4 +1,4 @@
-"""The real store under the names of the model's calls, and threads that make calls and take them down."""
+"""The real store with the calls of the model, and threads that perform and record calls."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from fastserverstate.updates import Atomic, BeginTransaction, KeyOperations
 
 DEADLINE = 20
 
-Call = tuple[Any, ...]  # a name and arguments
+Call = tuple[Any, ...]  # name and arguments
 
 
 class VanishError(Exception):
-    """Raised in a transaction, to have it discarded."""
+    """Raised to discard a transaction."""
 
 
 class Subject:
-    """A store of its own. Calls return what can be compared: tuples in the place of lists."""
+    """A new store. Calls return comparable results: tuples instead of lists."""
 
     def __init__(self) -> None:
         self.store = _core.Store(reserved=dir(ServerState))
@@ -45,7 +45,7 @@ class Subject:
     def _steps(self, steps: Iterable[Call]) -> tuple[Any, ...]:
         results = []
         for name, *arguments in steps:
-            time.sleep(0)  # gives the GIL away
+            time.sleep(0)  # releases the GIL
             try:
                 results.append(self.perform(name, tuple(arguments)))
             except (KeyError, AttributeError, TypeError) as error:
@@ -119,7 +119,7 @@ class Subject:
 
 
 class Team:
-    """Threads that each make the calls of a script, all at the same time, again and again."""
+    """Threads that perform the calls of one script each, concurrently. Can be used repeatedly."""
 
     def __init__(self, size: int) -> None:
         self._gate = threading.Barrier(size + 1)
@@ -140,7 +140,7 @@ class Team:
             thread.join(DEADLINE)
 
     def play(self, subject: Subject, scripts: Sequence[Sequence[Call]]) -> list[Operation]:
-        """What came of the calls. What a deadlock has ended must not have happened, and is left out."""
+        """Return the history. Calls that raised DeadlockError must have had no effect and are left out."""
         self._subject, self._scripts = subject, scripts
         self._gate.wait(DEADLINE)
         self._gate.wait(DEADLINE)

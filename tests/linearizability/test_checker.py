@@ -1,4 +1,4 @@
-"""The checker of histories itself: what it must find and let pass, and that it agrees with trying all orders."""
+"""The linearizability checker: valid and invalid histories, and agreement with an exhaustive search."""
 
 from __future__ import annotations
 
@@ -126,13 +126,13 @@ MODEL = StoreModel({"a": 10, "b": 20})
 
 
 @pytest.mark.parametrize("history", LINEARIZABLE.values(), ids=LINEARIZABLE)
-def test_explains_what_can_be(history):
+def test_accepts_valid_histories(history):
     assert_linearizable(history, MODEL)
-    assert_linearizable(history[::-1], MODEL)  # it is the times that count
+    assert_linearizable(history[::-1], MODEL)  # only the times matter, not the order of the list
 
 
 @pytest.mark.parametrize("history", NOT_LINEARIZABLE.values(), ids=NOT_LINEARIZABLE)
-def test_finds_what_cannot_be(history):
+def test_rejects_invalid_histories(history):
     violation = find_violation(history, MODEL)
     assert violation.operation in history
     assert violation.expected != violation.operation.result
@@ -151,7 +151,7 @@ def test_explanation_is_the_longest_prefix():
     after = op(1, 6, 7, "get", "a", returns=77)
     violation = find_violation([*good, pending, bad, after], MODEL)
     assert violation.operation is bad
-    assert violation.order == [good[0], good[1]]  # what happens to "b" explains nothing about "a"
+    assert violation.order == [good[0], good[1]]  # "b" does not matter for "a"
     assert violation.pending == [replace(pending, end=None)]
     assert violation.expected == 11
     for line in (bad, good[1], replace(pending, end=None)):
@@ -159,8 +159,8 @@ def test_explanation_is_the_longest_prefix():
     assert str(after) not in str(violation)
 
 
-def test_keys_that_nothing_connects_are_searched_apart():
-    """Together they would have some 10 ** 14 states."""
+def test_unconnected_keys_are_searched_separately():
+    """Combined, they would have about 10 ** 14 states."""
     history = [
         op(thread, thread, 1_000, "increment", f"k{key}", 1 << thread, returns=(2 << thread) - 1)
         for key in range(8)
@@ -171,13 +171,13 @@ def test_keys_that_nothing_connects_are_searched_apart():
     assert find_violation(history, StoreModel()).operation is history[20]
 
 
-def test_same_state_by_another_way_is_not_searched_again():
-    """Twelve writes at once, which can be put into 479 million orders."""
+def test_each_state_is_searched_once():
+    """Twelve concurrent writes have 479 million orders."""
     history = [op(thread, 0, 9, "set", "a", thread % 3) for thread in range(12)]
     assert find_violation([*history, op(0, 10, 11, "get", "a", returns=7)], MODEL) is not None
 
 
-def test_timed_takes_down_results_errors_and_lost_outcomes():
+def test_timed_records_results_errors_and_unknown_outcomes():
     value = timed(1, "get", ("a",), lambda call, arguments: (call, arguments))
     missing = timed(1, "item", ("a",), lambda *_: {}["a"])
     lost = timed(1, "set", ("a", 1), lambda *_: {}["a"], lost=(LookupError,))
@@ -204,7 +204,7 @@ SMALL = settings(max_examples=300, deadline=None, database=None)
 
 
 def sequential(calls):
-    """Each call with the result that the model gives, one after the other."""
+    """Return a history of the calls in sequence, with the results of the model."""
     history = []
     state = MODEL.initial(None)
     for at, (call, *arguments) in enumerate(calls):
@@ -222,7 +222,7 @@ def test_every_sequential_history_is_linearizable(calls):
 @SMALL
 @given(st.data(), st.lists(CALLS, max_size=9))
 def test_operations_that_take_longer_stay_linearizable(data, calls):
-    """Each still covers the time at which it took effect, whatever the order of starts and ends; some never return."""
+    """Each operation still includes the time at which it took effect. Some never return."""
     reach = st.integers(0, 40)
     history = [
         replace(
@@ -236,7 +236,7 @@ def test_operations_that_take_longer_stay_linearizable(data, calls):
 
 
 def explained_by_some_order(history):
-    """The definition: all orders of all choices of those that took effect."""
+    """Apply the definition: try all orders of all subsets of operations that may have taken effect."""
     certain = [operation for operation in history if operation.end is not None]
     uncertain = [operation for operation in history if operation.end is None]
     for chosen in range(1 << len(uncertain)):
@@ -260,8 +260,8 @@ def explained_by_some_order(history):
 
 @settings(SMALL, max_examples=500)
 @given(st.data(), st.lists(CALLS, min_size=1, max_size=5))
-def test_agrees_with_trying_all_orders(data, calls):
-    """Also where results were exchanged between calls of one kind, or belong to another order than that of time."""
+def test_agrees_with_exhaustive_search(data, calls):
+    """Including histories with swapped results, or with results that belong to another order."""
     shuffled = data.draw(st.permutations(sequential(calls)))
     history = []
     for operation in shuffled:

@@ -1,4 +1,4 @@
-"""What threads see of the store can be explained by one order of their calls, whatever they do at the same time."""
+"""Histories of concurrent calls of the store are linearizable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from linearizability.subject import Subject, Team
 
 pytestmark = pytest.mark.usefixtures("many_switches")
 
-INITIAL = {"a": 1, "b": 2}  # and there is no "c"
+INITIAL = {"a": 1, "b": 2}  # "c" is not set
 KEYS = ("a", "b", "c")
 HISTORIES = 400
 
@@ -53,7 +53,7 @@ def log(chance: Choice) -> tuple[Any, ...]:
 
 
 def transaction(chance: Choice, declared: tuple[str, ...] | None = None, writable: tuple[str, ...] = KEYS) -> Any:
-    """Reads what it has declared or written: of other keys it sees the last committed value, which may be newer."""
+    """Read only declared or written keys. Reads of other keys return the last committed value, which may be newer."""
     keys = tuple(chance.sample(KEYS, chance.randrange(1, 4))) if declared is None else declared
     steps = []
     readable = set(keys)
@@ -91,12 +91,12 @@ def transactions(chance: Choice) -> tuple[Any, ...]:
 
 
 def undeclared(chance: Choice) -> tuple[Any, ...]:
-    """Locks are taken in any order: deadlocks are found, and what they end has not happened."""
+    """Acquire locks in any order. Deadlocks are detected, and the calls that they end have no effect."""
     return chance.choice([transaction(chance), transaction(chance, ()), whole(chance)])
 
 
 def locked(chance: Choice) -> tuple[Any, ...]:
-    """What is done under several locks is one operation for whoever reads single keys."""
+    """Work under several locks is atomic for readers of single keys."""
     one, other = chance.sample(KEYS, 2)
     steps = (("move", one, other, 1), ("get", one), ("set", other, chance.randrange(3)))
     return chance.choice(
@@ -110,7 +110,7 @@ def locked(chance: Choice) -> tuple[Any, ...]:
 
 
 def play(mix: Callable[[Choice], tuple[Any, ...]], seeds: range, subjects: Callable[[], Subject] = Subject) -> int:
-    """Raise for the first history that is not linearizable. Returns how many operations there were."""
+    """Raise AssertionError for the first history that is not linearizable. Returns the number of operations."""
     operations = 0
     with Team(6) as team:
         for seed in seeds:
@@ -131,7 +131,7 @@ def test_histories_are_linearizable(mix):
     assert play(mix, range(HISTORIES)) > HISTORIES * 9
 
 
-# ----------------------------------------------------------------------- stores that are wrong, which has to be found
+# ----------------------------------------------------------------------- wrong stores, which must be detected
 
 
 class LosesUpdates(Subject):
@@ -183,15 +183,15 @@ def transfers(chance: Choice) -> tuple[Any, ...]:
         (DoesNotExclude, transfers),
     ],
 )
-def test_wrong_stores_are_found_out(subjects, mix):
-    """They are right as long as nobody else calls."""
+def test_wrong_stores_are_detected(subjects, mix):
+    """They are correct as long as calls do not overlap."""
     with pytest.raises(AssertionError, match="not linearizable"):
         play(mix, range(500), subjects)
     play(mix, range(10))
 
 
-def test_threads_do_overlap():
-    """Otherwise the histories would prove little."""
+def test_calls_overlap():
+    """Otherwise, the histories would show little."""
     overlaps = total = 0
     with Team(4) as team:
         for seed in range(50):

@@ -1,4 +1,4 @@
-"""Money is moved between accounts by scripts that are interrupted at any point. It is all there at any time."""
+"""Scripts transfer money between accounts and are interrupted anywhere. The total never changes."""
 
 from __future__ import annotations
 
@@ -20,91 +20,91 @@ TOTAL = EACH * len(ACCOUNTS)
 
 
 class StopException(BaseException):
-    """The user has clicked, or closed the tab. As Streamlit's it is no ``Exception``."""
+    """The user has clicked or left the page. Like Streamlit's, it is not an ``Exception``."""
 
 
 class RerunException(BaseException):
-    """The script has asked for a rerun."""
+    """The script has requested a rerun."""
 
 
 INTERRUPTIONS = [StopException, RerunException, ZeroDivisionError, KeyboardInterrupt, SystemExit, GeneratorExit]
 
 
 class Script:
-    """Moves money, and may be interrupted wherever it looks."""
+    """Transfers money and may be interrupted at each `check`."""
 
     def __init__(self, bank: Subject, seed: int) -> None:
         self.bank = bank
         self.chance = random.Random(seed)
         self.interrupted = 0
 
-    def look(self) -> None:
+    def check(self) -> None:
         if self.chance.random() < 0.06:
             self.interrupted += 1
             raise self.chance.choice(INTERRUPTIONS)
 
     def move(self) -> None:
-        """Read, read, write, write."""
+        """Read both accounts, then write both."""
         state = self.bank.state
         source, target = self.chance.sample(ACCOUNTS, 2)
         amount = self.chance.randrange(10)
-        self.look()
+        self.check()
         left = state[source] - amount
-        self.look()
+        self.check()
         more = state[target] + amount
-        self.look()
+        self.check()
         state[source] = left
-        self.look()
+        self.check()
         if self.chance.random() < 0.1:
-            del state[target]  # for a moment there is no such account
-            self.look()
+            del state[target]  # the account is missing for a moment
+            self.check()
         state[target] = more
-        self.look()
+        self.check()
 
     def in_transaction(self) -> None:
-        self.look()
+        self.check()
         with self.bank.transaction(*ACCOUNTS):
             self.move()
-        self.look()
+        self.check()
 
     def in_undeclared_transaction(self) -> None:
-        """Locks the accounts as it comes to them, which may end in a deadlock."""
+        """Lock accounts at their first use, which may raise DeadlockError."""
         one, other = self.chance.sample(ACCOUNTS, 2)
         with self.bank.transaction(one):
-            self.look()
+            self.check()
             self.bank.state[one] -= 1
-            self.look()
+            self.check()
             self.bank.atomic.increment(other)
-            self.look()
+            self.check()
 
     def in_nested_transaction(self) -> None:
-        """Goes on after what has interrupted the inner one, which leaves no trace."""
+        """Continue after an interruption of the inner transaction, which has no effect."""
         with self.bank.transaction(*ACCOUNTS):
             try:
                 with self.bank.transaction(*ACCOUNTS[:2]):
                     self.move()
             except tuple(INTERRUPTIONS):
-                self.look()
+                self.check()
             self.move()
 
     def in_locks(self) -> None:
-        """The locks go back; that nothing is written by halves is the transaction's part."""
+        """The locks are released. The transaction makes the writes atomic."""
         accounts = self.chance.sample(ACCOUNTS, 4)
         with self.bank.locks[tuple(accounts)]:
-            self.look()
+            self.check()
             with self.bank.transaction():
                 self.move()
-            self.look()
+            self.check()
 
     def in_locks_alone(self) -> None:
-        """Nothing interrupts it between the two writes."""
+        """Not interrupted between the two writes."""
         one, other = self.chance.sample(ACCOUNTS, 2)
         state = self.bank.state
         with self.bank.locks[one, other]:
-            self.look()
+            self.check()
             state[one] -= 1
             state[other] += 1
-            self.look()
+            self.check()
 
     def run(self) -> None:
         step = self.chance.choice(
@@ -131,7 +131,7 @@ def total(bank):
     return sum(bank.state[account] for account in ACCOUNTS)
 
 
-def test_sum_is_kept_whatever_interrupts(bank):
+def test_total_is_constant_despite_interruptions(bank):
     scripts = [Script(bank, seed) for seed in range(4)]
     ended = []
     looked = []
@@ -160,8 +160,8 @@ def test_sum_is_kept_whatever_interrupts(bank):
     assert not any(bank.locks[account].locked() for account in ACCOUNTS)
 
 
-def test_sum_would_not_be_kept_without_transactions(bank):
-    """Else the test above would prove nothing."""
+def test_total_changes_without_transactions(bank):
+    """Otherwise, the test above would show nothing."""
     script = Script(bank, 1)
     while not script.interrupted or sum(bank.state.values()) == TOTAL:
         with suppress(*INTERRUPTIONS):
@@ -247,6 +247,6 @@ SIGNALS = """
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no timer signals")
 @pytest.mark.parametrize("competes", [False, True], ids=["alone", "beside others"])
-def test_sum_is_kept_when_a_signal_interrupts_anywhere(competes):
-    """Its handler may raise after any instruction of the main thread, and while that waits for a lock."""
+def test_total_is_constant_despite_signals(competes):
+    """The handler may raise after any instruction of the main thread, and while it waits for a lock."""
     assert run_script(SIGNALS.replace("COMPETES", str(competes)), package=True) == "kept\n"

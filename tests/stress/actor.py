@@ -1,4 +1,4 @@
-"""A thread that does anything to a store, at random, and checks what must hold in spite of the others."""
+"""A thread that performs random operations on a store and checks invariants that hold despite other threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from stress.helpers import STEP, Value, World, check, enter, leave, locate_in_stress
+from harness.scopes import enter, leave, locate_in_tests
+from stress.helpers import STEP, Value, World, check
 
 from fastserverstate import _core
 from fastserverstate.change import content_fingerprint
@@ -24,11 +25,11 @@ HASH_FUNCS = {"stress.helpers.Value": lambda value: value.number % 2}
 
 
 class DiscardError(Exception):
-    """What a transaction is left by that is to change nothing."""
+    """Raised to discard a transaction."""
 
 
 def do_elsewhere(function: Callable[..., object], *args: object) -> None:
-    """On a thread that ends after it."""
+    """Call the function on a new thread that ends afterwards."""
     errors = []
 
     def run() -> None:
@@ -45,16 +46,16 @@ def do_elsewhere(function: Callable[..., object], *args: object) -> None:
 
 
 def refused(end: Callable[..., object]) -> None:
-    """The end of a block that is not to end so."""
+    """Assert that the exit of a block raises RuntimeError."""
     try:
         end(None, None, None)
     except RuntimeError:
         return
-    raise AssertionError("The end was not refused.")
+    raise AssertionError("The exit did not raise.")
 
 
 class Cast(World):
-    """A store with the keys and sessions that several actors share."""
+    """A store, and the keys and sessions that several actors share."""
 
     def __init__(self, keys: int, sessions: int = 3) -> None:
         super().__init__()
@@ -67,7 +68,7 @@ class Cast(World):
             Waiting(self.store, Listeners(self.store)).wait_for,
         )
         self.transaction = BeginTransaction(self.store)
-        # Shared between the actors, who write each of them many times: their counts of references tell what leaks.
+        # All actors write these many times. Their reference counts reveal leaks.
         self.values = {key: [Value(key, i) for i in range(3)] for key in self.keys}
         self._references = self.count_references()
 
@@ -97,7 +98,7 @@ class Actor:
         self.random.choice(OPERATIONS)(self, self.random.choice(self.cast.keys))
 
     def value(self, key: str) -> object:
-        """One that is always another, or one that may be equal to what is there, or a number that can be added to."""
+        """Return a unique value, one that may equal the stored one, or a number that can be incremented."""
         number = self.random.randrange(3)
         return self.random.choice([self.cast.values[key][number], (key, number, ~number), int(key[1:]) + number * STEP])
 
@@ -187,10 +188,10 @@ class Actor:
         with suppress(KeyError):
             self.store.touch(key)
 
-    # Changes that depend on what is there
+    # Changes that depend on the stored value
 
     def increment(self, key: str) -> None:
-        with suppress(TypeError):  # a tuple is no number
+        with suppress(TypeError):  # the value may be a tuple
             check(key, self.cast.atomic.increment(key, STEP, default=int(key[1:])))
 
     def change(self, key: str) -> None:
@@ -205,7 +206,7 @@ class Actor:
         assert self.cast.compare_and_set(key, self.value(key), self.value(key)) in {True, False}
 
     def transact(self, _key: str) -> None:
-        """All of it appears, or nothing."""
+        """All writes become visible, or none."""
         keys = self.several()
         written = {key: self.value(key) for key in keys}
         with self.locks[tuple(keys)]:
@@ -222,10 +223,10 @@ class Actor:
                 expected = written
             assert all(self.store.peek(key, MISSING) is expected[key] for key in keys)
 
-    # Locks. Who holds one uses no other key: two threads that did would wait for each other.
+    # Locks. A holder uses no other key, since two such threads could deadlock.
 
     def alone(self, key: str) -> None:
-        """In the lock nobody else changes or takes away what is there."""
+        """No other thread changes or deletes the value while the lock is held."""
         mine = self.value(key)
         self.state[key] = mine
         version = self.store.version(key)
@@ -275,7 +276,7 @@ class Actor:
         assert self.store.end_holder()[0] == [key]
         assert not self.locks[key]._is_owned()
 
-    # What is left behind. All other actors would wait for ever for what outlives its owner.
+    # Leftovers. If a lock outlived its holder, all other actors would wait forever.
 
     def leave_transaction_open(self, key: str) -> None:
         self.cast.transaction(key).__enter__()
@@ -284,7 +285,7 @@ class Actor:
         assert not self.locks[key]._is_owned()
 
     def end_thread(self, key: str) -> None:
-        """It holds a lock, is in a transaction that has written, and has put off calls."""
+        """End while holding a lock, in a transaction with writes, and with pending callbacks."""
 
         def leave_all() -> None:
             enter(self.session())
@@ -318,14 +319,14 @@ class Actor:
         assert not _core.reruns_are_suppressed()
 
     def fabricate(self, key: str) -> None:
-        """Locks and transactions are made, copied and restored in one way only."""
+        """Locks and transactions cannot be created, copied or unpickled in other ways."""
         for thing in (self.locks[key], self.locks[key, key], self.cast.transaction(key)):
             for make in (type(thing).__new__, copy.copy, copy.deepcopy):
                 with suppress(TypeError):
                     make(type(thing) if make == type(thing).__new__ else thing)
                     raise AssertionError(f"{thing!r} was made")
 
-    # Waiting and listening
+    # Waits and listeners
 
     def wait_for(self, key: str) -> None:
         with suppress(TimeoutError):
@@ -339,13 +340,13 @@ class Actor:
             assert changed == 0 or changed > version
 
     def listen_for_changes(self, key: str) -> None:
-        """For a while. The callback may do anything, for its caller holds nothing."""
+        """Listen for a while. The callback may do anything, because its caller holds no lock."""
         subscription = self.cast.on_change(key, self.get, args=(self.random.choice(self.cast.keys),))
         self.assign(key)
         self.delete(key)
         subscription.remove()
 
-    # Sessions. Several actors may run in one and the same part of one session, which is closed and replaced meanwhile.
+    # Sessions. Several actors may run in the same fragment of a session, which is closed and replaced meanwhile.
 
     def session(self) -> _core.Session:
         return self.random.choice(self.cast.sessions)
@@ -372,7 +373,7 @@ class Actor:
         )
 
     def run(self, key: str) -> None:
-        """A whole run of a script."""
+        """Perform a complete script run."""
         session = self.session()
         session.start_run()
         enter(session)
@@ -398,7 +399,7 @@ class Actor:
         self.session().drop_scope(self.random.choice(PARTS))
 
     def close(self, _key: str) -> None:
-        """Another session comes in its place; whoever is in the closed one goes on in it."""
+        """Replace a session. Threads in the closed session continue to run in it."""
         at = self.random.randrange(len(self.cast.sessions))
         with self.cast.replacing:
             old, self.cast.sessions[at] = self.cast.sessions[at], _core.Session(self.store)
@@ -438,7 +439,7 @@ class Actor:
         assert content_fingerprint(value) == content_fingerprint(value)
 
     def apply(self, key: str) -> None:
-        """What has come from elsewhere."""
+        """Apply a write of another server."""
         value = self.random.choice([self.value(key), _core.absent])
         left, due, _old = self.store.apply([(key, value, self.random.random() < 0.5)], self.store.writer())
         assert set(left) | set(due) <= {key}
@@ -454,7 +455,7 @@ class Actor:
 
     def locate(self, _key: str) -> None:
         if self.random.random() < 0.05:
-            locate_in_stress()
+            locate_in_tests()
 
 
 READS = [Actor.item, Actor.attribute, Actor.get, Actor.peek, Actor.contains, Actor.version]

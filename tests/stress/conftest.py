@@ -1,4 +1,4 @@
-"""Every test has a store of its own and its scopes from `stress.helpers.enter`."""
+"""Each test has a store of its own. `enter` chooses the scope of a thread."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
-from stress.helpers import DEADLINE, SECONDS, World, leave, locate_in_stress, many_switches
+from harness.interpreter import switch_interval
+from harness.scopes import leave, locate_in_tests
+from stress.helpers import DEADLINE, SECONDS, World
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -17,8 +19,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _scopes() -> Iterator[None]:
-    locate_in_stress()
-    with many_switches():
+    locate_in_tests()
+    with switch_interval(1e-6):
         yield
     leave()
     if find_spec("streamlit") is not None:

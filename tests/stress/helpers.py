@@ -1,63 +1,32 @@
-"""What the stress tests share: threads that start together, the scope a thread runs in, and values that show damage.
+"""Helpers of the stress tests: threads that start together, and values that reveal corruption.
 
-``FASTSERVERSTATE_STRESS_SECONDS`` says for how long each test goes on.
+``FASTSERVERSTATE_STRESS_SECONDS`` is the duration of each test.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import os
-import subprocess
-import sys
-import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from collections.abc import Callable
 from typing import Any
 
-if find_spec("streamlit") is None:
-    # The sanitizers' interpreters need not have Streamlit, which the package imports. What is tested here does not.
-    package = ModuleType("fastserverstate")
-    package.__path__ = list(find_spec("fastserverstate").submodule_search_locations)
-    sys.modules["fastserverstate"] = package
+from harness.interpreter import run_python
 
 from fastserverstate import _core
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.state import ServerState
 
 SECONDS = float(os.environ.get("FASTSERVERSTATE_STRESS_SECONDS", "0.2"))
-DEADLINE = 60  # a sanitizer's interpreter is some twenty times as slow
-ATTRIBUTE = "_scope_of_stress"
-
-
-class Context(SimpleNamespace):
-    """The script context of a thread. Weak references to it can be made."""
-
-
-def resolve(context: Any, part: str | None) -> tuple[_core.Session, _core.Scope | None, int]:
-    """What a context of these tests is part of."""
-    return context.session, context.session.scope(part), _core.RUN_CURRENT
-
-
-def locate_in_stress() -> None:
-    """Let `enter` and `leave` say which scope a thread runs in."""
-    _core.locate_scopes(ATTRIBUTE, None, "part", resolve)
-
-
-def enter(session: _core.Session, part: str | None = None) -> None:
-    setattr(threading.current_thread(), ATTRIBUTE, Context(session=session, part=part))
-
-
-def leave() -> None:
-    setattr(threading.current_thread(), ATTRIBUTE, None)
+DEADLINE = 60  # seconds; interpreters with a sanitizer are some twenty times slower
 
 
 class Crew:
-    """Threads that start together at the end of the ``with`` block, end when it is `over`, and raise their errors."""
+    """Threads that start together at the end of the ``with`` block and must end when `over` is true.
+
+    The block joins them and raises the first error of a thread.
+    """
 
     def __init__(self) -> None:
         self.over = False
@@ -67,11 +36,11 @@ class Crew:
         self._ended = threading.Event()
 
     def add(self, work: Callable[..., object], *args: Any) -> None:
-        """Have a thread do this once. What takes long has to look at `over`."""
+        """Do this once, on a thread. Long-running work must check `over`."""
         self._work.append((work, args))
 
     def repeat(self, work: Callable[..., object], *args: Any) -> None:
-        """Have a thread do this again and again."""
+        """Do this repeatedly, on a thread."""
 
         def go_on() -> None:
             while not self.over:
@@ -80,11 +49,11 @@ class Crew:
         self.add(go_on)
 
     def wait_for(self, condition: Callable[[], bool], state: Callable[[], object] = lambda: "") -> None:
-        """Wait until the condition holds. Gives up when another thread has failed, or after the deadline."""
+        """Wait until the condition is true. Raises TimeoutError if another thread has failed, or after the deadline."""
         patience = time.monotonic() + SECONDS + DEADLINE
         while not condition():
             if self.failed or time.monotonic() > patience:
-                raise TimeoutError(f"waited in vain: {state()}")
+                raise TimeoutError(f"The condition never became true: {state()}")
             time.sleep(0.001)
 
     def _run(self, gate: threading.Barrier, work: Callable[..., object], args: tuple[Any, ...]) -> None:
@@ -115,11 +84,11 @@ class Crew:
             raise self._errors[0]
         if any(thread.is_alive() for thread in threads):
             faulthandler.dump_traceback()
-            raise TimeoutError("a thread hangs")
+            raise TimeoutError("a thread is blocked")
 
 
 class Value:
-    """Knows the key that it is written to, and itself: a mixed-up or torn one is found out."""
+    """Contains its key and a check number, which reveal mixed-up and torn values."""
 
     __slots__ = ("check", "key", "number")
 
@@ -130,11 +99,11 @@ class Value:
         return Value(self.key, self.number + 1)
 
 
-STEP = 1_000_000  # between the numbers that a key may have: below it they tell the key
+STEP = 1_000_000  # numbers are multiples of it, plus the number of the key
 
 
 def check(key: str, value: Any) -> None:
-    """The value is whole and belongs to the key. Tuples of the same three are values as well, and numbers."""
+    """Assert that a value is intact and belongs to the key: a `Value`, a tuple of its three fields, or a number."""
     if type(value) is int:
         assert value % STEP == int(key[1:]), (key, value)
         return
@@ -151,7 +120,7 @@ class World:
         self.locks = ServerStateLock(self.store)
 
     def assert_at_rest(self) -> None:
-        """What its own numbers say is so, when nobody uses it."""
+        """Assert that the statistics are correct. No other thread may use the store meanwhile."""
         keys = self.store.keys()
         statistics = self.store.statistics()
         assert len(keys) == len(set(keys)) == len(self.state) == statistics["keys"], (keys, statistics)
@@ -161,44 +130,27 @@ class World:
             self.store.peek(key)
 
     def assert_empty(self) -> None:
-        """Nothing is left when every session was closed and every key deleted."""
+        """Assert that nothing is left after all sessions were closed and all keys deleted."""
         self.assert_at_rest()
         statistics = self.store.statistics()
         assert (statistics["keys"], statistics["scopes"]) == (0, 0), statistics
         assert self.store.collect_stale() == []
 
 
-@contextmanager
-def many_switches() -> Iterator[None]:
-    """Have the interpreter's lock, where there is one, change hands as often as it can."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
-
-
 _PRELUDE = f"""
 import faulthandler, sys
 faulthandler.dump_traceback_later({DEADLINE}, exit=True)
-sys.path[:0] = {[str(Path(__file__).parents[1]), *sys.path]!r}
-sys.modules["streamlit"] = None  # takes a second to import
+sys.modules["streamlit"] = None  # its import takes a second
 import os, random, signal, threading, time
 from stress.actor import Actor, Cast
+from harness.scopes import *
 from stress.helpers import *
 from fastserverstate import _core
-locate_in_stress()
+locate_in_tests()
 sys.setswitchinterval(1e-6)
 """
 
 
 def run_script(source: str) -> str:
-    """What a script prints in an interpreter of its own. It has to end well, and to keep its error output empty."""
-    script = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", _PRELUDE + textwrap.dedent(source)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=2 * DEADLINE,
-    )
-    assert (script.returncode, script.stderr) == (0, ""), script.stderr
-    return script.stdout
+    """Run a script in an interpreter of its own and return its output. It must exit with 0 and print no errors."""
+    return run_python(_PRELUDE, source, timeout=2 * DEADLINE)

@@ -1,4 +1,4 @@
-"""Locks: one holder at a time, everybody's turn comes, nothing is lost on the way from one to the next."""
+"""Locks: mutual exclusion, fairness, and no wakeup lost in a handover."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import threading
 import time
 
 import pytest
-from stress.helpers import DEADLINE, Crew, enter, leave
+from harness.scopes import enter, leave
+from stress.helpers import DEADLINE, Crew
 
 from fastserverstate import _core
 
@@ -21,8 +22,8 @@ WAYS = {
 
 @pytest.mark.parametrize("ways", [["with"], ["timeout"], [*WAYS]], ids=["waits", "gives up", "all"])
 @pytest.mark.parametrize("threads", [2, 8])
-def test_counter_keeps_its_sum(world, threads, ways):
-    """The counter is deleted and made again in the lock, and counted in a plain list beside it."""
+def test_counter_is_exact(world, threads, ways):
+    """The counter is deleted and set again under the lock. A plain list is the reference."""
     world.state["n"] = 0
     plain = [0]
     counts = [0] * threads
@@ -33,7 +34,7 @@ def test_counter_keeps_its_sum(world, threads, ways):
         while not crew.over:
             if not WAYS[chance.choice(ways)](lock, chance):
                 continue
-            assert lock.acquire(blocking=False)  # it is re-entrant
+            assert lock.acquire(blocking=False)  # reentrant
             counts[thread] += 1
             before = plain[0]
             if chance.random() < 0.3:
@@ -53,8 +54,8 @@ def test_counter_keeps_its_sum(world, threads, ways):
     assert not world.locks["n"].locked()
 
 
-def test_everybody_s_turn_comes(world):
-    """Threads that take the lock again at once do not keep the others out."""
+def test_no_thread_starves(world):
+    """Threads that immediately acquire the lock again do not starve others."""
     turns = [0] * 6
 
     def take(thread):
@@ -69,8 +70,8 @@ def test_everybody_s_turn_comes(world):
     assert not world.locks["k"].locked()
 
 
-def test_a_ball_goes_to_and_fro(world):
-    """Through `threading.Condition`, which gives the lock up at any depth and takes it back."""
+def test_condition_ping_pong(world):
+    """`threading.Condition` releases the lock at any depth and acquires it again."""
     condition = threading.Condition(world.locks["ball"])
     world.state["ball"] = 0
     players = 3
@@ -92,8 +93,8 @@ def test_a_ball_goes_to_and_fro(world):
     assert not world.locks["ball"].locked()
 
 
-def test_locks_of_keys_that_come_and_go(world):
-    """A lock that somebody holds on to is the key's lock, whatever becomes of the key and the table."""
+def test_locks_of_keys_that_are_deleted_and_set_again(world):
+    """A referenced lock remains the lock of its key, whatever happens to the key and the table."""
     keys = [f"k{i}" for i in range(4)]
     inside = dict.fromkeys(keys, 0)
 
@@ -126,8 +127,8 @@ def test_locks_of_keys_that_come_and_go(world):
     world.assert_empty()
 
 
-def test_sessions_that_close_while_their_scripts_wait(world):
-    """A scope that is dropped while its thread waits for a key's lock subscribes to nothing afterwards."""
+def test_sessions_closed_while_their_scripts_wait(world):
+    """A scope dropped while its thread waits for a key's lock subscribes to nothing afterwards."""
     world.state["k"] = 0
     sessions = [_core.Session(world.store) for _ in range(4)]
 

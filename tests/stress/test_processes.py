@@ -1,4 +1,4 @@
-"""Processes that end or fork while threads are inside the store, each of them started by itself."""
+"""Processes that end or fork while their threads use the store."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def start():
 """
 
 
-def test_interpreter_ends_with_threads_inside():
-    """In silence, though finalizers use the store then."""
+def test_interpreter_exits_while_threads_use_the_store():
+    """Without output, although finalizers use the store at exit."""
     until = time.monotonic() + SECONDS
     while True:
         run_script(

@@ -1,4 +1,4 @@
-"""Sessions and their scopes: every change reaches who depends on it, and nobody else."""
+"""Sessions and their scopes: every change reaches its subscribers, and no others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from stress.helpers import DEADLINE, Crew, World, enter, leave
+from harness.scopes import enter, leave
+from stress.helpers import DEADLINE, Crew, World
 
 from fastserverstate import _core
 
@@ -16,7 +17,7 @@ VALUES = [f"v{i}" for i in range(4)]
 FLAGS = [f"flag{i}" for i in range(3)]
 WRITERS = 2
 FRAGMENTS = ["f", "g"]
-LOOKS: list[Any] = [  # what a part shows, by all ways to read
+LOOKS: list[Any] = [  # all ways to read
     lambda state: state["v0"],
     lambda state: state.v1,
     lambda state: state.get("v2"),
@@ -29,7 +30,7 @@ LOOKS: list[Any] = [  # what a part shows, by all ways to read
 
 
 class Reader(_core.Session):
-    """A session that runs what it was told is stale, as a Streamlit session would."""
+    """A session that runs its stale parts, as a Streamlit session does."""
 
     def __init__(self, store: _core.Store) -> None:
         super().__init__(store)
@@ -40,7 +41,7 @@ class Reader(_core.Session):
 
 
 def look(world: World, session: Reader, part: str | None, chance: random.Random) -> list[object]:
-    """Run a part of a session: read everything, in any order."""
+    """Run the script or a fragment of a session: read everything in random order."""
     enter(session, part)
     shown: list[object] = [None] * len(LOOKS)
     for i in chance.sample(range(len(LOOKS)), len(LOOKS)):
@@ -50,11 +51,11 @@ def look(world: World, session: Reader, part: str | None, chance: random.Random)
 
 
 def run_once(world: World, session: Reader, pool: ThreadPoolExecutor, chance: random.Random, *, writes: bool) -> None:
-    """Run the parts that are stale, a fragment beside the body as Streamlit's parallel ones do."""
+    """Run the stale parts, and a fragment in parallel with the script, as Streamlit's parallel fragments do."""
     stale = session.stale_parts() if session.shown else [None]
     running = [None, *FRAGMENTS] if None in stale else stale
     if not running:
-        return  # was told of what an earlier run has seen to
+        return  # an earlier run has already shown the change
     session.start_run()
 
     def write() -> None:
@@ -63,14 +64,14 @@ def run_once(world: World, session: Reader, pool: ThreadPoolExecutor, chance: ra
         leave()
 
     if writes and chance.random() < 0.2:
-        write()  # over what parts that are not in this run have shown
+        write()  # changes a value shown by parts outside of this run
     futures = {part: pool.submit(look, world, session, part, random.Random(chance.random())) for part in running[1:]}
     session.shown[running[0]] = look(world, session, running[0], chance)
     session.shown.update({part: future.result(DEADLINE) for part, future in futures.items()})
     if chance.random() < 0.5:
         session.message_sent()
         if writes:
-            write()  # over what this run has shown
+            write()  # changes a value shown by this run
     session.finish_run(running)
     for part in session.take_overwritten():
         session.mark_stale(part)
@@ -78,7 +79,7 @@ def run_once(world: World, session: Reader, pool: ThreadPoolExecutor, chance: ra
 
 
 class Idler(_core.Session):
-    """A session that reads nothing, and so is never stale, whoever had its slots before."""
+    """A session that reads nothing. It is never stale, whichever session had its slots before."""
 
 
 def idle(world: World) -> None:
@@ -97,7 +98,7 @@ def idle(world: World) -> None:
 
 
 class Audience:
-    """Sessions, writers, and pauses between the writing in which every session has to become current."""
+    """Sessions and writers. In the pauses between writes, every session must become current."""
 
     def __init__(self, world: World, crew: Crew) -> None:
         self.world, self.crew = world, crew
@@ -113,7 +114,7 @@ class Audience:
         return not self.ended and not self.crew.failed
 
     def read(self, at: int) -> None:
-        """Run what is stale, and be another session now and then."""
+        """Run the stale parts. Sometimes continue as a new session."""
         chance = random.Random(at)
         session = self.readers[at]
         with ThreadPoolExecutor(1) as pool:
@@ -138,11 +139,11 @@ class Audience:
                 if chance.random() < 0.1:
                     self.world.store.touch("v0")
             self.pause.wait(DEADLINE)
-            self.pause.wait(DEADLINE)  # until everybody is current
+            self.pause.wait(DEADLINE)  # until all sessions are current
 
     def collect(self) -> None:
         while self.goes_on():
-            if self.wakes.acquire(timeout=0.02):  # only when told
+            if self.wakes.acquire(timeout=0.02):  # only after a wakeup
                 for scope in self.world.store.collect_stale():
                     assert type(scope.owner) is Reader
                     scope.owner.told.set()
@@ -166,8 +167,8 @@ class Audience:
 
 
 @pytest.mark.parametrize("collectors", [1, 2])
-def test_whenever_the_writing_pauses_everybody_shows_what_is(world, collectors):
-    """Though sessions run only what they are told is stale."""
+def test_all_sessions_are_current_after_each_pause(world, collectors):
+    """Although sessions run only their stale parts."""
     with Crew() as crew:
         audience = Audience(world, crew)
         for at in range(len(audience.readers)):
@@ -182,8 +183,8 @@ def test_whenever_the_writing_pauses_everybody_shows_what_is(world, collectors):
     world.assert_empty()
 
 
-def test_slots_change_hands_while_their_sessions_die(world):
-    """Threads go on reading in sessions that others have closed. Whoever has their slots next knows nothing of it."""
+def test_slots_are_reused_while_sessions_close(world):
+    """Threads continue to read in closed sessions. This does not affect the next session in their slots."""
     keys = [f"k{i}" for i in range(70)]
     world.state.update(dict.fromkeys(keys, 0))
     sessions = [_core.Session(world.store) for _ in range(3)]
@@ -235,8 +236,8 @@ def test_slots_change_hands_while_their_sessions_die(world):
     assert world.store.collect_stale() == []
 
 
-def test_each_staleness_is_collected_once(world):
-    """By one of the threads that collect, and as often as the scope was made stale."""
+def test_each_stale_mark_is_collected_once(world):
+    """By one of the collecting threads, and as often as the scope became stale."""
     rounds = 0
     ended = False
     sessions = [_core.Session(world.store) for _ in range(200)]
@@ -258,7 +259,7 @@ def test_each_staleness_is_collected_once(world):
             before = rounds * len(sessions)
             rounds += 1
             world.state["k"] = -1
-            crew.wait_for(lambda: sum(map(len, collected)) >= before + len(sessions))  # noqa: B023  (called here only)
+            crew.wait_for(lambda: sum(map(len, collected)) >= before + len(sessions))  # noqa: B023  (called only here)
         ended = True
 
     with Crew() as crew:

@@ -1,4 +1,4 @@
-"""Every operation against every other: nothing is torn, lost, taken twice or leaked."""
+"""All operations concurrently: no value is torn, lost, popped twice or leaked."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import time
 from collections import Counter
 
 import pytest
+from harness.scopes import enter
 from stress.actor import Actor, Cast
-from stress.helpers import Crew, Value, check, enter
+from stress.helpers import Crew, Value, check
 
 from fastserverstate import _core
 
@@ -19,7 +20,7 @@ MISSING = object()
 
 @pytest.mark.parametrize("keys", [1, 8, 2_000], ids=["one key", "few keys", "many keys"])
 @pytest.mark.parametrize("threads", [2, 4, 8])
-def test_everything_at_once(threads, keys):
+def test_all_operations_concurrently(threads, keys):
     cast = Cast(keys)
     with Crew() as crew:
         for seed in range(threads):
@@ -27,8 +28,8 @@ def test_everything_at_once(threads, keys):
     cast.assert_leaves_nothing()
 
 
-def test_what_is_taken_is_put_back_once(world):
-    """Threads carry objects from key to key, so that keys are deleted and made again all the time."""
+def test_moved_objects_are_neither_lost_nor_duplicated(world):
+    """Threads move objects between keys, which constantly deletes and sets keys."""
     keys = [f"k{i}" for i in range(4)]
     goods = [object() for _ in range(6)]
     hands: list[list[object]] = [[], [], [], []]
@@ -52,7 +53,7 @@ def test_what_is_taken_is_put_back_once(world):
 
 
 def test_readers_while_the_table_grows(world):
-    """What has been set is found, in whatever state the table is."""
+    """Readers find every key that was set, whatever the state of the table."""
     written = emptied = 0
 
     def grow():
@@ -89,8 +90,8 @@ def test_readers_while_the_table_grows(world):
     world.assert_at_rest()
 
 
-def test_growth_from_all_sides(world):
-    """Each thread's keys are all there, whoever of the others has made the table grow."""
+def test_concurrent_growth(world):
+    """All keys of each thread exist, whichever thread has grown the table."""
 
     def insert(thread):
         for i in range(25_000):
@@ -111,7 +112,7 @@ def test_growth_from_all_sides(world):
 
 
 def test_finalizers_use_the_store(world):
-    """Each value dies once, on whatever thread has replaced it, and does there what it likes."""
+    """Each value is finalized once, on the thread that replaced it, and uses the store there."""
     keys = [f"k{i}" for i in range(3)]
     made: list[list[int]] = []
     died: list[int] = []
@@ -138,7 +139,7 @@ def test_finalizers_use_the_store(world):
                 break
             session.start_run()
             mine.append(8 * i + thread)
-            # A list is compared before it is replaced, which takes long enough for others to replace it.
+            # A list is compared before it is replaced, which leaves time for other threads to replace it.
             world.state[keys[i % 3]] = [*range(100), Last(keys[i % 3], mine[-1])]
             world.state.get(keys[(i + thread) % 3])
             session.finish_run()
@@ -153,8 +154,8 @@ def test_finalizers_use_the_store(world):
     world.assert_empty()
 
 
-def test_values_that_change_while_they_are_compared(world):
-    """A container may be changed in place by anybody while an assignment compares it with another."""
+def test_values_changed_during_comparison(world):
+    """Threads change a container in place while an assignment compares it."""
     inner = {"list": [1, 2, 3], "dict": {i: [i] for i in range(8)}, "set": {1, 2}}
     world.state["k"] = inner
 
@@ -187,8 +188,8 @@ def test_values_that_change_while_they_are_compared(world):
     assert world.state["k"] is inner
 
 
-def test_stores_come_and_go():
-    """What a thread remembers of its last store's scope says nothing about its next one's."""
+def test_stores_are_created_and_destroyed():
+    """The scope that a thread has cached for one store does not affect its next store."""
     newest = [Cast(3)]
 
     def use(seed):
@@ -203,8 +204,8 @@ def test_stores_come_and_go():
             crew.repeat(use, seed)
 
 
-def test_a_half_written_value_is_never_seen(world):
-    """Who reads waits for the holder of the lock, and so sees nothing between his writes."""
+def test_readers_see_no_intermediate_value(world):
+    """Readers wait for the holder of the lock, so they see nothing between its writes."""
     world.state["k"] = Value("k", 0)
 
     def write(seed):
@@ -216,7 +217,7 @@ def test_a_half_written_value_is_never_seen(world):
             if choose.random() < 0.5:
                 del world.state["k"]
             world.state["k"] = half
-            time.sleep(0)  # lets the others come
+            time.sleep(0)  # releases the GIL
             assert world.state["k"] is half
             world.state["k"] = Value("k", number + 1)
 

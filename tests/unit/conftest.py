@@ -1,15 +1,18 @@
-"""A store of its own for every test, and a current scope that the test chooses."""
+"""Each test has a store of its own. `enter` chooses the scope of a thread."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
+from harness.clock import FakeClock
 from unit.helpers import enter, leave, locate_in_streamlit, locate_in_tests
 
 from fastserverstate import _core
 from fastserverstate.listeners import Listeners
 from fastserverstate.lock import ServerStateLock
+from fastserverstate.rerun import rest, scheduler
 from fastserverstate.state import ServerState
 from fastserverstate.updates import Atomic, BeginTransaction, KeyOperations
 from fastserverstate.waiting import Waiting
@@ -96,8 +99,19 @@ def force_rerun(operations: KeyOperations):
 
 
 @pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeClock]:
+    """The clock of reruns, in place of the system's."""
+    clock = FakeClock()
+    for module in (rest, scheduler):
+        monkeypatch.setattr(module, "time", clock)
+    before = set(threading.enumerate())
+    yield clock
+    clock.advance_until(lambda: before.issuperset(threading.enumerate()), rest.REST)
+
+
+@pytest.fixture
 def session(store: _core.Store) -> _core.Session:
-    """A session whose script this thread is running."""
+    """A session whose script runs on this thread."""
     session = _core.Session(store)
     session.start_run()
     enter(session)

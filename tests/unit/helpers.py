@@ -1,51 +1,56 @@
-"""What the unit tests share: the scope a thread runs in, threads that report their errors, scripts of their own."""
+"""Helpers of the unit tests: scopes, threads that report their errors, scripts in a process of their own."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import textwrap
 import threading
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
+
+import pytest
+from harness.interpreter import run_python
+from harness.scopes import ATTRIBUTE, Context, enter, leave, locate_in_tests, resolve
 
 from fastserverstate import _core, _instances
 
-ATTRIBUTE = "_scope_of_test"
+__all__ = [
+    "ATTRIBUTE",
+    "DEADLINE",
+    "FORK",
+    "Context",
+    "ThreadSet",
+    "elsewhere",
+    "enter",
+    "is_free",
+    "leave",
+    "locate_in_streamlit",
+    "locate_in_tests",
+    "needs_timer",
+    "refuse",
+    "resolve",
+    "run_script",
+]
+
+needs_timer = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no timer signals")
+
 DEADLINE = 20
 
 
-class Context(SimpleNamespace):
-    """The script context of a thread. Weak references to it can be made."""
-
-
-def resolve(context: Any, part: str | None) -> tuple[_core.Session, _core.Scope | None, int]:
-    """What a context of these tests is part of."""
-    return context.session, context.session.scope(part), _core.RUN_CURRENT
-
-
-def locate_in_tests() -> None:
-    """Let `enter` and `leave` say which scope a thread runs in."""
-    _core.locate_scopes(ATTRIBUTE, None, "part", resolve)
-
-
 def locate_in_streamlit() -> None:
+    """Have the core use the scopes of Streamlit's scripts again."""
     _instances.Bridge(_instances.store, _instances.scheduler)
 
 
-def enter(session: _core.Session, part: str | None = None, *, context: Any = None) -> None:
-    """Run in a part of a session from here on: in a script context of its own unless one is given."""
-    setattr(threading.current_thread(), ATTRIBUTE, context or Context(session=session, part=part))
-
-
-def leave() -> None:
-    setattr(threading.current_thread(), ATTRIBUTE, None)
+def refuse(*_args: object) -> Any:
+    """Stand in for a method that must not be called."""
+    raise AssertionError("called")
 
 
 class ThreadSet:
-    """Threads that start together at the end of the ``with`` block, or at `go`, and raise their errors there."""
+    """Threads that start together: at `go`, or at the end of the ``with`` block, which joins them.
+
+    The end of the block raises the first error of a thread.
+    """
 
     def __init__(self) -> None:
         self._threads: list[threading.Thread] = []
@@ -77,11 +82,11 @@ class ThreadSet:
             thread.join(DEADLINE)
         if self._errors:
             raise self._errors[0]
-        assert not any(thread.is_alive() for thread in self._threads), "a thread hangs"
+        assert not any(thread.is_alive() for thread in self._threads), "a thread is blocked"
 
 
 def elsewhere(function: Callable[..., Any], *args: Any) -> Any:
-    """The result of a call on another thread."""
+    """Call the function on another thread and return its result."""
     results: list[Any] = []
     with ThreadSet() as threads:
         threads.add(lambda: results.append(function(*args)))
@@ -89,18 +94,18 @@ def elsewhere(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def is_free(lock: Any) -> bool:
-    """Whether another thread could take the lock."""
+    """Return whether another thread can acquire the lock."""
 
     def try_it() -> bool:
-        taken = lock.acquire(blocking=False)
-        if taken:
+        acquired = lock.acquire(blocking=False)
+        if acquired:
             lock.release()
-        return bool(taken)
+        return bool(acquired)
 
     return bool(elsewhere(try_it))
 
 
-# The core by itself starts in a twentieth of the time that the package takes, which imports Streamlit.
+# Importing the core alone takes a twentieth of the time of the package, which imports Streamlit.
 _CORE = f"""
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("fastserverstate._core", {_core.__file__!r})
@@ -132,23 +137,15 @@ def leave():
 
 
 def run_script(source: str, *, package: bool = False) -> str:
-    """What a script prints that has a store and the scopes of `enter` and `leave`, in an interpreter of its own.
+    """Run a script, with a store and the scopes of `enter` and `leave`, in an interpreter of its own.
 
-    It has to end well and to keep its error output empty.
+    Returns its output. It must exit with 0 and print no errors.
     """
     core = "from fastserverstate import _core\n" if package else _CORE
-    script = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-W", "error", "-c", core + _PRELUDE + textwrap.dedent(source)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # of a test run: the tests' packages too
-    )
-    assert (script.returncode, script.stderr) == (0, ""), script.stderr
-    return script.stdout
+    return run_python(core + _PRELUDE, source, "-W", "error")
 
 
-# For scripts: what a forked child does, and that it went well.
+# For scripts: run a check in a forked child, which must exit with 0.
 FORK = """
 def in_child(check):
     pid = os.fork()

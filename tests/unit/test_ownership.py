@@ -10,6 +10,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from harness.interpreter import switch_interval
 from unit.helpers import DEADLINE, FORK, ThreadSet, elsewhere, enter, is_free, leave, run_script
 
 from fastserverstate import _core
@@ -787,22 +788,17 @@ class StandInPump:
         self.loop = loop
 
 
-def test_loop_that_closes_during_a_fan_out_leaves_nothing_behind(monkeypatch):
+def test_loop_that_closes_during_a_fan_out_leaves_nothing_behind(clock):
     """Its timers never fire."""
-    monkeypatch.setattr(rest, "REST", 0.01)
     loop = asyncio.new_event_loop()
     turns = ShortTurns()
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(CPYTHON_INTERVAL)
-    try:
+    with switch_interval(CPYTHON_INTERVAL):
         turns.admitted(StandInPump(loop))
         assert sys.getswitchinterval() == pytest.approx(SHORT_INTERVAL)
         watch = turns._watch
         loop.close()
-        watch.join(DEADLINE)
+        clock.advance_until(lambda: not watch.is_alive(), rest.REST)
         assert sys.getswitchinterval() == pytest.approx(CPYTHON_INTERVAL)
-    finally:
-        sys.setswitchinterval(before)
 
 
 @pytest.mark.parametrize("point", ["adopt", "_wake"])
