@@ -40,7 +40,8 @@ from rows import ROWS, UNROLLED, unrolled, unrolled_plain
 from streamlit.runtime.scriptrunner import ScriptRunContext, add_script_run_ctx
 
 import fastserverstate
-from fastserverstate import _core, _instances, _streamlit
+from fastserverstate import _core, _instances
+from fastserverstate._streamlit.names import ATTRIBUTE
 from fastserverstate.rerun.session import LiveSession
 
 TABLE = Path(__file__).with_name("instructions.json")
@@ -84,8 +85,8 @@ def enter_script_run() -> LiveSession:
     context = ScriptRunContext(**values)
     session = LiveSession(_instances.store, SimpleNamespace())
     session.run_started(runner)
-    setattr(context, _streamlit._ATTRIBUTE, session)
-    setattr(runner, _streamlit._ATTRIBUTE, True)
+    setattr(context, ATTRIBUTE, session)
+    setattr(runner, ATTRIBUTE, True)
     context.on_script_start()
     add_script_run_ctx(threading.current_thread(), context)
 

@@ -7,13 +7,12 @@ from collections.abc import MutableMapping
 
 from fastserverstate import _ends
 from fastserverstate._core import Store, look_past, share_between_threads
-from fastserverstate._streamlit import Bridge, PostScriptGC, check_streamlit, widgets_of_run
+from fastserverstate._streamlit import Bridge, PostScriptGC, widgets_of_run
 from fastserverstate.callers import Callers
 from fastserverstate.configuration import Configuration, KeyOptions, Settings
 from fastserverstate.functions import name_publicly
 from fastserverstate.listeners import Listeners
 from fastserverstate.lock import ServerStateLock
-from fastserverstate.rerun.collector import GcSwitch, SettingAside
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.shared_widgets import SharedWidgets
 from fastserverstate.state import ServerState
@@ -21,14 +20,12 @@ from fastserverstate.suppression import NoRerun
 from fastserverstate.updates import Atomic, BeginTransaction, KeyOperations
 from fastserverstate.waiting import Waiting
 
-check_streamlit()
 _ends.watch()
 
 store = Store(reserved=dir(ServerState))
 settings = Settings()
 key_options = KeyOptions(store)
-post_script_gc = PostScriptGC()
-scheduler = Scheduler(store, settings, SettingAside(post_script_gc.is_on))
+scheduler = Scheduler(store, settings, PostScriptGC())
 bridge = Bridge(store, scheduler)
 
 server_state = ServerState(store)
@@ -91,7 +88,7 @@ configure = Configuration(
     settings,
     key_options,
     set_detect_inplace=scheduler.in_place.set,
-    set_gc=GcSwitch(scheduler, post_script_gc).set,
+    set_gc_policy=scheduler.set_gc_policy,
 ).configure
 
 look_past(Atomic.__call__, ServerState.items, MutableMapping.update, SharedWidgets.shared)

@@ -137,13 +137,13 @@ class Configuration:
         key_options: KeyOptions,
         *,
         set_detect_inplace: Callable[[bool], None],
-        set_gc: Callable[[GcPolicy], None],
+        set_gc_policy: Callable[[GcPolicy], None],
     ) -> None:
         self._store = store
         self._settings = settings
         self._key_options = key_options
         self._set_detect_inplace = set_detect_inplace
-        self._set_gc = set_gc
+        self._set_gc_policy = set_gc_policy
 
     def configure(
         self,
@@ -244,7 +244,7 @@ class Configuration:
         if max_parallel_reruns is not None:
             self._settings.max_parallel_reruns = max_parallel_reruns
         if gc is not None:
-            self._set_gc(gc)
+            self._set_gc_policy(gc)
 
 
 def _refuse_options(key: object, of_keys: dict[str, object], of_process: dict[str, object]) -> None:

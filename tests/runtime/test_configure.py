@@ -356,7 +356,7 @@ def test_force_rerun_of_a_key_that_is_watched_and_not_set(serve: Serve) -> None:
 GARBAGE = """
         import gc as collector
         from fastserverstate._instances import scheduler
-        from fastserverstate.rerun.collector import resident_bytes
+        from fastserverstate.rerun.gc_policy import resident_bytes
         from streamlit import config
         configure(gc="paced")
         class Node:
@@ -369,7 +369,7 @@ GARBAGE = """
         if st.button("plus"):
             server_state["n"] = server_state.get("n", 0) + 1
         st.text(f"n {server_state.get('n', 0)}")
-        st.text(f"collections {scheduler.collector.collections}")
+        st.text(f"collections {scheduler.gc_policy.collections}")
         st.text(f"megabytes {resident_bytes() >> 20}")
         st.text(f"streamlit collects {config.get_option('runner.postScriptGC')}")
         st.button("again")
@@ -436,7 +436,7 @@ def test_what_survives_a_run_is_set_aside_from_the_next_collection(serve: Serve)
 
 def test_what_is_set_aside_is_bounded(serve: Serve) -> None:
     """Reruns of many sessions with no rest between them, 2 MB of cycles in every run."""
-    server = serve(GARBAGE.replace('configure(gc="paced")', "").replace("scheduler.collector.collections", "0"))
+    server = serve(GARBAGE.replace('configure(gc="paced")', "").replace("scheduler.gc_policy.collections", "0"))
 
     async def steps(writer: Tab, *tabs: Tab) -> None:
         start = number(writer, "megabytes")

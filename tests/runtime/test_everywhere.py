@@ -38,7 +38,7 @@ from streamlit.testing.v1 import AppTest
 
 import fastserverstate
 from fastserverstate import server_state
-from fastserverstate._streamlit import _NEEDED, NEWEST, missing_names
+from fastserverstate._streamlit.names import NEEDED, NEWEST, missing_names
 
 COUNTER = """
 import streamlit as st
@@ -274,13 +274,14 @@ def test_uncompiled_checkout(tmp_path: Path) -> None:
 def test_streamlit_without_what_is_needed(name: str) -> None:
     """A release that lacks a private name is refused with one sentence."""
     script = f"""
-        import streamlit, fastserverstate._streamlit as bridge
-        for names in bridge._NEEDED.values():
+        import streamlit
+        from fastserverstate._streamlit import names as adapter
+        for names in adapter.NEEDED.values():
             if {name!r} in names:
                 names.discard({name!r})
                 names.add("renamed" + {name!r})
         try:
-            bridge.check_streamlit()
+            adapter.check_streamlit()
         except ImportError as error:
             print(error)
     """
@@ -333,7 +334,7 @@ def test_every_name_of_streamlits_is_checked_at_import() -> None:
                 own.update(target.id for target in targets if isinstance(target, ast.Name))
             if isinstance(node, ast.Attribute):
                 is_own = isinstance(node.ctx, ast.Store) and getattr(node.value, "id", "") == "self"
-                (own if is_own else used if path.name in {"_streamlit.py", "_offers.py"} else set()).add(node.attr)
+                (own if is_own else used if path.parent.name == "_streamlit" else set()).add(node.attr)
     python = {
         name
         for owner in (asyncio, contextlib, functools, inspect, logging, math, re, sys, threading, time, weakref)
@@ -342,6 +343,6 @@ def test_every_name_of_streamlits_is_checked_at_import() -> None:
     } | {name for kind in (type, str, dict, set, list, types.FrameType, types.FunctionType) for name in dir(kind)}
     modules = {"ParallelFragmentCoordinator", "SCRIPT_RUN_CONTEXT_ATTR_NAME", "SharedRunState", "StatsManager"}
     modules |= {"_create_scriptrunner", "check_widget_policies", "reset"}  # owners, of which the check is by name
-    needed = set().union(*_NEEDED.values())
+    needed = set().union(*NEEDED.values())
     optional = {"STOP", "stats_families"}
     assert sorted(used - own - python - names_of_messages() - modules - optional - needed) == []

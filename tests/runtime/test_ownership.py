@@ -13,7 +13,9 @@ from harness.steps import HOLD, Serve, with_tabs
 from harness.tab import Tab
 from streamlit.testing.v1 import AppTest
 
-from fastserverstate import _streamlit, server_state_lock
+from fastserverstate import server_state_lock
+from fastserverstate._streamlit import bridge as module
+from fastserverstate._streamlit.names import ATTRIBUTE
 
 parallel_fragments = pytest.mark.skipif(
     "parallel" not in inspect.signature(streamlit.fragment).parameters, reason="needs parallel fragments"
@@ -245,7 +247,7 @@ def test_apptest_times_out_in_a_wait(operation: str) -> None:
 
 def test_threads_that_are_first_at_the_same_time_make_one_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two parallel fragments, of a session that has not touched shared state before."""
-    bridge = _streamlit.Bridge.__new__(_streamlit.Bridge)
+    bridge = module.Bridge.__new__(module.Bridge)
     bridge._hooking = threading.RLock()
     session = SimpleNamespace()
     together = threading.Barrier(2)
@@ -255,11 +257,11 @@ def test_threads_that_are_first_at_the_same_time_make_one_session(monkeypatch: p
         with contextlib.suppress(threading.BrokenBarrierError):
             together.wait(0.5)
         hooked.append(object())
-        session.__dict__[_streamlit._ATTRIBUTE] = hooked[-1]
+        session.__dict__[ATTRIBUTE] = hooked[-1]
         return hooked[-1]
 
     monkeypatch.setattr(bridge, "_hook", hook)
-    monkeypatch.setattr(_streamlit, "_find_session", lambda _: session)
+    monkeypatch.setattr(module, "find_session", lambda _: session)
     found: list[object] = []
     threads = [
         threading.Thread(target=lambda: found.append(bridge._session_of(SimpleNamespace(session_id="id"))))

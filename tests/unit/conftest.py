@@ -12,7 +12,7 @@ from unit.helpers import enter, leave, locate_in_streamlit, locate_in_tests
 from fastserverstate import _core
 from fastserverstate.listeners import Listeners
 from fastserverstate.lock import ServerStateLock
-from fastserverstate.rerun import rest, scheduler
+from fastserverstate.rerun import gc_policy, observer, rerun_queue
 from fastserverstate.state import ServerState
 from fastserverstate.updates import Atomic, BeginTransaction, KeyOperations
 from fastserverstate.waiting import Waiting
@@ -102,11 +102,11 @@ def force_rerun(operations: KeyOperations):
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeClock]:
     """The clock of reruns, in place of the system's."""
     clock = FakeClock()
-    for module in (rest, scheduler):
+    for module in (gc_policy, observer, rerun_queue):
         monkeypatch.setattr(module, "time", clock)
     before = set(threading.enumerate())
     yield clock
-    clock.advance_until(lambda: before.issuperset(threading.enumerate()), rest.REST)
+    clock.advance_until(lambda: before.issuperset(threading.enumerate()), observer.IDLE_AFTER)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ __all__ = [
     "ATTRIBUTE",
     "DEADLINE",
     "FORK",
+    "NO_POST_SCRIPT_GC",
     "Context",
     "ThreadSet",
     "elsewhere",
@@ -33,6 +35,7 @@ __all__ = [
 
 needs_timer = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no timer signals")
 
+NO_POST_SCRIPT_GC: Any = SimpleNamespace(is_on=lambda: False)
 DEADLINE = 20
 
 

@@ -26,7 +26,7 @@ def in_place(store):
 @pytest.fixture
 def configure(store, in_place):
     return Configuration(
-        store, Settings(), KeyOptions(store), set_detect_inplace=in_place.set, set_gc=lambda _: None
+        store, Settings(), KeyOptions(store), set_detect_inplace=in_place.set, set_gc_policy=lambda _: None
     ).configure
 
 

@@ -11,15 +11,15 @@ from types import SimpleNamespace
 
 import pytest
 from harness.interpreter import switch_interval
-from unit.helpers import DEADLINE, FORK, ThreadSet, elsewhere, enter, is_free, leave, run_script
+from unit.helpers import DEADLINE, FORK, NO_POST_SCRIPT_GC, ThreadSet, elsewhere, enter, is_free, leave, run_script
 
 from fastserverstate import _core
 from fastserverstate.configuration import Settings
-from fastserverstate.rerun import rest
-from fastserverstate.rerun.collector import SettingAside
+from fastserverstate.rerun import observer
+from fastserverstate.rerun.rerun_queue import RerunQueue
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.session import LiveSession
-from fastserverstate.rerun.turns import CPYTHON_INTERVAL, SHORT_INTERVAL, ShortTurns
+from fastserverstate.rerun.switch_interval import CPYTHON_INTERVAL, SHORT_INTERVAL, SwitchInterval
 from fastserverstate.suppression import NoRerun
 
 no_rerun = NoRerun()
@@ -781,35 +781,29 @@ assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 # --------------------------------------------------------------------------------------------- loops, and plain locks
 
 
-class StandInPump:
-    is_fanning_out = True
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-
-
 def test_loop_that_closes_during_a_fan_out_leaves_nothing_behind(clock):
     """Its timers never fire."""
-    loop = asyncio.new_event_loop()
-    turns = ShortTurns()
+    queue = RerunQueue(asyncio.new_event_loop(), Settings(), set())
+    queue._admitted = 1
+    interval = SwitchInterval()
     with switch_interval(CPYTHON_INTERVAL):
-        turns.admitted(StandInPump(loop))
+        interval.rerun_requested(queue.is_fanning_out)
         assert sys.getswitchinterval() == pytest.approx(SHORT_INTERVAL)
-        watch = turns._watch
-        loop.close()
-        clock.advance_until(lambda: not watch.is_alive(), rest.REST)
+        timer = interval._timer
+        queue.loop.close()
+        clock.advance_until(lambda: not timer.is_alive(), observer.IDLE_AFTER)
         assert sys.getswitchinterval() == pytest.approx(CPYTHON_INTERVAL)
 
 
 @pytest.mark.parametrize("point", ["adopt", "_wake"])
 def test_finalizer_that_writes_where_the_scheduler_is_locked(store, state, point):
     """The collector may run one at any allocation."""
-    scheduler = Scheduler(store, Settings(), SettingAside(lambda: False))
+    scheduler = Scheduler(store, Settings(), NO_POST_SCRIPT_GC)
     loop = asyncio.new_event_loop()
     read_in_session(store, state, "k")
     writes = []
 
-    class Pumps(dict):
+    class Queues(dict):
         def _write(self, view):
             writes.append(True)
             state["k"] = len(writes)
@@ -821,7 +815,7 @@ def test_finalizer_that_writes_where_the_scheduler_is_locked(store, state, point
         def values(self):
             return self._write(super().values()) if len(writes) < 3 else super().values()
 
-    scheduler._pumps = Pumps()
+    scheduler._queues = Queues()
     if point == "adopt":
         scheduler.adopt(LiveSession(store, SimpleNamespace(loop=loop)))
     else:

@@ -9,16 +9,16 @@ from collections.abc import Iterator
 import pytest
 from harness.clock import FakeClock
 from harness.interpreter import switch_interval
-from unit.helpers import enter, leave
+from unit.helpers import NO_POST_SCRIPT_GC, enter, leave
 
 from fastserverstate.configuration import KeyOptions, Settings
-from fastserverstate.rerun.collector import SettingAside
-from fastserverstate.rerun.rest import REST
-from fastserverstate.rerun.scheduler import BUSY_CHECK, LONG_RUN, RUNNING_RETRY, Scheduler
+from fastserverstate.rerun.observer import IDLE_AFTER
+from fastserverstate.rerun.rerun_queue import BUSY_CHECK, LONG_RUN, RUNNING_RETRY
+from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.session import LiveSession, Readiness
 
 
-class Link:
+class Adapter:
     """A session's link. A request begins a run, which the test ends."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -48,14 +48,14 @@ class Server:
         self.store, self.state, self.clock = store, state, clock
         self.start_loop()
         self.runner = Runner()
-        self.scheduler = Scheduler(store, settings, SettingAside(lambda: False))
+        self.scheduler = Scheduler(store, settings, NO_POST_SCRIPT_GC)
 
     def start_loop(self) -> None:
         self.loop = self.clock.drive(asyncio.new_event_loop())
 
     def session(self, *reads: str, part: str | None = None) -> LiveSession:
         """Open a session whose last run has read these keys."""
-        live = LiveSession(self.store, Link(self.loop))
+        live = LiveSession(self.store, Adapter(self.loop))
         self.scheduler.adopt(live)
         live.run_started(self.runner)
         enter(live, part)
@@ -80,7 +80,7 @@ class Server:
         leave()
         live.finish_run()
         live.runner_ended = True
-        live.link.state = Readiness.READY
+        live.adapter.state = Readiness.READY
         self.scheduler.run_ended(live)
         self.turn()
 
@@ -98,7 +98,7 @@ def server(store, state, settings: Settings, clock: FakeClock) -> Iterator[Serve
 
 
 def requests(*sessions: LiveSession) -> list[int]:
-    return [len(live.link.requests) for live in sessions]
+    return [len(live.adapter.requests) for live in sessions]
 
 
 def test_one_at_a_time_oldest_first(server: Server) -> None:
@@ -138,7 +138,7 @@ def test_idle_processors_admit_twice_as_many_each_time(server: Server) -> None:
 
 def test_a_request_that_starts_nothing_keeps_no_place(server: Server) -> None:
     one, two = server.session("k"), server.session("k")
-    one.link.request_rerun = one.link.requests.append
+    one.adapter.request_rerun = one.adapter.requests.append
     server.state["k"] = 1
     server.turn()
     assert requests(one, two) == [1, 1]
@@ -147,22 +147,22 @@ def test_a_request_that_starts_nothing_keeps_no_place(server: Server) -> None:
 @pytest.mark.parametrize("readiness", [Readiness.SENDING, Readiness.RUNNING])
 def test_a_session_that_is_not_ready_is_looked_at_again(server: Server, readiness: Readiness) -> None:
     live = server.session("k")
-    live.link.state = readiness
+    live.adapter.state = readiness
     server.state["k"] = 1
     server.turn()
     assert requests(live) == [0]
-    live.link.state = Readiness.READY
+    live.adapter.state = Readiness.READY
     server.turn(RUNNING_RETRY)
     assert requests(live) == [1]
 
 
 def test_a_session_that_is_away_is_asked_when_it_returns(server: Server) -> None:
     live = server.session("k")
-    live.link.state = Readiness.AWAY
+    live.adapter.state = Readiness.AWAY
     server.state["k"] = 1
     server.turn(0.05)
     assert requests(live) == [0]
-    live.link.state = Readiness.READY
+    live.adapter.state = Readiness.READY
     server.scheduler.returned(live)
     server.turn()
     assert requests(live) == [1]
@@ -170,7 +170,7 @@ def test_a_session_that_is_away_is_asked_when_it_returns(server: Server) -> None
 
 def test_a_session_that_is_gone_leaves_nothing(server: Server) -> None:
     live = server.session("k")
-    live.link.state = Readiness.GONE
+    live.adapter.state = Readiness.GONE
     server.state["k"] = 1
     server.turn()
     assert server.store.statistics()["scopes"] == 0
@@ -215,7 +215,7 @@ def test_switch_interval(server: Server, interval: float, during: float) -> None
         assert requests(live) == [1]
         assert sys.getswitchinterval() == pytest.approx(during)
         server.end_run(live)
-        server.clock.advance_until(lambda: sys.getswitchinterval() == pytest.approx(interval), REST)
+        server.clock.advance_until(lambda: sys.getswitchinterval() == pytest.approx(interval), IDLE_AFTER)
 
 
 def test_change_that_was_held_back_is_shown_after_the_interval(server, store, state):
@@ -227,7 +227,7 @@ def test_change_that_was_held_back_is_shown_after_the_interval(server, store, st
         server.turn()
         if number == 0:
             server.end_run(live, "k")
-    assert live.link.requests == [None]
+    assert live.adapter.requests == [None]
     for seconds, requests in ((50, 1), (51, 2), (200, 2)):
         server.turn(seconds)
-        assert len(live.link.requests) == requests
+        assert len(live.adapter.requests) == requests

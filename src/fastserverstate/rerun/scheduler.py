@@ -1,256 +1,141 @@
-"""From stale scopes to reruns, a few at a time."""
+"""From stale scopes to the rerun queues of their event loops."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
-import time
 from collections import deque
-from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
 
 from fastserverstate._core import Store
-from fastserverstate.configuration import Settings
+from fastserverstate.configuration import GcPolicy, Settings
+from fastserverstate.rerun.gc_policy import FreezeSurvivors, PacedCollection
 from fastserverstate.rerun.inplace import InPlaceWatch
-from fastserverstate.rerun.rest import Companion
-from fastserverstate.rerun.session import LiveSession, Readiness
-from fastserverstate.rerun.turns import ShortTurns
+from fastserverstate.rerun.observer import RunObserver
+from fastserverstate.rerun.rerun_queue import RerunQueue
+from fastserverstate.rerun.session import LiveSession
+from fastserverstate.rerun.switch_interval import SwitchInterval
 
-# How soon to look again at a session whose last output has not left, or whose end is about to be noticed.
-SENDING_RETRY = 0.005
-ENDING_RETRY = 0.001
 
-# How soon to look again at a session that is stale and running. The end of its run is reported, but not of one whose
-# thread SystemExit has ended, in releases such as 1.37.
-RUNNING_RETRY = 1.0
+class PostScriptGC(Protocol):
+    """Streamlit's option to collect garbage after every run."""
 
-# Runs also wait, for I/O above all. While more sessions are due, twice as many are admitted each time that the process
-# is found to have used less than this share of the processors that runs can keep busy. It is looked at every so many
-# seconds. A look that comes too late by more than a part of that says that processors are short, whoever uses them.
-BUSY_SHARE = 0.7
-BUSY_CHECK = 0.005
-BUSY_LATENESS = 0.002
+    def is_on(self) -> bool: ...
 
-# After this many seconds a run no longer counts: a script that never ends must not take the place of the others.
-LONG_RUN = 1.0
+    def switch_off(self) -> None: ...
+
+    def restore(self) -> None: ...
 
 
 class Scheduler:
-    """Collects the stale scopes of the process and gives each to the pump of its session's event loop.
+    """Collects the stale scopes of the process and passes each to the rerun queue of its session's event loop.
 
     Thread-safety
         Safe from any thread.
     """
 
-    def __init__(self, store: Store, settings: Settings, collector: Companion) -> None:
-        self.collector = collector
-        self._turns = ShortTurns()
+    def __init__(self, store: Store, settings: Settings, post_script_gc: PostScriptGC) -> None:
+        self.gc_policy: RunObserver = FreezeSurvivors(post_script_gc.is_on)
+        self.in_place = InPlaceWatch(store, self.is_busy)
+        self._post_script_gc = post_script_gc
+        self._switch_interval = SwitchInterval()
         self._store = store
         self._settings = settings
         self._lock = threading.RLock()  # a finalizer may write shared state at any point
-        self._pumps: dict[asyncio.AbstractEventLoop, Pump] = {}
+        self._queues: dict[asyncio.AbstractEventLoop, RerunQueue] = {}
         self._departed: deque[LiveSession] = deque()
         self._warned: set[str] = set()
-        self.in_place = InPlaceWatch(store, self.is_busy)
         store.on_stale(self._wake)
 
     def reset_after_fork(self) -> None:
         """Forget the event loops: their threads belong to the parent process."""
         self._lock = threading.RLock()
-        self._pumps = {}
+        self._queues = {}
         self._departed.clear()
-        self.collector.reset_after_fork()
-        self._turns.reset_after_fork()
+        self.gc_policy.reset_after_fork()
+        self._switch_interval.reset_after_fork()
+
+    def set_gc_policy(self, policy: GcPolicy) -> None:
+        if policy == "paced" and not isinstance(self.gc_policy, PacedCollection):
+            self.gc_policy.stop()
+            self._post_script_gc.switch_off()
+            self.gc_policy = PacedCollection()
+        elif policy == "streamlit" and not isinstance(self.gc_policy, FreezeSurvivors):
+            self.gc_policy.stop()
+            self._post_script_gc.restore()
+            self.gc_policy = FreezeSurvivors(self._post_script_gc.is_on)
 
     def is_busy(self) -> bool:
         """Whether sessions wait for a rerun."""
         with self._lock:
-            return any(pump.due for pump in self._pumps.values())
+            return any(queue.due for queue in self._queues.values())
 
     def adopt(self, live: LiveSession) -> None:
-        """Take care of a new session."""
-        loop = live.link.loop
+        """Rerun a new session from now on."""
+        loop = live.adapter.loop
         with self._lock:
-            self._pumps = {known: pump for known, pump in self._pumps.items() if not known.is_closed()}
-            pump = self._pumps.get(loop)
-            if pump is None:
-                pump = self._pumps[loop] = Pump(loop, self._settings, self._warned, self._turns.admitted)
-                # An earlier loop may have been closed with a wake-up in it.
-                pump.call(self._collect)
-        live.pump = pump
-        self.collector.session_began(pump)
+            self._queues = {known: queue for known, queue in self._queues.items() if not known.is_closed()}
+            queue = self._queues.get(loop)
+            if queue is None:
+                queue = self._queues[loop] = RerunQueue(loop, self._settings, self._warned)
+                queue.on_request = functools.partial(self._switch_interval.rerun_requested, queue.is_fanning_out)
+                # An earlier loop may have been closed before it ran a wake-up.
+                queue.call(self._collect)
+        self.gc_policy.session_began(queue.is_fanning_out)
 
     def retire(self, live: LiveSession) -> None:
-        """Forget a session that is no more. May be called by the garbage collector, so the work is put off."""
+        """Forget a closed session. The garbage collector may call this, so the loop does the work."""
         self._departed.append(live)
-        if live.pump is None or not live.pump.call(self._bury):
+        queue = self._queue_of(live)
+        if queue is None or not queue.call(self._bury):
             self._bury()
 
     def returned(self, live: LiveSession) -> None:
-        """A session's connection is back; show it what it has missed."""
-        if live.pump is not None:
-            live.pump.call(live.pump.offer, live)
+        """The session is connected again: show it the changes that it has missed."""
+        queue = self._queue_of(live)
+        if queue is not None:
+            queue.call(queue.offer, live)
 
     def run_ended(self, live: LiveSession) -> None:
-        """The session's runner is done. From the runner's thread."""
-        if live.pump is not None:
-            self.collector.run_ended(live.pump)
-            live.pump.call(self._run_ended, live.pump, live)
+        """The session's runner is done. Called on the runner's thread."""
+        queue = self._queue_of(live)
+        if queue is not None:
+            self.gc_policy.run_ended(queue.is_fanning_out)
+            queue.call(self._run_ended, queue, live)
 
-    def _run_ended(self, pump: Pump, live: LiveSession) -> None:
-        pump.run_ended(live)
-        self._turns.run_ended(pump)
+    def _run_ended(self, queue: RerunQueue, live: LiveSession) -> None:
+        queue.run_ended(live)
+        self._switch_interval.run_ended(queue.is_fanning_out)
+
+    def _queue_of(self, live: LiveSession) -> RerunQueue | None:
+        return self._queues.get(live.adapter.loop)
 
     def _bury(self) -> None:
         while self._departed:
             live = self._departed.popleft()
-            if live.pump is not None:
-                live.pump.release(live)
+            queue = self._queue_of(live)
+            if queue is not None:
+                queue.release(live)
             live.close()
 
     def _wake(self) -> None:
         with self._lock:
-            pumps = list(self._pumps.values())
-        if not any(pump.call(self._collect) for pump in pumps):
-            self._store.collect_stale()  # no loop is left to rerun anybody
+            queues = list(self._queues.values())
+        if not any(queue.call(self._collect) for queue in queues):
+            self._store.collect_stale()  # no loop is left that could rerun a session
 
     def _collect(self) -> None:
         here = asyncio.get_running_loop()
         left = self._store.release_outdated()
         if left is not None:
-            self._pumps[here].call_within(left, self._collect)
+            self._queues[here].call_within(left, self._collect)
         for scope in self._store.collect_stale():
             live = cast("LiveSession", scope.owner)
-            if live.pump is None:
+            queue = self._queue_of(live)
+            if queue is None:
                 continue
-            if live.pump.loop is here:
-                live.pump.offer(live)
+            if queue.loop is here:
+                queue.offer(live)
             else:
-                live.pump.call(live.pump.offer, live)
-
-
-class Pump:
-    """Reruns the stale sessions of one event loop, oldest first.
-
-    Thread-safety
-        `call` is safe from any thread. The rest runs on the loop.
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        settings: Settings,
-        warned: set[str],
-        on_admission: Callable[[Pump], None],
-    ) -> None:
-        self.loop = loop
-        self._on_admission = on_admission
-        self._settings = settings
-        self._warned = warned
-        self._queue: deque[LiveSession] = deque()
-        self._admitted = 0
-        self._busy_check: asyncio.TimerHandle | None = None
-        self._next: asyncio.TimerHandle | None = None
-        self._checked = (0.0, 0.0)  # wall and processor seconds at the last check
-
-    @property
-    def due(self) -> int:
-        """How many sessions wait for a rerun."""
-        return len(self._queue)
-
-    @property
-    def is_fanning_out(self) -> bool:
-        """Whether sessions wait for a rerun, or are in one that was asked for here."""
-        return bool(self._queue) or self._admitted > 0
-
-    def call(self, function: Callable[..., None], *args: object) -> bool:
-        """Have the loop call the function; False when the loop is closed."""
-        try:
-            self.loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:
-            if self.loop.is_closed():
-                return False
-            raise
-        return True
-
-    def call_within(self, seconds: float, function: Callable[[], None]) -> None:
-        """Call the function after so many seconds, or earlier if it is to be called then."""
-        at = self.loop.time() + seconds
-        if self._next is not None and not self._next.cancelled() and self.loop.time() < self._next.when() <= at:
-            return
-        if self._next is not None:
-            self._next.cancel()
-        self._next = self.loop.call_at(at, function)
-
-    def offer(self, live: LiveSession) -> None:
-        """Rerun the session when its turn comes, if it is stale then."""
-        if not live.queued:
-            live.queued = True
-            self._queue.append(live)
-            self._admit()
-
-    def run_ended(self, live: LiveSession) -> None:
-        if live.runner_ended:
-            live.settle()
-        self.release(live)
-        if live.stale_parts():
-            self.offer(live)
-
-    def release(self, live: LiveSession) -> None:
-        """The session's run no longer counts."""
-        if live.admitted is not None:
-            live.admitted.cancel()
-            live.admitted = None
-            self._admitted -= 1
-            self._admit()
-
-    def _admit(self) -> None:
-        while self._queue and self._admitted < self._settings.max_parallel_reruns:
-            self._rerun_next()
-        if self._queue and self._busy_check is None:
-            self._checked = time.monotonic(), time.process_time()
-            self._busy_check = self.loop.call_later(BUSY_CHECK, self._check_busy)
-
-    def _check_busy(self) -> None:
-        """Admit more if those that were admitted leave processors idle."""
-        self._busy_check = None
-        wall, processor = time.monotonic() - self._checked[0], time.process_time() - self._checked[1]
-        if wall < BUSY_CHECK + BUSY_LATENESS and processor < BUSY_SHARE * self._settings.max_parallel_reruns * wall:
-            for _ in range(min(self._admitted, len(self._queue))):
-                self._rerun_next()
-        self._admit()
-
-    def _rerun_next(self) -> None:
-        live = self._queue.popleft()
-        live.queued = False
-        readiness = live.link.readiness()
-        if readiness is Readiness.GONE:
-            live.close()
-        elif readiness is Readiness.SENDING:
-            self.loop.call_later(SENDING_RETRY, self.offer, live)
-        elif readiness is Readiness.RUNNING and live.runner_ended:
-            self.loop.call_later(ENDING_RETRY, self.offer, live)
-        elif readiness is Readiness.RUNNING and not live.watched and live.stale_parts():
-            live.watched = True
-            self.loop.call_later(RUNNING_RETRY, self._look_again, live)
-        elif readiness is Readiness.READY:
-            rest = live.requested_at + self._settings.min_rerun_interval - self.loop.time()
-            if rest > 0:
-                self.loop.call_later(rest, self.offer, live)
-            else:
-                self._rerun(live)
-
-    def _look_again(self, live: LiveSession) -> None:
-        live.watched = False
-        self.offer(live)
-
-    def _rerun(self, live: LiveSession) -> None:
-        stale, fragment = live.stale_fragment_or_body(self._warned)
-        if not stale:
-            return
-        self._on_admission(self)
-        live.requested_at = self.loop.time()
-        live.request_rerun(fragment)
-        if live.link.readiness() is Readiness.RUNNING:
-            self._admitted += 1
-            live.admitted = self.loop.call_later(LONG_RUN, self.release, live)
+                queue.call(queue.offer, live)

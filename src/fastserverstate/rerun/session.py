@@ -1,4 +1,4 @@
-"""One session as the scheduler sees it."""
+"""One session, as the rerun queue sees it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ import logging
 import math
 import weakref
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from fastserverstate._core import CAUSE_DEPTHS, Session, Store
 
-if TYPE_CHECKING:
-    from fastserverstate.rerun.scheduler import Pump
-
 logger = logging.getLogger("fastserverstate")
 
-# How often a chain of reruns may come back to a part: a circle of sessions, or of fragments, that change what the
-# others show ends after so many turns.
+# How often a chain of reruns may return to a fragment: a cycle of sessions or fragments that change what the others show
+# ends after this many turns.
 MAX_TURNS = 2
 
-# Reruns in a row for one change that do not come to their end, as by st.rerun("a fragment") or the Stop button.
+# Successive reruns for one change that do not complete, because of st.rerun("a fragment") or the Stop button.
 MAX_ATTEMPTS = 3
 
 
@@ -29,14 +26,14 @@ class Readiness(enum.Enum):
     """Whether a session can be rerun now."""
 
     READY = enum.auto()
-    RUNNING = enum.auto()  # its end will be reported
-    SENDING = enum.auto()  # the last run's output has not left yet, and a new run would discard it
+    RUNNING = enum.auto()  # the end of the run will be reported
+    SENDING = enum.auto()  # the last run's output was not sent yet, and a new run would discard it
     AWAY = enum.auto()  # disconnected; its return will be reported
     GONE = enum.auto()
 
 
-class SessionLink(Protocol):
-    """What the scheduler needs of a session. All of it is called on the session's event loop."""
+class SessionAdapter(Protocol):
+    """A session of Streamlit. Its methods are called on the session's event loop."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
@@ -48,7 +45,7 @@ class SessionLink(Protocol):
     def request_rerun(self, fragment: str | None) -> None: ...
 
     def raise_if_stopped(self) -> None:
-        """Raise what ends the run that the calling thread is in, if it is to end. From any thread."""
+        """Raise the exception that ends the calling thread's run, if that run has to end. Called on any thread."""
 
 
 class LiveSession(Session):
@@ -59,35 +56,36 @@ class LiveSession(Session):
         session's event loop.
     """
 
-    def __init__(self, store: Store, link: SessionLink) -> None:
+    def __init__(self, store: Store, adapter: SessionAdapter) -> None:
         super().__init__(store)
         self._store = store
-        self.link = link
-        self.pump: Pump | None = None
-        # Whose runs count. Weak, for runners lead to all that Streamlit has of a session.
+        self.adapter = adapter
+        # The runner whose runs count. Weak, because a runner refers to everything that Streamlit has of a session.
         self._runner: Callable[[], object] = lambda: None
         self.runner_ended = False
         self.queued = False
-        self.watched = False  # the pump looks at it again, in case that the end of its run is not reported
-        self.admitted: asyncio.TimerHandle | None = None  # while the pump counts its run
+        self.watched = False  # the queue tries it again, in case the end of its run is not reported
+        self.admitted: asyncio.TimerHandle | None = None  # while the queue counts its run as admitted
         self.requested_at = -math.inf  # on the loop's clock
         self._asked = True  # by a user, for a run that has not begun yet
         self._requested = False  # by `request_rerun`, the same
         self._next_cause: int | None = None  # of the run that was requested, or goes on; None: a user's
         self._recurs = False  # that run
         self._users_cause = 0  # of the last run that a user has asked for
-        self._turns: dict[str | None, tuple[int, int]] = {}  # by part: its deepest cause, and how often it got deeper
+        self._turns: dict[
+            str | None, tuple[int, int]
+        ] = {}  # by fragment: its deepest cause, and how often it got deeper
         self._has_warned = False
-        self._attempts: dict[str | None, int] = {}  # by part: reruns since it last ran to its end
+        self._attempts: dict[str | None, int] = {}  # by fragment: reruns since it last ran to its end
 
     def __repr__(self) -> str:
-        return f"session {self.link}"
+        return f"session {self.adapter}"
 
     def raise_if_stopped(self) -> None:
-        self.link.raise_if_stopped()
+        self.adapter.raise_if_stopped()
 
     def is_run_by(self, runner: object) -> bool:
-        """Whether the runner's runs count. Those of others are on their way out."""
+        """Whether the runner is the current one. Runs of other runners are about to end."""
         return self._runner() is runner
 
     def user_asked(self) -> None:
@@ -107,53 +105,53 @@ class LiveSession(Session):
         self.runner_ended = False
 
     def run_finished(self, complete: Collection[str | None], exists: Callable[[str], bool]) -> None:
-        """The run has ended, and these parts have run to their end."""
+        """The run has ended, and these fragments have completed (None is the body)."""
         self.finish_run(complete, exists)
-        for part in complete:
-            self._attempts.pop(part, None)
+        for fragment in complete:
+            self._attempts.pop(fragment, None)
 
-    def settle(self) -> None:
-        """After a run: what it has changed itself, and may have shown before, is a reason to rerun."""
-        for part in self.take_overwritten():
-            self.mark_stale(part)
+    def mark_own_writes(self) -> None:
+        """After a run, mark the fragments stale that may have shown a value which the run itself has then replaced."""
+        for fragment in self.take_overwritten():
+            self.mark_stale(fragment)
 
     def stale_fragment_or_body(self, warned: set[str]) -> tuple[bool, str | None]:
-        """Whether anything is stale, and the fragment to rerun: None for the whole script.
+        """Return whether anything is stale, and the fragment to rerun (None for the whole script).
 
-        `warned` are keys of which the log says already that reruns change them.
+        `warned` are the keys for which a warning about a cycle was logged already.
         """
-        stale = [part for part in self.stale_parts() if self._is_worth_a_try(part, warned)]
-        for part in stale:
-            if part is None or None in stale:
+        stale = [fragment for fragment in self.stale_parts() if self._is_worth_a_try(fragment, warned)]
+        for fragment in stale:
+            if fragment is None or None in stale:
                 return True, None
-            if self.link.has_fragment(part):
-                return True, part
-            self.drop_scope(part)
+            if self.adapter.has_fragment(fragment):
+                return True, fragment
+            self.drop_scope(fragment)
         return False, None
 
-    def _is_worth_a_try(self, part: str | None, warned: set[str]) -> bool:
-        if self._next_turn(part, self.cause_of(part) - 1)[1] > MAX_TURNS:
-            self.give_up(part)
-            self._warn_of_circle(warned)
+    def _is_worth_a_try(self, fragment: str | None, warned: set[str]) -> bool:
+        if self._next_turn(fragment, self.cause_of(fragment) - 1)[1] > MAX_TURNS:
+            self.give_up(fragment)
+            self._warn_about_cycle(warned)
             return False
-        if self.has_changed(part):  # what its last execution has read, as far as that came
-            self._attempts.pop(part, None)
-        if self._attempts.get(part, 0) < MAX_ATTEMPTS:
+        if self.has_changed(fragment):  # since its last execution, even if that did not complete
+            self._attempts.pop(fragment, None)
+        if self._attempts.get(fragment, 0) < MAX_ATTEMPTS:
             return True
-        self.give_up(part)
+        self.give_up(fragment)
         if not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "%r was rerun %d times to show changed state, and its script never came to its end: it was stopped, or "
-                "asked for another run before that. It is not rerun for this change again.",
+                "%r was rerun %d times to show changed state, and its script never completed: it was stopped, or it "
+                "requested another run first. It is not rerun for this change again.",
                 self,
                 MAX_ATTEMPTS,
             )
         return False
 
-    def _warn_of_circle(self, warned: set[str]) -> None:
+    def _warn_about_cycle(self, warned: set[str]) -> None:
         found = self._store.take_echoes()
-        keys = {key for key, _ in found} or {""}  # another session's warning has named them
+        keys = {key for key, _ in found} or {""}  # the warning of another session has named them
         if keys <= warned:
             return
         warned.update(keys)
@@ -165,9 +163,9 @@ class LiveSession(Session):
             self,
         )
 
-    def _next_turn(self, part: str | None, cause: int) -> tuple[int, int]:
-        """The part's deepest cause if it is rerun for this one, and how often the chain will have come back to it."""
-        deepest, turns = self._turns.get(part, (self._users_cause, 0))
+    def _next_turn(self, fragment: str | None, cause: int) -> tuple[int, int]:
+        """Return the fragment's deepest cause if it is rerun for this one, and how often the chain then returned."""
+        deepest, turns = self._turns.get(fragment, (self._users_cause, 0))
         if cause // CAUSE_DEPTHS > deepest // CAUSE_DEPTHS:
             return cause, 0
         return (cause, turns + 1) if cause < deepest else (deepest, turns)
@@ -178,4 +176,4 @@ class LiveSession(Session):
         self._turns[fragment] = _, turns = self._next_turn(fragment, self._next_cause)
         self._recurs = turns > 0
         self._attempts[fragment] = self._attempts.get(fragment, 0) + 1
-        self.link.request_rerun(fragment)
+        self.adapter.request_rerun(fragment)

@@ -1,16 +1,20 @@
-"""What is set aside from Streamlit's collections, and when it is put back."""
+"""Which objects are frozen around Streamlit's collections, and when they are unfrozen."""
 
 from __future__ import annotations
 
 import gc
 import weakref
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 
 import pytest
+from harness.clock import FakeClock
 
-from fastserverstate.rerun import collector as module
-from fastserverstate.rerun.collector import SettingAside
+from fastserverstate.rerun import gc_policy as module
+from fastserverstate.rerun.gc_policy import FreezeSurvivors
+
+
+def is_fanning_out() -> bool:
+    return False
 
 
 class Cycle:
@@ -21,35 +25,34 @@ class Cycle:
 class Server:
     """Runs that end, each with a collection as Streamlit makes it."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: FakeClock) -> None:
         self.collects = True
-        self.now = 0.0
-        self.aside = SettingAside(lambda: self.collects)
-        self.aside.keep_watch = lambda _pump: None
-        self._pump = SimpleNamespace(loop=SimpleNamespace(time=lambda: self.now))
+        self.clock = clock
+        self.policy = FreezeSurvivors(lambda: self.collects)
+        self.policy.restart_idle_timer = lambda _: None
 
     def run(self, count: int = 1) -> None:
         for _ in range(count):
-            self.now += 1
+            self.clock.advance(1)
             gc.collect()
-            self.aside.run_ended(self._pump)
+            self.policy.run_ended(is_fanning_out)
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     gc.unfreeze()
     gc.disable()
-    server = Server()
-    monkeypatch.setattr(server.aside, "_step", 1)
+    server = Server(clock)
+    monkeypatch.setattr(server.policy, "_step", 1)
     yield server
-    server.aside.stop()
+    server.policy.stop()
     gc.unfreeze()
     gc.enable()
 
 
 @pytest.fixture
 def dropped(server: Server) -> Callable[[], Cycle | None]:
-    """What was set aside, and is garbage since."""
+    """A frozen object that is garbage."""
     cycle = Cycle()
     reference = weakref.ref(cycle)
     server.run()
@@ -59,7 +62,7 @@ def dropped(server: Server) -> Callable[[], Cycle | None]:
     return reference
 
 
-def test_what_survives_a_collection_is_set_aside(server: Server) -> None:
+def test_survivors_of_a_collection_are_frozen(server: Server) -> None:
     server.run()
     before = gc.get_freeze_count()
     kept = [Cycle() for _ in range(1000)]
@@ -68,25 +71,25 @@ def test_what_survives_a_collection_is_set_aside(server: Server) -> None:
     assert len(kept) == 1000
 
 
-def test_first_session_sets_aside_what_is_there(server: Server) -> None:
-    server.aside.session_began(server._pump)
+def test_first_session_freezes_existing_objects(server: Server) -> None:
+    server.policy.session_began(is_fanning_out)
     assert gc.get_freeze_count() > 1000
 
 
-def test_first_rest_goes_through_what_the_first_session_has_set_aside(server: Server) -> None:
+def test_first_idle_time_collects_what_the_first_session_froze(server: Server) -> None:
     cycle = Cycle()
     reference = weakref.ref(cycle)
-    server.aside.session_began(server._pump)
+    server.policy.session_began(is_fanning_out)
     del cycle
     gc.collect()
     assert reference() is not None
-    server.aside.at_rest()
+    server.policy.on_idle()
     assert reference() is None
     assert gc.get_freeze_count() > 1000
 
 
-def test_all_is_put_back_after_many_runs(server: Server, dropped, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RUNS_SET_ASIDE", 10)
+def test_objects_are_unfrozen_after_many_runs(server: Server, dropped, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RUNS_FROZEN", 10)
     server.run(9)
     assert gc.get_freeze_count() == 0
     server.run()
@@ -94,7 +97,9 @@ def test_all_is_put_back_after_many_runs(server: Server, dropped, monkeypatch: p
     assert gc.get_freeze_count() > 1000
 
 
-def test_all_is_put_back_when_the_process_has_grown(server: Server, dropped, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_are_unfrozen_when_the_process_has_grown(
+    server: Server, dropped, monkeypatch: pytest.MonkeyPatch
+) -> None:
     size = module.resident_bytes()
     monkeypatch.setattr(module, "resident_bytes", lambda: 2 * size + module.GROWTH)
     server.run(2)
@@ -103,27 +108,27 @@ def test_all_is_put_back_when_the_process_has_grown(server: Server, dropped, mon
     assert gc.get_freeze_count() > 1000
 
 
-def test_what_was_put_back_stays_until_a_collection_has_gone_through_it(
+def test_unfrozen_objects_stay_so_until_a_collection_traverses_them(
     server: Server, dropped, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "RUNS_SET_ASIDE", 1)
-    server.aside.run_ended(server._pump)
-    server.aside.run_ended(server._pump)  # whose collection was before
+    monkeypatch.setattr(module, "RUNS_FROZEN", 1)
+    server.policy.run_ended(is_fanning_out)
+    server.policy.run_ended(is_fanning_out)  # whose collection was before
     assert gc.get_freeze_count() == 0
     server.run()
     assert dropped() is None
 
 
-def test_all_is_gone_through_at_rest_after_some_runs(server: Server, dropped) -> None:
-    server.aside.at_rest()
+def test_idle_time_after_some_runs_collects_all_objects(server: Server, dropped) -> None:
+    server.policy.on_idle()
     assert dropped() is not None
-    server.run(module.RUNS_BEFORE_REST)
-    server.aside.at_rest()
+    server.run(module.RUNS_BEFORE_IDLE)
+    server.policy.on_idle()
     assert dropped() is None
     assert gc.get_freeze_count() > 1000
 
 
-def test_nothing_is_set_aside_without_streamlits_collections(server: Server) -> None:
+def test_nothing_is_frozen_without_streamlits_collections(server: Server) -> None:
     server.run()
     server.collects = False
     server.run()
@@ -134,24 +139,24 @@ def test_objects_that_the_app_has_frozen_stay_so(server: Server) -> None:
     gc.freeze()
     frozen = gc.get_freeze_count()
     server.run(3)
-    server.aside.stop()
+    server.policy.stop()
     assert gc.get_freeze_count() == frozen > 0
 
 
 @pytest.mark.parametrize("runs", [0, 1, 50])
 def test_objects_that_the_app_freezes_later_stay_so(server: Server, runs: int) -> None:
-    server.aside.session_began(server._pump)
+    server.policy.session_began(is_fanning_out)
     server.run(runs)
     loaded = [Cycle() for _ in range(1000)]
     gc.freeze()
     server.run(3)
-    server.aside.at_rest()
-    server.aside.stop()
+    server.policy.on_idle()
+    server.policy.stop()
     assert gc.get_freeze_count() > len(loaded)
 
 
-@pytest.mark.parametrize("end", [SettingAside.stop, SettingAside.reset_after_fork])
-def test_all_is_put_back_at_the_end(server: Server, end: Callable[[SettingAside], None]) -> None:
+@pytest.mark.parametrize("end", [FreezeSurvivors.stop, FreezeSurvivors.reset_after_fork])
+def test_objects_are_unfrozen_at_the_end(server: Server, end: Callable[[FreezeSurvivors], None]) -> None:
     server.run()
-    end(server.aside)
+    end(server.policy)
     assert gc.get_freeze_count() == 0

@@ -1,0 +1,18 @@
+"""The Streamlit adapter: the only part of the package that knows private names of Streamlit.
+
+`names` checks the installed release before the other modules use it.
+"""
+
+from fastserverstate._streamlit.names import check_streamlit, unsupported
+
+check_streamlit()
+
+try:
+    from fastserverstate._streamlit.bridge import Bridge
+    from fastserverstate._streamlit.metrics import Metrics
+    from fastserverstate._streamlit.post_script_gc import PostScriptGC
+    from fastserverstate._streamlit.widgets import widgets_of_run
+except ImportError as error:
+    raise unsupported(f"a name ({error})") from error
+
+__all__ = ["Bridge", "Metrics", "PostScriptGC", "widgets_of_run"]

@@ -1,0 +1,250 @@
+"""Connects the store and the rerun queue to Streamlit.
+
+    read or write in a script thread ──► Bridge.resolve: which session and fragment is this?
+    AppSession's runner events       ──► start of a run, messages, end of a run
+    the runner's own events          ──► end of the part that its thread has in a run
+    scheduler                        ──► AppSession.request_rerun, on the session's event loop
+
+A session is hooked when its script first touches shared state. Its later runners are followed by an instance attribute
+that takes the place of `AppSession._on_scriptrunner_event`, which every runner is connected to: so runs that no longer
+touch shared state are seen as well. The runner of the run that is going on then already is connected, and gets a
+receiver of its own.
+
+A session's next run may begin while the one that it replaces is still on its way out. So what a thread holds does not
+end with "the" run of its session, but with the events of its own runner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from streamlit.runtime import Runtime
+from streamlit.runtime.app_session import AppSession
+from streamlit.runtime.scriptrunner import ScriptRunnerEvent, get_script_run_ctx
+
+from fastserverstate._core import (
+    RUN_BESIDE,
+    RUN_CURRENT,
+    RUN_REPLACED,
+    RUN_STARTING,
+    Scope,
+    Session,
+    Store,
+    locate_scopes,
+    on_leftovers,
+)
+from fastserverstate._streamlit.leftovers import warn_elsewhere, warn_of_leftovers
+from fastserverstate._streamlit.metrics import Metrics
+from fastserverstate._streamlit.names import ATTRIBUTE, CONTEXT_ATTRIBUTE, parallel, thread_state
+from fastserverstate._streamlit.runs import BREAKS, ENDS, announce_stops, executed, was_stopped, watch_workers
+from fastserverstate._streamlit.session import AppSessionAdapter, UnknownSession, find_session, listen_to_requests
+from fastserverstate._streamlit.widgets import watch_widgets
+from fastserverstate.rerun.scheduler import Scheduler
+from fastserverstate.rerun.session import LiveSession
+
+
+class Bridge:
+    """Connects a store and a scheduler to the Streamlit server of this process."""
+
+    def __init__(self, store: Store, scheduler: Scheduler) -> None:
+        self._store = store
+        self._scheduler = scheduler
+        self._metrics: Metrics | None = None
+        self._hooking = threading.RLock()
+        self._hooked: dict[str, LiveSession] = {}  # by the id of the session
+        on_leftovers(warn_elsewhere)
+        watch_widgets()
+        if parallel is not None:
+            watch_workers(self._end_part)
+            self._end_parts_of_workers()
+        locate_scopes(
+            CONTEXT_ATTRIBUTE,
+            thread_state,
+            "current_fragment_id" if thread_state is None else "fragment_id",
+            self.resolve,
+        )
+
+    def resolve(self, context: Any, fragment: str | None) -> tuple[Session, Scope | None, int] | None:
+        """What the calling thread, with this script context and fragment id, is part of.
+
+        Called at a thread's first access in a run of a scope.
+        """
+        runner = context._enqueue.__self__
+        live = context.__dict__.get(ATTRIBUTE)
+        if live is None:
+            live = context.__dict__[ATTRIBUTE] = self._session_of(context)
+        if ATTRIBUTE not in runner.__dict__:
+            self._follow(live, runner)
+        if not isinstance(live, LiveSession) or not live.is_run_by(runner):
+            return live, None, RUN_REPLACED
+        if not context._has_script_started:
+            # A callback. What it reads is not shown by itself, and the script may be given up before it has begun.
+            return live, live.bystander(), RUN_STARTING
+        # The contexts of fragments are inherited by the threads of a pool, and by no thread of the app's own.
+        is_of_run = threading.current_thread() is runner._script_thread or (
+            thread_state is not None and fragment is not None
+        )
+        if fragment is None and context.fragment_ids_this_run:
+            fragment = context.fragment_ids_this_run[0]  # a thread of the app's own
+        return live, live.scope(fragment), RUN_CURRENT if is_of_run else RUN_BESIDE
+
+    def _session_of(self, context: Any) -> Session:
+        with self._hooking:  # parallel fragments may be first at the same time
+            session = find_session(context.session_id)
+            if session is None:
+                return UnknownSession(self._store)
+            live: LiveSession = session.__dict__.get(ATTRIBUTE) or self._hook(session)
+            return live
+
+    def _follow(self, session: Session, runner: Any) -> None:
+        """End the part of a runner's thread when its run does, and its waits when they are to end."""
+        with self._hooking:
+            if ATTRIBUTE in runner.__dict__:
+                return
+            runner.__dict__[ATTRIBUTE] = True
+
+        def observe(sender: Any, event: ScriptRunnerEvent, **_details: Any) -> None:  # noqa: ARG001
+            if event in ENDS:
+                self._end_part()
+
+        runner.on_event.connect(observe, weak=False)
+        announce_stops(session, runner)
+
+    def _end_part(self) -> None:
+        """The calling thread's part in a run is over."""
+        self._scheduler.in_place.look()
+        warn_of_leftovers(f"A run of {self._name_of_session()}", *self._store.end_holder())
+
+    @staticmethod
+    def _name_of_session() -> str:
+        context: Any = get_script_run_ctx(suppress_warning=True)
+        return "a session" if context is None else f"session {context.session_id}"
+
+    def _end_parts_of_workers(self) -> None:
+        """A thread of a pool takes part in a run while it runs a parallel fragment."""
+        attach = getattr(parallel._scoped_ctx_attach, ATTRIBUTE, parallel._scoped_ctx_attach)
+
+        @contextlib.contextmanager
+        def attach_and_end(context: Any) -> Iterator[None]:
+            with attach(context):
+                try:
+                    yield
+                finally:
+                    self._end_part()
+
+        setattr(attach_and_end, ATTRIBUTE, attach)
+        parallel._scoped_ctx_attach = attach_and_end
+
+    def publish(self, metrics: Metrics) -> None:
+        """Show figures on the metrics endpoint, of a server that is there or that will be."""
+        self._metrics = metrics
+        if Runtime.exists():
+            self._register_metrics()
+
+    def _register_metrics(self) -> None:
+        known = Runtime.instance().stats_mgr.__dict__
+        if self._metrics is not None and ATTRIBUTE not in known:
+            known[ATTRIBUTE] = self._metrics
+            Runtime.instance().stats_mgr.register_provider(self._metrics)
+
+    def _hook(self, session: AppSession) -> LiveSession:
+        self._register_metrics()
+        manager = Runtime.instance()._session_mgr
+        adapter = AppSessionAdapter(session, manager)
+        live = LiveSession(self._store, adapter)
+        adapter.on_gone = lambda: self._scheduler.retire(live)
+        self._hooked[session.id] = live
+        session_ref = weakref.ref(session)
+
+        def observe(sender: Any, event: ScriptRunnerEvent, **_details: Any) -> None:
+            self._observe(live, session_ref(), sender, event)
+
+        def on_scriptrunner_event(sender: Any, event: ScriptRunnerEvent, **details: Any) -> None:
+            session = session_ref()
+            if session is not None:
+                AppSession._on_scriptrunner_event(session, sender, event, **details)
+                self._observe(live, session, sender, event)
+
+        self._scheduler.adopt(live)
+        runner = session._scriptrunner
+        if runner is not None:
+            live.run_started(runner)
+            runner.on_event.connect(observe, weak=False)
+        session.__dict__["_on_scriptrunner_event"] = on_scriptrunner_event
+        session.__dict__[ATTRIBUTE] = live
+        listen_to_requests(session, lambda _: live.user_asked())
+        self._watch_connections(manager)
+        return live
+
+    def _observe(
+        self,
+        live: LiveSession,
+        session: AppSession | None,
+        sender: Any,
+        event: ScriptRunnerEvent,
+    ) -> None:
+        """Follow the runs of a session. On the runner's thread, mostly."""
+        if event is ScriptRunnerEvent.ENQUEUE_FORWARD_MSG:
+            if live.is_run_by(sender):
+                live.message_sent()
+        elif event is ScriptRunnerEvent.SCRIPT_STARTED:
+            # A message that cannot be read counts as a run of no runner.
+            if session is not None and sender is not None and sender is session._scriptrunner:
+                live.run_started(sender)
+        elif not live.is_run_by(sender):
+            pass
+        elif event is ScriptRunnerEvent.SHUTDOWN:
+            if session is not None:  # SystemExit and KeyboardInterrupt end a run without another event
+                live.run_finished((), session._fragment_storage.contains)
+            live.runner_ended = True
+            self._scheduler.run_ended(live)
+        elif session is not None:
+            self._finish_run(live, session, sender, event)
+
+    @staticmethod
+    def _finish_run(live: LiveSession, session: AppSession, runner: Any, event: ScriptRunnerEvent) -> None:
+        """What has run to its end takes the place of what was on the screen; all else stays there."""
+        contains = session._fragment_storage.contains
+        if event in BREAKS or was_stopped(runner):
+            live.run_finished((), contains)
+        else:
+            complete, is_whole = executed()
+            # Browsers remove what such a run of the whole script has not shown again.
+            live.run_finished(complete, complete.__contains__ if is_whole else contains)
+
+    def _watch_connections(self, manager: Any) -> None:
+        """Refresh sessions that come back after their connection was lost, and forget those that cannot come back."""
+        if ATTRIBUTE in manager.__dict__:
+            return
+        connect = manager.connect_session
+
+        def connect_and_refresh(*args: Any, **kwargs: Any) -> str:
+            session_id: str = connect(*args, **kwargs)
+            live = manager.get_active_session_info(session_id).session.__dict__.get(ATTRIBUTE)
+            if live is not None:
+                self._scheduler.returned(live)
+            return session_id
+
+        def forgetting(end: Callable[..., None]) -> Callable[..., None]:
+            def end_and_forget(*args: Any, **kwargs: Any) -> None:
+                end(*args, **kwargs)
+                self._forget_departed(manager)
+
+            return end_and_forget
+
+        manager.connect_session = connect_and_refresh
+        manager.disconnect_session = forgetting(manager.disconnect_session)
+        manager.close_session = forgetting(manager.close_session)
+        manager.__dict__[ATTRIBUTE] = True
+
+    def _forget_departed(self, manager: Any) -> None:
+        """A session that Streamlit does not know any more may stay in memory until the garbage collector runs."""
+        with contextlib.suppress(KeyError):  # one that expires while Streamlit lists them: the next event finds it
+            known = {info.session.id for info in manager.list_sessions()}
+            for session_id in list(self._hooked):
+                if session_id not in known:
+                    self._scheduler.retire(self._hooked.pop(session_id))

@@ -1,0 +1,159 @@
+"""The names of Streamlit that this package uses, and the releases that have them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import streamlit
+from streamlit import config
+
+OLDEST = "1.37"
+NEWEST = "1.67"
+
+
+def unsupported(lacks: str) -> ImportError:
+    following = f"1.{int(NEWEST.partition('.')[2]) + 1}"
+    return ImportError(
+        f"fastserverstate supports Streamlit {OLDEST} to {NEWEST}; the installed Streamlit {streamlit.__version__} "
+        f'lacks {lacks}. Install a supported release: pip install "streamlit>={OLDEST},<{following}"'
+    )
+
+
+try:
+    from streamlit.elements.lib import policies
+    from streamlit.runtime import Runtime, stats
+    from streamlit.runtime.app_session import AppSession, AppSessionState
+    from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
+    from streamlit.runtime.fragment import MemoryFragmentStorage
+    from streamlit.runtime.scriptrunner import ScriptRunContext, ScriptRunner, ScriptRunnerEvent, get_script_run_ctx
+    from streamlit.runtime.session_manager import ActiveSessionInfo, SessionInfo
+    from streamlit.runtime.state import SafeSessionState
+    from streamlit.runtime.state.common import WidgetMetadata
+    from streamlit.runtime.state.session_state import SessionState, WStates
+    from streamlit.runtime.websocket_session_manager import WebsocketSessionManager
+
+    _context_module = sys.modules[get_script_run_ctx.__module__]
+    CONTEXT_ATTRIBUTE: str = _context_module.SCRIPT_RUN_CONTEXT_ATTR_NAME
+except (ImportError, AttributeError) as error:
+    raise unsupported(f"a name ({error})") from error
+
+ATTRIBUTE = "_fastserverstate"  # where objects of Streamlit keep ours
+
+# Streamlit 1.53 gave metrics families of their own. Before, all of them were sizes of caches.
+HAS_METRIC_FAMILIES = not hasattr(stats, "CacheStatsProvider")
+
+# Up to Streamlit 1.43, browsers buffer what a run sends, and may lose widgets if the next run comes at once.
+BROWSERS_FORGET = tuple(map(int, streamlit.__version__.split(".")[:2])) < (1, 44)
+
+# Streamlit 1.58 has parallel fragments, which run on threads of a pool.
+parallel: Any = sys.modules.get("streamlit.runtime.parallel_coordinator")
+
+# Streamlit 1.58 moved the current fragment from the context to a context variable, for parallel fragments.
+thread_state = getattr(_context_module, "_thread_state", None)
+_ThreadSafeSet: Any = getattr(
+    sys.modules.get("streamlit.runtime.scriptrunner_utils.thread_safe_set"), "ThreadSafeSet", None
+)
+
+# It also moved what a run has made to an object of its own.
+_RunRecord: Any = getattr(_context_module, "SharedRunState", ScriptRunContext.reset)
+
+NEEDED: dict[Any, set[str]] = {
+    AppSession: {
+        "_browser_queue",
+        "_client_state",
+        "_event_loop",
+        "_fragment_storage",
+        "_on_scriptrunner_event",
+        "_scriptrunner",
+        "_state",
+        "request_rerun",
+    },
+    AppSession._create_scriptrunner: {"_on_scriptrunner_event", "on_event"},
+    AppSessionState: {"SHUTDOWN_REQUESTED"},
+    ActiveSessionInfo: {"session"},
+    SessionInfo: {"session"},
+    config: {"get_option", "set_option"},
+    streamlit: {"_main", "session_state"},
+    policies.check_widget_policies: {"check_session_state_rules"},
+    ForwardMsgQueue: {"__len__"},
+    MemoryFragmentStorage: {"contains"},
+    Runtime: {"_session_mgr", "exists", "instance", "stats_mgr"},
+    ScriptRunContext: {
+        "_enqueue",
+        "_has_script_started",
+        "fragment_ids_this_run",
+        "session_id",
+        "session_state",
+        *(["current_fragment_id"] if thread_state is None else []),
+    },
+    _RunRecord: {"new_fragment_ids", "widget_ids_this_run", "widget_user_keys_this_run"},
+    **({} if _ThreadSafeSet is None else {_ThreadSafeSet: {"_data", "_lock", "snapshot"}}),
+    SafeSessionState.register_widget: {"_state"},
+    stats.StatsManager: {"get_stats", "register_provider"},
+    ScriptRunner: {
+        "_maybe_handle_execution_control_request",
+        "_requests",
+        "_script_thread",
+        "on_event",
+        "request_rerun",
+        "request_stop",
+    },
+    ScriptRunnerEvent: {
+        "ENQUEUE_FORWARD_MSG",
+        "FRAGMENT_STOPPED_WITH_SUCCESS",
+        "SCRIPT_STARTED",
+        "SCRIPT_STOPPED_FOR_RERUN",
+        "SCRIPT_STOPPED_WITH_COMPILE_ERROR",
+        "SCRIPT_STOPPED_WITH_SUCCESS",
+        "SHUTDOWN",
+    },
+    SessionState: {
+        "_get_widget_id",
+        "_getitem",
+        "_new_session_state",
+        "_new_widget_state",
+        "_old_state",
+        "_widget_changed",
+        "is_new_state_value",
+        "register_widget",
+        "set_widgets_from_proto",
+    },
+    WidgetMetadata: {"deserializer", "fragment_id", "value_type"},
+    WStates: {"get_serialized", "set_from_value", "set_widget_from_proto", "widget_metadata"},
+    WebsocketSessionManager: {
+        "close_session",
+        "connect_session",
+        "disconnect_session",
+        "get_active_session_info",
+        "is_active_session",
+        "list_sessions",
+    },
+    **(
+        {}
+        if parallel is None
+        else {
+            parallel: {"_scoped_ctx_attach"},
+            parallel.ParallelFragmentCoordinator: {"_stop_event", "drain", "join", "request_rerun", "request_stop"},
+        }
+    ),
+}
+
+
+def missing_names() -> list[str]:
+    """Return the names that this package uses and the installed Streamlit lacks."""
+    missing = []
+    for owner, names in NEEDED.items():
+        # Attributes that a function sets or uses are among the names of its code.
+        function = vars(owner).get("__init__") if isinstance(owner, type) else owner
+        known = {*dir(owner), *getattr(getattr(function, "__code__", None), "co_names", ())}
+        known.update(getattr(owner, "__dataclass_fields__", ()))
+        missing += [f"{getattr(owner, '__qualname__', owner.__name__)}.{name}" for name in sorted(names - known)]
+    return missing
+
+
+def check_streamlit() -> None:
+    """Raise ``ImportError`` if the installed Streamlit is not supported."""
+    missing = missing_names()
+    if missing:
+        raise unsupported(", ".join(missing))

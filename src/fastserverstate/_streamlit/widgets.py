@@ -1,0 +1,298 @@
+"""Keyed widgets: the values that browsers send, and the values that widgets show."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
+
+import streamlit
+from streamlit.delta_generator import DeltaGenerator
+from streamlit.elements.form import is_in_form  # type: ignore[attr-defined]
+from streamlit.elements.lib import policies
+from streamlit.runtime.app_session import AppSession
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.runtime.state.common import WidgetMetadata
+from streamlit.runtime.state.session_state import STREAMLIT_INTERNAL_KEY_PREFIX, SessionState
+
+from fastserverstate._streamlit.names import ATTRIBUTE, BROWSERS_FORGET
+from fastserverstate._streamlit.offers import Offer, element_being_registered
+from fastserverstate._streamlit.session import find_session, listen_to_requests
+from fastserverstate.errors import FastServerStateError
+
+if TYPE_CHECKING:
+    from fastserverstate.shared_widgets import Refusals
+
+_NOTHING: Any = object()
+_UNREADABLE = type("unreadable", (), {})()  # in place of what a browser has sent
+
+# Kinds of values that Streamlit takes back at the end of a run.
+_TRIGGERS = {"trigger_value", "string_trigger_value", "json_trigger_value", "chat_input_value"}
+
+
+class StreamlitWidgets:
+    """The keyed widgets of one session, as a `shared.SessionWidgets`."""
+
+    def __init__(self, state: Any) -> None:
+        self._state = state
+        self._refusals: dict[str, Refusals] = {}  # of all shared widgets that there ever were
+        self._offers: dict[str, Offer] = {}
+        self._unmade: set[str] = set()
+        self._in_the_making: set[str] = set()
+        self._receive: Callable[[dict[str, Any]], None] = lambda _: None
+        self._show: Callable[[str, Any], None] = lambda *_: None
+        self.timed: Any = None  # what the browser has sent last by a timer
+        self._received: Any = None  # what it has sent for this run, or for one before
+        self.shared: Any = None  # what `fastserverstate.shared_widgets` knows of them
+
+    def __reduce__(self) -> Any:
+        """It is kept in the session state, which may be configured to allow only what can be pickled."""
+        return object, ()
+
+    def report(self, receive: Callable[[dict[str, Any]], None], shows: Callable[[str, Any], None]) -> None:
+        self._receive, self._show = receive, shows
+
+    def received(self, states: Any) -> None:
+        """Streamlit has taken over the values that the browser has sent for a run."""
+        self._received = states
+        sent = {widget.id for widget in states.widgets}
+        if sent:  # a run that no browser has asked for has none
+            keys = [key for key in self._offers if self._state._get_widget_id(key) in sent]
+            values = {key: self._read(key) for key in keys}
+            self._receive({key: value for key, value in values.items() if value is not _NOTHING})
+
+    def _read(self, key: str) -> Any:
+        """A value that the browser has sent."""
+        try:
+            return self._state[key]
+        except KeyError:
+            return _NOTHING
+        except Exception:  # in Streamlit's code, which trusts browsers
+            return _UNREADABLE
+
+    def offers(self, key: str, value: Any) -> bool:
+        return self._offers[key].includes(value)
+
+    def can_show(self, key: str, value: Any) -> bool:
+        return self._offers[key].can_show(value)
+
+    @property
+    def browser_forgets(self) -> bool:
+        return BROWSERS_FORGET
+
+    def value(self, key: str, default: Any) -> Any:
+        return streamlit.session_state.get(key, default)
+
+    def value_before(self, key: str, default: Any) -> Any:
+        return self._state._old_state.get(self._state._get_widget_id(key), default)
+
+    def own_value(self, key: str, default: Any) -> Any:
+        context: Any = get_script_run_ctx(suppress_warning=True)
+        metadata = self._state._new_widget_state.widget_metadata.get(self._state._get_widget_id(key))
+        if metadata is None or context is None or find_session(context.session_id) is None:
+            return default  # AppTest has no browser, and always hears
+        # Older releases of Streamlit give the widget's id too.
+        takes_id = len(inspect.signature(metadata.deserializer).parameters) > 1
+        return metadata.deserializer(None, metadata.id) if takes_id else metadata.deserializer(None)
+
+    def discard(self, key: str) -> None:
+        del self._state._new_widget_state[self._state._get_widget_id(key)]
+
+    def may_be_cause(self, key: str, shared: Collection[str]) -> bool:
+        state, context = self._state, get_script_run_ctx(suppress_warning=True)
+        if self._received is self.timed:
+            return False
+        known = {state._get_widget_id(key) for key in shared}
+        if any(_has_changed(state, other) for other in state._new_widget_state if other not in known):
+            return False
+        asked: Any = () if context is None else context.fragment_ids_this_run
+        metadata = state._new_widget_state.widget_metadata.get(state._get_widget_id(key))
+        return not asked or (metadata is not None and metadata.fragment_id in asked)
+
+    def is_assigned(self, key: str) -> bool:
+        return bool(self._state.is_new_state_value(key))
+
+    def assign(self, key: str, value: Any) -> None:
+        streamlit.session_state[key] = value
+
+    def is_in_form(self) -> bool:
+        return bool(is_in_form(streamlit._main))
+
+    def is_made(self, key: str) -> bool:
+        run: Any = get_script_run_ctx(suppress_warning=True)
+        return run is not None and key in getattr(run, "shared", run).widget_user_keys_this_run
+
+    def expect(self, key: str, refusals: Refusals) -> None:
+        self._refusals[key] = refusals
+        self._unmade.add(key)
+
+    def expects(self, key: object) -> bool:
+        return isinstance(key, str) and key in self._unmade
+
+    def made(self, key: str, assignable: bool) -> bool:
+        """A widget with the key is about to be made. Whether it was expected."""
+        if key in self._refusals and self.is_made(key):
+            raise self._refusals[key].second_widget
+        if key not in self._unmade:
+            return False
+        if not assignable:
+            raise self._refusals[key].user_sets
+        self._unmade.discard(key)
+        return True
+
+    def registered(self, key: str, metadata: WidgetMetadata[Any]) -> None:
+        """Streamlit registers a widget with the key, shared or not."""
+        if key not in self._refusals:
+            return
+        if metadata.value_type in _TRIGGERS:
+            raise self._refusals[key].user_sets
+        self._offers[key] = Offer(metadata, element_being_registered(metadata.id))
+        state = self._state
+        before = state._get_widget_id(key)
+        is_new = before != metadata.id and key not in state._new_session_state
+        if is_new and key in self._in_the_making:
+            # Other arguments have made another widget of it, which would begin with a value of its own.
+            with contextlib.suppress(KeyError):
+                state._new_session_state[key] = state._getitem(before, key)
+
+    def make(self, key: str, widget: Callable[[], Any]) -> Any:
+        """Make a widget that is expected. One that raises an error is given what it had before, or nothing at all."""
+        run: Any = get_script_run_ctx(suppress_warning=True)
+        run = getattr(run, "shared", run)
+        given = self.value(key, _NOTHING)
+        ways_out = iter([] if key in run.widget_user_keys_this_run else [self._unassign, self._forget])
+        self._in_the_making.add(key)
+        while True:
+            try:
+                made = widget()
+                break
+            except FastServerStateError:
+                raise
+            except Exception:  # the widget's own errors are raised again by the last try
+                if not any(way_out(key) for way_out in ways_out):
+                    raise
+                _take_back(run, key)
+                self._unmade.add(key)
+        self._in_the_making.discard(key)
+        if key in self._unmade:
+            self._unmade.discard(key)
+            raise self._refusals[key].no_value
+        if given is not _NOTHING:
+            self._show(key, given)
+        return made
+
+    def _unassign(self, key: str) -> bool:
+        return self._state._new_session_state.pop(key, _NOTHING) is not _NOTHING
+
+    def _forget(self, key: str) -> bool:
+        is_known = key in self._state
+        if is_known:
+            del self._state[key]
+        return is_known
+
+
+def _has_changed(state: SessionState, widget: str) -> bool:
+    try:
+        return state._widget_changed(widget)
+    except Exception:  # Streamlit raises it again when it looks for callbacks, and shows it to this one user
+        return True
+
+
+def _take_back(run: Any, key: str) -> None:
+    """A widget with the key that could not be made may be made again in this run. Streamlit has no way to say so."""
+    for names in (run.widget_ids_this_run, run.widget_user_keys_this_run):
+        with getattr(names, "_lock", contextlib.nullcontext()):
+            known = getattr(names, "_data", names)
+            known -= {name for name in known if name == key or name.split("-", 2)[2:] == [key]}
+
+
+# Where a session state keeps its `StreamlitWidgets`. Names that begin so are not shown to the app.
+_WIDGETS_KEY = f"{STREAMLIT_INTERNAL_KEY_PREFIX}_FASTSERVERSTATE"
+
+
+def _widgets_of(state: Any) -> StreamlitWidgets | None:
+    widgets: StreamlitWidgets | None = state._new_session_state.get(_WIDGETS_KEY) or state._old_state.get(_WIDGETS_KEY)
+    return widgets
+
+
+def _known_widgets_of_run() -> StreamlitWidgets | None:
+    context: Any = get_script_run_ctx(suppress_warning=True)
+    return None if context is None else _widgets_of(context.session_state._state)
+
+
+def widgets_of_run() -> StreamlitWidgets | None:
+    """The widgets of the session whose script is running."""
+    context: Any = get_script_run_ctx(suppress_warning=True)
+    if context is None:
+        return None
+    widgets = _widgets_of(context.session_state._state)
+    if widgets is None:
+        widgets = streamlit.session_state[_WIDGETS_KEY] = StreamlitWidgets(context.session_state._state)
+        session = find_session(context.session_id)
+        if session is not None:
+            _watch_timers(session, widgets)
+    return widgets
+
+
+def _watch_timers(session: AppSession, widgets: StreamlitWidgets) -> None:
+    """Tell what a browser sends by the timer of a fragment from what it sends because of its user."""
+
+    def listen(client_state: Any) -> None:
+        if getattr(client_state, "is_auto_rerun", False):  # Streamlit 1.37 does not say so
+            widgets.timed = client_state.widget_states
+
+    listen_to_requests(session, listen)
+
+
+def watch_widgets() -> None:
+    """Have Streamlit say when it receives values, and when it makes a keyed widget. Once in a process.
+
+    On the functions: the objects have no room for it. And before the first call of `shared`, for Python looks up
+    ``st.slider`` before it calls `shared` in ``st.slider(**shared("k"))``.
+    """
+    set_widgets, register = SessionState.set_widgets_from_proto, SessionState.register_widget
+    check = policies.check_session_state_rules
+    if ATTRIBUTE in check.__dict__:
+        return
+
+    def set_widgets_and_report(self: Any, states: Any) -> None:
+        set_widgets(self, states)
+        widgets = _widgets_of(self)
+        if widgets is not None:
+            widgets.received(states)
+
+    def check_and_report(default_value: Any, key: str | None, writes_allowed: bool = True) -> None:
+        widgets = _known_widgets_of_run()
+        if widgets is not None and key is not None and widgets.made(key, writes_allowed):
+            default_value = None  # or there would be a warning that the widget has two values to begin with
+        check(default_value, key, writes_allowed)
+
+    def register_and_report(self: Any, metadata: Any, user_key: str | None) -> Any:
+        widgets = _widgets_of(self)
+        if widgets is not None and user_key is not None:
+            widgets.registered(user_key, metadata)
+        return register(self, metadata, user_key)
+
+    check_and_report.__dict__[ATTRIBUTE] = True
+    SessionState.set_widgets_from_proto = set_widgets_and_report  # type: ignore[assignment, method-assign]
+    SessionState.register_widget = register_and_report  # type: ignore[method-assign]
+    policies.check_session_state_rules = check_and_report
+    for name, function in inspect.getmembers(DeltaGenerator, inspect.isfunction):
+        if "key" in inspect.signature(function).parameters and not name.startswith("_"):
+            setattr(DeltaGenerator, name, _made_by(function))
+            command: Any = getattr(streamlit, name, None)  # of the main part of the page
+            if getattr(command, "__func__", None) is function:
+                setattr(streamlit, name, getattr(command.__self__, name))
+
+
+def _made_by(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def make(*args: Any, **kwargs: Any) -> Any:
+        widgets = _known_widgets_of_run() if kwargs.get("key") else None
+        if widgets is None or not widgets.expects(kwargs["key"]):
+            return function(*args, **kwargs)
+        return widgets.make(kwargs["key"], lambda: function(*args, **kwargs))
+
+    return make
