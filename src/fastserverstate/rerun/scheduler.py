@@ -37,7 +37,6 @@ class Scheduler:
 
     def __init__(self, store: Store, settings: Settings, post_script_gc: PostScriptGC) -> None:
         self.gc_policy: RunObserver = FreezeSurvivors(post_script_gc.is_on)
-        self.in_place = InPlaceWatch(store, self.is_busy)
         self._post_script_gc = post_script_gc
         self._switch_interval = SwitchInterval()
         self._store = store
@@ -46,6 +45,7 @@ class Scheduler:
         self._queues: dict[asyncio.AbstractEventLoop, RerunQueue] = {}
         self._departed: deque[LiveSession] = deque()
         self._warned: set[str] = set()
+        self.in_place = InPlaceWatch(store, self.is_busy)
         store.on_stale(self._wake)
 
     def reset_after_fork(self) -> None:

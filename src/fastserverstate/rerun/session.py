@@ -14,7 +14,7 @@ from fastserverstate._core import CAUSE_DEPTHS, Session, Store
 
 logger = logging.getLogger("fastserverstate")
 
-# How often a chain of reruns may return to a fragment: a cycle of sessions or fragments that change what the others show
+# How often a chain of reruns may return to a fragment: a cycle of sessions or fragments that change each other's values
 # ends after this many turns.
 MAX_TURNS = 2
 
