@@ -135,18 +135,17 @@ $(THREAD)/.ready: $(FREE_THREADED)/.ready tools/build_python.sh
 	$(FREE_THREADED)/bin/python -m pip install --quiet --upgrade --target $(PACKAGES) --only-binary=:all: $(UNIT_TOOLS)
 	@touch $@
 
-# The core is traced by its generated C file, which must lie beside its sources. Other threads than the main one are not
-# traced: with them, Cython's trace functions crash CPython 3.11.
+# Coverage finds the lines of the core in its generated C file, which must be in the folder of its sources.
 TRACE := .venvs/trace
 TRACED := build/trace/cython
+COVERAGE = cd $(TRACED) && PYTHONPATH=$(abspath tools) $(abspath $(TRACE))/bin/python -m coverage
 
-coverage: $(TRACE)/.ready  ## Report the lines of Python and of the core that the unit tests execute.
+coverage: $(TRACE)/.ready  ## Report which lines of Python and of the core the unit tests execute.
 	FASTSERVERSTATE_TRACE=1 $(TRACE)/bin/python -m $(INSTALL) .
-	cp src/fastserverstate/*.p[xy]* $(TRACED)/src/fastserverstate
-	cd $(TRACED) && $(abspath $(TRACE))/bin/python -m coverage run --rcfile $(abspath pyproject.toml) \
-		-m pytest $(abspath tests/unit) --rootdir $(CURDIR)
-	cd $(TRACED) && $(abspath $(TRACE))/bin/python -m coverage combine --quiet --rcfile $(abspath pyproject.toml)
-	cd $(TRACED) && $(abspath $(TRACE))/bin/python -m coverage report --rcfile $(abspath pyproject.toml)
+	cp -r src $(TRACED)
+	$(COVERAGE) run --rcfile $(abspath pyproject.toml) -m pytest $(abspath tests/unit) --rootdir $(CURDIR) --numprocesses 2
+	$(COVERAGE) combine --quiet --rcfile $(abspath pyproject.toml)
+	$(COVERAGE) report --rcfile $(abspath pyproject.toml)
 
 $(TRACE)/.ready:
 	$(PYTHON) -m venv $(TRACE)

@@ -1,6 +1,6 @@
-"""Holds up threads and messages at random, where a busy machine might: `make test-delays`.
+"""Add random delays to threads and messages, as on a busy machine: `make test-delays`.
 
-Python imports a module of this name when it starts, if it is on the path: so do the servers that the tests start.
+Python imports a module of this name at startup if it is on the path. The servers that tests start do so, too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-# By module: what waits before its work, and for how many seconds at most.
+# By module: methods that are delayed, and by how many seconds at most.
 POINTS = {
     "fastserverstate.cluster.tail": {"Tail._follow": 0.3, "Tail._bring_in": 0.5},
     "fastserverstate.cluster.backend": {"CoreTable._call": 0.3},
@@ -39,7 +39,7 @@ def delayed(function: Callable[..., Any], longest: float) -> Callable[..., Any]:
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Has the modules changed when they have been loaded."""
+    """Delays methods of the modules after their import."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -1,1 +1,1 @@
-"""Real Streamlit servers and sessions for tests and load runs."""
+"""Servers, sessions, clocks and checkers for tests and load runs."""

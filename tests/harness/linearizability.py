@@ -1,11 +1,11 @@
-"""Whether what callers saw of a shared object can be explained by one order of their calls.
+"""Check whether concurrent calls of a shared object are linearizable.
 
-A *history* is a list of `Operation`s. It is *linearizable* if they can be put into one order in which nothing comes
-after what began when it was over, and in which a sequential `Model` of the object gives every result that was seen.
+A *history* is a list of `Operation`s. It is *linearizable* if one order of them exists in which each operation comes
+before those that started after its end, and in which a sequential `Model` of the object gives all results.
 
-The search is that of Wing and Gong: put an operation first that may be the first, see whether the model gives its
-result, go on with the rest. As in Lowe's version, what is known to fail is not tried again: the same set of operations
-that has led to the same state. As in Horn and Kroening's, keys that no operation connects are searched apart.
+The search is by Wing and Gong: choose an operation that may be the first, compare its result with the model, continue
+with the rest. With Lowe's improvement, no set of operations that led to the same state is tried twice. With Horn and
+Kroening's, keys that no operation connects are searched separately.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A call and what came of it.
+    """A call and its result.
 
-    `start` and `end` are of one clock that all callers share. An operation with no end has an unknown outcome: its
-    caller was cut off, so it may have taken effect at any time since the start, and may not have. Its result counts
-    for nothing.
+    `start` and `end` are times of one clock. An operation without an end has an unknown outcome because its caller was
+    disconnected: it may have taken effect at any time since its start, or not at all. Its result is ignored.
     """
 
     thread: Hashable
@@ -40,40 +39,40 @@ class Operation:
 
 
 class Model(Protocol):
-    """The object as it is when calls come one at a time. States are hashable, results comparable."""
+    """A sequential model of the object. States are hashable, results comparable."""
 
     def initial(self, keys: Collection[str] | None) -> Hashable:
-        """The state before the history; of these keys only, unless None."""
+        """Return the state before the history, of the given keys or, with None, of all."""
 
     def keys(self, call: str, arguments: tuple[Any, ...]) -> Collection[str] | None:
-        """The keys that a call has to do with; None for all that there are."""
+        """Return the keys that a call uses, or None for all keys."""
 
     def apply(self, state: Any, call: str, arguments: tuple[Any, ...]) -> tuple[Any, Hashable]:
-        """What a call returns in a state, and the state after it."""
+        """Return the result of a call in a state, and the state after it."""
 
 
 @dataclass(frozen=True)
 class Violation:
-    """Why a history is not linearizable: up to the return of one operation it was."""
+    """Why a history is not linearizable: the first operation whose result no order explains."""
 
-    order: list[Operation]  # one that explains the history until then
-    operation: Operation  # the one that returned what no order explains
-    pending: list[Operation]  # that had begun and not returned, so that they might have helped
-    expected: Any  # what the operation would have returned after `order`
+    order: list[Operation]  # explains the history before it
+    operation: Operation  # its result is not explained by any order
+    pending: list[Operation]  # started but not returned by then
+    expected: Any  # its result after `order`
 
     def __str__(self) -> str:
         def lines(operations: Iterable[Operation]) -> str:
             return textwrap.indent("\n".join(map(str, operations)) or "(nothing)", "    ")
 
         return (
-            f"The history is not linearizable. This may have happened:\n{lines(self.order)}\n"
-            f"and then no order explains the result of\n{lines([self.operation])}\n"
-            f"which would have been {self.expected!r}, while these were pending:\n{lines(self.pending)}"
+            f"The history is not linearizable. A possible order:\n{lines(self.order)}\n"
+            f"after which no order explains the result of\n{lines([self.operation])}\n"
+            f"The expected result is {self.expected!r}. Pending operations:\n{lines(self.pending)}"
         )
 
 
 def find_violation(history: Iterable[Operation], model: Model) -> Violation | None:
-    """None if the history is linearizable."""
+    """Return the violation, or None if the history is linearizable."""
     for keys, part in _parts(list(history), model):
         if _linearize(part, model, keys) is None:
             return _explain(part, model, keys)
@@ -93,11 +92,11 @@ def timed(
     perform: Callable[[str, tuple[Any, ...]], Any],
     lost: tuple[type[Exception], ...] = (),
 ) -> Operation:
-    """Make a call and take down what came of it: the result, or the type of an exception.
+    """Perform a call and record its result, or the type of its exception.
 
-    The exceptions that are `lost` leave the caller in the dark about the outcome.
+    The outcome of calls that raise one of the exceptions in `lost` is unknown.
     """
-    start = time.perf_counter_ns()  # the same for all threads and processes; at the same time means at once
+    start = time.perf_counter_ns()  # one clock for all threads and processes; operations at equal times overlap
     end: int | None
     try:
         result = perform(call, arguments)
@@ -110,7 +109,7 @@ def timed(
 
 
 def _parts(history: list[Operation], model: Model) -> list[tuple[Collection[str] | None, list[Operation]]]:
-    """The history by groups of keys that no operation connects. Each is linearizable if and only if the whole is."""
+    """Split the history by unconnected groups of keys. The history is linearizable if and only if all parts are."""
     group_of: dict[str, list[str]] = {}
     touched = [model.keys(operation.call, operation.arguments) for operation in history]
     for keys in touched:
@@ -131,12 +130,12 @@ def _parts(history: list[Operation], model: Model) -> list[tuple[Collection[str]
 
 
 def _linearize(history: list[Operation], model: Model, keys: Collection[str] | None) -> list[Operation] | None:
-    """An order of the operations that explains all results, unknown outcomes left out where they need not have been."""
+    """Find an order that explains all results. Operations with unknown outcomes may be left out."""
     operations = sorted(history, key=lambda operation: operation.start)
     ends = [_end(operation) for operation in operations]
     known = sum(1 << index for index, end in enumerate(ends) if end != math.inf)
     first: tuple[int, Hashable] = (0, model.initial(keys))
-    seen = {first}  # which operations were put in order, as bits, and the state that they led to
+    seen = {first}  # the operations in the order so far, as bits, and the resulting state
     stack: list[tuple[tuple[int, Hashable], Any]] = [(first, None)]
     while stack:
         (done, state), order = stack.pop()
@@ -157,7 +156,7 @@ def _linearize(history: list[Operation], model: Model, keys: Collection[str] | N
 
 
 def _next(operations: list[Operation], ends: list[float], done: int) -> list[int]:
-    """Who may be the next: no other one of the rest was over before it began."""
+    """Find the operations that may be next: none of the rest ended before their start."""
     found = []
     earliest_end = math.inf
     for index, operation in enumerate(operations):
@@ -170,7 +169,7 @@ def _next(operations: list[Operation], ends: list[float], done: int) -> list[int
 
 
 def _explain(history: list[Operation], model: Model, keys: Collection[str] | None) -> Violation:
-    """Let the operations return one by one, until the history is no longer linearizable."""
+    """Add operations in the order of their ends until the history is no longer linearizable."""
     order: list[Operation] = []
     returned: list[Operation] = []
     for culprit in sorted((operation for operation in history if operation.end is not None), key=_end):

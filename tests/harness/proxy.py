@@ -1,4 +1,4 @@
-"""A TCP proxy that harms what goes through it."""
+"""A TCP proxy that injects network failures."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from types import TracebackType
 class Proxy:
     """Forwards connections to a port of this machine.
 
-    While `to_server` or `to_client` is false, what goes that way is swallowed: a black hole, nobody is told. The next
-    `lose_replies` replies are swallowed and their connections cut, after the server has done what it was asked to.
+    While `to_server` or `to_client` is false, data in this direction is dropped silently. The next `lose_replies`
+    replies are dropped and their connections closed, after the server has executed the requests.
     """
 
     def __init__(self, port: int) -> None:
@@ -49,7 +49,7 @@ class Proxy:
             self._lose_replies = count
 
     def cut(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         for sock in list(self._sockets):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -71,7 +71,7 @@ class Proxy:
             threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
 
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
-        scripts = False  # the reply that is on its way answers a script
+        scripts = False  # whether the next reply is that of a script
         try:
             while True:
                 for sock in select.select([client, server], [], [])[0]:

@@ -1,4 +1,4 @@
-"""The samples of code in the README and in docs/, and a program that runs those of one document."""
+"""The code samples of the README and docs/. As a program: runs the samples of one document."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 _FENCE = re.compile(r"^```(?P<language>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-# What a sample that imports nothing may use.
+# Prepended to samples without imports.
 _PRELUDE = "import streamlit as st\nfrom fastserverstate import *\nserver_state.setdefault('n', 0)\n"
 
 
 class Sample(NamedTuple):
-    """A fenced block: its language, its text, and the number of its first line in the document."""
+    """A fenced block: its language, its text, and the line number of its first line."""
 
     language: str
     text: str
@@ -25,7 +25,7 @@ class Sample(NamedTuple):
 
     @property
     def is_service(self) -> bool:
-        """Whether it is no script but makes the server. tests/runtime/test_guides.py runs those."""
+        """Return whether it creates a server instead of being a script. tests/runtime/test_guides.py runs these."""
         return "st.App(" in self.text
 
 
@@ -38,29 +38,29 @@ def samples(document: Path) -> list[Sample]:
 
 
 def app(document: str, number: int = 0) -> str:
-    """The source of one of a document's apps."""
+    """Return the source of an app in a document."""
     scripts = [sample.text for sample in samples(ROOT / document) if sample.language == "python"]
     return scripts[number]
 
 
 def _run(document: Path) -> list[str]:
-    """Run a document's samples, in their order and in one process. Returns what went wrong."""
-    from streamlit.testing.v1 import AppTest  # noqa: PLC0415 - the tests import this module too
+    """Run the samples of a document in sequence, in one process. Returns the errors."""
+    from streamlit.testing.v1 import AppTest  # noqa: PLC0415 - tests import this module too
 
-    wrong = []
+    errors = []
     names: dict[str, object] = {}
     for language, text, line in (sample for sample in samples(document) if not sample.is_service):
         place = f"{document.name}:{line}"
         if language == "pycon":
             test = doctest.DocTestParser().get_doctest(text, names, place, str(document), line)
-            doctest.DocTestRunner(verbose=False).run(test, out=wrong.append, clear_globs=False)
+            doctest.DocTestRunner(verbose=False).run(test, out=errors.append, clear_globs=False)
             names = test.globs
         elif language == "python":
             script = text if "import " in text else _PRELUDE + text
             compile(script, place, "exec")
             app = AppTest.from_string(script).run(timeout=60)
-            wrong += [f"{place}: {error.message}\n{''.join(error.stack_trace)}" for error in app.exception]
-    return wrong
+            errors += [f"{place}: {error.message}\n{''.join(error.stack_trace)}" for error in app.exception]
+    return errors
 
 
 if __name__ == "__main__":

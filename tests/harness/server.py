@@ -1,4 +1,4 @@
-"""Starts a Streamlit app as a user would, in a process of its own."""
+"""Start Streamlit apps in processes, as users do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUIET = {
 
 
 class AppServer:
-    """A running server: its address, its process and what it printed."""
+    """A running server: its URL, process and output."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.process = process
@@ -45,7 +45,7 @@ class AppServer:
         return self._log.read_text(errors="replace")
 
     def cpu_seconds(self) -> float:
-        """User and system time that the process has used (Linux)."""
+        """Return the user and system time of the process (Linux)."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -63,7 +63,7 @@ def free_port() -> int:
 def running(
     command: Sequence[str], port: int, *, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Iterator[AppServer]:
-    """Run the command until the block ends; enter it when the server on `port` answers."""
+    """Run the command until the end of the block, which starts when the server on `port` is ready."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "output"
         with log.open("wb") as output:
@@ -96,7 +96,7 @@ def streamlit_run(
     env: Mapping[str, str] | None = None,
     python: str = sys.executable,
 ) -> Iterator[AppServer]:
-    """`streamlit run script` on a free port."""
+    """Run `streamlit run script` on a free port."""
     port = free_port()
     flags = [f"--{name}={value}" for name, value in {**QUIET, "server.port": str(port), **(options or {})}.items()]
     with running([python, "-m", "streamlit", "run", str(script), *flags], port, env=env) as server:
@@ -105,7 +105,7 @@ def streamlit_run(
 
 @contextlib.contextmanager
 def uvicorn_run(folder: Path) -> Iterator[AppServer]:
-    """`uvicorn service:app` in a folder, on a free port."""
+    """Run `uvicorn service:app` in a folder, on a free port."""
     port = free_port()
     env = {f"STREAMLIT_{name.upper().replace('.', '_')}": value for name, value in QUIET.items()}
     env["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in sys.path)

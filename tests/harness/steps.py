@@ -1,4 +1,4 @@
-"""What tests of running apps are written with."""
+"""Steps of tests with running apps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Serve = Callable[..., AppServer]
 def with_tabs(
     server: AppServer, count: int, steps: Callable[..., Awaitable[None]], kind: Callable[[str], Tab] = Tab
 ) -> None:
-    """Open the tabs one after the other, each settled, and run the steps with them."""
+    """Open the tabs in sequence, each after the runs of the last one, and run the steps with them."""
 
     async def session() -> None:
         async with AsyncExitStack() as stack:
@@ -29,7 +29,7 @@ def with_tabs(
     asyncio.run(session())
 
 
-# After `hold()`, a thread of the app holds the lock of "held" for ever.
+# After `hold()`, a thread of the app holds the lock of "held" forever.
 HOLD = """
         @st.cache_resource
         def hold():
@@ -43,8 +43,8 @@ HOLD = """
 """
 
 
-# A key that every app below shows, to make all tabs rerun once after whatever happened before; and one that is shown
-# only to the session that changes it, whose rerun for it waits behind those that are due already.
+# "fence" is shown by every session, which therefore reruns after all earlier changes. "settled" is shown only by the
+# session that changes it, whose rerun is queued behind those that are due already.
 FENCE = """
         if st.session_state.get("settles"):
             st.text(f"settled {server_state.get('settled', 0)}")
@@ -60,12 +60,12 @@ FENCE = """
 
 
 def shown(tab: Tab, name: str) -> int:
-    """The number behind a name."""
+    """Return the number after a name."""
     return max((int(text.split()[1]) for text in tab.texts if text.startswith(f"{name} ")), default=0)
 
 
 async def settle(tab: Tab) -> None:
-    """Return when the reruns that are due have started: this tab's own rerun comes after them."""
+    """Wait until all due reruns have started: the rerun of this tab comes after them."""
     await tab.until(lambda tab: tab.settled)
     if "settles from now on" not in tab.texts:
         await tab.click("settle")
@@ -77,9 +77,9 @@ async def settle(tab: Tab) -> None:
 
 
 async def fence(first: Tab, *others: Tab) -> None:
-    """Return when every tab has seen something that came after all that was asked for so far.
+    """Wait until every tab shows a change that came after all earlier requests.
 
-    The other tabs have one more run then; the first one has more.
+    This adds one run to the other tabs, and several to the first.
     """
     await settle(first)
     number = shown(first, "fence")

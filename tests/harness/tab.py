@@ -1,4 +1,4 @@
-"""One browser tab without a browser: a session over Streamlit's websocket protocol."""
+"""A browser tab without a browser: a session over Streamlit's WebSocket protocol."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ DEADLINE = 30.0
 
 
 class Tab:
-    """Keeps what a browser would show and sends what it would send.
+    """Keeps the elements that a browser would show, and sends its messages.
 
     Attributes
-        ``started`` and ``finished`` count the runs of which the tab has heard; ``session_id`` can resume the session.
+        ``started`` and ``finished`` count the runs reported to the tab; ``session_id`` can resume the session.
     """
 
     def __init__(self, url: str, *, resume: str | None = None, page: str = "", query: str = "") -> None:
@@ -38,7 +38,7 @@ class Tab:
         self.started = 0
         self.finished = 0
         self.fragment_runs = 0
-        self.settled = False  # nothing was asked for and no run goes on, as far as the tab has heard
+        self.settled = False  # no run is requested or reported as running
         self.messages = 0
 
     async def __aenter__(self) -> Self:
@@ -52,15 +52,15 @@ class Tab:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # The end of the connection is behind what the server has sent, and nobody else reads that.
+        # The closing handshake follows the data that the server has sent, so the reader must still run.
         await self._socket.close()
         self._reader.cancel()
 
-    # What the tab shows
+    # Elements
 
     @property
     def texts(self) -> list[str]:
-        """The text elements, from top to bottom."""
+        """Return the text elements from top to bottom."""
         return [
             element.markdown.body if kind == "markdown" else element.text.body
             for _, (kind, element, _) in sorted(self._elements.items())
@@ -76,7 +76,7 @@ class Tab:
         ]
 
     def element(self, label: str) -> tuple[Any, str]:
-        """The widget with this label, and the id of the fragment that it is in."""
+        """Find the widget with this label, and the id of its fragment."""
         for kind, element, fragment in self._elements.values():
             widget = getattr(element, kind)
             if getattr(widget, "label", None) == label:
@@ -84,7 +84,7 @@ class Tab:
         raise LookupError(f"No widget {label!r} among {sorted(kind for kind, _, _ in self._elements.values())}")
 
     async def until(self, condition: Callable[[Tab], bool], seconds: float = DEADLINE) -> None:
-        """Wait until the condition holds."""
+        """Wait until the condition is true."""
 
         def holds() -> bool:
             if self._broken is not None:
@@ -103,7 +103,7 @@ class Tab:
     async def shows(self, text: str, seconds: float = DEADLINE) -> None:
         await self.until(lambda tab: text in tab.texts, seconds)
 
-    # What the user does
+    # Actions of the user
 
     async def click(self, label: str) -> None:
         widget, fragment = self.element(label)
@@ -135,7 +135,7 @@ class Tab:
         self.settled = False
         await self._socket.send(message.SerializeToString())
 
-    # What the server sends
+    # Messages of the server
 
     async def _read(self) -> None:
         try:

@@ -5,12 +5,10 @@ Each test has a process of its own: what goes wrong here ends a process, or lock
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
 from importlib.util import find_spec
 
 import pytest
+from harness.interpreter import run_python
 
 pytestmark = pytest.mark.skipif(
     not any(map(find_spec, ("_interpreters", "_xxsubinterpreters"))), reason="there are no subinterpreters here"
@@ -75,14 +73,7 @@ def use(value):
 
 
 def run(source: str) -> str:
-    script = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-W", "error", "-c", PRELUDE + textwrap.dedent(source)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (script.returncode, script.stderr) == (0, ""), script.stderr
-    return script.stdout
+    return run_python(PRELUDE, source, "-W", "error")
 
 
 @pytest.mark.parametrize("isolated", [True, False], ids=["isolated", "sharing the GIL"])
