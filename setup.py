@@ -27,6 +27,8 @@ setup(
             Extension(
                 "fastserverstate._core",
                 ["src/fastserverstate/_core.pyx"],
+                depends=["src/fastserverstate/_platform.h"],
+                include_dirs=["src/fastserverstate"],
                 define_macros=[("CYTHON_TRACE_NOGIL", "1")] if trace else [],
                 extra_compile_args=[*flags, "-O1", "-g", "-fno-omit-frame-pointer"] if sanitize else release,
                 extra_link_args=flags,

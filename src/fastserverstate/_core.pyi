@@ -53,7 +53,7 @@ RERUN_WRITER_ALWAYS: Final = 2
 RUN_CURRENT: Final = 0
 RUN_STARTING: Final = 1
 RUN_REPLACED: Final = 2
-RUN_BESIDE: Final = 3
+RUN_APP_THREAD: Final = 3
 
 # A cause is the number of an origin, times this, plus what is left of it at some depth. An origin is what a user's run,
 # a thread or a timer has changed; a rerun for it is one step deeper, and so is what that changes.
@@ -90,7 +90,7 @@ def plan_types(
     kept a value from having a fingerprint. ``slow(key, name)`` is told of a value, of the type of that name, that was
     assigned to a key and would have taken too long. Process-wide; the last call wins."""
 
-def place_of(code: CodeType | None, instruction: int) -> str:
+def source_location(code: CodeType | None, instruction: int) -> str:
     """Where in the source an offset in a code object is: file, line and function."""
 
 def advance_clock(seconds: float) -> None:
@@ -128,10 +128,10 @@ def plain_key(key: str) -> str:
     'k'
     """
 
-def share_between_threads(value: object) -> None:
+def make_immortal(value: object) -> None:
     """Never free the object, so that threads without the GIL do not fight for its reference count. Call it at once."""
 
-def look_past(*functions: Callable[..., Any]) -> None:
+def skip_frames_of(*functions: Callable[..., Any]) -> None:
     """Do not name the files of these functions, 4 at most, as the place of an access, but who has called them."""
 
 def locate_scopes(
@@ -172,7 +172,7 @@ def on_event_loop() -> bool:
     """Whether the calling thread runs an event loop of asyncio. Such a thread waits for 20 ms at most, and then gets
     a `fastserverstate.WouldBlockError`."""
 
-LOOP_PATIENCE: Final[float]
+EVENT_LOOP_WAIT_LIMIT: Final[float]
 """The 20 ms, in seconds."""
 
 def refuse_to_block(what: str) -> NoReturn:
@@ -261,7 +261,7 @@ class Scope:
     """A region that reruns as a whole. Made by `Session.scope`."""
 
     @property
-    def owner(self) -> Session:
+    def session(self) -> Session:
         """The session that the scope is part of."""
 
 class Session:
@@ -282,7 +282,7 @@ class Session:
         executions have read counts until one is complete.
         """
 
-    def bystander(self) -> Scope | None:
+    def untracked_scope(self) -> Scope | None:
         """A scope whose reads are noted (`Store.note_reads`) and subscribe to nothing, for callbacks."""
 
     cause: int
@@ -307,7 +307,7 @@ class Session:
         Fragments that no longer exist are dropped.
         """
 
-    def stale_parts(self) -> list[str | None]:
+    def stale_fragment_ids(self) -> list[str | None]:
         """The parts that were collected as stale or marked so, and have not run to their end since."""
 
     def cause_of(self, part: str | None) -> int:
@@ -316,7 +316,7 @@ class Session:
     def has_changed(self, part: str | None) -> bool:
         """Whether what the last execution of a part has read was collected as stale or marked so."""
 
-    def give_up(self, part: str | None) -> None:
+    def dismiss_stale(self, part: str | None) -> None:
         """Let a stale part be, until something else changes."""
 
     def mark_stale(self, part: str | None) -> None:
@@ -370,7 +370,7 @@ class Store:
     def collect_stale(self) -> list[Scope]:
         """The scopes that became stale since the last call. They do not subscribe until their next run starts."""
 
-    def take_echoes(self) -> list[tuple[str, str | None]]:
+    def take_chain_writes(self) -> list[tuple[str, str | None]]:
         """The keys that runs which recur have changed since the last call, and the lines that did so if known."""
 
     def set_rerun_writer(self, policy: int) -> None:
@@ -385,7 +385,7 @@ class Store:
         ``COMPARE_CONTENT``; and the least seconds between two times that those who depend on the key are made stale.
         """
 
-    def call_elsewhere(self, call: Callable[[list[str]], object]) -> None:
+    def offload_callbacks(self, call: Callable[[list[str]], object]) -> None:
         """Have ``call([key])`` called where calls are due on a thread that runs an event loop: another thread has to
         `settle` the key."""
 
@@ -395,7 +395,7 @@ class Store:
     def resolve(self, key: str) -> None:
         """Ask for the options of a key again, if it is set."""
 
-    def release_outdated(self) -> float | None:
+    def release_throttled(self) -> float | None:
         """Make stale what depends on keys that have changed within their interval, where that is over.
 
         Returns the seconds until the next one is, None if there is none.
@@ -453,7 +453,7 @@ class Store:
         which is to be dropped when the caller has nothing locked. `settle` is to follow then.
         """
 
-    def settle(self, keys: Iterable[str] = ()) -> None:
+    def flush(self, keys: Iterable[str] = ()) -> None:
         """Have those rerun that `apply` has made stale, and call the listeners of the keys."""
 
     def policy(self, key: str) -> int:

@@ -46,7 +46,7 @@ cdef class Namespace:
         return iter(visible_keys(self.store))
 
     def __getattribute__(self, name):
-        # No __getattr__ beside it: with one, subclasses would look attributes up the slow way.
+        # No __getattr__ is_app_thread it: with one, subclasses would look attributes up the slow way.
         cdef PyObject *value
         if not PyUnicode_CheckExact(name) or is_method(self.table, <PyObject *>name):
             return attribute_of_class(self, name)

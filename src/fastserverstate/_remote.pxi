@@ -3,7 +3,7 @@
 #
 # A store that has a *backend* changes nothing by itself: what is to be written and locked goes to the backend, with no
 # mutex locked, which makes it known to others and brings what came of it into the table by `apply`, as it does with
-# what others have written. Reads know nothing of it.
+# what others have written. UnflushedReads know nothing of it.
 
 @cython.final
 cdef class _Arrival:
@@ -65,7 +65,7 @@ cdef tuple apply(Store store, changes, Holder holder):
             else:
                 touch_absent(table, cell, writer, arrival.quiet)
             fss_holder = here
-            arrival.due = cell.extra != NULL and cell.extra.calls_due != 0
+            arrival.due = cell.cold != NULL and cell.cold.pending_callbacks != 0
             drop_if_unused(shard, cell)
     unlock_shards(table, involved)
     if writer is not None:
@@ -94,7 +94,7 @@ cdef bint is_resolved(Table *table, PyObject *key) noexcept:
     return known
 
 
-cdef bint enter_through(PyObject *backend, KeyLock self, long long timeout_ns) except -1:
+cdef bint acquire_through_backend(PyObject *backend, KeyLock self, long long timeout_ns) except -1:
     """Take the key's lock among all tables and then in this one; False if it was not free for `timeout_ns`."""
     cdef str key = <str>self.cell.key
     cdef long long end = monotonic_ns() + timeout_ns
@@ -102,18 +102,18 @@ cdef bint enter_through(PyObject *backend, KeyLock self, long long timeout_ns) e
     if not (<object>backend).acquire(key, None if timeout_ns < 0 else timeout_ns / 1e9):
         return False
     try:
-        if enter_here(self, timeout_ns if timeout_ns <= 0 else max(0, end - monotonic_ns())):
+        if acquire_here(self, timeout_ns if timeout_ns <= 0 else max(0, end - monotonic_ns())):
             # The thread that had it before may have lost the one among all tables, and not noticed yet.
             (<object>backend).entered(key)
             done = True
     finally:
         if not done:
-            give_back(self, fss_holder)
-            leave_remotely(backend, [self], <Holder>current_holder())
+            release_once(self, fss_holder)
+            release_in_backend(backend, [self], <Holder>current_holder())
     return done
 
 
-cdef int leave_remotely(PyObject *backend, list locks, Holder holder) except -1:
+cdef int release_in_backend(PyObject *backend, list locks, Holder holder) except -1:
     """Give back, among all tables, what the holder has no longer in this one."""
     cdef KeyLock handle
     cdef list keys = []

@@ -5,7 +5,7 @@ cdef class Store:
     """A table of keys, and the scopes that depend on them."""
     cdef Table *table
     cdef tuple reserved          # names that attribute access gives to methods
-    cdef object wake             # guarded by the mutex of the slots
+    cdef object stale_listener   # guarded by the mutex of the slots
     cdef PyObject *options       # key -> what is configured for it, or NULL if nothing is for any; never freed
     cdef uint64_t generation     # counts its changes
 
@@ -17,7 +17,7 @@ cdef class Store:
     def __dealloc__(self):
         if self.table != NULL:
             empty(self.table)
-            table_disown(self.table)
+            table_release(self.table)
 
     # For the Python layers.
 
@@ -59,7 +59,7 @@ cdef class Store:
 
     def on_stale(self, wake):
         lock(&self.table.slots.mutex)
-        old, self.wake = self.wake, wake
+        old, self.stale_listener = self.stale_listener, wake
         unlock(&self.table.slots.mutex)
 
     def set_rerun_writer(self, int policy):
@@ -68,10 +68,10 @@ cdef class Store:
         unlock(&self.table.slots.mutex)
 
     def collect_stale(self):
-        return collect(&self.table.slots)
+        return collect_scopes(&self.table.slots)
 
-    def take_echoes(self):
-        return take_echoes(&self.table.slots)
+    def take_chain_writes(self):
+        return take_chain_writes(&self.table.slots)
 
     def set_options(self, options):
         if load_object(self.options) != <PyObject *>options:
@@ -86,29 +86,29 @@ cdef class Store:
     def resolve(self, key):
         if self.version(key):
             resolve(self, <str>key)
-            release_outdated(self.table)  # the interval may be over by now
-            wake_collector(self)
+            release_throttled(self.table)  # the interval may be over by now
+            call_stale_listener(self)
 
-    def release_outdated(self):
-        cdef long long left = release_outdated(self.table)
+    def release_throttled(self):
+        cdef long long left = release_throttled(self.table)
         return None if left < 0 else left / 1e9
 
     def note_reads(self, bint wanted):
-        store_flag(self.table.notes_reads, wanted)
+        store_flag(self.table.note_reads, wanted)
 
     def take_reads(self):
         return take_reads()
 
     def changed_in_place(self, key, double budget):
-        cdef bint was_detached = detach(True)
+        cdef bint was_untracked = set_untracked(True)
         try:
             return changed_in_place(self.table, checked_key(key), max(1, nanoseconds(budget)))
         finally:
-            detach(was_detached)
+            set_untracked(was_untracked)
 
-    def call_elsewhere(self, call):
+    def offload_callbacks(self, call):
         _incref(<PyObject *>call)  # for ever: a thread may be about to call it
-        store_object(self.table.call_elsewhere, <PyObject *>call)
+        store_object(self.table.offload_callbacks, <PyObject *>call)
 
     def transaction(self, keys, timeout):
         return Transaction(self, keys, timeout)
@@ -132,8 +132,8 @@ cdef class Store:
     def apply(self, changes, Holder writer=None):
         return apply(self, changes, writer)
 
-    def settle(self, keys=()):
-        wake_collector(self)
+    def flush(self, keys=()):
+        call_stale_listener(self)
         for key in keys:
             after_change(self, shard_of(self.table, key_hash(checked_key(key))), <PyObject *>key, True)
 
@@ -151,8 +151,8 @@ cdef class Store:
             return None
         holder = <Holder>current_holder()
         holder.session = session
-        holder.context = context_here()
-        holder.beside = this_thread().standing == BESIDE
+        holder.context = current_context()
+        holder.is_app_thread = this_thread().run_state == APP_THREAD
         return holder
 
     def raise_if_stopped(self):
@@ -237,9 +237,9 @@ cdef list kept_handles(Table *table):
         for at in range(table.shards[i].mask + 1):
             cell = table.shards[i].buckets[at]
             while cell != NULL:
-                if cell.extra != NULL and cell.extra.handle != NULL:
-                    handle = cell.extra.handle
-                    if cell.extra.handle_is_weak:
+                if cell.cold != NULL and cell.cold.handle != NULL:
+                    handle = cell.cold.handle
+                    if cell.cold.handle_is_weak:
                         handle = weakref_get(handle)
                     else:
                         _incref(handle)
@@ -254,14 +254,14 @@ cdef int rebind(Table *table, KeyLock handle, uint32_t depth) except -1:
     cdef PyObject *key = handle.cell.key
     cdef Py_hash_t hashed = handle.cell.hash
     cdef Cell *cell = find_or_make(handle.shard, key, hashed)
-    if cell == NULL or cell_extra(cell) == NULL:
+    if cell == NULL or ensure_cold(cell) == NULL:
         raise MemoryError()
     handle.cell = cell
-    cell.extra.handle = <PyObject *>handle.reference
-    cell.extra.handle_is_weak = True
-    cell.extra.handles = 1
-    cell.extra.forked = depth
-    _incref(cell.extra.handle)
+    cell.cold.handle = <PyObject *>handle.reference
+    cell.cold.handle_is_weak = True
+    cell.cold.handles = 1
+    cell.cold.forked = depth
+    _incref(cell.cold.handle)
     return 0
 
 
@@ -273,7 +273,7 @@ cdef void forget_holder() noexcept:
         holder = <Holder>fss_holder
         holder.cells = NULL
         holder.locks = 0
-        holder.pending = None
+        holder.deferred = None
         holder.forked = True
         if holder.transaction is not None:
             holder.transaction.ended = True
@@ -296,23 +296,23 @@ cdef int reserve(Table *table, tuple names) except -1:
     return 0
 
 
-cdef int wake_collector(Store store) except -1:
+cdef int call_stale_listener(Store store) except -1:
     """Call `wake` if something is pending and nobody has been told. Nothing is locked."""
     cdef Slots *slots = &store.table.slots
     wake = None
-    if slots.echo_count and load_object(store.table.backend) == NULL:
-        place_echoes(slots)
+    if slots.chain_write_count and load_object(store.table.backend) == NULL:
+        locate_chain_writes(slots)
     lock(&slots.mutex)
-    if slots.any_pending and not slots.woken and store.wake is not None:
-        store_flag(slots.woken, True)
-        wake = store.wake
+    if slots.any_pending and not slots.notified and store.stale_listener is not None:
+        store_flag(slots.notified, True)
+        wake = store.stale_listener
     unlock(&slots.mutex)
     if wake is not None:
         try:
             wake()
         except BaseException:
             lock(&slots.mutex)
-            store_flag(slots.woken, False)  # nobody was told, so the next change has to tell
+            store_flag(slots.notified, False)  # nobody was told, so the next change has to tell
             unlock(&slots.mutex)
             raise
     return 0
@@ -337,7 +337,7 @@ cdef void empty(Table *table) noexcept:
                     values[n] = cell.value
                     n += 1
                 cell.value = NULL
-                release_handle(shard, cell)
+                weaken_handle(shard, cell)
                 cell = cell.next
         unlock_shard(shard)
         for at in range(n):
@@ -356,7 +356,7 @@ cdef inline PyObject *read(Table *table, PyObject *key) except? NULL:
     cdef PyObject *value
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    if (cell != NULL and is_open(cell)
+    if (cell != NULL and is_readable(cell)
             and (scope == NULL or subscribers_has(&cell.readers, load32((<Scope>scope).slot)))):
         value = cell.value
         _xincref(value)
@@ -375,8 +375,8 @@ cdef inline bint contains(Table *table, PyObject *key) except -1:
     cdef PyObject *value
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    if (cell != NULL and is_open(cell) and (scope == NULL or (
-            cell.extra != NULL and subscribers_has(&cell.extra.watchers, load32((<Scope>scope).slot))))):
+    if (cell != NULL and is_readable(cell) and (scope == NULL or (
+            cell.cold != NULL and subscribers_has(&cell.cold.watchers, load32((<Scope>scope).slot))))):
         value = cell.value
         unlock(&shard.mutex)
         return value != NULL
@@ -406,13 +406,13 @@ cdef PyObject *read_slowly(
     cdef bint noted = False
     waiter.queued = False
     while True:
-        enter(session, shard)
+        lock_session_and_shard(session, shard)
         cell = find(shard, key, hashed) if scope is None else find_or_make(shard, key, hashed)
         if cell == NULL or not is_held_by_other(cell):
             break
         if session is not None:
             unlock(&session.mutex)
-        if not wait_for_turn(table, shard, cell, &waiter, False, timeout_ns):
+        if not wait_until_available(table, shard, cell, &waiter, False, timeout_ns):
             raise TimeoutError(f"The lock of {<object>key!r} was not free in time.")
     waited = waiter.queued
     if waited:
@@ -421,18 +421,18 @@ cdef PyObject *read_slowly(
         value = NULL
         done = scope is None
     else:
-        value = visible(table, cell)
+        value = visible_value(table, cell)
         if scope is None:
             pass
         elif not presence:
             done = subscribe(&table.slots, &cell.readers, scope, reader)
-            noted = load_flag(table.notes_reads) and cell.has_print and not cell.reported
-        elif cell_extra(cell) == NULL:
+            noted = load_flag(table.note_reads) and cell.has_print and not cell.reported
+        elif ensure_cold(cell) == NULL:
             done = False
         else:
-            done = subscribe(&table.slots, &cell.extra.watchers, scope, reader)
+            done = subscribe(&table.slots, &cell.cold.watchers, scope, reader)
         drop_if_unused(shard, cell)
-    leave(session, shard)
+    unlock_session_and_shard(session, shard)
     if waited:
         end_waiting(table, &waiter)
     if not done:
@@ -492,7 +492,7 @@ cdef list sorted_keys(Table *table):
                     cells[n] = cell
                     n += 1
                 cell = cell.next
-    qsort(cells, n, sizeof(Cell *), compare_births)
+    qsort(cells, n, sizeof(Cell *), compare_insertion)
     for at in range(n):
         cells[at] = <Cell *>cells[at].key  # which outlives the cell by this reference
         _incref(<PyObject *>cells[at])
@@ -507,25 +507,25 @@ cdef list sorted_keys(Table *table):
     return found
 
 
-cdef int compare_births(const void *one, const void *other) noexcept nogil:
-    cdef const Cell *first = (<const Cell **>one)[0]
-    cdef const Cell *second = (<const Cell **>other)[0]
-    return (first.born > second.born) - (first.born < second.born)
+cdef int compare_insertion(const void *one, const void *other) noexcept nogil:
+    cdef uint64_t first = (<const Cell **>one)[0].insertion_sequence
+    cdef uint64_t second = (<const Cell **>other)[0].insertion_sequence
+    return (first > second) - (first < second)
 
 
 # Changing
 
 cdef enum:
-    AS_THE_CODE_SAYS = -1   # whether it is in a `no_rerun` block
+    FROM_CONTEXT = -1   # whether it is in a `no_rerun` block
 
 
-cdef inline void enter(Session writer, Shard *shard) noexcept:
+cdef inline void lock_session_and_shard(Session writer, Shard *shard) noexcept:
     if writer is not None:
         lock(&writer.mutex)
     lock(&shard.mutex)
 
 
-cdef inline void leave(Session writer, Shard *shard) noexcept:
+cdef inline void unlock_session_and_shard(Session writer, Shard *shard) noexcept:
     if writer is not None:
         unlock(&writer.mutex)
     unlock_shard(shard)
@@ -544,18 +544,18 @@ cdef PyObject *commit(
     shard.clock += 1
     cell.version = shard.clock
     if (old == NULL) != (value == NULL):
-        cell.presence_owed = True
+        cell.presence_pending = True
         add_size(table.present, 1 if old == NULL else -1)
         if old == NULL:
-            cell.born = add64(table.births, 1)
-    if cell.extra != NULL:
-        announce(cell)
-    if cell.presence_owed or cell.readers.count:
-        if not (are_suppressed() if quiet == AS_THE_CODE_SAYS else quiet):
+            cell.insertion_sequence = add64(table.insertion_sequence, 1)
+    if cell.cold != NULL:
+        signal_change(cell)
+    if cell.presence_pending or cell.readers.count:
+        if not (are_suppressed() if quiet == FROM_CONTEXT else quiet):
             notify(&table.slots, cell, writer)
-            cell.presence_owed = False
+            cell.presence_pending = False
         elif not is_watched(&table.slots, cell):
-            cell.presence_owed = False
+            cell.presence_pending = False
     return old
 
 
@@ -564,10 +564,10 @@ cdef void touch_absent(Table *table, Cell *cell, Session writer, int quiet) noex
 
     The set of keys is what it was.
     """
-    if cell.extra != NULL:
-        announce(cell)
-    if not (are_suppressed() if quiet == AS_THE_CODE_SAYS else quiet):
-        notify_of_absence(&table.slots, cell, writer)
+    if cell.cold != NULL:
+        signal_change(cell)
+    if not (are_suppressed() if quiet == FROM_CONTEXT else quiet):
+        notify_absent(&table.slots, cell, writer)
 
 
 cdef object assign(Store store, str key, object value, bint if_absent):
@@ -590,10 +590,10 @@ cdef object assign(Store store, str key, object value, bint if_absent):
     judge_start(&judge, <PyObject *>value)
     waiter.queued = False
     while True:
-        enter(writer, shard)
+        lock_session_and_shard(writer, shard)
         cell = find_or_make(shard, <PyObject *>key, hashed)
         if cell == NULL:
-            leave(writer, shard)
+            unlock_session_and_shard(writer, shard)
             judge_end(&judge)
             raise MemoryError()
         old = cell.value
@@ -603,7 +603,7 @@ cdef object assign(Store store, str key, object value, bint if_absent):
             wait_to_assign(table, shard, cell, &waiter, &judge)
             judge_again(&judge)
         elif not (if_absent and old != NULL) and is_due(&judge, cell):
-            leave(writer, shard)
+            unlock_session_and_shard(writer, shard)
             if waiter.queued:  # others are not to wait for a comparison
                 give_up_waiting(table, shard, cell, &waiter)
             examine_to_assign(&judge, store, key)
@@ -619,9 +619,9 @@ cdef object assign(Store store, str key, object value, bint if_absent):
         cell.value = <PyObject *>value
     else:
         keep_print(&judge, cell)
-        old = commit(table, shard, cell, <PyObject *>value, writer, AS_THE_CODE_SAYS)
-    due = cell.extra != NULL and cell.extra.calls_due != 0
-    leave(writer, shard)
+        old = commit(table, shard, cell, <PyObject *>value, writer, FROM_CONTEXT)
+    due = cell.cold != NULL and cell.cold.pending_callbacks != 0
+    unlock_session_and_shard(writer, shard)
     was = ABSENT if old == NULL else owned(old)
     if waited:
         end_waiting(table, &waiter)
@@ -637,7 +637,7 @@ cdef int wait_to_assign(Table *table, Shard *shard, Cell *cell, Waiter *waiter, 
             unlock(&shard.mutex)
             current_holder()  # the next look finds it
         else:
-            wait_for_turn(table, shard, cell, waiter, False, -1)
+            wait_until_available(table, shard, cell, waiter, False, -1)
     except BaseException:
         judge_end(judge)
         raise
@@ -671,25 +671,25 @@ cdef object change_presence(Store store, str key, bint remove):
     current_holder()
     waiter.queued = False
     while True:
-        enter(writer, shard)
+        lock_session_and_shard(writer, shard)
         cell = find(shard, <PyObject *>key, hashed)
         if cell == NULL or not is_held_by_other(cell):
             break
         if writer is not None:
             unlock(&writer.mutex)
-        wait_for_turn(table, shard, cell, &waiter, False, -1)
+        wait_until_available(table, shard, cell, &waiter, False, -1)
     waited = waiter.queued
     if waited:
         leave_lock_queue(cell, &waiter)
     if cell != NULL and cell.value != NULL:
         cell.has_print = False
-        old = commit(table, shard, cell, NULL if remove else cell.value, writer, AS_THE_CODE_SAYS)
+        old = commit(table, shard, cell, NULL if remove else cell.value, writer, FROM_CONTEXT)
     elif cell != NULL and not remove:
-        touch_absent(table, cell, writer, AS_THE_CODE_SAYS)
-    due = cell != NULL and cell.extra != NULL and cell.extra.calls_due != 0
+        touch_absent(table, cell, writer, FROM_CONTEXT)
+    due = cell != NULL and cell.cold != NULL and cell.cold.pending_callbacks != 0
     if cell != NULL:
         drop_if_unused(shard, cell)
-    leave(writer, shard)
+    unlock_session_and_shard(writer, shard)
     was = ABSENT if old == NULL else owned(old)
     if waited:
         end_waiting(table, &waiter)
@@ -699,12 +699,12 @@ cdef object change_presence(Store store, str key, bint remove):
 
 cdef inline int after_change(Store store, Shard *shard, PyObject *key, bint due) except -1:
     """What is left to do once nothing is locked."""
-    if load_flag(store.table.slots.any_pending) and not load_flag(store.table.slots.woken):
-        wake_collector(store)
+    if load_flag(store.table.slots.any_pending) and not load_flag(store.table.slots.notified):
+        call_stale_listener(store)
     if due and fss_holder != NULL and (<Holder>fss_holder).locks:
-        defer_calls(store.table, key)
+        defer_callbacks(store.table, key)
     elif due:
-        call_listeners(store.table, shard, key)
+        flush_callbacks(store.table, shard, key)
     return 0
 
 
@@ -720,14 +720,14 @@ cdef object add(Store store, str key, object by, object default):
     cdef bint due = False
     if PyLong_CheckExact(by) and by and fss_transaction == NULL and backend == NULL:
         total = None
-        enter(writer, shard)
+        lock_session_and_shard(writer, shard)
         cell = find(shard, <PyObject *>key, hashed)
-        if (cell != NULL and is_open(cell) and cell.value != NULL and PyLong_CheckExact(<object>cell.value)
+        if (cell != NULL and is_readable(cell) and cell.value != NULL and PyLong_CheckExact(<object>cell.value)
                 and cell.policy != BY_HASH_FUNCS and cell.policy != UNRESOLVED):
             total = PyNumber_Add(<object>cell.value, by)  # of ints: makes nothing for the collector, runs nobody's code
-            old = commit(table, shard, cell, <PyObject *>total, writer, AS_THE_CODE_SAYS)
-            due = cell.extra != NULL and cell.extra.calls_due != 0
-        leave(writer, shard)
+            old = commit(table, shard, cell, <PyObject *>total, writer, FROM_CONTEXT)
+            due = cell.cold != NULL and cell.cold.pending_callbacks != 0
+        unlock_session_and_shard(writer, shard)
         if old != NULL:
             _decref(old)
             after_change(store, shard, <PyObject *>key, due)
@@ -743,7 +743,7 @@ cdef object add_locked(Store store, str key, object by, object default):
     cdef Table *table = store.table
     cdef KeyLock handle = owned(key_lock(table, <PyObject *>key))
     cdef PyObject *old
-    enter_lock(handle, -1)
+    acquire_lock(handle, -1)
     try:
         old = peek(table, <PyObject *>key)
         value = default if old == NULL else owned(old)
@@ -756,7 +756,7 @@ cdef object add_locked(Store store, str key, object by, object default):
             ) from error
         assign(store, key, total, False)
     finally:
-        leave_lock(handle)
+        release_lock(handle)
     return total
 
 
@@ -800,7 +800,7 @@ cdef int resolve(Store store, str key) except -1:
             policy = BY_HASH_FUNCS
         lock(&shard.mutex)
         cell = find(shard, <PyObject *>key, hashed)
-        before = NULL if cell == NULL or cell.extra == NULL else cell.extra.hash_funcs
+        before = NULL if cell == NULL or cell.cold == NULL else cell.cold.hash_funcs
         _xincref(before)
         unlock(&shard.mutex)
         known = None if before == NULL else owned(before)
@@ -808,19 +808,19 @@ cdef int resolve(Store store, str key) except -1:
         kept = policy <= BY_HASH_FUNCS and (known is hash_funcs or same_value(known, hash_funcs))
         lock(&shard.mutex)
         cell = find_or_make(shard, <PyObject *>key, hashed)
-        if cell == NULL or ((interval_ns or hash_funcs is not None) and cell_extra(cell) == NULL):
+        if cell == NULL or ((interval_ns or hash_funcs is not None) and ensure_cold(cell) == NULL):
             unlock_shard(shard)
             raise MemoryError()
-        done = before == (NULL if cell.extra == NULL else cell.extra.hash_funcs)
+        done = before == (NULL if cell.cold == NULL else cell.cold.hash_funcs)
         if done and load64(store.generation) == generation:  # else the thread that changes the options does it again
             cell.policy = policy
             cell.has_print = cell.has_print and kept
-            if cell.extra != NULL:
-                if cell.extra.interval_ns == 0:
-                    cell.extra.marked_ns = clock_ns() - interval_ns  # never
-                cell.extra.interval_ns = interval_ns
-                cell.extra.hash_funcs = NULL if hash_funcs is None else <PyObject *>hash_funcs
-                _xincref(cell.extra.hash_funcs)
+            if cell.cold != NULL:
+                if cell.cold.interval_ns == 0:
+                    cell.cold.marked_ns = clock_ns() - interval_ns  # never
+                cell.cold.interval_ns = interval_ns
+                cell.cold.hash_funcs = NULL if hash_funcs is None else <PyObject *>hash_funcs
+                _xincref(cell.cold.hash_funcs)
         else:
             before = NULL
         unlock_shard(shard)
@@ -836,39 +836,39 @@ cdef PyObject *key_lock(Table *table, PyObject *key) except NULL:
     cdef Py_hash_t hashed = key_hash(key)
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell
-    cdef Extra *extra
+    cdef ColdFields *cold
     cdef KeyLock made = None
     cdef PyObject *weak = NULL
     cdef PyObject *handle = NULL
     while True:
         lock(&shard.mutex)
         cell = find_or_make(shard, key, hashed)
-        extra = NULL if cell == NULL else cell_extra(cell)
-        if extra == NULL:
+        cold = NULL if cell == NULL else ensure_cold(cell)
+        if cold == NULL:
             unlock_shard(shard)
             raise MemoryError()
-        if extra.handle != NULL and not extra.handle_is_weak:
-            handle = extra.handle
+        if cold.handle != NULL and not cold.handle_is_weak:
+            handle = cold.handle
             _incref(handle)
             unlock(&shard.mutex)
             return handle
-        if extra.handle != NULL:
-            handle = weakref_get(extra.handle)
+        if cold.handle != NULL:
+            handle = weakref_get(cold.handle)
         if handle != NULL or made is not None:
             break
         unlock_shard(shard)
-        made = KeyLock.__new__(KeyLock, MAKING)
+        made = KeyLock.__new__(KeyLock, PRIVATE)
         made.reference = weakref.ref(made)
-    weak = extra.handle
+    weak = cold.handle
     if handle == NULL:
         handle = <PyObject *>made
         _incref(handle)
         made.table, made.shard, made.cell = table, shard, cell
-        extra.handles += 1
-        add_size(table.owners, 1)
+        cold.handles += 1
+        add_size(table.refs, 1)
     _incref(handle)  # one for the cell, one for the caller
-    extra.handle = handle
-    extra.handle_is_weak = False
+    cold.handle = handle
+    cold.handle_is_weak = False
     unlock_shard(shard)
     _xdecref(weak)
     return handle

@@ -40,18 +40,18 @@ cdef class Transaction:
                 "a thread of its own: asyncio.to_thread(...)."
             )
         try:
-            done = enter_locks(
+            done = acquire_locks(
                 [self.store.lock(key) for key in self.keys],
                 -1 if self.timeout is None else nanoseconds(self.timeout),
                 held,
             )
         finally:
             if not done:
-                leave_locks(held)
+                release_locks(held)
         if not done:
             raise TimeoutError(f"The lock of {self.keys[len(held)]!r} was not free within {self.timeout} seconds.")
         if current is not None and current.ended:  # while this thread has waited
-            leave_locks(held)
+            release_locks(held)
             raise RuntimeError("The transaction that this one was to join was ended on another thread.")
         self.held = held
         self.ended = False
@@ -110,7 +110,7 @@ cdef class Transaction:
                 leave_transaction(self)
             self.forget()
             if whole is self:
-                leave_locks(held)
+                release_locks(held)
 
     cdef void forget(self) noexcept:
         self.holder = self.outer = self.blocks = self.task = None
@@ -119,7 +119,7 @@ cdef class Transaction:
     cdef int undo(self) except -1:
         """Forget what was written since the block began. The outer transaction keeps the locks."""
         for key in self.writes:
-            set_drafted(self.store.table, <PyObject *>key, key in self.savepoint[0])
+            set_staged(self.store.table, <PyObject *>key, key in self.savepoint[0])
         for current, saved in zip((self.writes, self.touched, self.announced), self.savepoint):
             current.clear()
             current.update(saved)
@@ -131,14 +131,14 @@ cdef class Transaction:
         cdef KeyLock handle
         if key not in self.writes:
             handle = self.store.lock(key)
-            enter_lock(handle, -1)
+            acquire_lock(handle, -1)
             self.held.append(handle)
             if self.ended:  # by a thread that may have passed over this lock
-                leave_locks_of(self.holder, [handle])
+                release_locks_of(self.holder, [handle])
                 refuse_if_ended(self)
         old = self.writes.get(key, self)
         if old is self:
-            old = committed(table, <PyObject *>key)
+            old = committed_value(table, <PyObject *>key)
         if (if_absent and old is not ABSENT) or (value is ABSENT and old is ABSENT):
             return old
         self.note(key, value)
@@ -154,7 +154,7 @@ cdef class Transaction:
         self.writes[key] = value
         if not are_suppressed():
             self.announced.add(key)
-        set_drafted(self.store.table, <PyObject *>key, True)
+        set_staged(self.store.table, <PyObject *>key, True)
         return 0
 
 
@@ -202,7 +202,7 @@ cdef list discard(Transaction self):
     if fss_transaction == <PyObject *>self:
         leave_transaction(self)
     for key in list(self.writes):
-        set_drafted(self.store.table, <PyObject *>key, False)
+        set_staged(self.store.table, <PyObject *>key, False)
     return blocks
 
 
@@ -210,30 +210,30 @@ cdef int end_transaction(Transaction self) except -1:
     """Discard a transaction, the outermost one, and release the locks of all its blocks. On any thread."""
     cdef Transaction block
     for block in reversed(discard(self)):
-        leave_locks_of(self.holder, list(block.held))
+        release_locks_of(self.holder, list(block.held))
     return flush_if_free()
 
 
-cdef PyObject *draft(const Table *table, const Cell *cell) noexcept:
+cdef PyObject *staged_value(const Table *table, const Cell *cell) noexcept:
     """What the calling thread's transaction has written to the cell: a new reference, ABSENT for a deletion.
 
     NULL if it has written nothing, or there is none. The thread holds the cell's lock.
     """
-    if not cell.drafted or fss_transaction == NULL or (<Transaction>fss_transaction).store.table != table:
+    if not cell.staged or fss_transaction == NULL or (<Transaction>fss_transaction).store.table != table:
         return NULL
     return dict_get(<PyObject *>(<Transaction>fss_transaction).writes, cell.key)
 
 
-cdef inline bint has_draft(const Table *table, const Cell *cell) noexcept:
+cdef inline bint has_staged_value(const Table *table, const Cell *cell) noexcept:
     """Whether the calling thread's transaction has written to the cell, whose lock the thread holds."""
-    cdef PyObject *written = draft(table, cell)
+    cdef PyObject *written = staged_value(table, cell)
     _xdecref(written)
     return written != NULL
 
 
-cdef inline PyObject *visible(const Table *table, const Cell *cell) noexcept:
+cdef inline PyObject *visible_value(const Table *table, const Cell *cell) noexcept:
     """A new reference to the value that the calling thread finds, NULL for none. No other thread holds the lock."""
-    cdef PyObject *value = draft(table, cell)
+    cdef PyObject *value = staged_value(table, cell)
     if value == NULL:
         value = cell.value
         _xincref(value)
@@ -242,7 +242,7 @@ cdef inline PyObject *visible(const Table *table, const Cell *cell) noexcept:
         value = NULL
     return value
 
-cdef object committed(Table *table, PyObject *key):
+cdef object committed_value(Table *table, PyObject *key):
     """The key's value outside of the transaction, or ABSENT. The calling thread holds the key's lock."""
     cdef Py_hash_t hashed = key_hash(key)
     cdef Shard *shard = shard_of(table, hashed)
@@ -254,7 +254,7 @@ cdef object committed(Table *table, PyObject *key):
     return ABSENT if value == NULL else owned(value)
 
 
-cdef void set_drafted(Table *table, PyObject *key, bint drafted) noexcept:
+cdef void set_staged(Table *table, PyObject *key, bint staged) noexcept:
     """The calling thread holds the key's lock."""
     cdef Py_hash_t hashed = key_hash(key)
     cdef Shard *shard = shard_of(table, hashed)
@@ -262,7 +262,7 @@ cdef void set_drafted(Table *table, PyObject *key, bint drafted) noexcept:
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
     if cell != NULL:  # it is NULL in a forked process
-        cell.drafted = drafted
+        cell.staged = staged
     unlock(&shard.mutex)
 
 
@@ -314,7 +314,7 @@ cdef list commit_all(Transaction self):
         refuse_if_ended(self)
         (<object>backend).commit(dict(self.writes), set(self.touched), set(self.writes) - self.announced)
         for key in self.writes:
-            set_drafted(table, <PyObject *>key, False)
+            set_staged(table, <PyObject *>key, False)
         self.writes.clear()
         return changes
     memset(involved, 0, sizeof(involved))
@@ -349,12 +349,12 @@ cdef list commit_all(Transaction self):
         hashed = key_hash(<PyObject *>change.key)
         shard = shard_of(table, hashed)
         cell = find(shard, <PyObject *>change.key, hashed)
-        cell.drafted = False
+        cell.staged = False
         new = change.judge.value  # NULL for a deletion
         if new == NULL and cell.value == NULL:
             if change.touched:
                 touch_absent(table, cell, writer, change.quiet)
-                change.due = cell.extra.calls_due != 0
+                change.due = cell.cold.pending_callbacks != 0
             continue
         if new != NULL and cell.value != NULL and not change.touched and is_same(&change.judge, cell):
             change.old, cell.value = cell.value, new
@@ -362,7 +362,7 @@ cdef list commit_all(Transaction self):
             continue
         keep_print(&change.judge, cell)
         change.old = commit(table, shard, cell, new, writer, change.quiet)
-        change.due = cell.extra.calls_due != 0
+        change.due = cell.cold.pending_callbacks != 0
     unlock_shards(table, involved)
     if writer is not None:
         unlock(&writer.mutex)
