@@ -73,16 +73,15 @@ A read by a scope that is subscribed already locks only the shard's mutex.
 Files. The `.pxi` files have one subject each and are included here, to form one unit for the C compiler: it inlines
 across them what every read passes through, and accesses thread-local variables without a call.
 
-    _platform.h, .pxd   interpreters, compilers, systems     _lock         the locks of the keys
-    _structs.pxd        the data                             _observe      waits for changes, listeners
-    _subscribers.pxd    sets of slots                        _fingerprint  the content of values
-    _cell               one key                              _same         comparisons
-    _holder             what threads hold, and its end       _store        reading, writing and locking a key
-    _scope              sessions, scopes, unflushed reads    _transaction  several writes that appear together
-    _slots              subscribing, marking, collecting     _namespace    item and attribute access
-    _table              finding, making and freeing cells    _remote       one table among several servers
-    _locate             which scope the thread runs in
-    _wait               sleeping threads, deadlocks
+    _platform.h, .pxd   interpreters, compilers, systems     _wait         sleeping threads, deadlocks
+    _structs.pxd        the data                             _lock         the locks of the keys
+    _subscribers.pxd    sets of slots                        _observe      waits for changes, listeners
+    _cell               one key                              _fingerprint  the content of values
+    _holder             what threads hold, and its end       _same         comparisons
+    _scope              sessions, scopes, unflushed reads    _store        reading, writing and locking a key
+    _slots              subscribing, marking, collecting     _changes      several changes that appear together
+    _table              finding, making and freeing cells    _transaction, _namespace
+    _locate             which scope the thread runs in       _remote       one table among those of several servers
 """
 cimport cython
 from cpython.bool cimport PyBool_Check
@@ -253,6 +252,7 @@ include "_observe.pxi"
 include "_fingerprint.pxi"
 include "_same.pxi"
 include "_store.pxi"
+include "_changes.pxi"
 include "_transaction.pxi"
 include "_namespace.pxi"
 include "_remote.pxi"

@@ -129,12 +129,16 @@ cdef inline Session current_writer(const Table *table):
         cache = locate()
         if cache == NULL:
             return None
-    return (<_ThreadCache>cache).writer if (<_ThreadCache>cache).table == table else None
+    if (<_ThreadCache>cache).table != table:
+        return None
+    return (<_ThreadCache>cache).writer
 
 
 cdef inline Session located_session():
     """The session whose run the calling thread takes part in, even if that run was replaced."""
-    return None if locate() == NULL else (<_ThreadCache>fss_thread_cache).session
+    if locate() == NULL:
+        return None
+    return (<_ThreadCache>fss_thread_cache).session
 
 
 cdef inline bint has_value(PyObject *variable, PyObject *expected, PyObject *default) noexcept:

@@ -1,13 +1,13 @@
 # cython: language_level=3
-# What can be done with a key: reading, changing, locking. See _core.pyx for the whole.
+# The store: reading, writing and locking a key. See the head of _core.pyx.
 
 cdef class Store:
     """A table of keys, and the scopes that depend on them."""
     cdef Table *table
-    cdef tuple reserved          # names that attribute access gives to methods
-    cdef object stale_listener   # guarded by the mutex of the slots
-    cdef PyObject *options       # key -> what is configured for it, or NULL if nothing is for any; never freed
-    cdef uint64_t generation     # counts its changes
+    cdef tuple reserved          # names of methods, which win in attribute access
+    cdef object stale_listener   # called when the first scope becomes pending; guarded by the mutex of the slots
+    cdef PyObject *options       # key -> its options, or NULL; never freed
+    cdef uint64_t generation     # of the options
 
     def __cinit__(self, reserved=()):
         self.table = table_new()
@@ -19,7 +19,7 @@ cdef class Store:
             empty(self.table)
             table_release(self.table)
 
-    # For the Python layers.
+    # For the Python layers
 
     def peek(self, key, default=None, double timeout=-1):
         cdef PyObject *value
@@ -50,16 +50,16 @@ cdef class Store:
         return owned(key_lock(self.table, <PyObject *>key))
 
     def keys(self):
-        """The keys that are set, oldest first. Subscribes to nothing."""
+        """Return the keys that are set, in the order of insertion. Subscribes to nothing."""
         return sorted_keys(self.table)
 
     def watch_members(self):
-        """Make the calling scope depend on the set of keys."""
+        """Subscribe the calling scope to the set of keys."""
         watch_members(self.table)
 
-    def on_stale(self, wake):
+    def on_stale(self, listener):
         lock(&self.table.slots.mutex)
-        old, self.stale_listener = self.stale_listener, wake
+        previous, self.stale_listener = self.stale_listener, listener  # dropped when nothing is locked
         unlock(&self.table.slots.mutex)
 
     def set_rerun_writer(self, int policy):
@@ -75,7 +75,7 @@ cdef class Store:
 
     def set_options(self, options):
         if load_object(self.options) != <PyObject *>options:
-            _incref(<PyObject *>options)  # a thread may be about to call it at any time
+            _incref(<PyObject *>options)  # immortal: a thread may be about to call it at any time
             store_object(self.options, <PyObject *>options)
         self.options_changed()
 
@@ -86,7 +86,7 @@ cdef class Store:
     def resolve(self, key):
         if self.version(key):
             resolve(self, <str>key)
-            release_throttled(self.table)  # the interval may be over by now
+            release_throttled(self.table)  # the new interval may be over already
             call_stale_listener(self)
 
     def release_throttled(self):
@@ -107,7 +107,7 @@ cdef class Store:
             set_untracked(was_untracked)
 
     def offload_callbacks(self, call):
-        _incref(<PyObject *>call)  # for ever: a thread may be about to call it
+        _incref(<PyObject *>call)  # immortal: a thread may be about to call it at any time
         store_object(self.table.offload_callbacks, <PyObject *>call)
 
     def transaction(self, keys, timeout):
@@ -126,7 +126,7 @@ cdef class Store:
 
     def set_backend(self, backend):
         if backend is not None:
-            _incref(<PyObject *>backend)  # a thread may be about to call it at any time
+            _incref(<PyObject *>backend)  # immortal: a thread may be about to call it at any time
         store_object(self.table.backend, NULL if backend is None else <PyObject *>backend)
 
     def apply(self, changes, Holder writer=None):
@@ -161,11 +161,11 @@ cdef class Store:
             session.raise_if_stopped()
 
     def reset_after_fork(self):
-        """Empty the store and close its sessions, in a new process whose other threads are gone.
+        """Empty the store and close its sessions, in a forked process.
 
-        They may have left any mutex locked, and what they used belongs to the parent. So nothing is given back, and no
-        finalizer runs. Locks that are kept in variables go on being those of their keys, and are free: the thread that
-        has forked may leave its blocks, but holds nothing.
+        The parent's other threads may have left any mutex locked, and what they used belongs to the parent. So nothing
+        is freed, and no finalizer runs. KeyLocks in variables remain those of their keys, and are free: the thread that
+        has forked may leave its `with` blocks, but holds no lock.
         """
         cdef Table *table = self.table
         cdef Slots *slots = &table.slots
@@ -227,7 +227,7 @@ cdef class Store:
 
 
 cdef list kept_handles(Table *table):
-    """The KeyLocks of all keys, and how often the calling thread holds each."""
+    """The KeyLocks of all keys, each with the depth at which the calling thread holds it."""
     cdef list handles = []
     cdef Cell *cell
     cdef PyObject *handle
@@ -250,7 +250,7 @@ cdef list kept_handles(Table *table):
 
 
 cdef int rebind(Table *table, KeyLock handle, uint32_t depth) except -1:
-    """Make the KeyLock of the table before the fork that of its key again."""
+    """Connect a KeyLock from before the fork with its key's new cell."""
     cdef PyObject *key = handle.cell.key
     cdef Py_hash_t hashed = handle.cell.hash
     cdef Cell *cell = find_or_make(handle.shard, key, hashed)
@@ -266,7 +266,7 @@ cdef int rebind(Table *table, KeyLock handle, uint32_t depth) except -1:
 
 
 cdef void forget_holder() noexcept:
-    """In a forked process: what the thread held is the parent's."""
+    """Forget the thread's holder in a forked process: what it holds belongs to the parent."""
     global fss_holder, fss_transaction
     cdef Holder holder
     if fss_holder != NULL:
@@ -283,7 +283,7 @@ cdef void forget_holder() noexcept:
 
 
 cdef int reserve(Table *table, tuple names) except -1:
-    """Make the cells of names that stand for methods. They stay."""
+    """Make cells for the names of methods. They are never freed."""
     cdef Cell *cell
     cdef Py_hash_t hashed
     cdef str name
@@ -297,29 +297,29 @@ cdef int reserve(Table *table, tuple names) except -1:
 
 
 cdef int call_stale_listener(Store store) except -1:
-    """Call `wake` if something is pending and nobody has been told. Nothing is locked."""
+    """Call the stale listener if a scope is pending and it was not called yet. Nothing is locked."""
     cdef Slots *slots = &store.table.slots
-    wake = None
+    listener = None
     if slots.chain_write_count and load_object(store.table.backend) == NULL:
         locate_chain_writes(slots)
     lock(&slots.mutex)
     if slots.any_pending and not slots.notified and store.stale_listener is not None:
         store_flag(slots.notified, True)
-        wake = store.stale_listener
+        listener = store.stale_listener
     unlock(&slots.mutex)
-    if wake is not None:
+    if listener is not None:
         try:
-            wake()
+            listener()
         except BaseException:
             lock(&slots.mutex)
-            store_flag(slots.notified, False)  # nobody was told, so the next change has to tell
+            store_flag(slots.notified, False)  # so that the next change calls it again
             unlock(&slots.mutex)
             raise
     return 0
 
 
 cdef void empty(Table *table) noexcept:
-    """Take away every value, and let go of every KeyLock."""
+    """Remove all values and release all KeyLocks."""
     cdef Shard *shard
     cdef Cell *cell
     cdef PyObject **values
@@ -333,7 +333,7 @@ cdef void empty(Table *table) noexcept:
         for at in range(shard.mask + 1):
             cell = shard.buckets[at]
             while cell != NULL:
-                if cell.value != NULL and values != NULL:  # without memory the values live on
+                if cell.value != NULL and values != NULL:  # without memory the values are leaked
                     values[n] = cell.value
                     n += 1
                 cell.value = NULL
@@ -348,7 +348,7 @@ cdef void empty(Table *table) noexcept:
 # Reading
 
 cdef inline PyObject *read(Table *table, PyObject *key) except? NULL:
-    """A new reference to the key's value, NULL when it has none. The calling scope depends on it from now on."""
+    """A new reference to the key's value, NULL if it is not set. Subscribes the calling scope to the value."""
     cdef PyObject *scope = current_scope(table)
     cdef Py_hash_t hashed = key_hash(key)
     cdef Shard *shard = shard_of(table, hashed)
@@ -367,7 +367,7 @@ cdef inline PyObject *read(Table *table, PyObject *key) except? NULL:
 
 
 cdef inline bint contains(Table *table, PyObject *key) except -1:
-    """Whether the key is set. The calling scope depends on that from now on."""
+    """Whether the key is set. Subscribes the calling scope to its presence."""
     cdef PyObject *scope = current_scope(table)
     cdef Py_hash_t hashed = key_hash(key)
     cdef Shard *shard = shard_of(table, hashed)
@@ -387,14 +387,14 @@ cdef inline bint contains(Table *table, PyObject *key) except -1:
 
 
 cdef PyObject *peek(Table *table, PyObject *key) except? NULL:
-    """A new reference to the key's value, NULL when it has none. Nobody depends on it."""
+    """A new reference to the key's value, NULL if it is not set. Subscribes to nothing."""
     return read_slowly(table, key, key_hash(key), None, False, -1)
 
 
 cdef PyObject *read_slowly(
     Table *table, PyObject *key, Py_hash_t hashed, Scope scope, bint presence, long long timeout_ns
 ) except? NULL:
-    """Read when the key may be locked by another thread, or the scope may have to be subscribed."""
+    """Read when another thread may hold the key's lock, or the scope may not be subscribed yet."""
     cdef Session session = None if scope is None else scope.session
     cdef Holder reader = <Holder>current_holder()
     cdef Shard *shard = shard_of(table, hashed)
@@ -460,7 +460,7 @@ cdef int watch_members(Table *table) except -1:
 
 
 cdef Py_ssize_t count_keys(Table *table) noexcept:
-    """How many keys are set at one moment: several that change at once are counted one by one, with shards locked."""
+    """Number of keys that are set. A transaction changes it key by key with all its shards locked, so lock them all."""
     cdef Py_ssize_t count
     lock_shards(table, NULL)
     count = table.present
@@ -494,7 +494,7 @@ cdef list sorted_keys(Table *table):
                 cell = cell.next
     qsort(cells, n, sizeof(Cell *), compare_insertion)
     for at in range(n):
-        cells[at] = <Cell *>cells[at].key  # which outlives the cell by this reference
+        cells[at] = <Cell *>cells[at].key  # the following reference keeps it alive when the cell is freed
         _incref(<PyObject *>cells[at])
     unlock_shards(table, NULL)
     try:
@@ -516,7 +516,7 @@ cdef int compare_insertion(const void *one, const void *other) noexcept nogil:
 # Changing
 
 cdef enum:
-    FROM_CONTEXT = -1   # whether it is in a `no_rerun` block
+    FROM_CONTEXT = -1       # quiet if the code runs in a `no_rerun` block
 
 
 cdef inline void lock_session_and_shard(Session writer, Shard *shard) noexcept:
@@ -534,7 +534,7 @@ cdef inline void unlock_session_and_shard(Session writer, Shard *shard) noexcept
 cdef PyObject *commit(
     Table *table, Shard *shard, Cell *cell, PyObject *value, Session writer, int quiet
 ) noexcept:
-    """Give the cell a new value, or none, and mark what depends on it unless `quiet`. Returns the old reference.
+    """Set the cell's value, or remove it, and mark the subscribers unless `quiet`. Returns the old reference.
 
     The writer's session and the shard are locked.
     """
@@ -560,9 +560,9 @@ cdef PyObject *commit(
 
 
 cdef void touch_absent(Table *table, Cell *cell, Session writer, int quiet) noexcept:
-    """Mark what depends on a key that is not set, as if it had changed. The writer's session and the shard are locked.
+    """Mark the subscribers of an absent key as if it had changed. The set of keys has not.
 
-    The set of keys is what it was.
+    The writer's session and the shard are locked.
     """
     if cell.cold != NULL:
         signal_change(cell)
@@ -571,9 +571,18 @@ cdef void touch_absent(Table *table, Cell *cell, Session writer, int quiet) noex
 
 
 cdef object assign(Store store, str key, object value, bint if_absent):
-    """Set the key, unless `if_absent` and it has a value. Returns the value that it had, or ABSENT."""
+    """Set the key, unless `if_absent` and it is set. Returns the value that it had, or ABSENT."""
+    cdef PyObject *backend = load_object(store.table.backend)
+    if fss_transaction != NULL and transaction_of(store) is not None:
+        return transaction_of(store).write(key, value, if_absent)
+    if backend != NULL:
+        return (<object>backend).assign(key, value, if_absent)
+    return assign_here(store, key, value, if_absent)
+
+
+cdef inline object assign_here(Store store, str key, object value, bint if_absent):
+    """Assign in this table."""
     cdef Table *table = store.table
-    cdef PyObject *backend = load_object(table.backend)
     cdef Session writer = current_writer(table)
     cdef Py_hash_t hashed = key_hash(<PyObject *>key)
     cdef Shard *shard = shard_of(table, hashed)
@@ -582,80 +591,85 @@ cdef object assign(Store store, str key, object value, bint if_absent):
     cdef Judge judge
     cdef Waiter waiter
     cdef bint waited
-    cdef bint due
-    if fss_transaction != NULL and transaction_of(store) is not None:
-        return transaction_of(store).write(key, value, if_absent)
-    if backend != NULL:
-        return (<object>backend).assign(key, value, if_absent)
+    cdef bint has_callbacks
     judge_start(&judge, <PyObject *>value)
     waiter.queued = False
+    try:
+        cell = lock_to_assign(store, writer, shard, key, hashed, if_absent, &judge, &waiter)
+        waited = waiter.queued
+        if waited:
+            leave_lock_queue(cell, &waiter)
+        old = cell.value
+        if if_absent and old != NULL:
+            _incref(old)
+        elif old != NULL and is_same(&judge, cell):
+            _incref(<PyObject *>value)
+            cell.value = <PyObject *>value
+        else:
+            keep_print(&judge, cell)
+            old = commit(table, shard, cell, <PyObject *>value, writer, FROM_CONTEXT)
+        has_callbacks = cell.cold != NULL and cell.cold.pending_callbacks != 0
+        unlock_session_and_shard(writer, shard)
+        previous = ABSENT if old == NULL else owned(old)
+        if waited:
+            end_waiting(table, &waiter)
+    finally:
+        judge_end(&judge)
+    after_change(store, shard, <PyObject *>key, has_callbacks)
+    return previous
+
+
+cdef inline Cell *lock_to_assign(
+    Store store, Session writer, Shard *shard, str key, Py_hash_t hashed, bint if_absent, Judge *judge, Waiter *waiter
+) except NULL:
+    """Lock the writer's session and the shard, once no other thread holds the key's lock and the comparison is made.
+
+    Returns the key's cell. The waiter may be in its queue.
+    """
+    cdef Cell *cell
     while True:
         lock_session_and_shard(writer, shard)
         cell = find_or_make(shard, <PyObject *>key, hashed)
         if cell == NULL:
             unlock_session_and_shard(writer, shard)
-            judge_end(&judge)
             raise MemoryError()
-        old = cell.value
         if is_held_by_other(cell):
             if writer is not None:
                 unlock(&writer.mutex)
-            wait_to_assign(table, shard, cell, &waiter, &judge)
-            judge_again(&judge)
-        elif not (if_absent and old != NULL) and is_due(&judge, cell):
+            wait_to_pass(store.table, shard, cell, waiter)
+            judge_again(judge)
+        elif not (if_absent and cell.value != NULL) and is_due(judge, cell):
             unlock_session_and_shard(writer, shard)
-            if waiter.queued:  # others are not to wait for a comparison
-                give_up_waiting(table, shard, cell, &waiter)
-            examine_to_assign(&judge, store, key)
+            if waiter.queued:  # else other threads would wait for the comparison
+                give_up_waiting(store.table, shard, cell, waiter)
+            examine(judge, store, key)
         else:
-            break
-    waited = waiter.queued
-    if waited:
-        leave_lock_queue(cell, &waiter)
-    if if_absent and old != NULL:
-        _incref(old)
-    elif old != NULL and is_same(&judge, cell):
-        _incref(<PyObject *>value)
-        cell.value = <PyObject *>value
+            return cell
+
+
+cdef int wait_to_pass(Table *table, Shard *shard, Cell *cell, Waiter *waiter) except -1:
+    """Wait while another thread holds the cell's lock. The shard is locked at the call. Check the lock again then."""
+    if fss_holder == NULL:
+        unlock(&shard.mutex)
+        current_holder()  # a wait needs one
     else:
-        keep_print(&judge, cell)
-        old = commit(table, shard, cell, <PyObject *>value, writer, FROM_CONTEXT)
-    due = cell.cold != NULL and cell.cold.pending_callbacks != 0
-    unlock_session_and_shard(writer, shard)
-    was = ABSENT if old == NULL else owned(old)
-    if waited:
-        end_waiting(table, &waiter)
-    judge_end(&judge)
-    after_change(store, shard, <PyObject *>key, due)
-    return was
-
-
-cdef int wait_to_assign(Table *table, Shard *shard, Cell *cell, Waiter *waiter, Judge *judge) except -1:
-    """Wait until no thread holds the lock. The shard is locked at the call."""
-    try:
-        if fss_holder == NULL:
-            unlock(&shard.mutex)
-            current_holder()  # the next look finds it
-        else:
-            wait_until_available(table, shard, cell, waiter, False, -1)
-    except BaseException:
-        judge_end(judge)
-        raise
+        wait_until_available(table, shard, cell, waiter, False, -1)
     return 0
-
-
-cdef int examine_to_assign(Judge *judge, Store store, str key) except -1:
-    try:
-        return examine(judge, store, key)
-    except BaseException:
-        judge_end(judge)
-        raise
 
 
 cdef object change_presence(Store store, str key, bint remove):
     """Remove the key, or touch its value. Returns the value that it had, or ABSENT."""
+    cdef PyObject *backend = load_object(store.table.backend)
+    if fss_transaction != NULL and transaction_of(store) is not None:
+        return transaction_of(store).write(key, ABSENT, False) if remove else transaction_of(store).touch(key)
+    if backend != NULL:
+        return (<object>backend).remove(key) if remove else (<object>backend).touch(key)
+    return change_presence_here(store, key, remove)
+
+
+cdef object change_presence_here(Store store, str key, bint remove):
+    """Remove or touch in this table."""
     cdef Table *table = store.table
-    cdef PyObject *backend = load_object(table.backend)
     cdef Session writer = current_writer(table)
     cdef Py_hash_t hashed = key_hash(<PyObject *>key)
     cdef Shard *shard = shard_of(table, hashed)
@@ -663,12 +677,7 @@ cdef object change_presence(Store store, str key, bint remove):
     cdef PyObject *old = NULL
     cdef Waiter waiter
     cdef bint waited
-    cdef bint due
-    if fss_transaction != NULL and transaction_of(store) is not None:
-        return transaction_of(store).write(key, ABSENT, False) if remove else transaction_of(store).touch(key)
-    if backend != NULL:
-        return (<object>backend).remove(key) if remove else (<object>backend).touch(key)
-    current_holder()
+    cdef bint has_callbacks = False
     waiter.queued = False
     while True:
         lock_session_and_shard(writer, shard)
@@ -677,39 +686,39 @@ cdef object change_presence(Store store, str key, bint remove):
             break
         if writer is not None:
             unlock(&writer.mutex)
-        wait_until_available(table, shard, cell, &waiter, False, -1)
+        wait_to_pass(table, shard, cell, &waiter)
     waited = waiter.queued
     if waited:
         leave_lock_queue(cell, &waiter)
-    if cell != NULL and cell.value != NULL:
-        cell.has_print = False
-        old = commit(table, shard, cell, NULL if remove else cell.value, writer, FROM_CONTEXT)
-    elif cell != NULL and not remove:
-        touch_absent(table, cell, writer, FROM_CONTEXT)
-    due = cell != NULL and cell.cold != NULL and cell.cold.pending_callbacks != 0
     if cell != NULL:
+        if cell.value != NULL:
+            cell.has_print = False
+            old = commit(table, shard, cell, NULL if remove else cell.value, writer, FROM_CONTEXT)
+        elif not remove:
+            touch_absent(table, cell, writer, FROM_CONTEXT)
+        has_callbacks = cell.cold != NULL and cell.cold.pending_callbacks != 0
         drop_if_unused(shard, cell)
     unlock_session_and_shard(writer, shard)
-    was = ABSENT if old == NULL else owned(old)
+    previous = ABSENT if old == NULL else owned(old)
     if waited:
         end_waiting(table, &waiter)
-    after_change(store, shard, <PyObject *>key, due)
-    return was
+    after_change(store, shard, <PyObject *>key, has_callbacks)
+    return previous
 
 
-cdef inline int after_change(Store store, Shard *shard, PyObject *key, bint due) except -1:
-    """What is left to do once nothing is locked."""
+cdef inline int after_change(Store store, Shard *shard, PyObject *key, bint has_callbacks) except -1:
+    """Call the stale listener, and flush or defer the key's callbacks. Nothing is locked."""
     if load_flag(store.table.slots.any_pending) and not load_flag(store.table.slots.notified):
         call_stale_listener(store)
-    if due and fss_holder != NULL and (<Holder>fss_holder).locks:
+    if has_callbacks and fss_holder != NULL and (<Holder>fss_holder).locks:
         defer_callbacks(store.table, key)
-    elif due:
+    elif has_callbacks:
         flush_callbacks(store.table, shard, key)
     return 0
 
 
 cdef object add(Store store, str key, object by, object default):
-    """Add to the key's number, or to the default if it has none. Returns the sum."""
+    """Add to the key's number, or to the default if the key is not set. Returns the sum."""
     cdef Table *table = store.table
     cdef PyObject *backend = load_object(table.backend)
     cdef Session writer = current_writer(table)
@@ -724,7 +733,7 @@ cdef object add(Store store, str key, object by, object default):
         cell = find(shard, <PyObject *>key, hashed)
         if (cell != NULL and is_readable(cell) and cell.value != NULL and PyLong_CheckExact(<object>cell.value)
                 and cell.policy != BY_HASH_FUNCS and cell.policy != UNRESOLVED):
-            total = PyNumber_Add(<object>cell.value, by)  # of ints: makes nothing for the collector, runs nobody's code
+            total = PyNumber_Add(<object>cell.value, by)  # ints: not tracked by the garbage collector, no foreign code
             old = commit(table, shard, cell, <PyObject *>total, writer, FROM_CONTEXT)
             due = cell.cold != NULL and cell.cold.pending_callbacks != 0
         unlock_session_and_shard(writer, shard)
@@ -760,10 +769,10 @@ cdef object add_locked(Store store, str key, object by, object default):
     return total
 
 
-# Options of keys. They are asked for when a key is first assigned, and again after they have changed.
+# Options of keys. They are resolved when a key is first assigned, and again after they have changed.
 
 cdef void forget_options(Table *table) noexcept:
-    """Have the options of every key that is not set asked for when it is."""
+    """Mark the options of absent keys as unresolved."""
     cdef Shard *shard
     cdef Cell *cell
     cdef Py_ssize_t at
@@ -782,7 +791,7 @@ cdef void forget_options(Table *table) noexcept:
 
 
 cdef int resolve(Store store, str key) except -1:
-    """Give the key's cell the options that are configured for it. Nothing is locked."""
+    """Store the configured options of the key in its cell. Nothing is locked."""
     cdef Py_hash_t hashed = key_hash(<PyObject *>key)
     cdef Shard *shard = shard_of(store.table, hashed)
     cdef Cell *cell
@@ -804,7 +813,7 @@ cdef int resolve(Store store, str key) except -1:
         _xincref(before)
         unlock(&shard.mutex)
         known = None if before == NULL else owned(before)
-        # A script may say the same in every run, with functions that it has defined anew.
+        # Scripts may pass equal functions in every run, defined anew.
         kept = policy <= BY_HASH_FUNCS and (known is hash_funcs or same_value(known, hash_funcs))
         lock(&shard.mutex)
         cell = find_or_make(shard, <PyObject *>key, hashed)
@@ -812,12 +821,12 @@ cdef int resolve(Store store, str key) except -1:
             unlock_shard(shard)
             raise MemoryError()
         done = before == (NULL if cell.cold == NULL else cell.cold.hash_funcs)
-        if done and load64(store.generation) == generation:  # else the thread that changes the options does it again
+        if done and load64(store.generation) == generation:  # else the thread that changed the options resolves again
             cell.policy = policy
             cell.has_print = cell.has_print and kept
             if cell.cold != NULL:
                 if cell.cold.interval_ns == 0:
-                    cell.cold.marked_ns = clock_ns() - interval_ns  # never
+                    cell.cold.marked_ns = clock_ns() - interval_ns  # as if the interval were over
                 cell.cold.interval_ns = interval_ns
                 cell.cold.hash_funcs = NULL if hash_funcs is None else <PyObject *>hash_funcs
                 _xincref(cell.cold.hash_funcs)
@@ -836,46 +845,63 @@ cdef PyObject *key_lock(Table *table, PyObject *key) except NULL:
     cdef Py_hash_t hashed = key_hash(key)
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell
-    cdef ColdFields *cold
     cdef KeyLock made = None
-    cdef PyObject *weak = NULL
-    cdef PyObject *handle = NULL
+    cdef PyObject *handle
+    cdef PyObject *replaced
     while True:
         lock(&shard.mutex)
         cell = find_or_make(shard, key, hashed)
-        cold = NULL if cell == NULL else ensure_cold(cell)
-        if cold == NULL:
+        if cell == NULL or ensure_cold(cell) == NULL:
             unlock_shard(shard)
             raise MemoryError()
-        if cold.handle != NULL and not cold.handle_is_weak:
-            handle = cold.handle
-            _incref(handle)
-            unlock(&shard.mutex)
-            return handle
-        if cold.handle != NULL:
-            handle = weakref_get(cold.handle)
-        if handle != NULL or made is not None:
+        handle = live_handle(cell.cold)
+        if handle == NULL and made is not None:
+            handle = connect_handle(table, shard, cell, made)
+        if handle != NULL:
             break
         unlock_shard(shard)
         made = KeyLock.__new__(KeyLock, PRIVATE)
         made.reference = weakref.ref(made)
-    weak = cold.handle
-    if handle == NULL:
-        handle = <PyObject *>made
-        _incref(handle)
-        made.table, made.shard, made.cell = table, shard, cell
-        cold.handles += 1
-        add_size(table.refs, 1)
-    _incref(handle)  # one for the cell, one for the caller
-    cold.handle = handle
-    cold.handle_is_weak = False
+    replaced = keep_handle(cell.cold, handle)
     unlock_shard(shard)
-    _xdecref(weak)
+    _xdecref(replaced)
     return handle
 
 
+# The shard is locked.
+
+cdef inline PyObject *live_handle(const ColdFields *cold) noexcept:
+    """A new reference to the KeyLock, NULL if there is none."""
+    if cold.handle == NULL:
+        return NULL
+    if cold.handle_is_weak:
+        return weakref_get(cold.handle)
+    _incref(cold.handle)
+    return cold.handle
+
+
+cdef inline PyObject *connect_handle(Table *table, Shard *shard, Cell *cell, KeyLock handle) noexcept:
+    """Make a new KeyLock the one of the cell. Returns a new reference to it."""
+    handle.table, handle.shard, handle.cell = table, shard, cell
+    cell.cold.handles += 1
+    add_size(table.refs, 1)
+    _incref(<PyObject *>handle)
+    return <PyObject *>handle
+
+
+cdef inline PyObject *keep_handle(ColdFields *cold, PyObject *handle) noexcept:
+    """Keep the KeyLock alive. Returns the weak reference that this replaces, or NULL."""
+    cdef PyObject *weak = cold.handle
+    if weak == handle:
+        return NULL
+    _incref(handle)
+    cold.handle = handle
+    cold.handle_is_weak = False
+    return weak
+
+
 cdef inline PyObject *checked_key(object key) except NULL:
-    """The key itself, which other code of the package passes."""
+    """The key itself. Raises TypeError unless it is an exact str."""
     if not PyUnicode_CheckExact(key):
         refuse_key(key)
     return <PyObject *>key
@@ -909,7 +935,7 @@ cdef int refuse_key(key) except -1:
 
 
 cdef str shown(key):
-    """What stands for a key in a message."""
+    """The repr of a key for a message."""
     try:
         text = repr(key)
     except Exception:

@@ -173,8 +173,15 @@ cdef bint weaken_handle(Shard *shard, Cell *cell) noexcept:
     return True
 
 
-cdef void unlock_shard(Shard *shard) noexcept:
+cdef inline void unlock_shard(Shard *shard) noexcept:
     """Unlock the shard, then free cells and release KeyLocks, which must not happen under a mutex."""
+    if shard.dropped == NULL and shard.released == NULL:
+        unlock(&shard.mutex)
+    else:
+        unlock_and_free(shard)
+
+
+cdef void unlock_and_free(Shard *shard) noexcept:
     cdef Cell *dropped = shard.dropped
     cdef PyObject *released = shard.released
     cdef Cell *cell
