@@ -99,7 +99,6 @@ from cpython.pythread cimport (
     PyThread_free_lock,
     PyThread_get_thread_ident,
     PyThread_release_lock,
-    PyThread_type_lock,
 )
 from cpython.time cimport monotonic_ns
 from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_FromObject

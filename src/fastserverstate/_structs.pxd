@@ -65,7 +65,7 @@ ctypedef struct Cell:
     Cell *next                  # in the bucket's chain
     PyObject *value             # NULL if the key is not set
     uint64_t version            # the shard's clock at the last change
-    uint64_t insertion_sequence # orders the keys by when they were set
+    uint64_t insertion_sequence  # orders the keys by when they were set
     Subscribers readers         # subscribed to the value
     ColdFields *cold            # or NULL
     PyObject *holder            # the Holder that has the lock, or NULL. Borrowed: a Holder releases its locks first
@@ -126,8 +126,8 @@ ctypedef struct Shard:
 ctypedef struct Table:
     Py_ssize_t refs             # the Store and the KeyLocks
     Py_ssize_t present          # number of keys that are set
-    uint64_t insertion_sequence # the last one that was given out
-    PyObject *offload_callbacks # given the keys whose listeners an event loop should not call, or NULL; never freed
+    uint64_t insertion_sequence  # the last one that was given out
+    PyObject *offload_callbacks  # given the keys whose listeners an event loop should not call, or NULL; never freed
     bint note_reads             # reads in runs are noted, to find values that change in place
     PyObject *backend           # performs writes and takes locks, or NULL; never freed
     Slots slots
