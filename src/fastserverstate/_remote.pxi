@@ -48,7 +48,7 @@ cdef bint acquire_through_backend(PyObject *backend, KeyLock self, long long tim
         return False
     try:
         if acquire_here(self, timeout_ns if timeout_ns <= 0 else max(0, end - monotonic_ns())):
-            # The lock's lease may have expired while another thread of this process held the lock.
+            # The lease may have expired, unnoticed so far, while another thread of this process held the lock.
             (<object>backend).entered(key)
             done = True
     finally:

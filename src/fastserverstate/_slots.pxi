@@ -185,7 +185,7 @@ cdef void notify(Slots *slots, Cell *cell, Session writer) noexcept:
 
 
 cdef void notify_absent(Slots *slots, Cell *cell, Session writer) noexcept:
-    """Mark the scopes that found the cell absent."""
+    """Mark the scopes that depend on an absent cell as stale, after it was touched."""
     cdef Subscribers *later
     lock(&slots.mutex)
     later = throttle(slots, cell)

@@ -77,7 +77,7 @@ cdef inline void unlock_shards(Table *table, const bint *involved) noexcept:
             unlock(&table.shards[i].mutex)
 
 
-# For the next_cell functions the caller has locked the shard.
+# For the following functions the caller has locked the shard.
 
 cdef inline Cell *find(const Shard *shard, PyObject *key, Py_hash_t hashed) noexcept:
     cdef Cell *cell = shard.buckets[bucket_of(shard, hashed)]

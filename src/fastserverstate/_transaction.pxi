@@ -161,8 +161,8 @@ cdef class Transaction:
             if self.ended:  # by another thread, which may have missed this lock
                 release_locks_of(self.holder, [handle])
                 refuse_if_ended(self)
-        old = self.writes.get(key, self)
-        if old is self:
+        old = self.writes.get(key, PRIVATE)
+        if old is PRIVATE:
             old = committed_value(table, <PyObject *>key)
         if (if_absent and old is not ABSENT) or (value is ABSENT and old is ABSENT):
             return old
