@@ -172,7 +172,7 @@ def on_event_loop() -> bool:
     """Return True if the calling thread runs an asyncio event loop. Its waits raise `fastserverstate.WouldBlockError`
     after 20 ms."""
 
-EVENT_LOOP_WAIT_LIMIT: Final[float]
+MAX_LOOP_WAIT: Final[float]
 """Longest wait of a thread that runs an event loop, in seconds."""
 
 def refuse_to_block(what: str) -> NoReturn:

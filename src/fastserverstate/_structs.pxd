@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The structs of the core's data. The head of _core.pyx draws how they hang together.
+"""The structs of the core's data. The head of _core.pyx shows how they are connected.
 
 References to Python objects are `PyObject *`, counted by hand unless a comment says "borrowed".
 """
@@ -18,7 +18,7 @@ ctypedef struct Waiter:
     PyThread_type_lock gate     # an OS lock that the thread sleeps on
     bint gate_open              # the gate was released and the thread has not taken it yet
     bint check_stop             # the thread is to check whether its session's run is being stopped
-    bint on_loop                # the thread runs an event loop, which may block for EVENT_LOOP_LIMIT_NS at most
+    bint on_loop                # the thread runs an event loop, which may block for MAX_LOOP_WAIT_NS at most
     bint polls                  # the thread checks periodically whether the pool that it belongs to is shut down
     long long polled_ns         # time of the last such check
     PyObject *holder            # the thread's Holder

@@ -2,10 +2,10 @@
 # Waiting threads: how they sleep and wake, and how deadlocks are detected. See the head of _core.pyx.
 
 # The longest wait of a thread that runs an event loop: enough for locks that are held briefly.
-cdef long long EVENT_LOOP_LIMIT_NS = 20_000_000
+cdef long long MAX_LOOP_WAIT_NS = 20_000_000
 # Interval between checks whether the waiter's pool or process is shutting down.
 cdef long long POLL_INTERVAL_NS = 250_000_000
-EVENT_LOOP_WAIT_LIMIT = EVENT_LOOP_LIMIT_NS / 1e9
+MAX_LOOP_WAIT = MAX_LOOP_WAIT_NS / 1e9
 
 # `is_in_pool()` and `raise_if_over()`: see `on_ends`.
 cdef object is_in_pool = None
@@ -107,7 +107,7 @@ cdef bint waiter_sleep(Waiter *self, long long timeout_ns) noexcept:
     -1 is no timeout. On an event loop the timeout may be shorter: see `exceeds_loop_limit`. Call `check_interrupts`
     before each sleep, because a signal that arrives before it does not end it. No mutex is locked.
     """
-    cdef long long limit_ns = EVENT_LOOP_LIMIT_NS if exceeds_loop_limit(self, timeout_ns) else timeout_ns
+    cdef long long limit_ns = MAX_LOOP_WAIT_NS if exceeds_loop_limit(self, timeout_ns) else timeout_ns
     cdef long long left_ns = -1 if limit_ns < 0 else max(0, self.started_ns + limit_ns - monotonic_ns())
     cdef long long slice_ns = -1
     cdef bint is_last = limit_ns >= 0
@@ -146,7 +146,7 @@ def wake_waiters():
 
 
 # A thread that runs an event loop must not block: that would stop everything that the loop serves. So a wait there is
-# refused after EVENT_LOOP_LIMIT_NS.
+# refused after MAX_LOOP_WAIT_NS.
 
 cdef object running_loop():
     asyncio = sys.modules.get("asyncio")
@@ -159,7 +159,7 @@ def on_event_loop():
 
 cdef inline bint exceeds_loop_limit(const Waiter *self, long long timeout_ns) noexcept:
     """Whether the thread runs an event loop, which cannot wait for that long."""
-    return self.on_loop and (timeout_ns < 0 or timeout_ns > EVENT_LOOP_LIMIT_NS)
+    return self.on_loop and (timeout_ns < 0 or timeout_ns > MAX_LOOP_WAIT_NS)
 
 
 cpdef refuse_to_block(str what):
