@@ -32,7 +32,7 @@ cdef class Transaction:
         held = self.acquire_declared()
         if current is not None and current.ended:  # by another thread, while this one was waiting
             release_locks(held)
-            raise RuntimeError("The transaction that this one was to join was ended on another thread.")
+            raise RuntimeError("The transaction that this block would have joined was ended on another thread.")
         self.held = held
         self.ended = False
         self.outer = current
