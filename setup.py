@@ -4,6 +4,7 @@ FASTSERVERSTATE_TRACE=1 builds with line tracing, for coverage and profilers. FA
 ``address,undefined`` or ``thread``, builds with the compiler's sanitizers. Each variant has its own build directory.
 """
 
+import glob
 import os
 
 from Cython.Build import cythonize
@@ -27,7 +28,7 @@ setup(
             Extension(
                 "fastserverstate._core",
                 ["src/fastserverstate/_core.pyx"],
-                depends=["src/fastserverstate/_platform.h"],
+                depends=glob.glob("src/fastserverstate/*.h"),
                 include_dirs=["src/fastserverstate"],
                 define_macros=[("CYTHON_TRACE_NOGIL", "1")] if trace else [],
                 extra_compile_args=[*flags, "-O1", "-g", "-fno-omit-frame-pointer"] if sanitize else release,

@@ -15,37 +15,37 @@
 
 Glossary
 
-    scope            what reruns as a whole: the body of one session's script, or one fragment in it
-    fragment id      names a scope within its session; None is the script's body
-    session          owns scopes, numbers the runs, and counts the messages that were sent to the browser
-    slot             number of one execution of a scope; sets of subscribers contain slots
-    subscribe        put the scope's slot into a key's set of readers (value) or watchers (presence)
-    stale            a subscribed key was changed: the scope has to rerun
-    pending          marked stale, but not yet collected
-    collect          take all pending scopes, for the rerun queue
-    throttled        to be marked later, because the key's subscribers were marked less than an interval ago
-    unflushed reads  reads since the last message to the browser: what they returned cannot be on the screen yet
-    chain            reruns that are caused by reruns; a *cause* is the origin of a chain and the depth in it
-    holder           a thread's part in a script run or, outside of runs, the thread. Locks, transactions and pending
-                     callbacks belong to it and end with it
-    refs             number of objects that keep a table alive
-    cold fields      rarely used fields of a cell, allocated on demand
-    insertion sequence    orders the keys by when they were set
-    fingerprint      16 bytes that identify the content of a value
-    comparison       decides whether an assignment changes the value
-    staged           written by a transaction that has not committed
-    notifying        of a transaction's keys: written outside of `no_rerun` blocks, so the commit marks subscribers
+    scope                what reruns as a whole: the body of one session's script, or one fragment in it
+    fragment id          names a scope within its session; None is the script's body
+    session              owns scopes, numbers the runs, and counts the messages that were sent to the browser
+    slot                 number of one execution of a scope; sets of subscribers contain slots
+    subscribe            put the scope's slot into a key's set of readers (value) or watchers (presence)
+    stale                a subscribed key was changed: the scope has to rerun
+    pending              marked stale, but not yet collected
+    collect              take all pending scopes, for the rerun queue
+    throttled            to be marked later, because the key's subscribers were marked less than an interval ago
+    unflushed reads      reads since the last message to the browser: what they returned cannot be on the screen yet
+    chain                reruns that are caused by reruns; a *cause* is the origin of a chain and the depth in it
+    holder               a thread's part in a script run or, outside of runs, the thread. Locks, transactions and
+                         pending callbacks belong to it and end with it
+    refs                 number of objects that keep a table alive
+    cold fields          rarely used fields of a cell, allocated on demand
+    insertion sequence   orders the keys by when they were set
+    fingerprint          16 bytes that identify the content of a value
+    comparison           decides whether an assignment changes the value
+    staged               written by a transaction that has not committed
+    notifying            of a transaction's keys: written outside of `no_rerun` blocks, so the commit marks subscribers
     pending callbacks    calls of listeners that are due. A thread that holds locks *defers* them, and *flushes* them
-                     when it holds none
-    presence pending the key appeared or vanished in a `no_rerun` block: its watchers are notified by a later change
-    backend          what a store's writes and locks go through when several servers share the state
-    apply            make changes in the table that came from a backend
-    source location  a code object and an offset in it
-    stale listener   the function that is called when the first scope becomes pending
-    skip frames of   look for a source location further out in the stack, past the package's own functions
-    immortal         never freed and not reference counted, on builds without the GIL
-    check interrupts raise what stops the script run, and what signal handlers raise
-    detect deadlock  find a cycle of threads that wait for each other's locks; *clear wait* takes a thread out of it
+                         when it holds none
+    presence pending     the key appeared or vanished in a `no_rerun` block: its watchers are notified by a later change
+    backend              what a store's writes and locks go through when several servers share the state
+    apply                make changes in the table that came from a backend
+    source location      a code object and an offset in it
+    stale listener       the function that is called when the first scope becomes pending
+    skip frames of       look for a source location further out in the stack, past the package's own functions
+    immortal             never freed and not reference counted, on builds without the GIL
+    check interrupts     raise what stops the script run, and what signal handlers raise
+    detect deadlock      find a cycle of threads that wait for each other's locks; *clear wait* takes a thread out of it
 
 Subscriptions. Reading a key puts the slot of the reading scope into the key's set of readers. A write that changes the
 value moves the set, a word at a time, into `pending`, and leaves it empty: subscriptions are one-shot, because a scope
