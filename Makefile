@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 export PATH := $(abspath $(BIN)):$(PATH)
-SOURCES := setup.py pyproject.toml $(foreach end,pyx pxd pxi,$(wildcard src/fastserverstate/*.$(end)))
+SOURCES := setup.py pyproject.toml $(foreach end,pyx pxd pxi h,$(wildcard src/fastserverstate/*.$(end)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -1,9 +1,10 @@
-"""Builds the compiled core. Everything else about the package is in pyproject.toml.
+"""Builds the compiled core. All other settings of the package are in pyproject.toml.
 
 FASTSERVERSTATE_TRACE=1 builds with line tracing, for coverage and profilers. FASTSERVERSTATE_SANITIZE, such as
-``address,undefined`` or ``thread``, builds with the compiler's sanitizers. Each flavour has a build tree of its own.
+``address,undefined`` or ``thread``, builds with the compiler's sanitizers. Each variant has its own build directory.
 """
 
+import glob
 import os
 
 from Cython.Build import cythonize
@@ -14,12 +15,12 @@ sanitize = os.environ.get("FASTSERVERSTATE_SANITIZE", "")
 
 build = os.path.join("build", "trace" if trace else sanitize.replace(",", "-"))
 flags = [f"-fsanitize={sanitize}"] if sanitize else []
-# Some distributions' Pythons compile extensions with less than -O3. Nobody needs to see more than the module's init.
-# The core is one file: what is seldom called would use up what GCC allows for inlining what is called all the time.
+# The Pythons of some distributions compile extensions with less than -O3. The only symbol to export is PyInit__core.
+# The core is one compilation unit, so GCC's limits for inlining are raised: else rarely called functions use them up.
 inlining = ["--param=inline-unit-growth=100", "--param=large-function-growth=300"]
 release = ["-O3", "-fvisibility=hidden", *inlining] if os.name == "posix" else []
 if "undefined" in sanitize:
-    flags.append("-fno-sanitize-recover=undefined")  # it would print what it found, and go on
+    flags.append("-fno-sanitize-recover=undefined")  # else it prints its findings and continues
 
 setup(
     ext_modules=cythonize(
@@ -27,6 +28,8 @@ setup(
             Extension(
                 "fastserverstate._core",
                 ["src/fastserverstate/_core.pyx"],
+                depends=glob.glob("src/fastserverstate/*.h"),
+                include_dirs=["src/fastserverstate"],
                 define_macros=[("CYTHON_TRACE_NOGIL", "1")] if trace else [],
                 extra_compile_args=[*flags, "-O1", "-g", "-fno-omit-frame-pointer"] if sanitize else release,
                 extra_link_args=flags,

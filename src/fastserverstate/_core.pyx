@@ -1,57 +1,87 @@
 # cython: language_level=3, binding=True, embedsignature=False, boundscheck=False, wraparound=False
 # cython: initializedcheck=False, freethreading_compatible=True, auto_pickle=False
-"""The compiled core: keys, values, per-key locks, and who depends on what. It knows nothing of Streamlit.
+"""The compiled core: keys, values, per-key locks, and which scopes depend on which keys. It knows nothing of Streamlit.
 
     Store ──► Table
                 shards[] ──► Shard    mutex, and the buckets of the keys whose hash ends in its number
                                buckets[] ──► Cell ─next─► Cell    key, value, version, lock, readers
-                                               extra ──► Extra    what few keys have: watchers, KeyLock, waiters
+                                               cold ──► ColdFields    rarely used: watchers, KeyLock, waiters
                 slots    ──► Slots    mutex, and a number for every region that reruns as a whole:
                                scopes[]   the Scope in each slot
-                               alive      bits: has a scope      retired    bits: had one, sets may still hold it
+                               alive      bits: has a scope      retired    bits: had one, sets may still contain it
                                pending    bits: marked stale, not yet collected
-    Session ──► scopes: a Scope each for the body of its script and for every fragment
-    thread  ──► Holder: the locks, the transaction and the pending calls of the thread's part in a run
+    Session ──► scopes: one Scope for the body of its script, and one for every fragment
+    thread  ──► Holder: the locks, the transaction and the pending callbacks of the thread's part in a run
 
-A *scope* is what can be rerun: the body of one session's script, or one fragment in it. Scopes of one session share a
-`Session`, which numbers the runs and counts what was sent to the screen.
+Glossary
 
-Reading a key puts the slot of the reading scope into the key's set of readers. A write that changes the value moves the
-set, a word at a time, into `pending`, and leaves it empty: subscriptions are one-shot, because a scope that is rerun
-reads again. So a key that is written a thousand times between two reruns pays for its subscribers once. The first bit
-that enters an empty `pending` wakes whoever collects stale scopes.
+    scope                what reruns as a whole: the body of one session's script, or one fragment in it
+    fragment id          names a scope within its session; None is the script's body
+    session              owns scopes, numbers the runs, and counts the messages that were sent to the browser
+    slot                 number of one execution of a scope; sets of subscribers contain slots
+    subscribe            put the scope's slot into a key's set of readers (value) or watchers (presence)
+    stale                a subscribed key was changed: the scope has to rerun
+    pending              marked stale, but not yet collected
+    collect              take all pending scopes, for the rerun queue
+    throttled            to be marked later, because the key's subscribers were marked less than an interval ago
+    unflushed reads      reads since the last message to the browser: what they returned cannot be on the screen yet
+    chain                reruns that are caused by reruns; a *cause* is the origin of a chain and the depth in it
+    holder               a thread's part in a script run or, outside of runs, the thread. Locks, transactions and
+                         pending callbacks belong to it and end with it
+    refs                 number of objects that keep a table alive
+    cold fields          rarely used fields of a cell, allocated on demand
+    insertion sequence   orders the keys by when they were set
+    fingerprint          16 bytes that identify the content of a value
+    comparison           decides whether an assignment changes the value
+    staged               written by a transaction that has not committed
+    notifying            of a transaction's keys: written outside of `no_rerun` blocks, so the commit marks subscribers
+    pending callbacks    calls of listeners that are due. A thread that holds locks *defers* them, and *flushes* them
+                         when it holds none
+    presence pending     the key appeared or vanished in a `no_rerun` block: its watchers are notified by a later change
+    backend              what a store's writes and locks go through when several servers share the state
+    apply                make changes in the table that came from a backend
+    source location      a code object and an offset in it
+    stale listener       the function that is called when the first scope becomes pending
+    skip frames of       look for a source location further out in the stack, past the package's own functions
+    immortal             never freed and not reference counted, on builds without the GIL
+    check interrupts     raise what stops the script run, and what signal handlers raise
+    detect deadlock      find a cycle of threads that wait for each other's locks; *clear wait* takes a thread out of it
 
-A scope that is executed again gets another slot. When that execution is complete, the slots of those before it are
-retired. So all their subscriptions are taken back at once, and no list of them is kept. The sets that hold a retired
-slot are swept when half of the slots are.
+Subscriptions. Reading a key puts the slot of the reading scope into the key's set of readers. A write that changes the
+value moves the set, a word at a time, into `pending`, and leaves it empty: subscriptions are one-shot, because a scope
+that reruns reads again. So a key that is written a thousand times between two reruns pays for its subscribers once. The
+first bit in an empty `pending` calls the stale listener.
 
-Exclusion. A thread takes mutexes in this order: one session's; one shard's, or several in the order of their numbers;
-and last the slots', a holder's, or that of the register of waiters (`_wait.pxi`). With the GIL they are nothing, for
-no operation lets go of it where one is held. Python code never runs under any of them: not a value's, nor
-a finalizer's or a callback's. That forbids more than it seems to: every reference that is dropped may be the last one,
-and on CPython 3.11 whatever is made for the garbage collector may start it. So values are dropped and Python objects
-made outside, and the table is made of plain structs. The locks of the keys are something else: users hold them while
-their code runs, and no thread waits for one with a mutex locked.
+A scope that executes again gets another slot. When that execution is complete, the slots of earlier executions are
+retired. That ends all their subscriptions without a list of them. Sets that contain retired slots are swept when half
+of the slots are retired.
 
-Two things look at a cell, let go and look again: waiting for a key's lock, which another thread has, and finding out
-what a value holds, so that it can be told from the old one (`_same.pxi`). A cell is freed when nothing would be lost
-with it (`is_unused`): whoever keeps a pointer to one beyond its mutex holds its lock, stands in its queue, or is its
-KeyLock.
+Locking. A thread locks mutexes in this order: one session's; one shard's, or several in the order of their numbers; and
+last the slots', a holder's, or the one of the register of waiters (`_wait.pxi`). With the GIL, mutexes are no-ops: no
+operation releases the GIL while it has one locked. Python code never runs under a mutex: no value's method, no
+finalizer, no callback. This includes dropping a reference, which may be the last one, and, on CPython 3.11, creating an
+object that the garbage collector tracks, which may start a collection. So values are dropped and Python objects are
+created outside, and the table consists of plain structs (`_structs.pxd`). The locks of keys are different: users hold
+them while their code runs, and no thread waits for one with a mutex locked.
 
-Reads that find the scope subscribed take the shard's mutex alone.
+Two operations look at a cell, unlock its shard and look again: waiting for a key's lock, and comparing a new value with
+the old one (`_same.pxi`). A cell is freed as soon as it is unused (`is_unused`). So a pointer to a cell stays valid
+beyond the mutex only for a thread that holds its lock or waits in its queue, and for its KeyLock.
 
-The files beside this one have a subject each, and are included: they are one unit for the C compiler, which inlines
-across them what every read goes through, and whose thread-local variables take no call. The set of subscribers stands
-by itself, so it is a `.pxd` of inline functions. From what is below to what is above:
+A read by a scope that is subscribed already locks only the shard's mutex.
 
-    _platform   interpreters, compilers, systems           _wait         threads that sleep; circles of them
-    _cell       one key                                    _lock         the keys' locks
-    _holder     what threads hold, and its end
-    _scope      sessions, scopes, what they have shown     _observe      waiting for changes, listeners
-    _slots      numbers of scopes; marking, collecting     _fingerprint  what does a value hold?
-    _table      finding, making and dropping cells         _same         is it a change?
-    _locate     which scope the thread runs in             _store        reading, changing, locking a key
-                                                           _transaction, _namespace, _remote
+Files. The `.pxi` files have one subject each and are included here, to form one unit for the C compiler: it inlines
+across them what every read passes through, and accesses thread-local variables without a call.
+
+    _platform.h, .pxd   interpreters, compilers, systems     _wait         sleeping threads, deadlocks
+    _structs.pxd        the data                             _lock         the locks of the keys
+    _subscribers.pxd    sets of slots                        _observe      waits for changes, listeners
+    _cell               one key                              _fingerprint  the content of values
+    _holder             what threads hold, and its end       _same         comparisons
+    _scope              sessions, scopes, unflushed reads    _store        reading, writing and locking a key
+    _slots              subscribing, marking, collecting     _changes      several changes that appear together
+    _table              finding, making and freeing cells    _transaction, _namespace
+    _locate             which scope the thread runs in       _remote       one table among those of several servers
 """
 cimport cython
 from cpython.bool cimport PyBool_Check
@@ -69,7 +99,6 @@ from cpython.pythread cimport (
     PyThread_free_lock,
     PyThread_get_thread_ident,
     PyThread_release_lock,
-    PyThread_type_lock,
 )
 from cpython.time cimport monotonic_ns
 from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_FromObject
@@ -78,6 +107,65 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memmove, memset
 
+from fastserverstate._platform cimport (
+    FIRST_BUCKETS,
+    NO_SLOT,
+    SHARDS,
+    Mutex,
+    PyContextVar_Get,
+    PyErr_CheckSignals,
+    PyThread_acquire_lock_timed,
+    PyThreadState_GetDict,
+    PyWeakref_NewRef,
+    _decref,
+    _incref,
+    _xdecref,
+    _xincref,
+    add64,
+    add_size,
+    attributes_of,
+    attributes_tag,
+    caller_location,
+    current_context,
+    dict_get,
+    fss_generation,
+    fss_holder,
+    fss_make_immortal,
+    fss_serials,
+    fss_skipped_files,
+    fss_thread_cache,
+    fss_transaction,
+    is_dunder,
+    is_finalizing,
+    key_hash,
+    keys_equal,
+    line_of,
+    load32,
+    load64,
+    load_flag,
+    load_object,
+    load_size,
+    lock,
+    owned,
+    store32,
+    store64,
+    store_flag,
+    store_object,
+    unlock,
+    watch_attributes,
+    weakref_get,
+)
+from fastserverstate._structs cimport (
+    MAX_CHAIN_WRITES,
+    Cell,
+    ChainWrite,
+    ColdFields,
+    Shard,
+    Slots,
+    Table,
+    UnflushedReads,
+    Waiter,
+)
 from fastserverstate._subscribers cimport (
     Subscribers,
     clear_bit,
@@ -99,8 +187,6 @@ import threading
 import time
 import weakref
 
-include "_platform.pxi"
-
 cdef enum:
     WRITER_STALE
     WRITER_NEVER
@@ -110,7 +196,7 @@ RERUN_WRITER_STALE = WRITER_STALE
 RERUN_WRITER_NEVER = WRITER_NEVER
 RERUN_WRITER_ALWAYS = WRITER_ALWAYS
 
-# The key that is named when the set of keys was overwritten.
+# Stands for the set of keys where a changed key is reported.
 cdef str SET_OF_KEYS = "(the set of keys)"
 
 
@@ -124,22 +210,22 @@ cdef class _Absent:
 cdef object ABSENT = _Absent()
 absent = ABSENT
 
-# Given to `__new__` of what only this module makes.
-cdef object MAKING = object()
+# A sentinel that code outside of this module never sees.
+cdef object PRIVATE = object()
 
 
-def share_between_threads(value):
-    make_immortal(<PyObject *>value)
+def make_immortal(value):
+    fss_make_immortal(<PyObject *>value)
 
 
-def look_past(*functions):
+def skip_frames_of(*functions):
     for number, function in enumerate(functions):
         name = function.__code__.co_filename
-        _incref(<PyObject *>name)  # for ever
-        fss_looked_past[<int>number] = <PyObject *>name
+        _incref(<PyObject *>name)  # immortal
+        fss_skipped_files[<int>number] = <PyObject *>name
 
 
-# By how much tests have put the clock on.
+# Added by tests to the clock.
 cdef long long clock_offset_ns = 0
 
 
@@ -149,7 +235,7 @@ def advance_clock(double seconds):
 
 
 cdef inline long long clock_ns() noexcept:
-    """What fingerprints and intervals are measured by."""
+    """The clock for the time limits of fingerprints and for intervals."""
     return monotonic_ns() + clock_offset_ns
 
 
@@ -165,6 +251,7 @@ include "_observe.pxi"
 include "_fingerprint.pxi"
 include "_same.pxi"
 include "_store.pxi"
+include "_changes.pxi"
 include "_transaction.pxi"
 include "_namespace.pxi"
 include "_remote.pxi"

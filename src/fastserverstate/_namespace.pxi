@@ -1,8 +1,8 @@
 # cython: language_level=3
-# Item and attribute access. See _core.pyx for the whole.
+# Item and attribute access. See the head of _core.pyx.
 
 cdef class Namespace:
-    """Item and attribute access to a store. A method of a subclass is a name that no key can have as an attribute."""
+    """Item and attribute access to a store. In attribute access, methods of subclasses win over keys."""
     cdef Store store
     cdef Table *table
 
@@ -46,7 +46,7 @@ cdef class Namespace:
         return iter(visible_keys(self.store))
 
     def __getattribute__(self, name):
-        # No __getattr__ beside it: with one, subclasses would look attributes up the slow way.
+        # There is no __getattr__, because it would make attribute look-ups of subclasses slower.
         cdef PyObject *value
         if not PyUnicode_CheckExact(name) or is_method(self.table, <PyObject *>name):
             return attribute_of_class(self, name)
@@ -97,7 +97,7 @@ cdef class Namespace:
 
 
 cdef class Counters:
-    """Adding to the numbers of a store."""
+    """Increments the numbers of a store."""
     cdef Store store
 
     def __cinit__(self, Store store not None):
@@ -130,7 +130,7 @@ cdef class LockNamespace:
         return self[plain_key(key)]
 
 
-# What to do when a key is missing.
+# Advice for missing keys
 cdef str INITIALIZE = "Did you forget to initialize it? server_state.setdefault({}, ...) does."
 cdef str DELETE = "server_state.pop({}, None) deletes it if it is there."
 cdef str POP = "server_state.pop({}, None) returns None if it is not there."
@@ -152,7 +152,7 @@ cdef object attribute_of_class(self, name):
 
 
 cdef bint is_method(Table *table, PyObject *name) noexcept:
-    """Whether attribute access finds something else under this name than a key."""
+    """Whether the name is that of a method or attribute, so that attribute access does not look for a key."""
     cdef Py_hash_t hashed = key_hash(name)
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell

@@ -1,88 +1,33 @@
 # cython: language_level=3
-# One table among several. See _core.pyx for the whole.
+# One table among those of several servers. See the head of _core.pyx.
 #
-# A store that has a *backend* changes nothing by itself: what is to be written and locked goes to the backend, with no
-# mutex locked, which makes it known to others and brings what came of it into the table by `apply`, as it does with
-# what others have written. Reads know nothing of it.
-
-@cython.final
-cdef class _Arrival:
-    cdef str key
-    cdef object value
-    cdef bint quiet
-    cdef bint left      # as it is, for another thread holds the key's lock
-    cdef bint due       # listeners are to be called
-    cdef PyObject *old  # what the cell has held, to be dropped
-
-    def __dealloc__(self):
-        _xdecref(self.old)
-
+# A store that has a *backend* makes no changes itself. Writes and lock operations go to the backend, with no mutex
+# locked. The backend sends them to the other servers, and makes the resulting changes in the table with `apply`, as it
+# does with changes of other servers. Reads do not involve the backend.
 
 cdef tuple apply(Store store, changes, Holder holder):
-    """Make changes at once: (key, value or ABSENT, whether to rerun no session). See Store.apply.
+    """Make changes atomically: (key, value or ABSENT, whether to mark no subscribers). See Store.apply.
 
-    ABSENT for a key that is not set touches it.
+    ABSENT touches a key that is not set.
     """
-    global fss_holder
-    cdef PyObject *here = fss_holder
-    cdef Table *table = store.table
-    cdef Session writer = None if holder is None else holder.session
-    cdef Shard *shard
-    cdef Cell *cell
-    cdef Py_hash_t hashed
-    cdef PyObject *new
-    cdef list arrivals = []
-    cdef bint involved[SHARDS]
-    cdef bint done = True
-    cdef _Arrival arrival
-    cdef int i
-    memset(involved, 0, sizeof(involved))
+    cdef list made = []
+    cdef _Change change
     for key, value, quiet in changes:
-        arrival = _Arrival()
-        arrival.key, arrival.value, arrival.quiet = key, value, quiet
-        arrivals.append(arrival)
-        involved[shard_of(table, key_hash(checked_key(key))) - table.shards] = True
-        if load_object(store.options) != NULL and not is_resolved(table, <PyObject *>key):
+        checked_key(key)
+        made.append(new_change(key, value, True, quiet))
+        if load_object(store.options) != NULL and not is_resolved(store.table, <PyObject *>key):
             resolve(store, key)
-    if writer is not None:
-        lock(&writer.mutex)
-    lock_shards(table, involved)
-    for arrival in arrivals:
-        hashed = key_hash(<PyObject *>arrival.key)
-        shard = shard_of(table, hashed)
-        cell = find_or_make(shard, <PyObject *>arrival.key, hashed)
-        if cell == NULL:
-            done = False
-        elif is_held_by_other(cell):
-            arrival.left = True
-        else:
-            new = NULL if arrival.value is ABSENT else <PyObject *>arrival.value
-            # In the name of the thread that has written it, if it is one of this process.
-            fss_holder = NULL if holder is None else <PyObject *>holder
-            if new != NULL or cell.value != NULL:
-                cell.has_print = False
-                arrival.old = commit(table, shard, cell, new, writer, arrival.quiet)
-            else:
-                touch_absent(table, cell, writer, arrival.quiet)
-            fss_holder = here
-            arrival.due = cell.extra != NULL and cell.extra.calls_due != 0
-            drop_if_unused(shard, cell)
-    unlock_shards(table, involved)
-    if writer is not None:
-        unlock(&writer.mutex)
-    for i in range(SHARDS):
-        if involved[i]:
-            lock(&table.shards[i].mutex)
-            unlock_shard(&table.shards[i])
-    if not done:
-        raise MemoryError()
-    left = [arrival.key for arrival in arrivals if arrival.left]
-    due = [arrival.key for arrival in arrivals if arrival.due]
-    return left, due, arrivals
+    if holder is None:
+        make_changes(store.table, made, None, NULL, None)
+    else:  # a thread of this process has written them
+        make_changes(store.table, made, holder.session, <PyObject *>holder, None)
+    skipped = [change.key for change in made if change.skipped]
+    has_callbacks = [change.key for change in made if change.has_callbacks]
+    return skipped, has_callbacks, made
 
 
 cdef bint is_resolved(Table *table, PyObject *key) noexcept:
-    """Whether the key has a cell that knows the key's options."""
+    """Whether the key's cell exists and has its options."""
     cdef Py_hash_t hashed = key_hash(key)
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell
@@ -94,27 +39,27 @@ cdef bint is_resolved(Table *table, PyObject *key) noexcept:
     return known
 
 
-cdef bint enter_through(PyObject *backend, KeyLock self, long long timeout_ns) except -1:
-    """Take the key's lock among all tables and then in this one; False if it was not free for `timeout_ns`."""
+cdef bint acquire_through_backend(PyObject *backend, KeyLock self, long long timeout_ns) except -1:
+    """Acquire the key's lock among all servers and then in this table; False if `timeout_ns` passed first."""
     cdef str key = <str>self.cell.key
     cdef long long end = monotonic_ns() + timeout_ns
     cdef bint done = False
     if not (<object>backend).acquire(key, None if timeout_ns < 0 else timeout_ns / 1e9):
         return False
     try:
-        if enter_here(self, timeout_ns if timeout_ns <= 0 else max(0, end - monotonic_ns())):
-            # The thread that had it before may have lost the one among all tables, and not noticed yet.
+        if acquire_here(self, timeout_ns if timeout_ns <= 0 else max(0, end - monotonic_ns())):
+            # The lease may have expired, unnoticed so far, while another thread of this process held the lock.
             (<object>backend).entered(key)
             done = True
     finally:
         if not done:
-            give_back(self, fss_holder)
-            leave_remotely(backend, [self], <Holder>current_holder())
+            release_once(self, fss_holder)
+            release_in_backend(backend, [self], <Holder>current_holder())
     return done
 
 
-cdef int leave_remotely(PyObject *backend, list locks, Holder holder) except -1:
-    """Give back, among all tables, what the holder has no longer in this one."""
+cdef int release_in_backend(PyObject *backend, list locks, Holder holder) except -1:
+    """Release among all servers the locks that the holder does not have any more in this table."""
     cdef KeyLock handle
     cdef list keys = []
     for handle in locks:

@@ -107,7 +107,7 @@ cdef inline bint is_due(Judge *self, const Cell *cell) noexcept:
         if self.examined or (self.plain and cell.policy == BY_CONTENT) or self.examinations == MOST_EXAMINATIONS:
             return False
         if cell.policy == BY_HASH_FUNCS:
-            self.hash_funcs = cell.extra.hash_funcs
+            self.hash_funcs = cell.cold.hash_funcs
             _incref(self.hash_funcs)
         return True
     if cell.policy == UNRESOLVED:
@@ -136,7 +136,7 @@ cdef inline bint is_same(const Judge *self, const Cell *cell) noexcept:
 
 cdef inline bint fits(const Judge *self, const Cell *cell) noexcept:
     """Whether there is a fingerprint, and it was taken as the cell's are: the policy may have changed meanwhile."""
-    return self.has_print and self.hash_funcs == (cell.extra.hash_funcs if cell.policy == BY_HASH_FUNCS else NULL)
+    return self.has_print and self.hash_funcs == (cell.cold.hash_funcs if cell.policy == BY_HASH_FUNCS else NULL)
 
 
 cdef inline void keep_print(const Judge *self, Cell *cell) noexcept:
@@ -197,7 +197,7 @@ cdef object changed_in_place(Table *table, PyObject *key, long long budget_ns):
         return False
     memcpy(assigned, cell.print, sizeof(assigned))
     if cell.policy == BY_HASH_FUNCS:
-        hash_funcs = cell.extra.hash_funcs
+        hash_funcs = cell.cold.hash_funcs
         _incref(hash_funcs)
     value = cell.value
     _incref(value)

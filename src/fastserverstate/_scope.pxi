@@ -1,35 +1,27 @@
 # cython: language_level=3
-# Sessions, their scopes, and what those have shown. See _core.pyx for the whole.
+# Sessions, their scopes, and unflushed reads. See the head of _core.pyx.
 #
-# A scope has a slot for each execution of its code whose output may be on the screen. A run announces what it is going
-# to execute, and may end before it has: what was not executed keeps its screen, and so its subscriptions. An execution
-# that runs to its end takes the place of all before it.
-
-ctypedef struct Reads:
-    # First reads of a thread in an execution that no message can show yet: an open-addressing table of the sets of
-    # subscribers. It belongs to one thread at a time. A read that it does not have counts as shown.
-    const void **entries
-    uint32_t mask
-    uint32_t count
-    uint64_t sent             # the session's number of messages,
-    uint64_t holder           # the reader's serial,
-    const void *context       # and its context, which is another one in every task of asyncio
+# A scope has one slot for each execution of its code whose output may be on the screen. A run states which fragments
+# it is going to execute, and may end before it has executed them: their output stays on the screen, and so do their
+# subscriptions. An execution that completes replaces all executions before it.
 
 cdef enum:
-    FEWEST_READS = 8
+    MIN_READS = 8
 
 
-cdef inline uint32_t reads_find(const Reads *self, const void *what) noexcept:
-    """The entry's place, or the empty one where it belongs."""
+cdef inline uint32_t reads_find(const UnflushedReads *self, const void *what) noexcept:
+    """The index of the entry, or of the empty entry where it belongs."""
     cdef uint32_t at = <uint32_t>(((<uint64_t><size_t>what >> 3) * 0x9E3779B97F4A7C15ULL) >> 32) & self.mask
     while self.entries[at] != NULL and self.entries[at] != what:
         at = (at + 1) & self.mask
     return at
 
 
-cdef bint reads_add(Reads *self, const void *what, uint64_t sent, uint64_t holder, const void *context) noexcept:
-    """Note a first read; False when there is no memory."""
-    cdef Reads wider
+cdef bint reads_add(
+    UnflushedReads *self, const void *what, uint64_t sent, uint64_t holder, const void *context
+) noexcept:
+    """Note a first read; False if there is no memory."""
+    cdef UnflushedReads grown
     cdef uint32_t at
     if self.sent != sent or self.holder != holder or self.context != context:
         reads_clear(self)
@@ -37,17 +29,17 @@ cdef bint reads_add(Reads *self, const void *what, uint64_t sent, uint64_t holde
         self.holder = holder
         self.context = context
     if self.entries == NULL or self.count > self.mask // 8 * 7:
-        wider.mask = FEWEST_READS - 1 if self.entries == NULL else 2 * self.mask + 1
-        wider.entries = <const void **>PyMem_RawCalloc(wider.mask + 1, sizeof(void *))
-        if wider.entries == NULL:
+        grown.mask = MIN_READS - 1 if self.entries == NULL else 2 * self.mask + 1
+        grown.entries = <const void **>PyMem_RawCalloc(grown.mask + 1, sizeof(void *))
+        if grown.entries == NULL:
             return False
         if self.entries != NULL:
             for at in range(self.mask + 1):
                 if self.entries[at] != NULL:
-                    wider.entries[reads_find(&wider, self.entries[at])] = self.entries[at]
+                    grown.entries[reads_find(&grown, self.entries[at])] = self.entries[at]
             PyMem_RawFree(self.entries)
-        self.entries = wider.entries
-        self.mask = wider.mask
+        self.entries = grown.entries
+        self.mask = grown.mask
     at = reads_find(self, what)
     self.count += self.entries[at] == NULL
     self.entries[at] = what
@@ -55,16 +47,16 @@ cdef bint reads_add(Reads *self, const void *what, uint64_t sent, uint64_t holde
 
 
 cdef inline bint reads_has(
-    const Reads *self, const void *what, uint64_t sent, uint64_t holder, const void *context
+    const UnflushedReads *self, const void *what, uint64_t sent, uint64_t holder, const void *context
 ) noexcept:
     if self.count == 0 or self.sent != sent or self.holder != holder or self.context != context:
         return False
     return self.entries[reads_find(self, what)] != NULL
 
 
-cdef void reads_clear(Reads *self) noexcept:
-    """Forget them, and keep the room if it is small."""
-    if self.mask >= FEWEST_READS:
+cdef void reads_clear(UnflushedReads *self) noexcept:
+    """Forget the reads, and keep the array if it is small."""
+    if self.mask >= MIN_READS:
         PyMem_RawFree(self.entries)
         self.entries = NULL
         self.mask = 0
@@ -74,69 +66,65 @@ cdef void reads_clear(Reads *self) noexcept:
 
 
 cdef enum:
-    MOST_EXECUTIONS = 64      # that were broken off one after the other, before the earliest is given up
+    MAX_EXECUTIONS = 64       # incomplete ones in a row that a scope keeps; one more, and it gives up the earliest
 
 
 @cython.final
 cdef class Scope:
-    """A region that reruns as a whole, and what its last run depends on."""
-    cdef Session session
+    """What reruns as a whole: the body of a session's script, or a fragment in it."""
+    cdef readonly Session session  # set before other threads see the scope, and never again
     cdef Table *table
-    cdef object part           # None: the script's body; else the name of a fragment
-    cdef uint32_t slot         # of the last execution; NO_SLOT once it was dropped
-    cdef uint64_t run          # the session's run that it was in
-    cdef bint subscribed       # its slot may be in a set
-    cdef Reads reads           # that it has not shown
-    cdef bint stale            # what it has read was changed by others; it does not subscribe until it is rerun
-    cdef bint echoed           # the same by reruns, its own session's too; but it goes on subscribing
-    cdef uint64_t cause        # of what has made it stale, 0 if that is not known: see _slots.pxi
-    cdef uint32_t *earlier     # slots of the executions before it that may still be on the screen
+    cdef object fragment_id    # None: the script's body
+    cdef uint32_t slot         # of the last execution; NO_SLOT once the scope was dropped
+    cdef uint64_t run          # number of the session's run that contains this execution
+    cdef bint subscribed       # a set may contain the slot
+    cdef UnflushedReads reads
+    cdef bint stale            # others changed what it has read; it does not subscribe until it reruns
+    cdef bint stale_by_rerun   # reruns did so, its own session's included; it still subscribes
+    cdef uint64_t cause        # of the change that made it stale, 0 if that is not known: see _slots.pxi
+    cdef uint32_t *earlier     # slots of earlier executions that may still be on the screen
     cdef uint32_t earlier_count
-    cdef bint stale_before     # what those have read was changed
+    cdef bint stale_before     # a change affects what those have read
     cdef uint64_t cause_before
-    cdef bint kept             # for `mark`
-    cdef bint listed           # for `collect`
-    cdef str overwritten       # a key that its own session changed after this scope may have shown it
+    cdef bint set_aside        # used by `mark`
+    cdef bint listed           # used by `collect_scopes`
+    cdef str overwritten       # a key that its own session changed after this scope may have shown the value
 
     def __cinit__(self, token=None):
-        if token is not MAKING:
-            raise TypeError("Scopes are made by Session.scope(part).")
+        if token is not PRIVATE:
+            raise TypeError("Create scopes with Session.scope(fragment_id).")
         self.slot = NO_SLOT
 
     def __dealloc__(self):
         PyMem_RawFree(self.earlier)
         PyMem_RawFree(self.reads.entries)
 
-    @property
-    def owner(self):
-        return self.session
 
-
-# The scope's session is locked.
+# For the following functions the scope's session is locked.
 
 cdef int begin_execution(Scope scope) except -1:
-    """From now on reads belong to another execution. What the earlier ones have read counts until it is complete."""
+    """Start another execution of the scope. The subscriptions of earlier ones last until one is complete."""
     cdef Slots *slots = &scope.table.slots
     cdef uint32_t slot = scope.slot
     if scope.subscribed:
         if scope.earlier == NULL:
-            scope.earlier = <uint32_t *>PyMem_RawMalloc(MOST_EXECUTIONS * sizeof(uint32_t))
+            scope.earlier = <uint32_t *>PyMem_RawMalloc(MAX_EXECUTIONS * sizeof(uint32_t))
             if scope.earlier == NULL:
                 raise MemoryError()
         take_slot(scope.table, scope)
-        if scope.earlier_count == MOST_EXECUTIONS:
+        if scope.earlier_count == MAX_EXECUTIONS:
             scope.earlier_count -= 1
             add_earlier(slots, -1)
-            scope.stale_before = True  # what the earliest has read is not followed any more
+            scope.stale_before = True  # the reads of the earliest are not tracked any more
             retire_slot(scope.table, scope, scope.earlier[0], True)
             memmove(scope.earlier, scope.earlier + 1, scope.earlier_count * sizeof(uint32_t))
         scope.earlier[scope.earlier_count] = slot
         scope.earlier_count += 1
         add_earlier(slots, 1)
     lock(&slots.mutex)
-    scope.stale_before = scope.stale_before or scope.stale or scope.echoed or scope.overwritten is not None
+    scope.stale_before = scope.stale_before or scope.stale or scope.stale_by_rerun or scope.overwritten is not None
     store_flag(scope.stale, False)
-    store_flag(scope.echoed, False)
+    store_flag(scope.stale_by_rerun, False)
     scope.cause_before = max(scope.cause_before, scope.cause)
     scope.cause = 0
     unlock(&slots.mutex)
@@ -147,7 +135,7 @@ cdef int begin_execution(Scope scope) except -1:
 
 
 cdef void complete_execution(Scope scope) noexcept:
-    """The last execution has run to its end, so nothing of the earlier ones is left on the screen."""
+    """The last execution has completed, so that nothing of the earlier ones is left on the screen."""
     while scope.earlier_count:
         scope.earlier_count -= 1
         add_earlier(&scope.table.slots, -1)
@@ -163,34 +151,34 @@ cdef inline void add_earlier(Slots *slots, int count) noexcept:
 
 
 cdef inline bint is_stale(Scope scope) noexcept:
-    return load_flag(scope.stale) or load_flag(scope.echoed) or load_flag(scope.stale_before)
+    return load_flag(scope.stale) or load_flag(scope.stale_by_rerun) or load_flag(scope.stale_before)
 
 
 cdef void drop(Scope scope) noexcept:
-    """Take back every subscription of the scope, for ever."""
+    """End all subscriptions of the scope for good."""
     if scope.slot != NO_SLOT:
         complete_execution(scope)
         retire_slot(scope.table, scope, scope.slot, scope.subscribed)
         store32(scope.slot, NO_SLOT)
         store_flag(scope.stale, False)
-        store_flag(scope.echoed, False)
+        store_flag(scope.stale_by_rerun, False)
 
 
 cdef class Session:
-    """The scopes of one session: which runs they are in and what has gone to the screen.
+    """The scopes of one session, its runs, and the messages that were sent to the browser.
 
     Subclass it to add what a rerun needs.
     """
     cdef Store store
-    cdef Mutex mutex            # guards what follows, and the scopes
-    cdef dict scopes            # part -> Scope
+    cdef Mutex mutex            # guards the following fields and the scopes
+    cdef dict scopes            # fragment id -> Scope
     cdef uint64_t run           # number of the current or last run
-    cdef uint64_t sent          # messages to the screen so far
+    cdef uint64_t sent          # number of messages sent to the browser
     cdef bint running
     cdef bint closed
     cdef readonly uint64_t cause    # of the run: see _slots.pxi
-    cdef bint by_user           # the run is a user's: what it changes begins chains of reruns
-    cdef bint recurs            # a chain of reruns has come back to the session: see rerun/session.py
+    cdef bint by_user           # a user caused the run, so its changes are origins of chains
+    cdef bint recurs            # the run is part of a chain that came back to the session: see rerun/session.py
 
     def __cinit__(self, *args, **kwargs):
         self.scopes = {}
@@ -198,7 +186,7 @@ cdef class Session:
     def __init__(self, Store store not None):
         self.store = store
 
-    def scope(self, part):
+    def scope(self, fragment_id):
         cdef Scope made = None
         cdef Scope scope
         while True:
@@ -206,11 +194,11 @@ cdef class Session:
             try:
                 if self.closed or self.store is None:
                     return None
-                scope = self.scopes.get(part)
+                scope = self.scopes.get(fragment_id)
                 if scope is None and made is not None:
                     take_slot(self.store.table, made)
                     begin_execution(made)
-                    self.scopes[part] = made
+                    self.scopes[fragment_id] = made
                     return made
                 if scope is not None:
                     if scope.run != self.run:
@@ -218,16 +206,16 @@ cdef class Session:
                     return scope
             finally:
                 unlock(&self.mutex)
-            made = Scope.__new__(Scope, MAKING)
+            made = Scope.__new__(Scope, PRIVATE)
             made.session = self
             made.table = self.store.table
-            made.part = part
+            made.fragment_id = fragment_id
 
-    def bystander(self):
+    def untracked_scope(self):
         cdef Scope made
         if self.store is None:
             return None
-        made = Scope.__new__(Scope, MAKING)
+        made = Scope.__new__(Scope, PRIVATE)
         made.session = self
         made.table = self.store.table
         return made
@@ -254,10 +242,10 @@ cdef class Session:
     def finish_run(self, complete=(None,), exists=None):
         cdef Scope scope
         items = self.items()
-        gone = [part for part, _ in items if part is not None and exists is not None and not exists(part)]
-        ended = [scope for part, scope in items if part in complete]
-        for part in gone:
-            self.drop_scope(part)
+        gone = [name for name, _ in items if name is not None and exists is not None and not exists(name)]
+        ended = [scope for name, scope in items if name in complete]
+        for name in gone:
+            self.drop_scope(name)
         lock(&self.mutex)
         try:
             self.running = False
@@ -266,13 +254,13 @@ cdef class Session:
             for scope in ended:
                 if scope.slot != NO_SLOT:
                     if scope.run != self.run:
-                        begin_execution(scope)  # which has read nothing
+                        begin_execution(scope)  # one that reads nothing
                     complete_execution(scope)
         finally:
             unlock(&self.mutex)
 
     def raise_if_stopped(self):
-        """For subclasses."""
+        """Overridden by subclasses."""
 
     def stop_waiting(self):
         stop_waiters(self)
@@ -283,37 +271,37 @@ cdef class Session:
         unlock(&self.mutex)
         return items
 
-    def stale_parts(self):
+    def stale_fragment_ids(self):
         cdef Scope scope
-        return [part for part, scope in self.items() if is_stale(scope)]
+        return [fragment_id for fragment_id, scope in self.items() if is_stale(scope)]
 
-    def cause_of(self, part):
+    def cause_of(self, fragment_id):
         cdef Scope scope
         causes = [
             max(load64(scope.cause), load64(scope.cause_before))
             for known, scope in self.items()
-            if part is None or known == part
+            if fragment_id is None or known == fragment_id
         ]
         return max(causes, default=0) or self.cause
 
-    def has_changed(self, part):
+    def has_changed(self, fragment_id):
         cdef Scope scope
-        hash(part)
+        hash(fragment_id)
         lock(&self.mutex)
-        scope = self.scopes.get(part)
-        changed = scope is not None and (load_flag(scope.stale) or load_flag(scope.echoed))
+        scope = self.scopes.get(fragment_id)
+        changed = scope is not None and (load_flag(scope.stale) or load_flag(scope.stale_by_rerun))
         unlock(&self.mutex)
         return changed
 
-    def give_up(self, part):
+    def dismiss_stale(self, fragment_id):
         cdef Scope scope
-        hash(part)
+        hash(fragment_id)
         lock(&self.mutex)
-        scope = self.scopes.get(part)
+        scope = self.scopes.get(fragment_id)
         if scope is not None and scope.slot != NO_SLOT:
             lock(&scope.table.slots.mutex)
             store_flag(scope.stale, False)
-            store_flag(scope.echoed, False)
+            store_flag(scope.stale_by_rerun, False)
             store_flag(scope.stale_before, False)
             scope.cause = scope.cause_before = 0
             unlock(&scope.table.slots.mutex)
@@ -323,30 +311,30 @@ cdef class Session:
         cdef Scope scope
         found = {}
         lock(&self.mutex)
-        for part, scope in self.scopes.items():
+        for fragment_id, scope in self.scopes.items():
             if scope.overwritten is not None:
-                found[part] = scope.overwritten
+                found[fragment_id] = scope.overwritten
                 scope.overwritten = None
         unlock(&self.mutex)
         return found
 
-    def mark_stale(self, part):
+    def mark_stale(self, fragment_id):
         cdef Scope scope
-        hash(part)
+        hash(fragment_id)
         lock(&self.mutex)
-        scope = self.scopes.get(part)
+        scope = self.scopes.get(fragment_id)
         if scope is not None and scope.slot != NO_SLOT:
             lock(&scope.table.slots.mutex)
             scope.cause = max(scope.cause, self.cause)
-            store_flag(scope.echoed, True)
+            store_flag(scope.stale_by_rerun, True)
             unlock(&scope.table.slots.mutex)
         unlock(&self.mutex)
 
-    def drop_scope(self, part):
+    def drop_scope(self, fragment_id):
         cdef Scope scope
-        hash(part)
+        hash(fragment_id)
         lock(&self.mutex)
-        scope = self.scopes.pop(part, None)
+        scope = self.scopes.pop(fragment_id, None)
         if scope is not None:
             drop(scope)
         unlock(&self.mutex)

@@ -1,40 +1,8 @@
 # cython: language_level=3
-# Slots: the numbers that stand for scopes in the sets of subscribers, and which of them are marked. See _core.pyx.
+# Slots: subscribing scopes, marking them stale and collecting them. See the head of _core.pyx.
 
 cdef enum:
     FIRST_SLOTS = 1024
-
-    MOST_ECHOES = 8
-
-ctypedef struct Echo:
-    # A write of a run that makes a chain of reruns go on.
-    PyObject *key
-    PyObject *code            # where it was made: a code object, NULL as long as that is not known,
-    int instruction           # and an offset in it
-    unsigned long thread
-
-ctypedef struct Slots:
-    Mutex mutex
-    PyObject **scopes         # the Scope in a slot, NULL when it is retired or was never used
-    uint64_t *alive           # slots with a scope
-    uint64_t *retired         # slots that sets may still hold
-    uint64_t *pending         # marked stale, not yet collected
-    uint64_t *echoed          # the same, by runs that are reruns themselves
-    uint64_t collections      # that there were
-    Echo echoes[MOST_ECHOES]
-    int echo_count
-    uint32_t *spare           # slots that no set holds
-    uint32_t size             # of these arrays, in slots
-    uint32_t used             # slots that were ever taken
-    uint32_t live
-    uint32_t earlier          # of those: slots of earlier executions
-    uint32_t spares
-    bint sweeping
-    bint any_pending
-    bint woken                # somebody was told and has not collected yet
-    int rerun_writer
-    Cell *outdated            # the first of the cells with subscribers that are to be marked later
-    Subscribers members       # depend on the set of keys
 
 
 cdef void slots_free(Slots *self) noexcept:
@@ -42,30 +10,30 @@ cdef void slots_free(Slots *self) noexcept:
     PyMem_RawFree(self.alive)
     PyMem_RawFree(self.retired)
     PyMem_RawFree(self.pending)
-    PyMem_RawFree(self.echoed)
+    PyMem_RawFree(self.pending_by_rerun)
     PyMem_RawFree(self.spare)
     subscribers_free(&self.members)
 
 
-cdef bint _widen(void **array, Py_ssize_t old, Py_ssize_t new) noexcept:
-    cdef void *wider = PyMem_RawRealloc(array[0], new)
-    if wider == NULL:
+cdef bint _grow_array(void **array, Py_ssize_t old, Py_ssize_t new) noexcept:
+    cdef void *grown = PyMem_RawRealloc(array[0], new)
+    if grown == NULL:
         return False
-    memset(<char *>wider + old, 0, new - old)
-    array[0] = wider
+    memset(<char *>grown + old, 0, new - old)
+    array[0] = grown
     return True
 
 
-cdef bint slots_widen(Slots *self) noexcept:
-    """Double the number of slots; False when there is no memory."""
+cdef bint slots_grow(Slots *self) noexcept:
+    """Double the number of slots; False if there is no memory."""
     cdef Py_ssize_t old = self.size, new = 2 * self.size or FIRST_SLOTS
     if not (
-        _widen(<void **>&self.scopes, old * sizeof(PyObject *), new * sizeof(PyObject *))
-        and _widen(<void **>&self.spare, old * sizeof(uint32_t), new * sizeof(uint32_t))
-        and _widen(<void **>&self.alive, old // 8, new // 8)
-        and _widen(<void **>&self.retired, old // 8, new // 8)
-        and _widen(<void **>&self.pending, old // 8, new // 8)
-        and _widen(<void **>&self.echoed, old // 8, new // 8)
+        _grow_array(<void **>&self.scopes, old * sizeof(PyObject *), new * sizeof(PyObject *))
+        and _grow_array(<void **>&self.spare, old * sizeof(uint32_t), new * sizeof(uint32_t))
+        and _grow_array(<void **>&self.alive, old // 8, new // 8)
+        and _grow_array(<void **>&self.retired, old // 8, new // 8)
+        and _grow_array(<void **>&self.pending, old // 8, new // 8)
+        and _grow_array(<void **>&self.pending_by_rerun, old // 8, new // 8)
     ):
         return False
     self.size = new
@@ -73,7 +41,7 @@ cdef bint slots_widen(Slots *self) noexcept:
 
 
 cdef int take_slot(Table *table, Scope scope) except -1:
-    """Give the scope a slot that is in no set, for what it reads from now on. Its session is locked."""
+    """Give the scope a slot that no set contains, for its next reads. Its session is locked."""
     cdef Slots *slots = &table.slots
     cdef uint32_t slot
     cdef bint found
@@ -87,12 +55,12 @@ cdef int take_slot(Table *table, Scope scope) except -1:
             slot = slots.used
             store32(slots.used, slots.used + 1)
             break
-        # Sweeping looks at every cell, so it has to be worth it.
+        # A sweep visits every cell, so it has to free enough slots.
         if slots.live <= slots.size // 2 and slots.size and not slots.sweeping:
             unlock(&slots.mutex)
             found = sweep(table)
         else:
-            found = slots_widen(slots)
+            found = slots_grow(slots)
             unlock(&slots.mutex)
         if not found:
             raise MemoryError()
@@ -107,14 +75,17 @@ cdef int take_slot(Table *table, Scope scope) except -1:
 
 
 cdef void retire_slot(Table *table, Scope scope, uint32_t slot, bint subscribed) noexcept:
-    """Take a slot away from the scope, and its subscriptions if it may have some. Its session is locked."""
+    """Take a slot from the scope, which ends its subscriptions. Its session is locked.
+
+    Without `subscribed` no set contains the slot.
+    """
     cdef Slots *slots = &table.slots
     lock(&slots.mutex)
     slots.scopes[slot] = NULL
     store32(slots.live, slots.live - 1)
     clear_bit(slots.alive, slot)
     clear_bit(slots.pending, slot)
-    clear_bit(slots.echoed, slot)
+    clear_bit(slots.pending_by_rerun, slot)
     if subscribed:
         set_bit(slots.retired, slot)
     else:
@@ -125,10 +96,10 @@ cdef void retire_slot(Table *table, Scope scope, uint32_t slot, bint subscribed)
 
 
 cdef bint sweep(Table *table) noexcept:
-    """Take the retired slots out of every set, so that they can be used again; False when there is no memory.
+    """Remove the retired slots from every set, so that they can be used again; False if there is no memory.
 
-    No shard is locked. Nobody adds a retired slot to a set: that takes the lock of the session under which it was
-    retired.
+    No shard is locked. No thread adds a retired slot to a set, because slots are retired with the session locked and
+    subscribing locks it too.
     """
     cdef Slots *slots = &table.slots
     cdef Shard *shard
@@ -174,10 +145,10 @@ cdef bint sweep(Table *table) noexcept:
     return True
 
 
-# Subscribing. The scope's session is locked, and the shard of the subscribers' cell.
+# Subscribing. The scope's session is locked, and the shard of the cell that has the set.
 
 cdef bint subscribe(Slots *slots, Subscribers *subscribers, Scope scope, Holder reader) noexcept:
-    """Add the scope unless it is going to be rerun anyway; False when there is no memory."""
+    """Add the scope's slot to a set, unless the scope is going to rerun anyway; False if there is no memory."""
     cdef bint done = True
     cdef uint32_t i
     lock(&slots.mutex)
@@ -188,9 +159,9 @@ cdef bint subscribe(Slots *slots, Subscribers *subscribers, Scope scope, Holder 
         and not subscribers_has(subscribers, scope.slot)
     ):
         for i in range(scope.earlier_count):
-            subscribers_discard(subscribers, scope.earlier[i])  # the new one tells of every change as well
+            subscribers_discard(subscribers, scope.earlier[i])  # the new slot is marked by the same changes
         done = (
-            reads_add(&scope.reads, subscribers, scope.session.sent, reader.serial, context_here())
+            reads_add(&scope.reads, subscribers, scope.session.sent, reader.serial, current_context())
             and subscribers_add(subscribers, scope.slot, slots.alive)
         )
         scope.subscribed = True
@@ -201,80 +172,81 @@ cdef bint subscribe(Slots *slots, Subscribers *subscribers, Scope scope, Holder 
 # Marking. The writer's session is locked, and the shard of the cell.
 
 cdef void notify(Slots *slots, Cell *cell, Session writer) noexcept:
-    """Mark what depends on the cell as stale, after it has changed."""
+    """Mark the scopes that depend on the cell as stale, after it has changed."""
     cdef Subscribers *later
     lock(&slots.mutex)
-    later = NULL if cell.extra == NULL or cell.extra.interval_ns == 0 else pace(slots, cell)
+    later = throttle(slots, cell)
     mark(slots, &cell.readers, later, writer, cell.key)
-    if cell.presence_owed:
-        if cell.extra != NULL:
-            mark(slots, &cell.extra.watchers, later, writer, cell.key)
+    if cell.presence_pending:
+        if cell.cold != NULL:
+            mark(slots, &cell.cold.watchers, later, writer, cell.key)
         mark(slots, &slots.members, NULL, writer, <PyObject *>SET_OF_KEYS)
     unlock(&slots.mutex)
 
 
-cdef void notify_of_absence(Slots *slots, Cell *cell, Session writer) noexcept:
-    """Mark what has read that the cell has no value."""
+cdef void notify_absent(Slots *slots, Cell *cell, Session writer) noexcept:
+    """Mark the scopes that depend on an absent cell as stale, after it was touched."""
     cdef Subscribers *later
     lock(&slots.mutex)
-    later = NULL if cell.extra == NULL or cell.extra.interval_ns == 0 else pace(slots, cell)
+    later = throttle(slots, cell)
     mark(slots, &cell.readers, later, writer, cell.key)
-    if cell.extra != NULL:
-        mark(slots, &cell.extra.watchers, later, writer, cell.key)
+    if cell.cold != NULL:
+        mark(slots, &cell.cold.watchers, later, writer, cell.key)
     unlock(&slots.mutex)
 
 
-cdef Subscribers *pace(Slots *slots, Cell *cell) noexcept:
-    """Where to put the subscribers of a key that has an interval, which has changed; NULL if it is time to mark them.
+cdef inline Subscribers *throttle(Slots *slots, Cell *cell) noexcept:
+    """The set into which to move the subscribers of a changed key that has an interval; NULL if they are due.
 
-    A later read finds the newest value, so a subscriber that comes since is not among those that are outdated.
+    A scope that subscribes later has read the newest value, so it does not get into that set.
     """
     cdef long long now
-    if cell.readers.count == 0 and cell.extra.watchers.count == 0:
+    if cell.cold == NULL or cell.cold.interval_ns == 0 or (cell.readers.count == 0 and cell.cold.watchers.count == 0):
         return NULL
     now = clock_ns()
-    if now - cell.extra.marked_ns >= cell.extra.interval_ns:
-        cell.extra.marked_ns = now
-        mark_outdated(slots, cell)
+    if now - cell.cold.marked_ns >= cell.cold.interval_ns:
+        cell.cold.marked_ns = now
+        mark_throttled(slots, cell)
         return NULL
-    if not cell.extra.is_outdated:
-        cell.extra.is_outdated = True
-        cell.extra.next_outdated = slots.outdated
-        slots.outdated = cell
-        store_flag(slots.any_pending, True)  # so that the collector comes back in time
-    return &cell.extra.outdated
+    if not cell.cold.is_throttled:
+        cell.cold.is_throttled = True
+        cell.cold.next_throttled = slots.throttled
+        slots.throttled = cell
+        store_flag(slots.any_pending, True)  # makes the rerun queue ask when the interval is over
+    return &cell.cold.throttled
 
 
-cdef inline void mark_outdated(Slots *slots, Cell *cell) noexcept:
-    if subscribers_take(&cell.extra.outdated, slots.pending, slots.alive):
+cdef inline void mark_throttled(Slots *slots, Cell *cell) noexcept:
+    if subscribers_take(&cell.cold.throttled, slots.pending, slots.alive):
         store_flag(slots.any_pending, True)
 
 
-cdef long long release_outdated(Table *table) noexcept:
-    """Mark the subscribers of all keys whose interval is over. Returns the ns until the next is over, -1 if none is."""
+cdef long long release_throttled(Table *table) noexcept:
+    """Mark the throttled subscribers whose interval is over. Returns the ns until the next is over, -1 if none is left.
+    """
     cdef Slots *slots = &table.slots
     cdef Shard *shard
     cdef Cell *cell
     cdef Cell *following
     cdef long long left, least = -1, now = clock_ns()
     lock(&slots.mutex)
-    cell, slots.outdated = slots.outdated, NULL
+    cell, slots.throttled = slots.throttled, NULL
     unlock(&slots.mutex)
-    while cell != NULL:  # no cell goes while it is outdated
-        following = cell.extra.next_outdated
+    while cell != NULL:  # a throttled cell is not freed
+        following = cell.cold.next_throttled
         shard = shard_of(table, cell.hash)
         lock(&shard.mutex)
         lock(&slots.mutex)
-        left = cell.extra.marked_ns + cell.extra.interval_ns - now
-        if left > 0 and cell.extra.outdated.count:
+        left = cell.cold.marked_ns + cell.cold.interval_ns - now
+        if left > 0 and cell.cold.throttled.count:
             least = left if least < 0 else min(left, least)
-            cell.extra.next_outdated = slots.outdated
-            slots.outdated = cell
+            cell.cold.next_throttled = slots.throttled
+            slots.throttled = cell
         else:
-            cell.extra.is_outdated = False
-            if cell.extra.outdated.count:
-                cell.extra.marked_ns = now
-                mark_outdated(slots, cell)
+            cell.cold.is_throttled = False
+            if cell.cold.throttled.count:
+                cell.cold.marked_ns = now
+                mark_throttled(slots, cell)
         unlock(&slots.mutex)
         drop_if_unused(shard, cell)
         unlock_shard(shard)
@@ -283,11 +255,11 @@ cdef long long release_outdated(Table *table) noexcept:
 
 
 cdef bint is_watched(Slots *slots, const Cell *cell) noexcept:
-    """Whether anybody depends on the cell's presence."""
+    """Whether any scope depends on the cell's presence."""
     cdef bint watched
     lock(&slots.mutex)
     watched = subscribers_any(&slots.members, slots.alive) or (
-        cell.extra != NULL and subscribers_any(&cell.extra.watchers, slots.alive)
+        cell.cold != NULL and subscribers_any(&cell.cold.watchers, slots.alive)
     )
     unlock(&slots.mutex)
     return watched
@@ -296,59 +268,92 @@ cdef bint is_watched(Slots *slots, const Cell *cell) noexcept:
 cdef void mark(
     Slots *slots, Subscribers *subscribers, Subscribers *later, Session writer, PyObject *name
 ) noexcept:
-    """Make the subscribers pending, or put them among those that will be `later`. Not the writer's own scopes as long
-    as its run goes on.
+    """Mark the subscribers as pending or, unless `later` is NULL, move them there.
 
-    Those keep their subscription. They are noted as overwritten if they may have shown what was there before.
+    While the writer's run goes on, its own scopes are left subscribed instead. They are noted as overwritten if they
+    may have shown the older value.
     """
-    cdef Scope scope
-    cdef bint own = False
-    cdef bint moved
+    cdef PyObject *only
+    cdef bint set_aside
     if subscribers.count == 0:
         return
-    if writer is not None and writer.running:
-        if subscribers.count == 1 and not subscribers.words and slots.scopes[subscribers.body.few[0]] != NULL:
-            scope = <Scope>slots.scopes[subscribers.body.few[0]]
-            if scope.session is writer and scope.slot == subscribers.body.few[0]:
-                # Most often: a script adds to a number that no other session shows.
-                note_own_change(slots, scope, subscribers, name)
-                return
-        for scope in writer.scopes.values():
-            scope.kept = subscribers_has(subscribers, scope.slot)
-            if scope.kept:
-                own = True
-                subscribers_discard(subscribers, scope.slot)
-                note_own_change(slots, scope, subscribers, name)
-    moved = later != NULL and subscribers_move(subscribers, later, slots.alive)
-    if not moved and is_rerun(writer):
-        echo(slots, subscribers, writer, name)
-    elif not moved and subscribers_take(subscribers, slots.pending, slots.alive):
+    if writer is None or not writer.running:
+        mark_all(slots, subscribers, later, writer, name)
+        return
+    only = only_subscriber(slots, subscribers, writer)
+    if only != NULL:  # the most frequent case: a script adds to a number that no other session shows
+        note_own_change(slots, <Scope>only, subscribers, name)
+        return
+    set_aside = set_own_aside(slots, subscribers, writer, name)
+    mark_all(slots, subscribers, later, writer, name)
+    if set_aside:
+        put_own_back(slots, subscribers, writer)
+
+
+cdef inline PyObject *only_subscriber(const Slots *slots, const Subscribers *subscribers, Session session) noexcept:
+    """The scope of the session that is the only subscriber with its last execution, else NULL. Borrowed."""
+    cdef PyObject *scope
+    if subscribers.count != 1 or subscribers.words:
+        return NULL
+    scope = slots.scopes[subscribers.body.few[0]]
+    if scope == NULL or (<Scope>scope).session is not session or (<Scope>scope).slot != subscribers.body.few[0]:
+        return NULL
+    return scope
+
+
+cdef inline bint set_own_aside(Slots *slots, Subscribers *subscribers, Session writer, PyObject *name) noexcept:
+    """Take the writer's own scopes out of the subscribers, and note its change. Whether there were some."""
+    cdef Scope scope
+    cdef bint found = False
+    for scope in writer.scopes.values():
+        scope.set_aside = subscribers_has(subscribers, scope.slot)
+        if scope.set_aside:
+            found = True
+            subscribers_discard(subscribers, scope.slot)
+            note_own_change(slots, scope, subscribers, name)
+    return found
+
+
+cdef inline void put_own_back(Slots *slots, Subscribers *subscribers, Session writer) noexcept:
+    """Undo `set_own_aside`."""
+    cdef Scope scope
+    for scope in writer.scopes.values():
+        if scope.set_aside:
+            subscribers_add(subscribers, scope.slot, slots.alive)  # cannot fail: the room for it is still there
+
+
+cdef inline void mark_all(
+    Slots *slots, Subscribers *subscribers, Subscribers *later, Session writer, PyObject *name
+) noexcept:
+    """Mark all subscribers as pending, or move them to `later`."""
+    if later != NULL and subscribers_move(subscribers, later, slots.alive):
+        return
+    if is_rerun_write(writer):
+        mark_by_rerun(slots, subscribers, writer, name)
+    elif subscribers_take(subscribers, slots.pending, slots.alive):
         store_flag(slots.any_pending, True)
-    if own:
-        for scope in writer.scopes.values():
-            if scope.kept:
-                subscribers_add(subscribers, scope.slot, slots.alive)  # it was there, so there is room
 
 
 cdef inline void note_own_change(Slots *slots, Scope scope, const Subscribers *subscribers, PyObject *name) noexcept:
-    """The scope's own session has changed what the scope has read."""
+    """The scope's own session has changed a key that the scope has read."""
     if is_overwritten(slots, scope, subscribers):
         scope.overwritten = <str>name
-        note_echo(slots, scope.session, name)
+        note_chain_write(slots, scope.session, name)
     if scope.earlier_count:
         scope.cause_before = max(scope.cause_before, scope.session.cause)
-        scope.stale_before = True  # if this execution is broken off, an earlier one still shows the older value
+        scope.stale_before = True  # if this execution is interrupted, the screen still shows an earlier one
 
 
-cdef inline bint is_for_other() noexcept:
-    """Whether the change comes back from a backend: this thread makes it in the name of another, its holder's."""
+cdef inline bint acts_for_other() noexcept:
+    """Whether this thread applies a change from a backend on behalf of another thread, the holder's."""
     return fss_holder != NULL and (<Holder>fss_holder).thread != PyThread_get_thread_ident()
 
 
 cdef inline bint is_overwritten(Slots *slots, Scope scope, const Subscribers *subscribers) noexcept:
     """Whether a change by the scope's own session is a reason to rerun the scope.
 
-    It is none where the holder and task that make it have read the value, and nothing that was sent since can show it.
+    It is not if the holder and task that make the change have read the value, and nothing was sent to the browser
+    since.
     """
     cdef Holder holder
     cdef const void *context
@@ -357,14 +362,15 @@ cdef inline bint is_overwritten(Slots *slots, Scope scope, const Subscribers *su
     if slots.rerun_writer == WRITER_ALWAYS or scope.run != scope.session.run or fss_holder == NULL:
         return True
     holder = <Holder>fss_holder
-    context = holder.context if is_for_other() else context_here()
+    context = holder.context if acts_for_other() else current_context()
     return not reads_has(&scope.reads, subscribers, scope.session.sent, holder.serial, context)
 
 
-# Chains of reruns. What a user's run, a thread or a timer changes is an *origin*: the number of the collection that
-# finds it. What a rerun changes descends from the rerun's own origin, one step deeper. A *cause* is both in one number:
-# of two, the greater has the newer origin or, with the same one, the smaller depth. How often a part is rerun at a new
-# depth of one origin has a limit (`rerun/session.py`), which ends circles of sessions that change what the others show.
+# Chains of reruns. A change by a user's run, a thread or a timer is an *origin*: the number of the collection that
+# finds it. A change by a rerun belongs to the origin of the rerun, one step deeper. A *cause* encodes both in one
+# number: the greater of two causes has the newer origin or, with the same origin, the smaller depth.
+# `rerun/session.py` limits how often a fragment or script body reruns at new depths of one origin. That ends cycles of
+# sessions that change what the others show.
 
 cdef enum:
     DEPTHS = 0x10000
@@ -377,109 +383,109 @@ cdef inline uint64_t cause_of_origin(uint64_t origin) noexcept:
 
 
 cdef inline void add_cause(Scope scope, uint32_t slot, uint64_t cause) noexcept:
-    """What the execution with this slot has read was changed."""
+    """Note the cause of a change to what the execution with this slot has read."""
     if slot == scope.slot:
         scope.cause = max(scope.cause, cause)
     else:
         scope.cause_before = max(scope.cause_before, cause)
 
 
-cdef inline bint is_rerun(Session writer) noexcept:
-    """Whether a change is made by a rerun, and not by a thread of the app's own beside it."""
+cdef inline bint is_rerun_write(Session writer) noexcept:
+    """Whether a change is made by a rerun, and not by a thread that the app has started."""
     if writer is None or writer.by_user or not writer.running:
         return False
-    if is_for_other():
-        return not (<Holder>fss_holder).beside
-    return fss_thread_cache == NULL or (<_ThreadCache>fss_thread_cache).standing != BESIDE
+    if acts_for_other():
+        return not (<Holder>fss_holder).is_app_thread
+    return fss_thread_cache == NULL or (<_ThreadCache>fss_thread_cache).run_state != APP_THREAD
 
 
-cdef void echo(Slots *slots, const Subscribers *subscribers, Session writer, PyObject *name) noexcept:
-    """Mark the subscribers. They stay subscribed: if they are not rerun for this, they are for the next change."""
+cdef void mark_by_rerun(Slots *slots, const Subscribers *subscribers, Session writer, PyObject *name) noexcept:
+    """Mark the subscribers, and keep them subscribed: if they do not rerun for this change, they do for the next."""
     cdef uint32_t i, slot
-    cdef bint some = False
+    cdef bint found = False
     for i in range(64 * subscribers.words if subscribers.words else subscribers.count):
         slot = i if subscribers.words else subscribers.body.few[i]
         if subscribers_has(subscribers, slot) and slots.scopes[slot] != NULL:
             add_cause(<Scope>slots.scopes[slot], slot, writer.cause)
-            set_bit(slots.echoed, slot)
-            some = True
-    if some:
+            set_bit(slots.pending_by_rerun, slot)
+            found = True
+    if found:
         store_flag(slots.any_pending, True)
-        note_echo(slots, writer, name)
+        note_chain_write(slots, writer, name)
 
 
-cdef void note_echo(Slots *slots, Session writer, PyObject *key) noexcept:
-    """Remember what makes a chain go on. Its place is looked up when nothing is locked (`place_echoes`)."""
-    cdef Echo *noted
+cdef void note_chain_write(Slots *slots, Session writer, PyObject *key) noexcept:
+    """Remember a key that continues a chain. `locate_chain_writes` adds the source location with nothing locked."""
+    cdef ChainWrite *noted
     cdef int i
-    if not writer.recurs or slots.echo_count == MOST_ECHOES:
+    if not writer.recurs or slots.chain_write_count == MAX_CHAIN_WRITES:
         return
-    for i in range(slots.echo_count):
-        if same_key(slots.echoes[i].key, key):
+    for i in range(slots.chain_write_count):
+        if keys_equal(slots.chain_writes[i].key, key):
             return
-    noted = &slots.echoes[slots.echo_count]
-    slots.echo_count += 1
+    noted = &slots.chain_writes[slots.chain_write_count]
+    slots.chain_write_count += 1
     _incref(key)
     noted.key = key
     noted.code = NULL
     noted.thread = PyThread_get_thread_ident()
-    store_flag(slots.any_pending, True)  # so that the writer looks
-    store_flag(slots.woken, False)
+    store_flag(slots.any_pending, True)  # makes the writer call `locate_chain_writes`
+    store_flag(slots.notified, False)
 
 
-cdef void place_echoes(Slots *slots) noexcept:
-    """Note where the calling thread has made changes. Nothing is locked."""
+cdef void locate_chain_writes(Slots *slots) noexcept:
+    """Add source locations to the chain writes of the calling thread. Nothing is locked."""
     cdef unsigned long thread = PyThread_get_thread_ident()
     cdef PyObject *code
     cdef int instruction = 0
     cdef int i
-    cdef bint some = False
+    cdef bint found = False
     lock(&slots.mutex)
-    for i in range(slots.echo_count):
-        some = some or is_unplaced(&slots.echoes[i], thread)
+    for i in range(slots.chain_write_count):
+        found = found or needs_location(&slots.chain_writes[i], thread)
     unlock(&slots.mutex)
-    code = here(&instruction) if some else NULL
+    code = caller_location(&instruction) if found else NULL
     if code == NULL:
         return
     lock(&slots.mutex)
-    for i in range(slots.echo_count):
-        if is_unplaced(&slots.echoes[i], thread):
+    for i in range(slots.chain_write_count):
+        if needs_location(&slots.chain_writes[i], thread):
             _incref(code)
-            slots.echoes[i].code = code
-            slots.echoes[i].instruction = instruction
+            slots.chain_writes[i].code = code
+            slots.chain_writes[i].instruction = instruction
     unlock(&slots.mutex)
     _decref(code)
 
 
-cdef inline bint is_unplaced(const Echo *self, unsigned long thread) noexcept:
-    """Whether this thread has made the change, and it is not known where."""
+cdef inline bint needs_location(const ChainWrite *self, unsigned long thread) noexcept:
+    """Whether this thread has made the write and its source location is not known yet."""
     return self.thread == thread and self.code == NULL
 
 
-cdef list take_echoes(Slots *slots):
-    """What has made chains go on: (key, place or None)."""
-    cdef Echo taken[MOST_ECHOES]
+cdef list take_chain_writes(Slots *slots):
+    """Return and forget the writes that have continued chains: (key, source location or None)."""
+    cdef ChainWrite taken[MAX_CHAIN_WRITES]
     cdef int count, i
     lock(&slots.mutex)
-    count, slots.echo_count = slots.echo_count, 0
-    memcpy(taken, slots.echoes, sizeof(taken))
+    count, slots.chain_write_count = slots.chain_write_count, 0
+    memcpy(taken, slots.chain_writes, sizeof(taken))
     unlock(&slots.mutex)
     found = []
     for i in range(count):
         key, code = owned(taken[i].key), None if taken[i].code == NULL else owned(taken[i].code)
-        found.append((key, None if code is None else place(code, taken[i].instruction)))
+        found.append((key, None if code is None else format_location(code, taken[i].instruction)))
     return found
 
 
 # Collecting. Nothing is locked.
 
-cdef list collect(Slots *slots):
-    """The scopes of which an execution is pending. It is stale from now on."""
+cdef list collect_scopes(Slots *slots):
+    """Return the scopes with pending executions. These count as stale from now on."""
     cdef list found = []
     cdef PyObject **scopes = NULL
     cdef uint32_t slot, room, n = 0
     cdef Scope scope
-    cdef bint is_fed
+    cdef bint has_origin
     while True:
         lock(&slots.mutex)
         if scopes != NULL and slots.live <= room:
@@ -490,21 +496,21 @@ cdef list collect(Slots *slots):
         scopes = <PyObject **>PyMem_RawMalloc(room * sizeof(PyObject *))
         if scopes == NULL:
             raise MemoryError()
-    store_flag(slots.woken, False)
+    store_flag(slots.notified, False)
     store_flag(slots.any_pending, False)
     store64(slots.collections, slots.collections + 1)
     for slot in range(slots.used):
-        is_fed = has_bit(slots.pending, slot)
-        if (is_fed or has_bit(slots.echoed, slot)) and slots.scopes[slot] != NULL:
+        has_origin = has_bit(slots.pending, slot)
+        if (has_origin or has_bit(slots.pending_by_rerun, slot)) and slots.scopes[slot] != NULL:
             scope = <Scope>slots.scopes[slot]
-            if is_fed:
+            if has_origin:
                 add_cause(scope, slot, cause_of_origin(slots.collections))
             if slot != scope.slot:
                 store_flag(scope.stale_before, True)
-            elif is_fed:
+            elif has_origin:
                 store_flag(scope.stale, True)
             else:
-                store_flag(scope.echoed, True)
+                store_flag(scope.stale_by_rerun, True)
             if not scope.listed:
                 scope.listed = True
                 scopes[n] = <PyObject *>scope
@@ -514,7 +520,7 @@ cdef list collect(Slots *slots):
         (<Scope>scopes[slot]).listed = False
     if slots.size:
         memset(slots.pending, 0, slots.size // 8)
-        memset(slots.echoed, 0, slots.size // 8)
+        memset(slots.pending_by_rerun, 0, slots.size // 8)
     unlock(&slots.mutex)
     try:
         for slot in range(n):

@@ -1,13 +1,13 @@
 # cython: language_level=3
-# What can be done with a key: reading, changing, locking. See _core.pyx for the whole.
+# The store: reading, writing and locking a key. See the head of _core.pyx.
 
 cdef class Store:
     """A table of keys, and the scopes that depend on them."""
     cdef Table *table
-    cdef tuple reserved          # names that attribute access gives to methods
-    cdef object wake             # guarded by the mutex of the slots
-    cdef PyObject *options       # key -> what is configured for it, or NULL if nothing is for any; never freed
-    cdef uint64_t generation     # counts its changes
+    cdef tuple reserved          # names of methods, which win in attribute access
+    cdef object stale_listener   # called when the first scope becomes pending; guarded by the mutex of the slots
+    cdef PyObject *options       # key -> its options, or NULL; never freed
+    cdef uint64_t generation     # of the options
 
     def __cinit__(self, reserved=()):
         self.table = table_new()
@@ -17,9 +17,9 @@ cdef class Store:
     def __dealloc__(self):
         if self.table != NULL:
             empty(self.table)
-            table_disown(self.table)
+            table_release(self.table)
 
-    # For the Python layers.
+    # For the Python layers
 
     def peek(self, key, default=None, double timeout=-1):
         cdef PyObject *value
@@ -50,16 +50,16 @@ cdef class Store:
         return owned(key_lock(self.table, <PyObject *>key))
 
     def keys(self):
-        """The keys that are set, oldest first. Subscribes to nothing."""
+        """Return the keys that are set, in the order of insertion. Subscribes to nothing."""
         return sorted_keys(self.table)
 
     def watch_members(self):
-        """Make the calling scope depend on the set of keys."""
+        """Subscribe the calling scope to the set of keys."""
         watch_members(self.table)
 
-    def on_stale(self, wake):
+    def on_stale(self, listener):
         lock(&self.table.slots.mutex)
-        old, self.wake = self.wake, wake
+        previous, self.stale_listener = self.stale_listener, listener  # dropped when nothing is locked
         unlock(&self.table.slots.mutex)
 
     def set_rerun_writer(self, int policy):
@@ -68,14 +68,14 @@ cdef class Store:
         unlock(&self.table.slots.mutex)
 
     def collect_stale(self):
-        return collect(&self.table.slots)
+        return collect_scopes(&self.table.slots)
 
-    def take_echoes(self):
-        return take_echoes(&self.table.slots)
+    def take_chain_writes(self):
+        return take_chain_writes(&self.table.slots)
 
     def set_options(self, options):
         if load_object(self.options) != <PyObject *>options:
-            _incref(<PyObject *>options)  # a thread may be about to call it at any time
+            _incref(<PyObject *>options)  # immortal: a thread may be about to call it at any time
             store_object(self.options, <PyObject *>options)
         self.options_changed()
 
@@ -86,29 +86,29 @@ cdef class Store:
     def resolve(self, key):
         if self.version(key):
             resolve(self, <str>key)
-            release_outdated(self.table)  # the interval may be over by now
-            wake_collector(self)
+            release_throttled(self.table)  # the new interval may be over already
+            call_stale_listener(self)
 
-    def release_outdated(self):
-        cdef long long left = release_outdated(self.table)
+    def release_throttled(self):
+        cdef long long left = release_throttled(self.table)
         return None if left < 0 else left / 1e9
 
     def note_reads(self, bint wanted):
-        store_flag(self.table.notes_reads, wanted)
+        store_flag(self.table.note_reads, wanted)
 
     def take_reads(self):
         return take_reads()
 
     def changed_in_place(self, key, double budget):
-        cdef bint was_detached = detach(True)
+        cdef bint was_untracked = set_untracked(True)
         try:
             return changed_in_place(self.table, checked_key(key), max(1, nanoseconds(budget)))
         finally:
-            detach(was_detached)
+            set_untracked(was_untracked)
 
-    def call_elsewhere(self, call):
-        _incref(<PyObject *>call)  # for ever: a thread may be about to call it
-        store_object(self.table.call_elsewhere, <PyObject *>call)
+    def offload_callbacks(self, call):
+        _incref(<PyObject *>call)  # immortal: a thread may be about to call it at any time
+        store_object(self.table.offload_callbacks, <PyObject *>call)
 
     def transaction(self, keys, timeout):
         return Transaction(self, keys, timeout)
@@ -126,14 +126,14 @@ cdef class Store:
 
     def set_backend(self, backend):
         if backend is not None:
-            _incref(<PyObject *>backend)  # a thread may be about to call it at any time
+            _incref(<PyObject *>backend)  # immortal: a thread may be about to call it at any time
         store_object(self.table.backend, NULL if backend is None else <PyObject *>backend)
 
     def apply(self, changes, Holder writer=None):
         return apply(self, changes, writer)
 
-    def settle(self, keys=()):
-        wake_collector(self)
+    def flush(self, keys=()):
+        call_stale_listener(self)
         for key in keys:
             after_change(self, shard_of(self.table, key_hash(checked_key(key))), <PyObject *>key, True)
 
@@ -151,8 +151,8 @@ cdef class Store:
             return None
         holder = <Holder>current_holder()
         holder.session = session
-        holder.context = context_here()
-        holder.beside = this_thread().standing == BESIDE
+        holder.context = current_context()
+        holder.is_app_thread = this_thread().run_state == APP_THREAD
         return holder
 
     def raise_if_stopped(self):
@@ -161,11 +161,11 @@ cdef class Store:
             session.raise_if_stopped()
 
     def reset_after_fork(self):
-        """Empty the store and close its sessions, in a new process whose other threads are gone.
+        """Empty the store and close its sessions, in a forked process.
 
-        They may have left any mutex locked, and what they used belongs to the parent. So nothing is given back, and no
-        finalizer runs. Locks that are kept in variables go on being those of their keys, and are free: the thread that
-        has forked may leave its blocks, but holds nothing.
+        The parent's other threads may have left any mutex locked, and what they used belongs to the parent. So nothing
+        is freed, and no finalizer runs. KeyLocks in variables remain those of their keys, and are free: the thread that
+        has forked may leave its `with` blocks, but holds no lock.
         """
         cdef Table *table = self.table
         cdef Slots *slots = &table.slots
@@ -227,7 +227,7 @@ cdef class Store:
 
 
 cdef list kept_handles(Table *table):
-    """The KeyLocks of all keys, and how often the calling thread holds each."""
+    """The KeyLocks of all keys, each with the depth at which the calling thread holds it."""
     cdef list handles = []
     cdef Cell *cell
     cdef PyObject *handle
@@ -237,9 +237,9 @@ cdef list kept_handles(Table *table):
         for at in range(table.shards[i].mask + 1):
             cell = table.shards[i].buckets[at]
             while cell != NULL:
-                if cell.extra != NULL and cell.extra.handle != NULL:
-                    handle = cell.extra.handle
-                    if cell.extra.handle_is_weak:
+                if cell.cold != NULL and cell.cold.handle != NULL:
+                    handle = cell.cold.handle
+                    if cell.cold.handle_is_weak:
                         handle = weakref_get(handle)
                     else:
                         _incref(handle)
@@ -250,30 +250,30 @@ cdef list kept_handles(Table *table):
 
 
 cdef int rebind(Table *table, KeyLock handle, uint32_t depth) except -1:
-    """Make the KeyLock of the table before the fork that of its key again."""
+    """Connect a KeyLock from before the fork with its key's new cell."""
     cdef PyObject *key = handle.cell.key
     cdef Py_hash_t hashed = handle.cell.hash
     cdef Cell *cell = find_or_make(handle.shard, key, hashed)
-    if cell == NULL or cell_extra(cell) == NULL:
+    if cell == NULL or ensure_cold(cell) == NULL:
         raise MemoryError()
     handle.cell = cell
-    cell.extra.handle = <PyObject *>handle.reference
-    cell.extra.handle_is_weak = True
-    cell.extra.handles = 1
-    cell.extra.forked = depth
-    _incref(cell.extra.handle)
+    cell.cold.handle = <PyObject *>handle.reference
+    cell.cold.handle_is_weak = True
+    cell.cold.handles = 1
+    cell.cold.forked = depth
+    _incref(cell.cold.handle)
     return 0
 
 
 cdef void forget_holder() noexcept:
-    """In a forked process: what the thread held is the parent's."""
+    """Forget the thread's holder in a forked process: what it holds belongs to the parent."""
     global fss_holder, fss_transaction
     cdef Holder holder
     if fss_holder != NULL:
         holder = <Holder>fss_holder
         holder.cells = NULL
         holder.locks = 0
-        holder.pending = None
+        holder.deferred = None
         holder.forked = True
         if holder.transaction is not None:
             holder.transaction.ended = True
@@ -283,7 +283,7 @@ cdef void forget_holder() noexcept:
 
 
 cdef int reserve(Table *table, tuple names) except -1:
-    """Make the cells of names that stand for methods. They stay."""
+    """Make cells for the names of methods. They are never freed."""
     cdef Cell *cell
     cdef Py_hash_t hashed
     cdef str name
@@ -296,30 +296,30 @@ cdef int reserve(Table *table, tuple names) except -1:
     return 0
 
 
-cdef int wake_collector(Store store) except -1:
-    """Call `wake` if something is pending and nobody has been told. Nothing is locked."""
+cdef int call_stale_listener(Store store) except -1:
+    """Call the stale listener if a scope is pending and it was not called yet. Nothing is locked."""
     cdef Slots *slots = &store.table.slots
-    wake = None
-    if slots.echo_count and load_object(store.table.backend) == NULL:
-        place_echoes(slots)
+    listener = None
+    if slots.chain_write_count and load_object(store.table.backend) == NULL:
+        locate_chain_writes(slots)
     lock(&slots.mutex)
-    if slots.any_pending and not slots.woken and store.wake is not None:
-        store_flag(slots.woken, True)
-        wake = store.wake
+    if slots.any_pending and not slots.notified and store.stale_listener is not None:
+        store_flag(slots.notified, True)
+        listener = store.stale_listener
     unlock(&slots.mutex)
-    if wake is not None:
+    if listener is not None:
         try:
-            wake()
+            listener()
         except BaseException:
             lock(&slots.mutex)
-            store_flag(slots.woken, False)  # nobody was told, so the next change has to tell
+            store_flag(slots.notified, False)  # so that the next change calls it again
             unlock(&slots.mutex)
             raise
     return 0
 
 
 cdef void empty(Table *table) noexcept:
-    """Take away every value, and let go of every KeyLock."""
+    """Remove all values and release all KeyLocks."""
     cdef Shard *shard
     cdef Cell *cell
     cdef PyObject **values
@@ -333,11 +333,11 @@ cdef void empty(Table *table) noexcept:
         for at in range(shard.mask + 1):
             cell = shard.buckets[at]
             while cell != NULL:
-                if cell.value != NULL and values != NULL:  # without memory the values live on
+                if cell.value != NULL and values != NULL:  # without memory the values are leaked
                     values[n] = cell.value
                     n += 1
                 cell.value = NULL
-                release_handle(shard, cell)
+                weaken_handle(shard, cell)
                 cell = cell.next
         unlock_shard(shard)
         for at in range(n):
@@ -348,7 +348,7 @@ cdef void empty(Table *table) noexcept:
 # Reading
 
 cdef inline PyObject *read(Table *table, PyObject *key) except? NULL:
-    """A new reference to the key's value, NULL when it has none. The calling scope depends on it from now on."""
+    """A new reference to the key's value, NULL if it is not set. Subscribes the calling scope to the value."""
     cdef PyObject *scope = current_scope(table)
     cdef Py_hash_t hashed = key_hash(key)
     cdef Shard *shard = shard_of(table, hashed)
@@ -356,7 +356,7 @@ cdef inline PyObject *read(Table *table, PyObject *key) except? NULL:
     cdef PyObject *value
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    if (cell != NULL and is_open(cell)
+    if (cell != NULL and is_readable(cell)
             and (scope == NULL or subscribers_has(&cell.readers, load32((<Scope>scope).slot)))):
         value = cell.value
         _xincref(value)
@@ -367,7 +367,7 @@ cdef inline PyObject *read(Table *table, PyObject *key) except? NULL:
 
 
 cdef inline bint contains(Table *table, PyObject *key) except -1:
-    """Whether the key is set. The calling scope depends on that from now on."""
+    """Whether the key is set. Subscribes the calling scope to its presence."""
     cdef PyObject *scope = current_scope(table)
     cdef Py_hash_t hashed = key_hash(key)
     cdef Shard *shard = shard_of(table, hashed)
@@ -375,8 +375,8 @@ cdef inline bint contains(Table *table, PyObject *key) except -1:
     cdef PyObject *value
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    if (cell != NULL and is_open(cell) and (scope == NULL or (
-            cell.extra != NULL and subscribers_has(&cell.extra.watchers, load32((<Scope>scope).slot))))):
+    if (cell != NULL and is_readable(cell) and (scope == NULL or (
+            cell.cold != NULL and subscribers_has(&cell.cold.watchers, load32((<Scope>scope).slot))))):
         value = cell.value
         unlock(&shard.mutex)
         return value != NULL
@@ -387,14 +387,14 @@ cdef inline bint contains(Table *table, PyObject *key) except -1:
 
 
 cdef PyObject *peek(Table *table, PyObject *key) except? NULL:
-    """A new reference to the key's value, NULL when it has none. Nobody depends on it."""
+    """A new reference to the key's value, NULL if it is not set. Subscribes to nothing."""
     return read_slowly(table, key, key_hash(key), None, False, -1)
 
 
 cdef PyObject *read_slowly(
     Table *table, PyObject *key, Py_hash_t hashed, Scope scope, bint presence, long long timeout_ns
 ) except? NULL:
-    """Read when the key may be locked by another thread, or the scope may have to be subscribed."""
+    """Read when another thread may hold the key's lock, or the scope may not be subscribed yet."""
     cdef Session session = None if scope is None else scope.session
     cdef Holder reader = <Holder>current_holder()
     cdef Shard *shard = shard_of(table, hashed)
@@ -406,13 +406,13 @@ cdef PyObject *read_slowly(
     cdef bint noted = False
     waiter.queued = False
     while True:
-        enter(session, shard)
+        lock_session_and_shard(session, shard)
         cell = find(shard, key, hashed) if scope is None else find_or_make(shard, key, hashed)
         if cell == NULL or not is_held_by_other(cell):
             break
         if session is not None:
             unlock(&session.mutex)
-        if not wait_for_turn(table, shard, cell, &waiter, False, timeout_ns):
+        if not wait_until_available(table, shard, cell, &waiter, False, timeout_ns):
             raise TimeoutError(f"The lock of {<object>key!r} was not free in time.")
     waited = waiter.queued
     if waited:
@@ -421,18 +421,18 @@ cdef PyObject *read_slowly(
         value = NULL
         done = scope is None
     else:
-        value = visible(table, cell)
+        value = visible_value(table, cell)
         if scope is None:
             pass
         elif not presence:
             done = subscribe(&table.slots, &cell.readers, scope, reader)
-            noted = load_flag(table.notes_reads) and cell.has_print and not cell.reported
-        elif cell_extra(cell) == NULL:
+            noted = load_flag(table.note_reads) and cell.has_print and not cell.reported
+        elif ensure_cold(cell) == NULL:
             done = False
         else:
-            done = subscribe(&table.slots, &cell.extra.watchers, scope, reader)
+            done = subscribe(&table.slots, &cell.cold.watchers, scope, reader)
         drop_if_unused(shard, cell)
-    leave(session, shard)
+    unlock_session_and_shard(session, shard)
     if waited:
         end_waiting(table, &waiter)
     if not done:
@@ -460,7 +460,7 @@ cdef int watch_members(Table *table) except -1:
 
 
 cdef Py_ssize_t count_keys(Table *table) noexcept:
-    """How many keys are set at one moment: several that change at once are counted one by one, with shards locked."""
+    """Number of keys that are set. A transaction changes it key by key with all its shards locked, so lock them all."""
     cdef Py_ssize_t count
     lock_shards(table, NULL)
     count = table.present
@@ -492,9 +492,9 @@ cdef list sorted_keys(Table *table):
                     cells[n] = cell
                     n += 1
                 cell = cell.next
-    qsort(cells, n, sizeof(Cell *), compare_births)
+    qsort(cells, n, sizeof(Cell *), compare_insertion)
     for at in range(n):
-        cells[at] = <Cell *>cells[at].key  # which outlives the cell by this reference
+        cells[at] = <Cell *>cells[at].key  # the following reference keeps it alive when the cell is freed
         _incref(<PyObject *>cells[at])
     unlock_shards(table, NULL)
     try:
@@ -507,25 +507,25 @@ cdef list sorted_keys(Table *table):
     return found
 
 
-cdef int compare_births(const void *one, const void *other) noexcept nogil:
-    cdef const Cell *first = (<const Cell **>one)[0]
-    cdef const Cell *second = (<const Cell **>other)[0]
-    return (first.born > second.born) - (first.born < second.born)
+cdef int compare_insertion(const void *one, const void *other) noexcept nogil:
+    cdef uint64_t first = (<const Cell **>one)[0].insertion_sequence
+    cdef uint64_t second = (<const Cell **>other)[0].insertion_sequence
+    return (first > second) - (first < second)
 
 
 # Changing
 
 cdef enum:
-    AS_THE_CODE_SAYS = -1   # whether it is in a `no_rerun` block
+    FROM_CONTEXT = -1       # quiet if the code runs in a `no_rerun` block
 
 
-cdef inline void enter(Session writer, Shard *shard) noexcept:
+cdef inline void lock_session_and_shard(Session writer, Shard *shard) noexcept:
     if writer is not None:
         lock(&writer.mutex)
     lock(&shard.mutex)
 
 
-cdef inline void leave(Session writer, Shard *shard) noexcept:
+cdef inline void unlock_session_and_shard(Session writer, Shard *shard) noexcept:
     if writer is not None:
         unlock(&writer.mutex)
     unlock_shard(shard)
@@ -534,7 +534,7 @@ cdef inline void leave(Session writer, Shard *shard) noexcept:
 cdef PyObject *commit(
     Table *table, Shard *shard, Cell *cell, PyObject *value, Session writer, int quiet
 ) noexcept:
-    """Give the cell a new value, or none, and mark what depends on it unless `quiet`. Returns the old reference.
+    """Set the cell's value, or remove it, and mark the subscribers unless `quiet`. Returns the old reference.
 
     The writer's session and the shard are locked.
     """
@@ -544,36 +544,45 @@ cdef PyObject *commit(
     shard.clock += 1
     cell.version = shard.clock
     if (old == NULL) != (value == NULL):
-        cell.presence_owed = True
+        cell.presence_pending = True
         add_size(table.present, 1 if old == NULL else -1)
         if old == NULL:
-            cell.born = add64(table.births, 1)
-    if cell.extra != NULL:
-        announce(cell)
-    if cell.presence_owed or cell.readers.count:
-        if not (are_suppressed() if quiet == AS_THE_CODE_SAYS else quiet):
+            cell.insertion_sequence = add64(table.insertion_sequence, 1)
+    if cell.cold != NULL:
+        signal_change(cell)
+    if cell.presence_pending or cell.readers.count:
+        if not (are_suppressed() if quiet == FROM_CONTEXT else quiet):
             notify(&table.slots, cell, writer)
-            cell.presence_owed = False
+            cell.presence_pending = False
         elif not is_watched(&table.slots, cell):
-            cell.presence_owed = False
+            cell.presence_pending = False
     return old
 
 
 cdef void touch_absent(Table *table, Cell *cell, Session writer, int quiet) noexcept:
-    """Mark what depends on a key that is not set, as if it had changed. The writer's session and the shard are locked.
+    """Mark the subscribers of an absent key as if it had changed. The set of keys has not.
 
-    The set of keys is what it was.
+    The writer's session and the shard are locked.
     """
-    if cell.extra != NULL:
-        announce(cell)
-    if not (are_suppressed() if quiet == AS_THE_CODE_SAYS else quiet):
-        notify_of_absence(&table.slots, cell, writer)
+    if cell.cold != NULL:
+        signal_change(cell)
+    if not (are_suppressed() if quiet == FROM_CONTEXT else quiet):
+        notify_absent(&table.slots, cell, writer)
 
 
 cdef object assign(Store store, str key, object value, bint if_absent):
-    """Set the key, unless `if_absent` and it has a value. Returns the value that it had, or ABSENT."""
+    """Set the key, unless `if_absent` and it is set. Returns the value that it had, or ABSENT."""
+    cdef PyObject *backend = load_object(store.table.backend)
+    if fss_transaction != NULL and transaction_of(store) is not None:
+        return transaction_of(store).write(key, value, if_absent)
+    if backend != NULL:
+        return (<object>backend).assign(key, value, if_absent)
+    return assign_here(store, key, value, if_absent)
+
+
+cdef inline object assign_here(Store store, str key, object value, bint if_absent):
+    """Assign in this table."""
     cdef Table *table = store.table
-    cdef PyObject *backend = load_object(table.backend)
     cdef Session writer = current_writer(table)
     cdef Py_hash_t hashed = key_hash(<PyObject *>key)
     cdef Shard *shard = shard_of(table, hashed)
@@ -582,80 +591,85 @@ cdef object assign(Store store, str key, object value, bint if_absent):
     cdef Judge judge
     cdef Waiter waiter
     cdef bint waited
-    cdef bint due
-    if fss_transaction != NULL and transaction_of(store) is not None:
-        return transaction_of(store).write(key, value, if_absent)
-    if backend != NULL:
-        return (<object>backend).assign(key, value, if_absent)
+    cdef bint has_callbacks
     judge_start(&judge, <PyObject *>value)
     waiter.queued = False
+    try:
+        cell = lock_to_assign(store, writer, shard, key, hashed, if_absent, &judge, &waiter)
+        waited = waiter.queued
+        if waited:
+            leave_lock_queue(cell, &waiter)
+        old = cell.value
+        if if_absent and old != NULL:
+            _incref(old)
+        elif old != NULL and is_same(&judge, cell):
+            _incref(<PyObject *>value)
+            cell.value = <PyObject *>value
+        else:
+            keep_print(&judge, cell)
+            old = commit(table, shard, cell, <PyObject *>value, writer, FROM_CONTEXT)
+        has_callbacks = cell.cold != NULL and cell.cold.pending_callbacks != 0
+        unlock_session_and_shard(writer, shard)
+        previous = ABSENT if old == NULL else owned(old)
+        if waited:
+            end_waiting(table, &waiter)
+    finally:
+        judge_end(&judge)
+    after_change(store, shard, <PyObject *>key, has_callbacks)
+    return previous
+
+
+cdef inline Cell *lock_to_assign(
+    Store store, Session writer, Shard *shard, str key, Py_hash_t hashed, bint if_absent, Judge *judge, Waiter *waiter
+) except NULL:
+    """Lock the writer's session and the shard, once no other thread holds the key's lock and the comparison is made.
+
+    Returns the key's cell. The waiter may be in its queue.
+    """
+    cdef Cell *cell
     while True:
-        enter(writer, shard)
+        lock_session_and_shard(writer, shard)
         cell = find_or_make(shard, <PyObject *>key, hashed)
         if cell == NULL:
-            leave(writer, shard)
-            judge_end(&judge)
+            unlock_session_and_shard(writer, shard)
             raise MemoryError()
-        old = cell.value
         if is_held_by_other(cell):
             if writer is not None:
                 unlock(&writer.mutex)
-            wait_to_assign(table, shard, cell, &waiter, &judge)
-            judge_again(&judge)
-        elif not (if_absent and old != NULL) and is_due(&judge, cell):
-            leave(writer, shard)
-            if waiter.queued:  # others are not to wait for a comparison
-                give_up_waiting(table, shard, cell, &waiter)
-            examine_to_assign(&judge, store, key)
+            wait_to_pass(store.table, shard, cell, waiter)
+            judge_again(judge)
+        elif not (if_absent and cell.value != NULL) and is_due(judge, cell):
+            unlock_session_and_shard(writer, shard)
+            if waiter.queued:  # else other threads would wait for the comparison
+                give_up_waiting(store.table, shard, cell, waiter)
+            examine(judge, store, key)
         else:
-            break
-    waited = waiter.queued
-    if waited:
-        leave_lock_queue(cell, &waiter)
-    if if_absent and old != NULL:
-        _incref(old)
-    elif old != NULL and is_same(&judge, cell):
-        _incref(<PyObject *>value)
-        cell.value = <PyObject *>value
+            return cell
+
+
+cdef int wait_to_pass(Table *table, Shard *shard, Cell *cell, Waiter *waiter) except -1:
+    """Wait while another thread holds the cell's lock. The shard is locked at the call. Check the lock again then."""
+    if fss_holder == NULL:
+        unlock(&shard.mutex)
+        current_holder()  # a wait needs one
     else:
-        keep_print(&judge, cell)
-        old = commit(table, shard, cell, <PyObject *>value, writer, AS_THE_CODE_SAYS)
-    due = cell.extra != NULL and cell.extra.calls_due != 0
-    leave(writer, shard)
-    was = ABSENT if old == NULL else owned(old)
-    if waited:
-        end_waiting(table, &waiter)
-    judge_end(&judge)
-    after_change(store, shard, <PyObject *>key, due)
-    return was
-
-
-cdef int wait_to_assign(Table *table, Shard *shard, Cell *cell, Waiter *waiter, Judge *judge) except -1:
-    """Wait until no thread holds the lock. The shard is locked at the call."""
-    try:
-        if fss_holder == NULL:
-            unlock(&shard.mutex)
-            current_holder()  # the next look finds it
-        else:
-            wait_for_turn(table, shard, cell, waiter, False, -1)
-    except BaseException:
-        judge_end(judge)
-        raise
+        wait_until_available(table, shard, cell, waiter, False, -1)
     return 0
-
-
-cdef int examine_to_assign(Judge *judge, Store store, str key) except -1:
-    try:
-        return examine(judge, store, key)
-    except BaseException:
-        judge_end(judge)
-        raise
 
 
 cdef object change_presence(Store store, str key, bint remove):
     """Remove the key, or touch its value. Returns the value that it had, or ABSENT."""
+    cdef PyObject *backend = load_object(store.table.backend)
+    if fss_transaction != NULL and transaction_of(store) is not None:
+        return transaction_of(store).write(key, ABSENT, False) if remove else transaction_of(store).touch(key)
+    if backend != NULL:
+        return (<object>backend).remove(key) if remove else (<object>backend).touch(key)
+    return change_presence_here(store, key, remove)
+
+
+cdef object change_presence_here(Store store, str key, bint remove):
+    """Remove or touch in this table."""
     cdef Table *table = store.table
-    cdef PyObject *backend = load_object(table.backend)
     cdef Session writer = current_writer(table)
     cdef Py_hash_t hashed = key_hash(<PyObject *>key)
     cdef Shard *shard = shard_of(table, hashed)
@@ -663,53 +677,48 @@ cdef object change_presence(Store store, str key, bint remove):
     cdef PyObject *old = NULL
     cdef Waiter waiter
     cdef bint waited
-    cdef bint due
-    if fss_transaction != NULL and transaction_of(store) is not None:
-        return transaction_of(store).write(key, ABSENT, False) if remove else transaction_of(store).touch(key)
-    if backend != NULL:
-        return (<object>backend).remove(key) if remove else (<object>backend).touch(key)
-    current_holder()
+    cdef bint has_callbacks = False
     waiter.queued = False
     while True:
-        enter(writer, shard)
+        lock_session_and_shard(writer, shard)
         cell = find(shard, <PyObject *>key, hashed)
         if cell == NULL or not is_held_by_other(cell):
             break
         if writer is not None:
             unlock(&writer.mutex)
-        wait_for_turn(table, shard, cell, &waiter, False, -1)
+        wait_to_pass(table, shard, cell, &waiter)
     waited = waiter.queued
     if waited:
         leave_lock_queue(cell, &waiter)
-    if cell != NULL and cell.value != NULL:
-        cell.has_print = False
-        old = commit(table, shard, cell, NULL if remove else cell.value, writer, AS_THE_CODE_SAYS)
-    elif cell != NULL and not remove:
-        touch_absent(table, cell, writer, AS_THE_CODE_SAYS)
-    due = cell != NULL and cell.extra != NULL and cell.extra.calls_due != 0
     if cell != NULL:
+        if cell.value != NULL:
+            cell.has_print = False
+            old = commit(table, shard, cell, NULL if remove else cell.value, writer, FROM_CONTEXT)
+        elif not remove:
+            touch_absent(table, cell, writer, FROM_CONTEXT)
+        has_callbacks = cell.cold != NULL and cell.cold.pending_callbacks != 0
         drop_if_unused(shard, cell)
-    leave(writer, shard)
-    was = ABSENT if old == NULL else owned(old)
+    unlock_session_and_shard(writer, shard)
+    previous = ABSENT if old == NULL else owned(old)
     if waited:
         end_waiting(table, &waiter)
-    after_change(store, shard, <PyObject *>key, due)
-    return was
+    after_change(store, shard, <PyObject *>key, has_callbacks)
+    return previous
 
 
-cdef inline int after_change(Store store, Shard *shard, PyObject *key, bint due) except -1:
-    """What is left to do once nothing is locked."""
-    if load_flag(store.table.slots.any_pending) and not load_flag(store.table.slots.woken):
-        wake_collector(store)
-    if due and fss_holder != NULL and (<Holder>fss_holder).locks:
-        defer_calls(store.table, key)
-    elif due:
-        call_listeners(store.table, shard, key)
+cdef inline int after_change(Store store, Shard *shard, PyObject *key, bint has_callbacks) except -1:
+    """Call the stale listener, and flush or defer the key's callbacks. Nothing is locked."""
+    if load_flag(store.table.slots.any_pending) and not load_flag(store.table.slots.notified):
+        call_stale_listener(store)
+    if has_callbacks and fss_holder != NULL and (<Holder>fss_holder).locks:
+        defer_callbacks(store.table, key)
+    elif has_callbacks:
+        flush_callbacks(store.table, shard, key)
     return 0
 
 
 cdef object add(Store store, str key, object by, object default):
-    """Add to the key's number, or to the default if it has none. Returns the sum."""
+    """Add to the key's number, or to the default if the key is not set. Returns the sum."""
     cdef Table *table = store.table
     cdef PyObject *backend = load_object(table.backend)
     cdef Session writer = current_writer(table)
@@ -720,14 +729,14 @@ cdef object add(Store store, str key, object by, object default):
     cdef bint due = False
     if PyLong_CheckExact(by) and by and fss_transaction == NULL and backend == NULL:
         total = None
-        enter(writer, shard)
+        lock_session_and_shard(writer, shard)
         cell = find(shard, <PyObject *>key, hashed)
-        if (cell != NULL and is_open(cell) and cell.value != NULL and PyLong_CheckExact(<object>cell.value)
+        if (cell != NULL and is_readable(cell) and cell.value != NULL and PyLong_CheckExact(<object>cell.value)
                 and cell.policy != BY_HASH_FUNCS and cell.policy != UNRESOLVED):
-            total = PyNumber_Add(<object>cell.value, by)  # of ints: makes nothing for the collector, runs nobody's code
-            old = commit(table, shard, cell, <PyObject *>total, writer, AS_THE_CODE_SAYS)
-            due = cell.extra != NULL and cell.extra.calls_due != 0
-        leave(writer, shard)
+            total = PyNumber_Add(<object>cell.value, by)  # ints: not tracked by the garbage collector, no foreign code
+            old = commit(table, shard, cell, <PyObject *>total, writer, FROM_CONTEXT)
+            due = cell.cold != NULL and cell.cold.pending_callbacks != 0
+        unlock_session_and_shard(writer, shard)
         if old != NULL:
             _decref(old)
             after_change(store, shard, <PyObject *>key, due)
@@ -743,7 +752,7 @@ cdef object add_locked(Store store, str key, object by, object default):
     cdef Table *table = store.table
     cdef KeyLock handle = owned(key_lock(table, <PyObject *>key))
     cdef PyObject *old
-    enter_lock(handle, -1)
+    acquire_lock(handle, -1)
     try:
         old = peek(table, <PyObject *>key)
         value = default if old == NULL else owned(old)
@@ -756,14 +765,14 @@ cdef object add_locked(Store store, str key, object by, object default):
             ) from error
         assign(store, key, total, False)
     finally:
-        leave_lock(handle)
+        release_lock(handle)
     return total
 
 
-# Options of keys. They are asked for when a key is first assigned, and again after they have changed.
+# Options of keys. They are resolved when a key is first assigned, and again after they have changed.
 
 cdef void forget_options(Table *table) noexcept:
-    """Have the options of every key that is not set asked for when it is."""
+    """Mark the options of absent keys as unresolved."""
     cdef Shard *shard
     cdef Cell *cell
     cdef Py_ssize_t at
@@ -782,7 +791,7 @@ cdef void forget_options(Table *table) noexcept:
 
 
 cdef int resolve(Store store, str key) except -1:
-    """Give the key's cell the options that are configured for it. Nothing is locked."""
+    """Store the configured options of the key in its cell. Nothing is locked."""
     cdef Py_hash_t hashed = key_hash(<PyObject *>key)
     cdef Shard *shard = shard_of(store.table, hashed)
     cdef Cell *cell
@@ -800,27 +809,27 @@ cdef int resolve(Store store, str key) except -1:
             policy = BY_HASH_FUNCS
         lock(&shard.mutex)
         cell = find(shard, <PyObject *>key, hashed)
-        before = NULL if cell == NULL or cell.extra == NULL else cell.extra.hash_funcs
+        before = NULL if cell == NULL or cell.cold == NULL else cell.cold.hash_funcs
         _xincref(before)
         unlock(&shard.mutex)
         known = None if before == NULL else owned(before)
-        # A script may say the same in every run, with functions that it has defined anew.
+        # Scripts may pass equal functions in every run, defined anew.
         kept = policy <= BY_HASH_FUNCS and (known is hash_funcs or same_value(known, hash_funcs))
         lock(&shard.mutex)
         cell = find_or_make(shard, <PyObject *>key, hashed)
-        if cell == NULL or ((interval_ns or hash_funcs is not None) and cell_extra(cell) == NULL):
+        if cell == NULL or ((interval_ns or hash_funcs is not None) and ensure_cold(cell) == NULL):
             unlock_shard(shard)
             raise MemoryError()
-        done = before == (NULL if cell.extra == NULL else cell.extra.hash_funcs)
-        if done and load64(store.generation) == generation:  # else the thread that changes the options does it again
+        done = before == (NULL if cell.cold == NULL else cell.cold.hash_funcs)
+        if done and load64(store.generation) == generation:  # else the thread that changed the options resolves again
             cell.policy = policy
             cell.has_print = cell.has_print and kept
-            if cell.extra != NULL:
-                if cell.extra.interval_ns == 0:
-                    cell.extra.marked_ns = clock_ns() - interval_ns  # never
-                cell.extra.interval_ns = interval_ns
-                cell.extra.hash_funcs = NULL if hash_funcs is None else <PyObject *>hash_funcs
-                _xincref(cell.extra.hash_funcs)
+            if cell.cold != NULL:
+                if cell.cold.interval_ns == 0:
+                    cell.cold.marked_ns = clock_ns() - interval_ns  # as if the interval were over
+                cell.cold.interval_ns = interval_ns
+                cell.cold.hash_funcs = NULL if hash_funcs is None else <PyObject *>hash_funcs
+                _xincref(cell.cold.hash_funcs)
         else:
             before = NULL
         unlock_shard(shard)
@@ -836,46 +845,63 @@ cdef PyObject *key_lock(Table *table, PyObject *key) except NULL:
     cdef Py_hash_t hashed = key_hash(key)
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell
-    cdef Extra *extra
     cdef KeyLock made = None
-    cdef PyObject *weak = NULL
-    cdef PyObject *handle = NULL
+    cdef PyObject *handle
+    cdef PyObject *replaced
     while True:
         lock(&shard.mutex)
         cell = find_or_make(shard, key, hashed)
-        extra = NULL if cell == NULL else cell_extra(cell)
-        if extra == NULL:
+        if cell == NULL or ensure_cold(cell) == NULL:
             unlock_shard(shard)
             raise MemoryError()
-        if extra.handle != NULL and not extra.handle_is_weak:
-            handle = extra.handle
-            _incref(handle)
-            unlock(&shard.mutex)
-            return handle
-        if extra.handle != NULL:
-            handle = weakref_get(extra.handle)
-        if handle != NULL or made is not None:
+        handle = live_handle(cell.cold)
+        if handle == NULL and made is not None:
+            handle = connect_handle(table, shard, cell, made)
+        if handle != NULL:
             break
         unlock_shard(shard)
-        made = KeyLock.__new__(KeyLock, MAKING)
+        made = KeyLock.__new__(KeyLock, PRIVATE)
         made.reference = weakref.ref(made)
-    weak = extra.handle
-    if handle == NULL:
-        handle = <PyObject *>made
-        _incref(handle)
-        made.table, made.shard, made.cell = table, shard, cell
-        extra.handles += 1
-        add_size(table.owners, 1)
-    _incref(handle)  # one for the cell, one for the caller
-    extra.handle = handle
-    extra.handle_is_weak = False
+    replaced = keep_handle(cell.cold, handle)
     unlock_shard(shard)
-    _xdecref(weak)
+    _xdecref(replaced)
     return handle
 
 
+# The shard is locked.
+
+cdef inline PyObject *live_handle(const ColdFields *cold) noexcept:
+    """A new reference to the KeyLock, NULL if there is none."""
+    if cold.handle == NULL:
+        return NULL
+    if cold.handle_is_weak:
+        return weakref_get(cold.handle)
+    _incref(cold.handle)
+    return cold.handle
+
+
+cdef inline PyObject *connect_handle(Table *table, Shard *shard, Cell *cell, KeyLock handle) noexcept:
+    """Make a new KeyLock the one of the cell. Returns a new reference to it."""
+    handle.table, handle.shard, handle.cell = table, shard, cell
+    cell.cold.handles += 1
+    add_size(table.refs, 1)
+    _incref(<PyObject *>handle)
+    return <PyObject *>handle
+
+
+cdef inline PyObject *keep_handle(ColdFields *cold, PyObject *handle) noexcept:
+    """Keep the KeyLock alive. Returns the weak reference that this replaces, or NULL."""
+    cdef PyObject *weak = cold.handle
+    if weak == handle:
+        return NULL
+    _incref(handle)
+    cold.handle = handle
+    cold.handle_is_weak = False
+    return weak
+
+
 cdef inline PyObject *checked_key(object key) except NULL:
-    """The key itself, which other code of the package passes."""
+    """The key itself. Raises TypeError unless it is an exact str."""
     if not PyUnicode_CheckExact(key):
         refuse_key(key)
     return <PyObject *>key
@@ -909,7 +935,7 @@ cdef int refuse_key(key) except -1:
 
 
 cdef str shown(key):
-    """What stands for a key in a message."""
+    """The repr of a key for a message."""
     try:
         text = repr(key)
     except Exception:

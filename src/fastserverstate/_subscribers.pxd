@@ -1,18 +1,19 @@
 # cython: language_level=3
-"""A set of scope slots: who read this key.
+"""A set of the slots of scopes: the subscribers of a key.
 
     words   body
     0       few[4]             `count` slots, in no order, inside the struct
-    n > 0   bits -> n words    bit `slot % 64` of word `slot / 64`; `count` of them are set
+    n > 0   bits -> n words    a bitset: bit `slot % 64` of word `slot / 64`; `count` bits are set
 
-Most keys have a handful of readers among thousands of slots and must not pay for a bitset; a hot key has thousands
-and must be marked a word at a time. The set takes the second form when a fifth slot is added. `subscribers_take`
-empties it and keeps the words: a hot key is read again at once. `subscribers_purge` goes back to the first form.
+Most keys have a handful of readers among thousands of slots, and a bitset would waste memory. A hot key has thousands
+of readers, and is marked a word at a time. The set becomes a bitset when a fifth slot is added. `subscribers_take`
+empties it and keeps the words, because a hot key is read again soon. `subscribers_purge` turns small sets back into
+arrays.
 
-A slot that was retired stays in the sets that it is in. It is passed over where slots are counted on, by means of the
-bitset of those that are `alive`, and removed by the next purge.
+A retired slot stays in its sets. Functions that use the slots skip it with the bitset of slots that are `alive`, and
+the next purge removes it.
 
-Nothing here touches a Python object. The functions assume that their caller excludes every other thread.
+No function touches a Python object. The caller excludes all other threads.
 """
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawRealloc
 from libc.stdint cimport uint32_t, uint64_t
@@ -54,7 +55,7 @@ cdef inline bint subscribers_has(const Subscribers *self, uint32_t slot) noexcep
 
 
 cdef inline bint subscribers_any(const Subscribers *self, const uint64_t *alive) noexcept nogil:
-    """Whether a slot that is alive is in the set."""
+    """Whether the set contains a slot that is alive."""
     cdef uint32_t i
     if self.words:
         for i in range(self.words):
@@ -74,8 +75,8 @@ cdef inline void subscribers_free(Subscribers *self) noexcept nogil:
     self.count = 0
 
 
-cdef inline bint _subscribers_widen(Subscribers *self, uint32_t words) noexcept nogil:
-    """Make room for `words` words of bits; False when there is no memory."""
+cdef inline bint _subscribers_grow(Subscribers *self, uint32_t words) noexcept nogil:
+    """Make room for `words` words of bits; False if there is no memory."""
     cdef uint64_t *bits
     cdef uint32_t i
     if self.words:
@@ -95,7 +96,7 @@ cdef inline bint _subscribers_widen(Subscribers *self, uint32_t words) noexcept 
 
 
 cdef inline bint subscribers_add(Subscribers *self, uint32_t slot, const uint64_t *alive) noexcept nogil:
-    """Add a slot that is not in the set; False when there is no memory."""
+    """Add a slot that is not in the set; False if there is no memory."""
     cdef uint32_t i, kept = 0, highest = slot
     if not self.words:
         if self.count == FEW:
@@ -110,7 +111,7 @@ cdef inline bint subscribers_add(Subscribers *self, uint32_t slot, const uint64_
             return True
         for i in range(<uint32_t>FEW):
             highest = max(highest, self.body.few[i])
-    if highest >> 6 >= self.words and not _subscribers_widen(self, (highest >> 6) + 1):
+    if highest >> 6 >= self.words and not _subscribers_grow(self, (highest >> 6) + 1):
         return False
     set_bit(self.body.bits, slot)
     self.count += 1
@@ -118,7 +119,7 @@ cdef inline bint subscribers_add(Subscribers *self, uint32_t slot, const uint64_
 
 
 cdef inline void subscribers_discard(Subscribers *self, uint32_t slot) noexcept nogil:
-    """Take a slot out. The set keeps its form, so that adding the slot again needs no memory."""
+    """Remove a slot. The set remains an array or a bitset, so that adding the slot again needs no memory."""
     cdef uint32_t i
     if not subscribers_has(self, slot):
         return
@@ -133,7 +134,7 @@ cdef inline void subscribers_discard(Subscribers *self, uint32_t slot) noexcept 
 
 
 cdef inline bint subscribers_take(Subscribers *self, uint64_t *target, const uint64_t *alive) noexcept nogil:
-    """Move every slot that is alive into the bitset `target`, and forget the others. Whether there was one."""
+    """Move all slots that are alive into the bitset `target`, and forget the others. Returns whether any was alive."""
     cdef uint32_t i
     cdef uint64_t moved, some = 0
     if self.words:
@@ -152,9 +153,9 @@ cdef inline bint subscribers_take(Subscribers *self, uint64_t *target, const uin
 
 
 cdef inline bint subscribers_move(Subscribers *self, Subscribers *target, const uint64_t *alive) noexcept nogil:
-    """Move every slot that is alive into another set, and forget the others.
+    """Move all slots that are alive into another set, and forget the others.
 
-    False when there is no memory; what was not moved is still here.
+    False if there is no memory; this set still contains what was not moved.
     """
     cdef uint32_t i, slot
     cdef uint32_t slots = 64 * self.words if self.words else self.count
@@ -169,7 +170,7 @@ cdef inline bint subscribers_move(Subscribers *self, Subscribers *target, const 
 
 
 cdef inline void subscribers_purge(Subscribers *self, const uint64_t *retired, uint32_t words) noexcept nogil:
-    """Take out the slots in the bitset `retired`, of so many words."""
+    """Remove the slots in the bitset `retired`, which has `words` words."""
     cdef uint32_t i, slot, kept = 0
     cdef uint32_t few[4]
     cdef uint64_t word

@@ -1,29 +1,5 @@
 # cython: language_level=3
-# The table of cells: finding, making and dropping them. See _core.pyx for the whole.
-
-ctypedef struct Shard:
-    # A part of the table with a mutex of its own. Padded, so that processors do not fight for a line of their caches.
-    Mutex mutex
-    Cell **buckets            # heads of the chains; their number is a power of two
-    Py_ssize_t mask
-    Py_ssize_t cells
-    uint64_t clock            # counts the changes of its keys
-    Slots *slots              # of the table
-    char first_policy         # of the cells that are made: UNRESOLVED once there are options of keys
-    Cell *dropped             # to be freed, and
-    PyObject *released        # KeyLocks to be let go of, once the mutex is
-    char padding[64]
-
-ctypedef struct Table:
-    Py_ssize_t owners         # the store and the KeyLocks
-    Py_ssize_t present        # keys that are set
-    uint64_t births
-    PyObject *call_elsewhere    # told of keys whose listeners an event loop is not to call, or NULL; never freed
-    bint notes_reads            # what runs read is noted, to be looked at in the end
-    PyObject *backend         # what writes go through, or NULL; lives as long as the process
-    Slots slots
-    Shard shards[SHARDS]
-
+# The table of cells: finding, making and freeing them. See the head of _core.pyx.
 
 cdef inline Shard *shard_of(Table *table, Py_hash_t hashed) noexcept:
     return &table.shards[hashed & (SHARDS - 1)]
@@ -37,21 +13,21 @@ cdef Table *table_new() except NULL:
     cdef Table *table = <Table *>PyMem_Calloc(1, sizeof(Table))
     if table == NULL:
         raise MemoryError()
-    table.owners = 1
+    table.refs = 1
     if not table_start(table):
-        table_disown(table)
+        table_release(table)
         raise MemoryError()
     return table
 
 
 cdef bint table_start(Table *table) noexcept:
-    """Give every shard its first buckets; False when there is no memory."""
+    """Give every shard its first buckets; False if there is no memory."""
     cdef Shard *shard
     cdef uint64_t clock
     cdef int i
     for i in range(SHARDS):
         shard = &table.shards[i]
-        clock = shard.clock  # versions go on after a fork
+        clock = shard.clock  # versions continue after a fork
         memset(shard, 0, sizeof(Shard))
         shard.clock = clock
         shard.slots = &table.slots
@@ -62,13 +38,13 @@ cdef bint table_start(Table *table) noexcept:
     return True
 
 
-cdef void table_disown(Table *table) noexcept:
-    """Give up the table; the last owner frees it. The store has emptied it, and its KeyLocks are gone."""
+cdef void table_release(Table *table) noexcept:
+    """Drop a reference to the table; the last one frees it. The store has emptied it then, and no KeyLock is left."""
     cdef Shard *shard
     cdef Cell *cell
     cdef int i
     cdef Py_ssize_t at
-    if add_size(table.owners, -1):
+    if add_size(table.refs, -1):
         return
     for i in range(SHARDS):
         shard = &table.shards[i]
@@ -79,7 +55,7 @@ cdef void table_disown(Table *table) noexcept:
                 cell = shard.buckets[at]
                 shard.buckets[at] = cell.next
                 if cell.holder != NULL:
-                    let_go(cell)
+                    clear_holder(cell)
                 cell_free(cell)
         PyMem_Free(shard.buckets)
     slots_free(&table.slots)
@@ -87,7 +63,7 @@ cdef void table_disown(Table *table) noexcept:
 
 
 cdef inline void lock_shards(Table *table, const bint *involved) noexcept:
-    """Lock those that are involved, in the one order; all of them if it is NULL."""
+    """Lock the involved shards, in the order of their numbers; all of them if `involved` is NULL."""
     cdef int i
     for i in range(SHARDS):
         if involved == NULL or involved[i]:
@@ -101,22 +77,22 @@ cdef inline void unlock_shards(Table *table, const bint *involved) noexcept:
             unlock(&table.shards[i].mutex)
 
 
-# The caller has locked the shard.
+# For the following functions the caller has locked the shard.
 
 cdef inline Cell *find(const Shard *shard, PyObject *key, Py_hash_t hashed) noexcept:
     cdef Cell *cell = shard.buckets[bucket_of(shard, hashed)]
-    while cell != NULL and cell.key != key and not (cell.hash == hashed and same_key(cell.key, key)):
+    while cell != NULL and cell.key != key and not (cell.hash == hashed and keys_equal(cell.key, key)):
         cell = cell.next
     return cell
 
 
 cdef Cell *find_or_make(Shard *shard, PyObject *key, Py_hash_t hashed) noexcept:
-    """The key's cell; NULL when there is no memory."""
+    """The key's cell, made if need be; NULL if there is no memory."""
     cdef Cell *cell = find(shard, key, hashed)
     if cell != NULL:
         return cell
     if shard.cells > shard.mask:
-        make_room(shard)
+        grow_buckets(shard)
     cell = cell_new(key, hashed)
     if cell != NULL:
         cell.policy = shard.first_policy
@@ -137,7 +113,7 @@ cdef inline void drop_if_unused(Shard *shard, Cell *cell) noexcept:
         link = &shard.buckets[bucket_of(shard, cell.hash)]
         while link[0] != cell:
             if link[0] == NULL:
-                return  # of the table before a fork
+                return  # the cell is from before a fork
             link = &link[0].next
         link[0] = cell.next
         cell.next = shard.dropped
@@ -145,13 +121,13 @@ cdef inline void drop_if_unused(Shard *shard, Cell *cell) noexcept:
         shard.cells -= 1
 
 
-cdef void make_room(Shard *shard) noexcept:
-    """Double the buckets, unless dropping what nobody needs makes enough room. Without memory chains get longer."""
+cdef void grow_buckets(Shard *shard) noexcept:
+    """Double the buckets, unless freeing unused cells makes enough room. Without memory the chains get longer."""
     cdef Cell **old = shard.buckets
     cdef Cell **buckets
     cdef Cell *cell
-    cdef Cell *following
-    cdef Py_ssize_t at, size = shard.mask + 1, unneeded = 0
+    cdef Cell *next_cell
+    cdef Py_ssize_t at, size = shard.mask + 1, unset_handles = 0
     lock(&shard.slots.mutex)
     for at in range(size):
         cell = old[at]
@@ -162,11 +138,11 @@ cdef void make_room(Shard *shard) noexcept:
     for at in range(size):
         cell = old[at]
         while cell != NULL:
-            following = cell.next
-            unneeded += release_handle(shard, cell)
+            next_cell = cell.next
+            unset_handles += weaken_handle(shard, cell)
             drop_if_unused(shard, cell)
-            cell = following
-    if (shard.cells - unneeded) * 2 <= size:
+            cell = next_cell
+    if (shard.cells - unset_handles) * 2 <= size:
         return
     buckets = <Cell **>PyMem_Calloc(2 * size, sizeof(Cell *))
     if buckets == NULL:
@@ -176,29 +152,36 @@ cdef void make_room(Shard *shard) noexcept:
     for at in range(size):
         cell = old[at]
         while cell != NULL:
-            following = cell.next
+            next_cell = cell.next
             link_cell(shard, cell)
-            cell = following
+            cell = next_cell
     PyMem_Free(old)
 
 
-cdef bint release_handle(Shard *shard, Cell *cell) noexcept:
-    """Keep the KeyLock of a key that is not set only as long as somebody has it in hand. Whether it was kept so far."""
-    cdef Extra *extra = cell.extra
+cdef bint weaken_handle(Shard *shard, Cell *cell) noexcept:
+    """Stop keeping the KeyLock of an unset key alive, so that it is freed once users drop it. Whether it was kept."""
+    cdef ColdFields *cold = cell.cold
     cdef KeyLock handle
-    if extra == NULL or extra.handle == NULL or extra.handle_is_weak or cell.value != NULL or cell.holder != NULL:
+    if cold == NULL or cold.handle == NULL or cold.handle_is_weak or cell.value != NULL or cell.holder != NULL:
         return False
-    handle = <KeyLock>extra.handle
+    handle = <KeyLock>cold.handle
     handle.next_released = shard.released
-    shard.released = extra.handle
-    extra.handle = <PyObject *>handle.reference
-    _incref(extra.handle)
-    extra.handle_is_weak = True
+    shard.released = cold.handle
+    cold.handle = <PyObject *>handle.reference
+    _incref(cold.handle)
+    cold.handle_is_weak = True
     return True
 
 
-cdef void unlock_shard(Shard *shard) noexcept:
-    """Unlock, and then let go of what must not die under a mutex."""
+cdef inline void unlock_shard(Shard *shard) noexcept:
+    """Unlock the shard, then free cells and release KeyLocks, which must not happen under a mutex."""
+    if shard.dropped == NULL and shard.released == NULL:
+        unlock(&shard.mutex)
+    else:
+        unlock_and_free(shard)
+
+
+cdef void unlock_and_free(Shard *shard) noexcept:
     cdef Cell *dropped = shard.dropped
     cdef PyObject *released = shard.released
     cdef Cell *cell

@@ -1,45 +1,24 @@
 # cython: language_level=3
-# Threads that wait: how they sleep, who wakes them, and how a circle of them is found. See _core.pyx for the whole.
+# Waiting threads: how they sleep and wake, and how deadlocks are detected. See the head of _core.pyx.
 
-ctypedef struct Waiter:
-    # A thread that waits. Lives on that thread's stack.
-    PyThread_type_lock gate   # an OS lock, closed while the thread is to sleep
-    bint open                 # whether the gate is
-    bint stopped              # the session's run is to end, and the thread has not looked yet
-    bint on_loop              # the thread runs an event loop, which is to wait for LOOP_PATIENCE_NS at most
-    bint looks                # now and then, whether it belongs to a pool that ends
-    long long looked          # when it did so last
-    PyObject *holder          # what the thread's locks belong to
-    PyObject *session         # whose script run the thread is part of, or NULL
-    const Cell *blocked_by    # whose lock it waits for, with no limit of time
-    Waiter *registered        # the next one in the register
-    PyObject *key             # that a backend was told of,
-    long long announced       # and when
-    # Guarded by the shard:
-    bint queued               # for a lock
-    Waiter *next              # in the queue
-    long long since
-    bint takes                # the thread wants to hold the lock; if not, to get by when no thread does
-    bint away                 # the thread runs a handler, which may wait itself: it will look when it is back
+# The longest wait of a thread that runs an event loop: enough for locks that are held briefly.
+cdef long long MAX_LOOP_WAIT_NS = 20_000_000
+# Interval between checks whether the waiter's pool or process is shutting down.
+cdef long long POLL_INTERVAL_NS = 250_000_000
+MAX_LOOP_WAIT = MAX_LOOP_WAIT_NS / 1e9
 
-# How long a thread that runs an event loop may wait: enough for locks that are held for a moment.
-cdef long long LOOP_PATIENCE_NS = 20_000_000
-# How often a waiter whose pool or process may end looks whether it does.
-cdef long long LOOK_EVERY_NS = 250_000_000
-LOOP_PATIENCE = LOOP_PATIENCE_NS / 1e9
-
-# `is_in_pool()`, and `raise_if_over()`: see `on_ends`.
+# `is_in_pool()` and `raise_if_over()`: see `on_ends`.
 cdef object is_in_pool = None
 cdef object raise_if_over = None
 cdef bint process_ends = False
 
-# Every waiter of the process. The mutex is taken last of all.
+# All waiters of the process. No other mutex is locked while this one is.
 cdef Mutex register_mutex
 cdef Waiter *register = NULL
 
 
 cdef bint waiter_start(Waiter *self) noexcept:
-    """Make a waiter of the calling thread, which has a holder; False when there is no memory."""
+    """Initialize a waiter for the calling thread, which has a holder; False if there is no memory."""
     memset(self, 0, sizeof(Waiter))
     self.gate = PyThread_allocate_lock()
     if self.gate == NULL:
@@ -47,37 +26,37 @@ cdef bint waiter_start(Waiter *self) noexcept:
     PyThread_acquire_lock(self.gate, NOWAIT_LOCK)
     self.holder = fss_holder
     _incref(self.holder)
-    self.since = monotonic_ns()
+    self.started_ns = monotonic_ns()
     return True
 
 
 cdef int waiter_register(Waiter *self) except -1:
-    """Let the waiter be found. No mutex is locked."""
+    """Make the waiter known to other threads. No mutex is locked."""
     global register
     cdef Session session = located_session()
     if session is not None:
         self.session = <PyObject *>session
         _incref(self.session)
-        self.stopped = True  # it may be: look before the first sleep
+        self.check_stop = True  # the run may be stopping already
     elif is_in_pool is not None:
-        self.looks = is_in_pool()
+        self.polls = is_in_pool()
     self.on_loop = on_event_loop()
-    self.looked = self.since
+    self.polled_ns = self.started_ns
     lock(&register_mutex)
-    self.registered = register
+    self.next_registered = register
     register = self
     unlock(&register_mutex)
     return 0
 
 
 cdef void waiter_end(Waiter *self) noexcept:
-    """No mutex is locked, and the waiter is in no queue."""
+    """Free what the waiter has. No mutex is locked, and the waiter is in no queue."""
     cdef Waiter **link = &register
     lock(&register_mutex)
     while link[0] != NULL and link[0] != self:
-        link = &link[0].registered
+        link = &link[0].next_registered
     if link[0] != NULL:
-        link[0] = self.registered
+        link[0] = self.next_registered
     unlock(&register_mutex)
     PyThread_free_lock(self.gate)
     _decref(self.holder)
@@ -85,7 +64,7 @@ cdef void waiter_end(Waiter *self) noexcept:
 
 
 cdef void forget_waiters() noexcept:
-    """In a forked process: the other threads are gone."""
+    """Empty the register in a forked process, which does not have the other threads."""
     global register, process_ends
     register = NULL
     process_ends = False
@@ -99,64 +78,66 @@ cdef void wake(Waiter *self) noexcept:
 
 
 cdef inline void wake_registered(Waiter *self) noexcept:
-    if not self.open:
-        self.open = True
+    if not self.gate_open:
+        self.gate_open = True
         PyThread_release_lock(self.gate)
 
 
-cdef bint attend(Waiter *self) except -1:
-    """Raise what ends the script run that the thread is in, and what handlers of signals raise. No mutex is locked.
+cdef bint check_interrupts(Waiter *self) except -1:
+    """Raise what stops the thread's script run, and what signal handlers raise. No mutex is locked.
 
-    Returns whether the thread was to look whether its run ends.
+    Returns whether the thread was asked to check for a stop.
     """
-    cdef bint stopped
+    cdef bint check_stop
     lock(&register_mutex)
-    stopped, self.stopped = self.stopped, False
+    check_stop, self.check_stop = self.check_stop, False
     unlock(&register_mutex)
-    if stopped:
+    if check_stop:
         (<Session>self.session).raise_if_stopped()
     PyErr_CheckSignals()
-    if (self.looks or process_ends) and monotonic_ns() - self.looked >= LOOK_EVERY_NS:
-        self.looked = monotonic_ns()
+    if (self.polls or process_ends) and monotonic_ns() - self.polled_ns >= POLL_INTERVAL_NS:
+        self.polled_ns = monotonic_ns()
         raise_if_over()
-    return stopped
+    return check_stop
 
 
 cdef bint waiter_sleep(Waiter *self, long long timeout_ns) noexcept:
-    """Sleep until the waiter is woken or a signal comes; False when `timeout_ns` after its start (-1: never) has come.
+    """Sleep until the waiter is woken or a signal arrives. False once `timeout_ns` have passed since the wait started.
 
-    On a thread that runs an event loop it comes sooner: see `is_too_long`. `attend` is to be called before each sleep,
-    as a signal that comes before it does not end it. No mutex is locked.
+    -1 is no timeout. On an event loop the timeout may be shorter: see `exceeds_loop_limit`. Call `check_interrupts`
+    before each sleep, because a signal that arrives before it does not end it. No mutex is locked.
     """
-    cdef long long left = -1
-    cdef long long slice = LOOK_EVERY_NS if self.looks or process_ends else ANNOUNCE_EVERY_NS if self.announced else -1
+    cdef long long limit_ns = MAX_LOOP_WAIT_NS if exceeds_loop_limit(self, timeout_ns) else timeout_ns
+    cdef long long left_ns = -1 if limit_ns < 0 else max(0, self.started_ns + limit_ns - monotonic_ns())
+    cdef long long slice_ns = -1
+    cdef bint is_last = limit_ns >= 0
     cdef int status
-    if is_too_long(self, timeout_ns):
-        timeout_ns = LOOP_PATIENCE_NS
-    if timeout_ns >= 0:
-        left = max(0, self.since + timeout_ns - monotonic_ns())
-    if slice >= 0 and (left < 0 or left > slice):
-        left = slice
-        timeout_ns = -1
+    if self.polls or process_ends:
+        slice_ns = POLL_INTERVAL_NS
+    elif self.reported_ns:
+        slice_ns = REPORT_INTERVAL_NS
+    if slice_ns >= 0 and (left_ns < 0 or left_ns > slice_ns):
+        left_ns = slice_ns
+        is_last = False
     with nogil:
-        status = PyThread_acquire_lock_timed(self.gate, left // 1000 + 1 if left > 0 else left, 1)
+        status = PyThread_acquire_lock_timed(self.gate, left_ns // 1000 + 1 if left_ns > 0 else left_ns, 1)
     if status == PY_LOCK_ACQUIRED:
         lock(&register_mutex)
-        self.open = False
+        self.gate_open = False
         unlock(&register_mutex)
-    return timeout_ns < 0 or status == PY_LOCK_ACQUIRED or status == PY_LOCK_INTR
+    return not is_last or status == PY_LOCK_ACQUIRED or status == PY_LOCK_INTR
 
 
 cdef void stop_waiters(Session session) noexcept:
-    """Have the threads of the session that wait, or of all sessions if it is None, look whether their run is to end."""
+    """Make the waiting threads of the session, or of all sessions if it is None, check whether their run is stopped."""
     cdef Waiter *waiter
     lock(&register_mutex)
     waiter = register
     while waiter != NULL:
         if waiter.session != NULL and (session is None or waiter.session == <PyObject *>session):
-            waiter.stopped = True
+            waiter.check_stop = True
             wake_registered(waiter)
-        waiter = waiter.registered
+        waiter = waiter.next_registered
     unlock(&register_mutex)
 
 
@@ -164,7 +145,8 @@ def wake_waiters():
     stop_waiters(None)
 
 
-# A wait on a thread that runs an event loop stops all that the loop serves. It is refused after a moment.
+# A thread that runs an event loop must not block: that would stop everything that the loop serves. So a wait there is
+# refused after MAX_LOOP_WAIT_NS.
 
 cdef object running_loop():
     asyncio = sys.modules.get("asyncio")
@@ -175,21 +157,21 @@ def on_event_loop():
     return running_loop() is not None
 
 
-cdef inline bint is_too_long(const Waiter *self, long long timeout_ns) noexcept:
-    """Whether the waiter runs an event loop, which cannot wait for so long."""
-    return self.on_loop and (timeout_ns < 0 or timeout_ns > LOOP_PATIENCE_NS)
+cdef inline bint exceeds_loop_limit(const Waiter *self, long long timeout_ns) noexcept:
+    """Whether the thread runs an event loop, which cannot wait for that long."""
+    return self.on_loop and (timeout_ns < 0 or timeout_ns > MAX_LOOP_WAIT_NS)
 
 
 cpdef refuse_to_block(str what):
     from fastserverstate.errors import WouldBlockError
     raise WouldBlockError(
-        f"{what} would stop the event loop that this thread runs, so nothing was done. Make the call on another "
+        f"{what} would block the event loop that this thread runs, so nothing was done. Make the call on another "
         f"thread: await asyncio.to_thread(...) or, in a function that is not async, "
         f"asyncio.get_running_loop().run_in_executor(None, ...)."
     )
 
 
-# The end of a pool or of the process, when no thread may be left that would end a wait.
+# Shutdown of a pool or of the process: it ends waits for threads that are gone.
 
 def on_ends(in_pool, if_over):
     global is_in_pool, raise_if_over
@@ -197,7 +179,7 @@ def on_ends(in_pool, if_over):
 
 
 def end_process():
-    """The main thread has come to its end: have all that wait look whether that is the end of their wait."""
+    """The main thread ends: make all waiting threads check whether the process is shutting down."""
     global process_ends
     cdef Waiter *waiter
     process_ends = True
@@ -205,7 +187,7 @@ def end_process():
     waiter = register
     while waiter != NULL:
         wake_registered(waiter)
-        waiter = waiter.registered
+        waiter = waiter.next_registered
     unlock(&register_mutex)
 
 
@@ -214,7 +196,7 @@ def process_is_ending():
 
 
 def waits():
-    """The threads that wait, each with the time of its wait's beginning."""
+    """The waiting threads, each with the time at which its wait started."""
     cdef Waiter *waiter
     cdef long long *found
     cdef Py_ssize_t room = 64, n = 0, at
@@ -228,9 +210,9 @@ def waits():
         while waiter != NULL:
             if n < room:
                 found[2 * n] = <long long>(<Holder>waiter.holder).thread
-                found[2 * n + 1] = waiter.since
+                found[2 * n + 1] = waiter.started_ns
             n += 1
-            waiter = waiter.registered
+            waiter = waiter.next_registered
         unlock(&register_mutex)
         if n <= room:
             break
@@ -242,26 +224,15 @@ def waits():
         PyMem_RawFree(found)
 
 
-# A circle of threads, each waiting for a lock that the next one holds, is closed by the last that starts to wait. So
-# that one looks. All others stand still meanwhile, and what they hold with them, for none has a limit of time.
-
-cdef Waiter *blocked(PyObject *holder) noexcept:
-    """The waiter of a holder that waits for a lock, NULL if it does not. The register is locked."""
-    cdef Waiter *waiter = register
-    while waiter != NULL:
-        if waiter.holder == holder and waiter.blocked_by != NULL:
-            # It may have taken the lock and not said so yet, or be about to give up.
-            return waiter if load_object(waiter.blocked_by.holder) != holder and not waiter.stopped else NULL
-        waiter = waiter.registered
-    return NULL
-
+# Deadlocks. In a deadlock each thread waits for a lock that the next thread of a cycle holds. The thread whose wait
+# completes the cycle detects it. All others are blocked meanwhile, because only waits without a timeout count.
 
 cdef enum:
-    MOST_HOPS = 10_000
-    MOST_NAMED = 32  # of a circle's locks
+    MAX_HOPS = 10_000
+    MAX_NAMED = 32  # locks of a cycle in the message
 
-ctypedef struct Held:
-    # A lock in a circle: references that outlive the register's mutex.
+ctypedef struct HeldLock:
+    # A lock in a cycle, with references of its own: they stay valid when the register is unlocked.
     PyObject *key
     PyObject *code
     PyObject *session
@@ -269,87 +240,111 @@ ctypedef struct Held:
     unsigned long thread
 
 
-cdef int block(Waiter *self, const Cell *cell) except -1:
-    """Note what the thread is going to wait for. Raises DeadlockError if that would never end.
+cdef int detect_deadlock(Waiter *self, const Cell *cell) except -1:
+    """Note that the thread waits for the cell's lock without a timeout. Raise DeadlockError if that completes a cycle.
 
     The thread is in the cell's queue. No mutex is locked.
     """
-    cdef Held circle[MOST_NAMED]
-    cdef Held *held
-    cdef const Cell *at = cell
-    cdef Waiter *other = self
-    cdef int n = 0, hops = 0
+    cdef HeldLock cycle[MAX_NAMED]
+    cdef int n = 0, i
     lock(&register_mutex)
     self.blocked_by = cell
-    while other != NULL and hops < MOST_HOPS and load_object(at.holder) != self.holder:
-        hops += 1
-        other = blocked(load_object(at.holder))
-        if other != NULL:
-            at = other.blocked_by
-    if other == NULL or hops == MOST_HOPS:
-        unlock(&register_mutex)
-        return 0
-    # Nobody in the circle can leave it while the register is locked.
-    self.blocked_by = NULL
-    at = cell
-    other = self
-    while n < MOST_NAMED:
-        held = &circle[n]
-        n += 1
-        other = self if load_object(at.holder) == self.holder else blocked(load_object(at.holder))
-        if other == NULL:
-            n -= 1
-            break
-        held.thread = (<Holder>other.holder).thread
-        held.key = at.key
-        held.code = NULL if at.extra == NULL else at.extra.code
-        held.instruction = 0 if at.extra == NULL else at.extra.instruction
-        held.session = other.session
-        _incref(held.key)
-        _xincref(held.code)
-        _xincref(held.session)
-        if other == self:
-            break
-        at = other.blocked_by
+    if completes_cycle(self):
+        n = copy_cycle(self, cycle)
+        self.blocked_by = NULL
     unlock(&register_mutex)
+    if n == 0:
+        return 0
     raise_deadlock([
         (
-            owned(circle[i].key),
-            circle[i].thread,
-            None if circle[i].session == NULL else owned(circle[i].session),
-            None if circle[i].code == NULL else owned(circle[i].code),
-            circle[i].instruction,
+            owned(cycle[i].key),
+            cycle[i].thread,
+            None if cycle[i].session == NULL else owned(cycle[i].session),
+            None if cycle[i].code == NULL else owned(cycle[i].code),
+            cycle[i].instruction,
         )
         for i in range(n)
     ])
     return -1
 
 
-cdef void unblock(Waiter *self) noexcept:
-    """The thread waits no longer, and the cell may go."""
+# The register is locked, so no thread of a cycle can leave it.
+
+cdef bint completes_cycle(const Waiter *self) noexcept:
+    """Whether the chain of holders, from the lock that this thread waits for, leads back to this thread."""
+    cdef const Cell *cell = self.blocked_by
+    cdef const Waiter *next_waiter
+    cdef int hop
+    for hop in range(MAX_HOPS):
+        if load_object(cell.holder) == self.holder:
+            return True
+        next_waiter = blocked_waiter(load_object(cell.holder))
+        if next_waiter == NULL:
+            return False
+        cell = next_waiter.blocked_by
+    return False
+
+
+cdef const Waiter *blocked_waiter(PyObject *holder) noexcept:
+    """The waiter of a holder that waits for a lock without a timeout, NULL if the holder does not."""
+    cdef const Waiter *waiter = register
+    while waiter != NULL:
+        if waiter.holder == holder and waiter.blocked_by != NULL:
+            # It may have taken the lock and not unregistered yet, or be about to give up.
+            return waiter if load_object(waiter.blocked_by.holder) != holder and not waiter.check_stop else NULL
+        waiter = waiter.next_registered
+    return NULL
+
+
+cdef int copy_cycle(const Waiter *self, HeldLock *cycle) noexcept:
+    """Copy the locks of the cycle that this thread is in, up to MAX_NAMED. Returns their number."""
+    cdef const Cell *cell = self.blocked_by
+    cdef const Waiter *waiter = NULL
+    cdef HeldLock *held
+    cdef int n = 0
+    while n < MAX_NAMED and waiter != self:
+        waiter = self if load_object(cell.holder) == self.holder else blocked_waiter(load_object(cell.holder))
+        if waiter == NULL:
+            break
+        held = &cycle[n]
+        held.thread = (<Holder>waiter.holder).thread
+        held.key = cell.key
+        held.code = NULL if cell.cold == NULL else cell.cold.code
+        held.instruction = 0 if cell.cold == NULL else cell.cold.instruction
+        held.session = waiter.session
+        _incref(held.key)
+        _xincref(held.code)
+        _xincref(held.session)
+        n += 1
+        cell = waiter.blocked_by
+    return n
+
+
+cdef void clear_wait(Waiter *self) noexcept:
+    """The thread does not wait any more, and the cell may be freed."""
     lock(&register_mutex)
     self.blocked_by = NULL
     unlock(&register_mutex)
 
 
-cdef int raise_deadlock(list circle) except -1:
+cdef int raise_deadlock(list cycle) except -1:
     from fastserverstate.errors import DeadlockError
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     steps = []
-    for at, (key, thread, session, code, instruction) in enumerate(circle):
+    for at, (key, thread, session, code, instruction) in enumerate(cycle):
         who = f"thread {names.get(thread, 'unknown')!r} ({thread})" + (f" of {session}" if session is not None else "")
-        where = f"at {place(code, instruction)}" if code is not None else "by an operation on it"
-        steps.append(f"{who} holds {key!r}, taken {where}, and waits for {circle[(at + 1) % len(circle)][0]!r}")
-    keys = ", ".join(sorted(repr(key) for key, *_ in circle))
+        where = f"at {format_location(code, instruction)}" if code is not None else "by an operation on it"
+        steps.append(f"{who} holds {key!r}, taken {where}, and waits for {cycle[(at + 1) % len(cycle)][0]!r}")
+    keys = ", ".join(sorted(repr(key) for key, *_ in cycle))
     raise DeadlockError(
-        f"Waiting for server_state_lock[{circle[0][0]!r}] would never end: {'; '.join(steps)}. Take several locks at "
-        f"once, server_state_lock[{keys}], or in the same order everywhere."
+        f"Waiting for server_state_lock[{cycle[0][0]!r}] would never end: {'; '.join(steps)}. Take these locks "
+        f"together, server_state_lock[{keys}], or in the same order everywhere."
     )
 
 
-def place_of(code, int instruction):
-    return "an unknown place" if code is None else place(code, instruction)
+def source_location(code, int instruction):
+    return "an unknown location" if code is None else format_location(code, instruction)
 
 
-cdef str place(code, int instruction):
+cdef str format_location(code, int instruction):
     return f"{code.co_filename}:{line_of(<PyObject *>code, instruction)} in {code.co_qualname}"

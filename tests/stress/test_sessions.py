@@ -87,7 +87,7 @@ def idle(world: World) -> None:
     session.start_run()
     for part in (None, "f"):
         enter(session, part)
-        assert session.scope(part).owner is session
+        assert session.scope(part).session is session
         world.store.peek("v0")
     assert session.stale_parts() == []
     session.finish_run({"f"})

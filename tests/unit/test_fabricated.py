@@ -99,7 +99,7 @@ def test_nothing_can_be_set_from_a_state(store, locks, transaction):
 
 
 def test_lock_without_a_key_cannot_be_made(locks):
-    with pytest.raises(TypeError, match="made by server_state_lock"):
+    with pytest.raises(TypeError, match="Create locks with server_state_lock"):
         type(locks["k"]).__new__(type(locks["k"]))
-    with pytest.raises(TypeError, match=r"made by Session\.scope"):
+    with pytest.raises(TypeError, match=r"Create scopes with Session\.scope"):
         _core.Scope.__new__(_core.Scope)

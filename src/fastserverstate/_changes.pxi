@@ -1,0 +1,112 @@
+# cython: language_level=3
+# Several changes that appear together: those of a transaction, and those that come from a backend. See the head of
+# _core.pyx.
+
+@cython.final
+cdef class _Change:
+    """A change of one key. It holds the old value, which may be freed only when nothing is locked."""
+    cdef str key
+    cdef object value         # ABSENT removes the key or, if it is absent, touches it
+    cdef Judge judge
+    cdef bint forced          # marks subscribers even if the value is the same
+    cdef bint quiet           # marks no subscribers
+    cdef bint staged          # the calling thread's transaction has staged it
+    cdef bint skipped         # it was not made, because another thread holds the key's lock
+    cdef bint has_callbacks   # callbacks are pending for the key
+    cdef PyObject *old        # the previous value, or NULL
+
+    def __dealloc__(self):
+        judge_end(&self.judge)
+        _xdecref(self.old)
+
+
+cdef _Change new_change(str key, object value, bint forced, bint quiet):
+    cdef _Change change = _Change()
+    change.key, change.value = key, value
+    change.forced, change.quiet = forced, quiet
+    if value is not ABSENT:
+        judge_start(&change.judge, <PyObject *>value)
+    return change
+
+
+cdef int compare_change(_Change change, Store store) except -1:
+    """Compare the change with the key's value, as far as that runs foreign code. Nothing is locked."""
+    cdef Py_hash_t hashed = key_hash(<PyObject *>change.key)
+    cdef Shard *shard = shard_of(store.table, hashed)
+    cdef bint due
+    while True:
+        lock(&shard.mutex)
+        due = is_due(&change.judge, find(shard, <PyObject *>change.key, hashed))
+        unlock(&shard.mutex)
+        if not due:
+            return 0
+        examine(&change.judge, store, change.key)
+
+
+cdef bint make_changes(
+    Table *table, list changes, Session writer, PyObject *holder, Transaction transaction
+) except -1:
+    """Make all changes atomically, as writes of the holder. False if the transaction, unless None, has ended before."""
+    cdef bint involved[SHARDS]
+    cdef bint is_over
+    cdef bint has_memory = True
+    cdef _Change change
+    memset(involved, 0, sizeof(involved))
+    for change in changes:
+        involved[shard_of(table, key_hash(<PyObject *>change.key)) - table.shards] = True
+    if writer is not None:
+        lock(&writer.mutex)
+    lock_shards(table, involved)
+    is_over = transaction is not None and transaction.ended
+    if not is_over:
+        for change in changes:
+            has_memory = make_change(table, change, writer, holder) and has_memory
+    unlock_shards(table, involved)
+    if writer is not None:
+        unlock(&writer.mutex)
+    free_dropped(table, involved)
+    if not has_memory:
+        raise MemoryError()
+    return not is_over
+
+
+cdef bint make_change(Table *table, _Change change, Session writer, PyObject *holder) noexcept:
+    """Make one of the changes; False if there is no memory. The writer's session and the key's shard are locked."""
+    global fss_holder
+    cdef PyObject *own_holder = fss_holder
+    cdef Py_hash_t hashed = key_hash(<PyObject *>change.key)
+    cdef Shard *shard = shard_of(table, hashed)
+    cdef Cell *cell = find_or_make(shard, <PyObject *>change.key, hashed)
+    cdef PyObject *new = change.judge.value  # NULL for ABSENT
+    if cell == NULL:
+        return False
+    if is_held_by_other(cell):
+        change.skipped = True
+        return True
+    if change.staged:
+        cell.staged = False
+    if new == NULL and cell.value == NULL and not change.forced:
+        return True
+    if new != NULL and cell.value != NULL and not change.forced and is_same(&change.judge, cell):
+        change.old, cell.value = cell.value, new
+        _incref(new)
+        return True
+    fss_holder = holder
+    if new == NULL and cell.value == NULL:
+        touch_absent(table, cell, writer, change.quiet)
+    else:
+        keep_print(&change.judge, cell)
+        change.old = commit(table, shard, cell, new, writer, change.quiet)
+    fss_holder = own_holder
+    change.has_callbacks = cell.cold != NULL and cell.cold.pending_callbacks != 0
+    drop_if_unused(shard, cell)
+    return True
+
+
+cdef inline void free_dropped(Table *table, const bint *involved) noexcept:
+    """Free what the involved shards have dropped. Nothing is locked."""
+    cdef int i
+    for i in range(SHARDS):
+        if involved[i]:
+            lock(&table.shards[i].mutex)
+            unlock_shard(&table.shards[i])
