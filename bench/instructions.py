@@ -94,7 +94,7 @@ def enter_script_run() -> LiveSession:
     writer = threading.Thread(target=fastserverstate.server_state.__setitem__, args=("k", 1))
     writer.start()
     writer.join()
-    if [scope.owner for scope in _instances.store.collect_stale()] != [session]:
+    if [scope.session for scope in _instances.store.collect_stale()] != [session]:
         sys.exit("The session is not subscribed: this would count something else.")
     session.finish_run()
     session.run_started(runner)

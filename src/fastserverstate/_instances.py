@@ -6,7 +6,7 @@ import os
 from collections.abc import MutableMapping
 
 from fastserverstate import _ends
-from fastserverstate._core import Store, look_past, share_between_threads
+from fastserverstate._core import Store, make_immortal, skip_frames_of
 from fastserverstate._streamlit import Bridge, PostScriptGC, widgets_of_run
 from fastserverstate.callers import Callers
 from fastserverstate.configuration import Configuration, KeyOptions, Settings
@@ -91,9 +91,9 @@ configure = Configuration(
     set_gc_policy=scheduler.set_gc_policy,
 ).configure
 
-look_past(Atomic.__call__, ServerState.items, MutableMapping.update, SharedWidgets.shared)
+skip_frames_of(Atomic.__call__, ServerState.items, MutableMapping.update, SharedWidgets.shared)
 for _singleton in (store, server_state, server_state_lock, atomic, no_rerun, transaction):
-    share_between_threads(_singleton)
+    make_immortal(_singleton)
 
 
 for _method in (
@@ -114,7 +114,7 @@ name_publicly(__package__, BeginTransaction.__call__, "transaction")
 
 
 def _call_elsewhere() -> None:
-    store.call_elsewhere(Callers(lambda key: store.settle([key])).add)
+    store.offload_callbacks(Callers(lambda key: store.flush([key])).add)
 
 
 _call_elsewhere()

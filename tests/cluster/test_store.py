@@ -268,7 +268,7 @@ class Screen(Session):
 
     def is_stale(self):
         self._store.collect_stale()
-        return bool(self.stale_parts())
+        return bool(self.stale_fragment_ids())
 
 
 @pytest.fixture
@@ -318,7 +318,7 @@ def test_writer_is_not_stale_for_its_own_write(pair, screens):
         one.sync()
         session.finish_run()
         one.store.collect_stale()
-        assert not session.stale_parts()
+        assert not session.stale_fragment_ids()
         assert not session.take_overwritten()
     assert screens(other, "k") is not None
 

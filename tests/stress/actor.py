@@ -386,7 +386,7 @@ class Actor:
 
     def ask(self, _key: str) -> None:
         session = self.session()
-        assert set(session.stale_parts()) <= set(PARTS)
+        assert set(session.stale_fragment_ids()) <= set(PARTS)
         assert set(session.take_overwritten()) <= set(PARTS)
 
     def mark_stale(self, _key: str) -> None:
@@ -409,7 +409,7 @@ class Actor:
 
     def collect(self, _key: str) -> None:
         for scope in self.store.collect_stale():
-            assert isinstance(scope.owner, _core.Session)
+            assert isinstance(scope.session, _core.Session)
 
     def listen(self, _key: str) -> None:
         self.store.on_stale(self.random.choice([None, self.store.collect_stale, self.store.keys]))
@@ -431,8 +431,8 @@ class Actor:
         self.store.set_options(lambda _: (policy, functions, interval))
         self.store.resolve(key)
 
-    def release_outdated(self, _key: str) -> None:
-        self.store.release_outdated()
+    def release_throttled(self, _key: str) -> None:
+        self.store.release_throttled()
 
     def fingerprint(self, key: str) -> None:
         value = self.value(key)
@@ -471,6 +471,6 @@ OTHERS: list[Callable[[Actor, str], None]] = [
     *[Actor.start_run, Actor.message_sent, Actor.finish_run, Actor.run, Actor.ask],
     *[Actor.mark_stale, Actor.drop_scope, Actor.close],
     *[Actor.collect, Actor.listen, Actor.configure, Actor.watch, Actor.count, Actor.locate],
-    *[Actor.set_options, Actor.look, Actor.release_outdated, Actor.fingerprint, Actor.apply],
+    *[Actor.set_options, Actor.look, Actor.release_throttled, Actor.fingerprint, Actor.apply],
 ]
 OPERATIONS = [*READS * 4, *WRITES * 2, *[Actor.enter, Actor.leave] * 2, *OTHERS]

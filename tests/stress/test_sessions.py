@@ -52,7 +52,7 @@ def look(world: World, session: Reader, part: str | None, chance: random.Random)
 
 def run_once(world: World, session: Reader, pool: ThreadPoolExecutor, chance: random.Random, *, writes: bool) -> None:
     """Run the stale parts, and a fragment in parallel with the script, as Streamlit's parallel fragments do."""
-    stale = session.stale_parts() if session.shown else [None]
+    stale = session.stale_fragment_ids() if session.shown else [None]
     running = [None, *FRAGMENTS] if None in stale else stale
     if not running:
         return  # an earlier run has already shown the change
@@ -89,10 +89,10 @@ def idle(world: World) -> None:
         enter(session, part)
         assert session.scope(part).session is session
         world.store.peek("v0")
-    assert session.stale_parts() == []
+    assert session.stale_fragment_ids() == []
     session.finish_run({"f"})
     assert session.take_overwritten() == {}
-    assert session.stale_parts() == []
+    assert session.stale_fragment_ids() == []
     session.close()
     leave()
 
@@ -145,8 +145,8 @@ class Audience:
         while self.goes_on():
             if self.wakes.acquire(timeout=0.02):  # only after a wakeup
                 for scope in self.world.store.collect_stale():
-                    assert type(scope.owner) is Reader
-                    scope.owner.told.set()
+                    assert type(scope.session) is Reader
+                    scope.session.told.set()
 
     def are_current(self) -> bool:
         current = [show(self.world.state) for show in LOOKS]
@@ -218,7 +218,7 @@ def test_slots_are_reused_while_sessions_close(world):
 
     def collect():
         for scope in world.store.collect_stale():
-            assert type(scope.owner) is not Idler
+            assert type(scope.session) is not Idler
 
     with Crew() as crew:
         for seed in range(3):
@@ -245,7 +245,7 @@ def test_each_stale_mark_is_collected_once(world):
 
     def collect(at):
         while not ended and not crew.failed:
-            collected[at] += [scope.owner for scope in world.store.collect_stale()]
+            collected[at] += [scope.session for scope in world.store.collect_stale()]
 
     def make_stale():
         nonlocal rounds, ended
@@ -267,4 +267,4 @@ def test_each_stale_mark_is_collected_once(world):
         for at in range(len(collected)):
             crew.add(collect, at)
     assert len([*collected[0], *collected[1], *collected[2]]) == rounds * len(sessions)
-    assert all(session.stale_parts() == [None] for session in sessions)
+    assert all(session.stale_fragment_ids() == [None] for session in sessions)

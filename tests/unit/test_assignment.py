@@ -44,7 +44,7 @@ def changed(store) -> Callable[[Callable[[], object]], bool]:
         leave()
         version = store.version("k")
         action()
-        told = [scope.owner for scope in store.collect_stale()] == [reader]
+        told = [scope.session for scope in store.collect_stale()] == [reader]
         assert told == (store.version("k") != version)
         return told
 
@@ -611,7 +611,7 @@ def test_change_in_place_in_a_callback_is_reported(state, store, session, in_pla
     state["k"] = {"Tea": 0}
     leave()
     context = Context(session=session, part=None)
-    _core.locate_scopes(ATTRIBUTE, None, "part", lambda *_: (session, session.bystander(), _core.RUN_STARTING))
+    _core.locate_scopes(ATTRIBUTE, None, "part", lambda *_: (session, session.untracked_scope(), _core.RUN_STARTING))
     try:
         enter(session, context=context)
         state["k"]["Tea"] += 1

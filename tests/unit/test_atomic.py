@@ -230,7 +230,7 @@ def test_readers_are_told_and_the_writer_is_not(store, state, atomic, stale_afte
     change(atomic)
     assert session.take_overwritten() == {}
     assert stale_after(lambda: change(atomic))
-    assert session.stale_parts() == []
+    assert session.stale_fragment_ids() == []
 
     def muted():
         with no_rerun:
@@ -555,7 +555,7 @@ def test_touch_of_a_missing_key_reruns_the_sessions_that_have_looked_for_it(
     assert store.collect_stale() == []
     with transaction() if is_in_transaction else nullcontext():
         touch("k")
-    assert [scope.owner for scope in store.collect_stale()] == [session]
+    assert [scope.session for scope in store.collect_stale()] == [session]
     assert "k" not in state
 
 

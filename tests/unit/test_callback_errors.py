@@ -41,7 +41,7 @@ def test_failed_wake_is_called_again(store, state, session):
     assert (state["k"], len(wakes)) == (1, 1)
     state["l"] = 1
     assert (state["l"], len(wakes)) == (1, 2)
-    assert {scope.owner for scope in store.collect_stale()} == {session, other}
+    assert {scope.session for scope in store.collect_stale()} == {session, other}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_failed_resolve_is_retried(store, state, use):
     use(state)
     leave()
     del state["k"]
-    assert [scope.owner for scope in store.collect_stale()] == [session]
+    assert [scope.session for scope in store.collect_stale()] == [session]
 
 
 def test_failed_resolve_changes_nothing(store, state):
@@ -134,7 +134,7 @@ def test_scope_closed_by_its_own_callback(store, state, session, end, moment):
         session.finish_run(Parts(), lambda _: True)
     else:
         session.finish_run({"f", "g"}, inherit)
-    assert {scope.owner for scope in store.collect_stale()} >= set(heirs)
+    assert {scope.session for scope in store.collect_stale()} >= set(heirs)
     assert len(heirs) == 3
     for heir in (*heirs, session):
         heir.close()

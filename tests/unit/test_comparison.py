@@ -54,7 +54,7 @@ def test_comparison_uses_the_store(store, state, session, *, policy, method, act
     assert acts
     assert state["k"] is other
     assert store.version("k") > version
-    assert [scope.owner for scope in store.collect_stale()] == [session]
+    assert [scope.session for scope in store.collect_stale()] == [session]
     del state["k"]
     assert store.statistics()["keys"] == len(state) == len(store.keys())
     assert not store.lock("k").locked()

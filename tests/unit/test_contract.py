@@ -724,6 +724,6 @@ def test_force_rerun_of_a_missing_key(store, state, session, force_rerun):
     leave()
     session.finish_run()
     force_rerun("missing")
-    assert [scope.owner for scope in store.collect_stale()] == [session]
+    assert [scope.session for scope in store.collect_stale()] == [session]
     force_rerun("never asked for")
     assert store.collect_stale() == []

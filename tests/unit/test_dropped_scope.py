@@ -34,7 +34,7 @@ def test_closed_session_does_not_subscribe(store, state, session, read):
     state["k"] = 1
     del state["k"]
     assert store.collect_stale() == []
-    assert heir.stale_parts() == []
+    assert heir.stale_fragment_ids() == []
 
 
 def test_session_closed_while_it_waits_for_a_lock(store, state):
@@ -77,7 +77,7 @@ def test_value_read_of_missing_key_depends_on_its_value(store, state, session, r
     assert store.collect_stale() == []
     leave()
     state["k"] = 5
-    assert [scope.owner for scope in store.collect_stale()] == [session]
+    assert [scope.session for scope in store.collect_stale()] == [session]
 
 
 def test_muted_appearance_keeps_the_reader_subscribed(store, state, session):
@@ -88,7 +88,7 @@ def test_muted_appearance_keeps_the_reader_subscribed(store, state, session):
         state["k"] = 1
     assert store.collect_stale() == []
     state["k"] = 2
-    assert [scope.owner for scope in store.collect_stale()] == [session]
+    assert [scope.session for scope in store.collect_stale()] == [session]
 
 
 def test_misses_of_a_stale_scope_leave_nothing(store, state, session):
@@ -96,7 +96,7 @@ def test_misses_of_a_stale_scope_leave_nothing(store, state, session):
     state["k"]
     leave()
     state["k"] = 1
-    assert [scope.owner for scope in store.collect_stale()] == [session]
+    assert [scope.session for scope in store.collect_stale()] == [session]
     enter(session)
     for i in range(50):
         state.get(f"missing{i}")

@@ -84,6 +84,6 @@ in_child(child)
 session.finish_run()
 leave()
 state["k"] = 2
-assert [scope.owner for scope in store.collect_stale()] == [session]
+assert [scope.session for scope in store.collect_stale()] == [session]
 """
     )

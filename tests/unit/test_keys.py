@@ -186,7 +186,7 @@ def test_unusual_strings_are_distinct_keys(store, state, session, access):
         reader.finish_run()
         leave()
         put(state, key, "changed")
-        assert [scope.owner for scope in store.collect_stale()] == [reader]
+        assert [scope.session for scope in store.collect_stale()] == [reader]
         reader.close()
     for i, key in enumerate(UNUSUAL_KEYS):
         if i % 2:

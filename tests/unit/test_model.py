@@ -222,7 +222,7 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def collect(self):
         sessions = {id(actor.real): actor.model for actor in self.actors + self.crowd}
-        found = [sessions[id(scope.owner)] for scope in self.store.collect_stale()]
+        found = [sessions[id(scope.session)] for scope in self.store.collect_stale()]
         expected = [scope.session for scope in self.model.collect()]
         assert sorted(map(id, found)) == sorted(map(id, expected))
 
@@ -251,10 +251,10 @@ class Histories(RuleBasedStateMachine):
                 for part, scope in actor.model.scopes.items()
                 if scope.is_stale
             }
-            assert {part: actor.real.cause_of(part) for part in actor.real.stale_parts() if part} == {
+            assert {part: actor.real.cause_of(part) for part in actor.real.stale_fragment_ids() if part} == {
                 part: cause for part, cause in expected.items() if part
             }
-            assert actor.real.stale_parts() == list(expected)
+            assert actor.real.stale_fragment_ids() == list(expected)
         statistics = self.store.statistics()
         assert {name: statistics[name] for name in self.model.statistics()} == self.model.statistics()
         assert self.wakes == self.model.wakes

@@ -421,7 +421,7 @@ def test_no_rerun_that_ends_on_another_thread_is_an_error_there(store, state):
 
     no_rerun.__enter__()
     elsewhere(end_and_write)
-    assert [scope.owner for scope in store.collect_stale()] == [reader]
+    assert [scope.session for scope in store.collect_stale()] == [reader]
     no_rerun.__exit__(None, None, None)
 
 
@@ -432,7 +432,7 @@ def test_no_rerun_does_not_outlive_the_part_that_has_begun_it(store, state):
     assert store.collect_stale() == []
     store.end_holder()
     state["k"] = 2
-    assert [scope.owner for scope in store.collect_stale()] == [reader]
+    assert [scope.session for scope in store.collect_stale()] == [reader]
 
 
 def test_no_rerun_is_of_its_thread_wherever_its_context_is_copied_to(store, state):
@@ -440,7 +440,7 @@ def test_no_rerun_is_of_its_thread_wherever_its_context_is_copied_to(store, stat
     with no_rerun:
         context = contextvars.copy_context()
     elsewhere(context.run, state.__setitem__, "k", 1)
-    assert [scope.owner for scope in store.collect_stale()] == [reader]
+    assert [scope.session for scope in store.collect_stale()] == [reader]
 
 
 def test_no_rerun_ends_for_tasks_that_were_made_inside(store, state):
@@ -458,7 +458,7 @@ def test_no_rerun_ends_for_tasks_that_were_made_inside(store, state):
         await task
 
     asyncio.run(run())
-    assert [scope.owner for scope in store.collect_stale()] == [reader]
+    assert [scope.session for scope in store.collect_stale()] == [reader]
 
 
 # ----------------------------------------------------------------------------------------------------------- callbacks
@@ -555,7 +555,7 @@ def test_what_the_writer_reads_after_a_callback_is(store, state, on_change, sess
     session.finish_run()
     leave()
     state["total"] = 1
-    assert [scope.owner for scope in store.collect_stale()] == [session]
+    assert [scope.session for scope in store.collect_stale()] == [session]
 
 
 # ------------------------------------------------------------------------------ threads of one session, and its writes
@@ -653,9 +653,9 @@ def test_execution_that_is_broken_off_leaves_the_one_before_it_subscribed(store,
         execute(state, session, complete=False)
     state["tail"] = 1
     store.collect_stale()
-    assert session.stale_parts() == [None]
+    assert session.stale_fragment_ids() == [None]
     execute(state, session, complete=True)
-    assert session.stale_parts() == []
+    assert session.stale_fragment_ids() == []
     state["tail"] = 2
     assert store.collect_stale() == []
     assert store.statistics()["scopes"] == 1
@@ -671,9 +671,9 @@ def test_own_change_in_an_execution_that_is_broken_off_is_shown(store, state):
     state["k"] += 1
     leave()
     session.finish_run(())
-    assert session.stale_parts() == [None]
+    assert session.stale_fragment_ids() == [None]
     execute(state, session, complete=True)
-    assert session.stale_parts() == []
+    assert session.stale_fragment_ids() == []
 
 
 # --------------------------------------------------------------------------------------------------------------- forks

@@ -43,8 +43,8 @@ def stale(store):
     """The sessions that are to be rerun now."""
 
     def stale():
-        store.release_outdated()
-        return {scope.owner for scope in store.collect_stale()}
+        store.release_throttled()
+        return {scope.session for scope in store.collect_stale()}
 
     return stale
 
@@ -59,10 +59,10 @@ def test_sessions_are_stale_once_in_an_interval(store, state, stale):
     for number in range(2, 9):
         state["k"] = number
         assert stale() == set()
-    assert 0 < store.release_outdated() <= INTERVAL
+    assert 0 < store.release_throttled() <= INTERVAL
     _core.advance_clock(INTERVAL)
     assert stale() == {one.session, other.session}
-    assert store.release_outdated() is None
+    assert store.release_throttled() is None
     one.run("k")
     state["k"] = 9
     assert stale() == set()

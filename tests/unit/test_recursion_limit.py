@@ -41,7 +41,7 @@ for depth in range(limit - 120, limit):
     changed = store.version("k") != version or set(state) != keys
     assert state.get("k") in ([0], [1], None) and state.get("new") in (None, [1])
     assert store.statistics()["keys"] == len(store.keys()) == len(state)
-    is_stale = reader in [scope.owner for scope in store.collect_stale()]
+    is_stale = reader in [scope.session for scope in store.collect_stale()]
     assert is_stale == changed, (is_stale, changed, depth)
     session.start_run()
     enter(session)
@@ -51,7 +51,7 @@ for depth in range(limit - 120, limit):
     woken = wakes
     state["k"] = ["last"]  # the store still works
     assert wakes == woken + 1
-    assert session in [scope.owner for scope in store.collect_stale()]
+    assert session in [scope.session for scope in store.collect_stale()]
     state.pop("new", None)
     session.close()
     reader.close()

@@ -107,7 +107,7 @@ def watch():
     # The watcher's value is current, or the watcher is stale; and it is stale only after a change.
     global acting, seen
     acting = True
-    told, current = watcher in [scope.owner for scope in store.collect_stale()], store.peek("k")
+    told, current = watcher in [scope.session for scope in store.collect_stale()], store.peek("k")
     acting = False
     if seen is not None:
         found, undisturbed = seen

@@ -66,7 +66,7 @@ def use(value):
     server_state["k"]
     threading.current_thread().scope = None
     server_state["k"] = [value]
-    assert session.stale_parts() == [None]
+    assert session.stale_fragment_ids() == [None]
     session.close()
     server_state["k"] = value
 """

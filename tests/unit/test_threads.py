@@ -161,7 +161,7 @@ def test_no_change_is_lost_on_a_reader(store, state):
         while state["n"] != last or store.statistics()["scopes"]:
             wakes.acquire(timeout=0.01)
             for scope in store.collect_stale():
-                stale[scope.owner].release()
+                stale[scope.session].release()
 
     with ThreadSet() as threads:
         for _ in range(4):

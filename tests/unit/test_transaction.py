@@ -649,7 +649,7 @@ def shows(store, state):
 
         def is_stale():
             store.collect_stale()
-            return session.stale_parts() == [None]
+            return session.stale_fragment_ids() == [None]
 
         return is_stale
 
@@ -764,7 +764,7 @@ def test_reads_inside_subscribe(store, state, session, transaction):
     for key in ("a", "b"):
         assert store.collect_stale() == []
         state[key] = 5
-        assert [scope.owner for scope in store.collect_stale()] == [session]
+        assert [scope.session for scope in store.collect_stale()] == [session]
         session.start_run()
         enter(session)
         state.get("b" if key == "a" else "nothing")
@@ -779,4 +779,4 @@ def test_reads_inside_of_what_is_discarded_subscribe(store, state, session, tran
         raise ZeroDivisionError
     leave()
     state["k"] = 5
-    assert [scope.owner for scope in store.collect_stale()] == [session]
+    assert [scope.session for scope in store.collect_stale()] == [session]

@@ -27,7 +27,7 @@ from streamlit.runtime.app_session import AppSession
 from streamlit.runtime.scriptrunner import ScriptRunnerEvent, get_script_run_ctx
 
 from fastserverstate._core import (
-    RUN_BESIDE,
+    RUN_APP_THREAD,
     RUN_CURRENT,
     RUN_REPLACED,
     RUN_STARTING,
@@ -83,14 +83,14 @@ class Bridge:
             return live, None, RUN_REPLACED
         if not context._has_script_started:
             # A callback. What it reads is not shown by itself, and the script may be given up before it has begun.
-            return live, live.bystander(), RUN_STARTING
+            return live, live.untracked_scope(), RUN_STARTING
         # The contexts of fragments are inherited by the threads of a pool, and by no thread of the app's own.
         is_of_run = threading.current_thread() is runner._script_thread or (
             thread_state is not None and fragment is not None
         )
         if fragment is None and context.fragment_ids_this_run:
             fragment = context.fragment_ids_this_run[0]  # a thread of the app's own
-        return live, live.scope(fragment), RUN_CURRENT if is_of_run else RUN_BESIDE
+        return live, live.scope(fragment), RUN_CURRENT if is_of_run else RUN_APP_THREAD
 
     def _session_of(self, context: Any) -> Session:
         with self._hooking:  # parallel fragments may be first at the same time

@@ -9,7 +9,7 @@ from typing import Any, cast
 from fastserverstate import _ends
 from fastserverstate._core import (
     COMPARE_ALWAYS,
-    LOOP_PATIENCE,
+    MAX_LOOP_WAIT,
     Holder,
     Store,
     absent,
@@ -36,7 +36,7 @@ class CoreTable:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._callers = Callers(lambda key: store.settle([key]))
+        self._callers = Callers(lambda key: store.flush([key]))
         self.tail: threading.Thread | None = None
         self.taken: Callable[[], Collection[str]] = tuple  # keys whose locks threads of this process may hold
 
@@ -70,12 +70,12 @@ class CoreTable:
             if keys and threading.current_thread() is self.tail:
                 self._callers.add(keys)
                 keys = []
-            self._store.settle(keys)
+            self._store.flush(keys)
 
         return left, finish
 
     def settle(self, keys: Collection[str]) -> None:
-        self._store.settle(keys)
+        self._store.flush(keys)
 
     def locked(self, keys: Collection[str]) -> set[str]:
         taken = self.taken()
@@ -109,7 +109,7 @@ class Backend:
             if late is not _UNKNOWN:
                 return late
             raise UnknownOutcomeError(
-                f"{what} has not ended within {LOOP_PATIENCE * 1000:g} milliseconds, and an event loop cannot wait for "
+                f"{what} has not ended within {MAX_LOOP_WAIT * 1000:g} milliseconds, and an event loop cannot wait for "
                 "longer. It goes on in the background, in its turn, and its result is not known here. Make the call on "
                 "another thread: await asyncio.to_thread(...)."
             ) from None
@@ -149,7 +149,7 @@ class Backend:
         leases = self._node.leases
         if not on_event_loop():
             return leases.acquire([key], timeout)
-        brief = LOOP_PATIENCE if timeout is None else min(timeout, LOOP_PATIENCE)
+        brief = MAX_LOOP_WAIT if timeout is None else min(timeout, MAX_LOOP_WAIT)
         try:
             taken: bool = self._errands.do(
                 f"Taking the lock of {key!r}",

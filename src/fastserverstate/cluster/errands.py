@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from fastserverstate._core import LOOP_PATIENCE, act_for, this_holder
+from fastserverstate._core import MAX_LOOP_WAIT, act_for, this_holder
 from fastserverstate.cluster.client import LONGEST_TIMEOUT, patience
 from fastserverstate.cluster.errors import ClusterError
 from fastserverstate.cluster.signals import Event
@@ -133,7 +133,7 @@ class Errands:
         behind = self._late is not None and not self._late.is_over()
         errand = self.leave(what, work, undo)
         try:
-            return errand.wait(0 if behind else LOOP_PATIENCE)
+            return errand.wait(0 if behind else MAX_LOOP_WAIT)
         except LateError:
             self._late = errand
             raise

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from types import CodeType
 
-from fastserverstate._core import Store, place_of
+from fastserverstate._core import Store, source_location
 
 logger = logging.getLogger("fastserverstate")
 
@@ -88,7 +88,7 @@ class InPlaceWatch:
             if changed is None and len(self._costs) < MOST_KEYS:
                 self._costs[key] = 2 * budget
             elif changed:
-                self._warn(key, place_of(*place))
+                self._warn(key, source_location(*place))
 
     @staticmethod
     def _warn(key: str, place: str) -> None:

@@ -91,7 +91,7 @@ class RerunQueue:
         if live.runner_ended:
             live.mark_own_writes()
         self.release(live)
-        if live.stale_parts():
+        if live.stale_fragment_ids():
             self.offer(live)
 
     def release(self, live: LiveSession) -> None:
@@ -128,7 +128,7 @@ class RerunQueue:
             self.loop.call_later(SENDING_RETRY, self.offer, live)
         elif readiness is Readiness.RUNNING and live.runner_ended:
             self.loop.call_later(ENDING_RETRY, self.offer, live)
-        elif readiness is Readiness.RUNNING and not live.watched and live.stale_parts():
+        elif readiness is Readiness.RUNNING and not live.watched and live.stale_fragment_ids():
             live.watched = True
             self.loop.call_later(RUNNING_RETRY, self._look_again, live)
         elif readiness is Readiness.READY:

@@ -127,11 +127,11 @@ class Scheduler:
 
     def _collect(self) -> None:
         here = asyncio.get_running_loop()
-        left = self._store.release_outdated()
+        left = self._store.release_throttled()
         if left is not None:
             self._queues[here].call_within(left, self._collect)
         for scope in self._store.collect_stale():
-            live = cast("LiveSession", scope.owner)
+            live = cast("LiveSession", scope.session)
             queue = self._queue_of(live)
             if queue is None:
                 continue

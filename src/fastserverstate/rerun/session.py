@@ -120,7 +120,7 @@ class LiveSession(Session):
 
         `warned` are the keys for which a warning about a cycle was logged already.
         """
-        stale = [fragment for fragment in self.stale_parts() if self._is_worth_a_try(fragment, warned)]
+        stale = [fragment for fragment in self.stale_fragment_ids() if self._is_worth_a_try(fragment, warned)]
         for fragment in stale:
             if fragment is None or None in stale:
                 return True, None
@@ -131,14 +131,14 @@ class LiveSession(Session):
 
     def _is_worth_a_try(self, fragment: str | None, warned: set[str]) -> bool:
         if self._next_turn(fragment, self.cause_of(fragment) - 1)[1] > MAX_TURNS:
-            self.give_up(fragment)
+            self.dismiss_stale(fragment)
             self._warn_about_cycle(warned)
             return False
         if self.has_changed(fragment):  # since its last execution, even if that did not complete
             self._attempts.pop(fragment, None)
         if self._attempts.get(fragment, 0) < MAX_ATTEMPTS:
             return True
-        self.give_up(fragment)
+        self.dismiss_stale(fragment)
         if not self._has_warned:
             self._has_warned = True
             logger.warning(
@@ -150,7 +150,7 @@ class LiveSession(Session):
         return False
 
     def _warn_about_cycle(self, warned: set[str]) -> None:
-        found = self._store.take_echoes()
+        found = self._store.take_chain_writes()
         keys = {key for key, _ in found} or {""}  # the warning of another session has named them
         if keys <= warned:
             return
