@@ -443,7 +443,7 @@ class Actor:
         value = self.random.choice([self.value(key), _core.absent])
         left, due, _old = self.store.apply([(key, value, self.random.random() < 0.5)], self.store.writer())
         assert set(left) | set(due) <= {key}
-        self.store.settle(due)
+        self.store.flush(due)
 
     def watch(self, _key: str) -> None:
         self.store.watch_members()

@@ -180,7 +180,7 @@ def test_way_out_that_the_message_names(use):
 
 def test_callbacks_are_called_on_another_thread(use, on_change):
     """One of them waits for what the loop does after the change."""
-    use.store.offload_callbacks(Callers(lambda key: use.store.settle([key])).add)
+    use.store.offload_callbacks(Callers(lambda key: use.store.flush([key])).add)
     go_on, called, seen = threading.Event(), threading.Semaphore(0), []
 
     def call():
