@@ -168,7 +168,7 @@ needs_app = pytest.mark.skipif(not hasattr(st, "App"), reason="this Streamlit re
 def test_interrupts_end_uvicorn(tmp_path: Path, route: str) -> None:
     """The first has it wait for requests, as always, and the second does not."""
     with serving(tmp_path) as server, polls(server, route):
-        assert get(server, "poll_on_the_loop").startswith("\"Waiting for a change of 'never' would stop")
+        assert get(server, "poll_on_the_loop").startswith("\"Waiting for a change of 'never' would block")
         if route != "poll":
             assert get(server, "polling") == '"a thread is free"'
         server.process.send_signal(signal.SIGINT)
