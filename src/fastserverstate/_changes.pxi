@@ -7,7 +7,7 @@ cdef class _Change:
     """A change of one key. It holds the old value, which may be freed only when nothing is locked."""
     cdef str key
     cdef object value         # ABSENT removes the key or, if it is absent, touches it
-    cdef Judge judge
+    cdef Comparison comparison
     cdef bint forced          # marks subscribers even if the value is the same
     cdef bint quiet           # marks no subscribers
     cdef bint staged          # the calling thread's transaction has staged it
@@ -16,7 +16,7 @@ cdef class _Change:
     cdef PyObject *old        # the previous value, or NULL
 
     def __dealloc__(self):
-        judge_end(&self.judge)
+        end_comparison(&self.comparison)
         _xdecref(self.old)
 
 
@@ -25,7 +25,7 @@ cdef _Change new_change(str key, object value, bint forced, bint quiet):
     change.key, change.value = key, value
     change.forced, change.quiet = forced, quiet
     if value is not ABSENT:
-        judge_start(&change.judge, <PyObject *>value)
+        begin_comparison(&change.comparison, <PyObject *>value)
     return change
 
 
@@ -36,11 +36,11 @@ cdef int compare_change(_Change change, Store store) except -1:
     cdef bint due
     while True:
         lock(&shard.mutex)
-        due = is_due(&change.judge, find(shard, <PyObject *>change.key, hashed))
+        due = needs_comparison(&change.comparison, find(shard, <PyObject *>change.key, hashed))
         unlock(&shard.mutex)
         if not due:
             return 0
-        examine(&change.judge, store, change.key)
+        compare_unlocked(&change.comparison, store, change.key)
 
 
 cdef bint make_changes(
@@ -77,7 +77,7 @@ cdef bint make_change(Table *table, _Change change, Session writer, PyObject *ho
     cdef Py_hash_t hashed = key_hash(<PyObject *>change.key)
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell = find_or_make(shard, <PyObject *>change.key, hashed)
-    cdef PyObject *new = change.judge.value  # NULL for ABSENT
+    cdef PyObject *new = change.comparison.value  # NULL for ABSENT
     if cell == NULL:
         return False
     if is_held_by_other(cell):
@@ -87,7 +87,7 @@ cdef bint make_change(Table *table, _Change change, Session writer, PyObject *ho
         cell.staged = False
     if new == NULL and cell.value == NULL and not change.forced:
         return True
-    if new != NULL and cell.value != NULL and not change.forced and is_same(&change.judge, cell):
+    if new != NULL and cell.value != NULL and not change.forced and is_unchanged(&change.comparison, cell):
         change.old, cell.value = cell.value, new
         _incref(new)
         return True
@@ -95,7 +95,7 @@ cdef bint make_change(Table *table, _Change change, Session writer, PyObject *ho
     if new == NULL and cell.value == NULL:
         touch_absent(table, cell, writer, change.quiet)
     else:
-        keep_print(&change.judge, cell)
+        keep_fingerprint(&change.comparison, cell)
         change.old = commit(table, shard, cell, new, writer, change.quiet)
     fss_holder = own_holder
     change.has_callbacks = cell.cold != NULL and cell.cold.pending_callbacks != 0

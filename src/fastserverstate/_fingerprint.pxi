@@ -152,7 +152,7 @@ cdef extern from *:
     #endif
     }
 
-    /* How far down a walk may go that begins here. What it leaves is for the code of values, which it calls. */
+    /* How far down a encoder may go that begins here. What it leaves is for the code of values, which it calls. */
     static uintptr_t fss_stack_limit(void)
     {
         uintptr_t here = fss_stack_pointer();
@@ -222,21 +222,21 @@ cdef enum:
     SMALL = 15               # steps that are as soon done again as remembered
     STEPS_PER_LOOK = 1000    # at the clock
 
-ctypedef struct Walk:
+ctypedef struct Encoder:
     unsigned char *run
     size_t used
     size_t size
     int depth
     bint cyclic             # a cycle can be reached from what is being written
     uint64_t numbered       # containers from which one can be reached, and which are finished
-    size_t stack_limit      # how far down the walk may use the thread's stack
+    size_t stack_limit      # how far down the encoder may use the thread's stack
     Py_ssize_t steps        # that are left
     Py_ssize_t next_look    # how many will be left when the clock is looked at
-    long long end           # by when the walk has to be done, on the clock; 0: at any time
+    long long end           # by when the encoder has to be done, on the clock; 0: at any time
     bint late               # it was not
     PyObject *hash_funcs    # borrowed; NULL when there are none
     PyObject *memo          # by address: a finished container, and the run that it was written as, or its number
-    PyObject *culprit       # name of the innermost type that has stopped the walk
+    PyObject *culprit       # name of the innermost type that has stopped the encoder
     PyObject *path[DEEPEST_WALK]
     unsigned char first[FIRST_ROOM]
 
@@ -294,7 +294,7 @@ cdef long long assignment_budget_ns = 20_000_000
 
 
 def plan_types(make, report, slow):
-    """Have ``make(type)`` say how its values are written, and ``report(name, reason)`` told what stopped a walk.
+    """Have ``make(type)`` say how its values are written, and ``report(name, reason)`` told what stopped an encoder.
 
     ``slow(key, name)`` is told of an assigned value that takes too long.
     """
@@ -320,42 +320,42 @@ cdef int fingerprint(object value, uint64_t *out, dict hash_funcs, long long bud
     """Write the value's fingerprint to `out`, 16 bytes. Returns NONE_TO_BE_HAD, 0, when it has none, else TAKEN.
 
     What its own code raises counts as having none, but for exceptions that are no ``Exception``: those stop a script.
-    `hash_funcs` are functions by name of the type. A walk that takes longer than `budget_ns` (0: no limit) is given up:
+    `hash_funcs` are functions by name of the type. A encoder that takes longer than `budget_ns` (0: no limit) is given up:
     OUT_OF_TIME.
     """
-    cdef Walk walk
-    walk.run = walk.first
-    walk.used = 0
-    walk.size = FIRST_ROOM
-    walk.depth = 0
-    walk.cyclic = False
-    walk.numbered = 0
-    walk.stack_limit = fss_stack_limit()
-    walk.steps = MOST_STEPS
-    walk.next_look = MOST_STEPS - STEPS_PER_LOOK if budget_ns else 0
-    walk.end = clock_ns() + budget_ns if budget_ns else 0
-    walk.late = False
-    walk.hash_funcs = <PyObject *>hash_funcs if hash_funcs else NULL
-    walk.memo = NULL
-    walk.culprit = NULL
+    cdef Encoder encoder
+    encoder.run = encoder.first
+    encoder.used = 0
+    encoder.size = FIRST_ROOM
+    encoder.depth = 0
+    encoder.cyclic = False
+    encoder.numbered = 0
+    encoder.stack_limit = fss_stack_limit()
+    encoder.steps = MOST_STEPS
+    encoder.next_look = MOST_STEPS - STEPS_PER_LOOK if budget_ns else 0
+    encoder.end = clock_ns() + budget_ns if budget_ns else 0
+    encoder.late = False
+    encoder.hash_funcs = <PyObject *>hash_funcs if hash_funcs else NULL
+    encoder.memo = NULL
+    encoder.culprit = NULL
     try:
-        _write(&walk, value)
-        _hash_into(walk.run, walk.used, <unsigned char *>out)
+        _write(&encoder, value)
+        _hash_into(encoder.run, encoder.used, <unsigned char *>out)
         return TAKEN
     except BaseException as reason:
-        if walk.late:
+        if encoder.late:
             return OUT_OF_TIME
         # A library in Rust that panics does not want to stop the script.
         if not isinstance(reason, Exception) and type(reason).__module__ != "pyo3_runtime":
             raise
         if report_type is not None:
-            report_type(<object>walk.culprit if walk.culprit != NULL else PyType_GetName(type(value)), reason)
+            report_type(<object>encoder.culprit if encoder.culprit != NULL else PyType_GetName(type(value)), reason)
         return NONE_TO_BE_HAD
     finally:
-        if walk.run != walk.first:
-            PyMem_Free(walk.run)
-        _drop(walk.memo)
-        _drop(walk.culprit)
+        if encoder.run != encoder.first:
+            PyMem_Free(encoder.run)
+        _drop(encoder.memo)
+        _drop(encoder.culprit)
 
 
 cdef inline void _drop(PyObject *owned) noexcept:
@@ -366,55 +366,55 @@ cdef inline void _drop(PyObject *owned) noexcept:
 # The run
 
 
-cdef inline unsigned char *_room(Walk *walk, size_t length) except NULL:
+cdef inline unsigned char *_room(Encoder *encoder, size_t length) except NULL:
     """Make the run longer by `length` bytes. The address is good until the next call."""
     cdef unsigned char *start
-    if walk.size - walk.used < length:
-        _grow(walk, length)
-    start = walk.run + walk.used
-    walk.used += length
+    if encoder.size - encoder.used < length:
+        _grow(encoder, length)
+    start = encoder.run + encoder.used
+    encoder.used += length
     return start
 
 
-cdef int _grow(Walk *walk, size_t length) except -1:
-    cdef size_t size = max(2 * walk.size, walk.used + length)
+cdef int _grow(Encoder *encoder, size_t length) except -1:
+    cdef size_t size = max(2 * encoder.size, encoder.used + length)
     cdef unsigned char *run
-    if walk.run == walk.first:
+    if encoder.run == encoder.first:
         run = <unsigned char *>PyMem_Malloc(size)
         if run != NULL:
-            memcpy(run, walk.first, walk.used)
+            memcpy(run, encoder.first, encoder.used)
     else:
-        run = <unsigned char *>PyMem_Realloc(walk.run, size)
+        run = <unsigned char *>PyMem_Realloc(encoder.run, size)
     if run == NULL:
         raise MemoryError()
-    walk.run = run
-    walk.size = size
+    encoder.run = run
+    encoder.size = size
     return 0
 
 
-cdef inline int _put(Walk *walk, unsigned char tag, uint64_t number) except -1:
-    cdef unsigned char *at = _room(walk, 9)
+cdef inline int _put(Encoder *encoder, unsigned char tag, uint64_t number) except -1:
+    cdef unsigned char *at = _room(encoder, 9)
     at[0] = tag
     memcpy(at + 1, &number, 8)
     return 0
 
 
-cdef inline int _put_double(Walk *walk, unsigned char tag, double number) except -1:
+cdef inline int _put_double(Encoder *encoder, unsigned char tag, double number) except -1:
     cdef uint64_t bits = 0x7FF8000000000000  # every NaN
     if number == number:
         memcpy(&bits, &number, 8)
-    return _put(walk, tag, bits)
+    return _put(encoder, tag, bits)
 
 
-cdef int _put_data(Walk *walk, unsigned char tag, const void *data, size_t length) except -1:
-    _put(walk, tag, length)
+cdef int _put_data(Encoder *encoder, unsigned char tag, const void *data, size_t length) except -1:
+    _put(encoder, tag, length)
     if length <= SHORT:
-        memcpy(_room(walk, length), data, length)
+        memcpy(_room(encoder, length), data, length)
         return 0
-    walk.steps -= length >> 12
+    encoder.steps -= length >> 12
     cdef unsigned char digest[16]
     _hash_into(data, length, digest)
-    memcpy(_room(walk, 16), digest, 16)
+    memcpy(_room(encoder, 16), digest, 16)
     return 0
 
 
@@ -429,26 +429,26 @@ cdef int _hash_into(const void *data, size_t length, unsigned char *out) except 
     return 0
 
 
-cdef inline int _fold(Walk *walk, size_t start) except -1:
-    if walk.used - start > FOLD:
-        return _fold_now(walk, start)
+cdef inline int _fold(Encoder *encoder, size_t start) except -1:
+    if encoder.used - start > FOLD:
+        return _fold_now(encoder, start)
     return 0
 
 
-cdef int _fold_now(Walk *walk, size_t start) except -1:
-    _replace(walk, start, TAG_FOLDED)
+cdef int _fold_now(Encoder *encoder, size_t start) except -1:
+    _replace(encoder, start, TAG_FOLDED)
     with nogil:  # others have waited for long enough
         pass
     PyErr_CheckSignals()
     return 0
 
 
-cdef int _replace(Walk *walk, size_t start, unsigned char tag) except -1:
+cdef int _replace(Encoder *encoder, size_t start, unsigned char tag) except -1:
     """Put its hash in the place of the run from `start` on."""
     cdef unsigned char digest[16]
-    _hash_into(walk.run + start, walk.used - start, digest)
-    walk.used = start
-    cdef unsigned char *at = _room(walk, 17)
+    _hash_into(encoder.run + start, encoder.used - start, digest)
+    encoder.used = start
+    cdef unsigned char *at = _room(encoder, 17)
     at[0] = tag
     memcpy(at + 1, digest, 16)
     return 0
@@ -457,108 +457,108 @@ cdef int _replace(Walk *walk, size_t start, unsigned char tag) except -1:
 # Containers
 
 
-cdef bint _enter(Walk *walk, object value, Place *place) except -1:
+cdef bint _enter(Encoder *encoder, object value, Place *place) except -1:
     """Begin the run of a container. False if it has been written by this: as a reference, or as it was before."""
     cdef PyObject *known
     cdef int i
-    if walk.memo != NULL:
-        known = PyDict_GetItemWithError(<dict>walk.memo, PyLong_FromVoidPtr(<void *>value))
+    if encoder.memo != NULL:
+        known = PyDict_GetItemWithError(<dict>encoder.memo, PyLong_FromVoidPtr(<void *>value))
         if known != NULL:
-            _write_again(walk, <object>PyTuple_GET_ITEM(<tuple>known, 1))
+            _write_again(encoder, <object>PyTuple_GET_ITEM(<tuple>known, 1))
             return False
-    for i in range(walk.depth - 1, -1, -1):
-        if walk.path[i] == <PyObject *>value:
-            _put(walk, TAG_BACK, walk.depth - i)
-            walk.cyclic = True
+    for i in range(encoder.depth - 1, -1, -1):
+        if encoder.path[i] == <PyObject *>value:
+            _put(encoder, TAG_BACK, encoder.depth - i)
+            encoder.cyclic = True
             return False
-    _check_depth(walk)
-    walk.path[walk.depth] = <PyObject *>value
-    walk.depth += 1
-    place.start = walk.used
-    place.cyclic = walk.cyclic
-    place.steps = walk.steps
-    walk.cyclic = False
+    _check_depth(encoder)
+    encoder.path[encoder.depth] = <PyObject *>value
+    encoder.depth += 1
+    place.start = encoder.used
+    place.cyclic = encoder.cyclic
+    place.steps = encoder.steps
+    encoder.cyclic = False
     return True
 
 
-cdef inline int _check_depth(Walk *walk) except -1:
-    if walk.depth == DEEPEST_WALK or fss_stack_pointer() < walk.stack_limit:
+cdef inline int _check_depth(Encoder *encoder) except -1:
+    if encoder.depth == DEEPEST_WALK or fss_stack_pointer() < encoder.stack_limit:
         raise Unfingerprintable("It is nested too deep.")
     return 0
 
 
-cdef int _write_again(Walk *walk, object known) except -1:
+cdef int _write_again(Encoder *encoder, object known) except -1:
     if type(known) is int:
-        _put(walk, TAG_SEEN, known)
-        walk.cyclic = True
+        _put(encoder, TAG_SEEN, known)
+        encoder.cyclic = True
     else:
-        memcpy(_room(walk, PyBytes_GET_SIZE(known)), PyBytes_AS_STRING(known), PyBytes_GET_SIZE(known))
+        memcpy(_room(encoder, PyBytes_GET_SIZE(known)), PyBytes_AS_STRING(known), PyBytes_GET_SIZE(known))
     return 0
 
 
-cdef int _leave(Walk *walk, object value, Place *place) except -1:
-    cdef bint cyclic = walk.cyclic
-    walk.depth -= 1
-    walk.cyclic |= place.cyclic
+cdef int _leave(Encoder *encoder, object value, Place *place) except -1:
+    cdef bint cyclic = encoder.cyclic
+    encoder.depth -= 1
+    encoder.cyclic |= place.cyclic
     if cyclic:
-        _put(walk, TAG_NUMBER, walk.numbered)
-        _remember(walk, value, walk.numbered)
-        walk.numbered += 1
-    if walk.used - place.start > SHORT or walk.run[place.start] == TAG_FOLDED:
-        _replace(walk, place.start, TAG_HASHED)
+        _put(encoder, TAG_NUMBER, encoder.numbered)
+        _remember(encoder, value, encoder.numbered)
+        encoder.numbered += 1
+    if encoder.used - place.start > SHORT or encoder.run[place.start] == TAG_FOLDED:
+        _replace(encoder, place.start, TAG_HASHED)
     # One reference is the container's that holds it and one is ours. Small ones are as soon written again.
-    if not cyclic and place.steps - walk.steps > SMALL and Py_REFCNT(value) > 2 and walk.depth:
-        _remember(walk, value, PyBytes_FromStringAndSize(<char *>walk.run + place.start, walk.used - place.start))
+    if not cyclic and place.steps - encoder.steps > SMALL and Py_REFCNT(value) > 2 and encoder.depth:
+        _remember(encoder, value, PyBytes_FromStringAndSize(<char *>encoder.run + place.start, encoder.used - place.start))
     return 0
 
 
-cdef int _remember(Walk *walk, object value, object written) except -1:
+cdef int _remember(Encoder *encoder, object value, object written) except -1:
     """The value is kept, so that no other one comes to lie at its address."""
-    if walk.memo == NULL:
+    if encoder.memo == NULL:
         memo = {}
         Py_INCREF(memo)
-        walk.memo = <PyObject *>memo
-    (<dict>walk.memo)[PyLong_FromVoidPtr(<void *>value)] = (value, written)
+        encoder.memo = <PyObject *>memo
+    (<dict>encoder.memo)[PyLong_FromVoidPtr(<void *>value)] = (value, written)
     return 0
 
 
-cdef int _write_list(Walk *walk, list value, size_t start) except -1:
+cdef int _write_list(Encoder *encoder, list value, size_t start) except -1:
     cdef Py_ssize_t length = PyList_GET_SIZE(value)
     cdef Py_ssize_t i
-    _put(walk, TAG_LIST, length)
+    _put(encoder, TAG_LIST, length)
     for i in range(length):
-        _write(walk, fss_list_item(value, i))
-        _fold(walk, start)
+        _write(encoder, fss_list_item(value, i))
+        _fold(encoder, start)
     if PyList_GET_SIZE(value) != length:
         raise Unfingerprintable("A list has changed its size meanwhile.")
     return 0
 
 
-cdef int _write_tuple(Walk *walk, tuple value, size_t start) except -1:
+cdef int _write_tuple(Encoder *encoder, tuple value, size_t start) except -1:
     cdef Py_ssize_t length = PyTuple_GET_SIZE(value)
     cdef Py_ssize_t i
-    _put(walk, TAG_TUPLE, length)
+    _put(encoder, TAG_TUPLE, length)
     for i in range(length):
-        _write(walk, <object>PyTuple_GET_ITEM(value, i))
-        _fold(walk, start)
+        _write(encoder, <object>PyTuple_GET_ITEM(value, i))
+        _fold(encoder, start)
     return 0
 
 
-cdef int _write_dict(Walk *walk, dict value, size_t start) except -1:
+cdef int _write_dict(Encoder *encoder, dict value, size_t start) except -1:
     cdef Py_ssize_t length = PyDict_Size(value)
     cdef Py_ssize_t position = 0
     cdef Py_ssize_t found = 0
     cdef PyObject *key
     cdef PyObject *item
-    _put(walk, TAG_DICT, length)
+    _put(encoder, TAG_DICT, length)
     while fss_dict_next(value, &position, &key, &item):
         try:
-            _write(walk, <object>key)
-            _write(walk, <object>item)
+            _write(encoder, <object>key)
+            _write(encoder, <object>item)
         finally:
             _decref(key)
             _decref(item)
-        _fold(walk, start)
+        _fold(encoder, start)
         found += 1
         if found > length:
             break
@@ -567,67 +567,67 @@ cdef int _write_dict(Walk *walk, dict value, size_t start) except -1:
     return 0
 
 
-cdef int _write_set(Walk *walk, object value, unsigned char tag) except -1:
+cdef int _write_set(Encoder *encoder, object value, unsigned char tag) except -1:
     cdef list members = [*frozenset.__iter__(value)] if tag == TAG_FROZENSET else [*set.__iter__(value)]
     cdef size_t start
     cdef uint64_t member[2]
     cdef uint64_t total[2]
     total[0] = total[1] = 0
-    _put(walk, tag, len(members))
+    _put(encoder, tag, len(members))
     for item in members:
-        start = walk.used
-        _write(walk, item)
-        _hash_into(walk.run + start, walk.used - start, <unsigned char *>member)
-        walk.used = start
+        start = encoder.used
+        _write(encoder, item)
+        _hash_into(encoder.run + start, encoder.used - start, <unsigned char *>member)
+        encoder.used = start
         total[0] += member[0]
         total[1] += member[1] + (total[0] < member[0])
-    memcpy(_room(walk, 16), total, 16)
+    memcpy(_room(encoder, 16), total, 16)
     return 0
 
 
 # Numbers, text, data
 
 
-cdef inline int _write_int(Walk *walk, object value) except -1:
+cdef inline int _write_int(Encoder *encoder, object value) except -1:
     cdef long long number
     if fss_digit(value, &number):
-        return _put(walk, TAG_INT, <uint64_t>number)
-    return _write_long(walk, value)
+        return _put(encoder, TAG_INT, <uint64_t>number)
+    return _write_long(encoder, value)
 
 
-cdef int _write_long(Walk *walk, object value) except -1:
+cdef int _write_long(Encoder *encoder, object value) except -1:
     cdef int overflow
     cdef long long number = PyLong_AsLongLongAndOverflow(value, &overflow)
     if not overflow:
-        return _put(walk, TAG_INT, <uint64_t>number)
+        return _put(encoder, TAG_INT, <uint64_t>number)
     cdef bytes data = int.to_bytes(value, int.bit_length(value) // 8 + 1, "little", signed=True)
-    return _put_data(walk, TAG_BIG_INT, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+    return _put_data(encoder, TAG_BIG_INT, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
 
-cdef inline int _write_text(Walk *walk, object value) except -1:
+cdef inline int _write_text(Encoder *encoder, object value) except -1:
     cdef int kind = PyUnicode_KIND(value)  # 1, 2 or 4 bytes, by what the text needs
-    return _put_data(walk, TAG_TEXT + kind, PyUnicode_DATA(value), PyUnicode_GET_LENGTH(value) * kind)
+    return _put_data(encoder, TAG_TEXT + kind, PyUnicode_DATA(value), PyUnicode_GET_LENGTH(value) * kind)
 
 
-cdef int _write_bytearray(Walk *walk, object value) except -1:
+cdef int _write_bytearray(Encoder *encoder, object value) except -1:
     cdef bytes data = bytes(value)  # a copy, as nobody could resize it while its buffer is in use
-    return _put_data(walk, TAG_BYTEARRAY, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+    return _put_data(encoder, TAG_BYTEARRAY, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
 
-cdef int _write_memory(Walk *walk, object view) except -1:
+cdef int _write_memory(Encoder *encoder, object view) except -1:
     cdef Py_buffer data
-    _put(walk, TAG_MEMORY, view.ndim)
-    _write_text(walk, view.format)
+    _put(encoder, TAG_MEMORY, view.ndim)
+    _write_text(encoder, view.format)
     for length in view.shape:
-        _put(walk, TAG_INT, length)
+        _put(encoder, TAG_INT, length)
     PyObject_GetBuffer(view if view.c_contiguous else view.tobytes(), &data, PyBUF_SIMPLE)
     try:
-        return _put_data(walk, TAG_BYTES, data.buf, data.len)
+        return _put_data(encoder, TAG_BYTES, data.buf, data.len)
     finally:
         PyBuffer_Release(&data)
 
 
-cdef int _write_moment(Walk *walk, object value) except -1:
+cdef int _write_moment(Encoder *encoder, object value) except -1:
     """A date, time, datetime or timedelta; -1 in the place of what it has not."""
     cdef int fields[8]
     cdef object zone = None
@@ -645,133 +645,133 @@ cdef int _write_moment(Walk *walk, object value) except -1:
             fields[3:] = [datetime_hour(value), datetime_minute(value), datetime_second(value),
                           datetime_microsecond(value), datetime_fold(value)]
             zone = datetime_tzinfo(value)
-    _put_data(walk, TAG_MOMENT, fields, sizeof(fields))
-    return _write(walk, zone)
+    _put_data(encoder, TAG_MOMENT, fields, sizeof(fields))
+    return _write(encoder, zone)
 
 
 # Any value
 
 
-cdef int _write(Walk *walk, object value) except -1:
+cdef int _write(Encoder *encoder, object value) except -1:
     cdef type kind = <type>_type_of(value)
-    walk.steps -= 1
-    if walk.steps < walk.next_look:
-        _look_at_clock(walk)
-    if walk.hash_funcs != NULL and _write_custom(walk, value, kind):
+    encoder.steps -= 1
+    if encoder.steps < encoder.next_look:
+        _look_at_clock(encoder)
+    if encoder.hash_funcs != NULL and _write_custom(encoder, value, kind):
         return 0
     if kind is int:
-        return _write_int(walk, value)
-    return _write_as_is(walk, value, kind)
+        return _write_int(encoder, value)
+    return _write_as_is(encoder, value, kind)
 
 
-cdef int _look_at_clock(Walk *walk) except -1:
+cdef int _look_at_clock(Encoder *encoder) except -1:
     """Give up what takes too long or holds too much."""
-    if walk.steps < 0:
+    if encoder.steps < 0:
         raise Unfingerprintable("It holds too much.")
-    walk.late = clock_ns() > walk.end
-    if walk.late:
+    encoder.late = clock_ns() > encoder.end
+    if encoder.late:
         raise Unfingerprintable("It takes too long.")
-    walk.next_look = max(0, walk.steps - STEPS_PER_LOOK)
+    encoder.next_look = max(0, encoder.steps - STEPS_PER_LOOK)
     return 0
 
 
-cdef int _write_as_is(Walk *walk, object value, type kind) except -1:
+cdef int _write_as_is(Encoder *encoder, object value, type kind) except -1:
     cdef Place place
     if kind is str:
-        return _write_text(walk, value)
+        return _write_text(encoder, value)
     if kind is int:
-        return _write_int(walk, value)
+        return _write_int(encoder, value)
     if kind is float:
-        return _put_double(walk, TAG_FLOAT, PyFloat_AS_DOUBLE(value))
+        return _put_double(encoder, TAG_FLOAT, PyFloat_AS_DOUBLE(value))
     if value is None:
-        _room(walk, 1)[0] = TAG_NONE
+        _room(encoder, 1)[0] = TAG_NONE
         return 0
     if kind is bool:
-        _room(walk, 1)[0] = TAG_TRUE if value is True else TAG_FALSE
+        _room(encoder, 1)[0] = TAG_TRUE if value is True else TAG_FALSE
         return 0
     if kind is list or kind is dict or kind is tuple or kind is set or kind is frozenset:
-        if _enter(walk, value, &place):
-            _write_storage(walk, value, kind, place.start)
-            _leave(walk, value, &place)
+        if _enter(encoder, value, &place):
+            _write_storage(encoder, value, kind, place.start)
+            _leave(encoder, value, &place)
         return 0
     if (kind is bytes or kind is complex or kind is bytearray or PyDateTime_CheckExact(value)
             or PyDate_CheckExact(value) or PyDelta_CheckExact(value) or PyTime_CheckExact(value)):
-        return _write_storage(walk, value, kind, walk.used)
+        return _write_storage(encoder, value, kind, encoder.used)
     if kind is memoryview:
-        return _write_memory(walk, value)
+        return _write_memory(encoder, value)
     if kind is pickle.PickleBuffer:
-        return _write_memory(walk, value.raw())
-    return _write_object(walk, value, kind)
+        return _write_memory(encoder, value.raw())
+    return _write_object(encoder, value, kind)
 
 
-cdef int _write_storage(Walk *walk, object value, type base, size_t start) except -1:
+cdef int _write_storage(Encoder *encoder, object value, type base, size_t start) except -1:
     """What a value keeps as one of `base`, whatever its own type says."""
     if base is list:
-        return _write_list(walk, <list>value, start)
+        return _write_list(encoder, <list>value, start)
     if base is dict:
-        return _write_dict(walk, <dict>value, start)
+        return _write_dict(encoder, <dict>value, start)
     if base is tuple:
-        return _write_tuple(walk, <tuple>value, start)
+        return _write_tuple(encoder, <tuple>value, start)
     if base is set:
-        return _write_set(walk, value, TAG_SET)
+        return _write_set(encoder, value, TAG_SET)
     if base is frozenset:
-        return _write_set(walk, value, TAG_FROZENSET)
+        return _write_set(encoder, value, TAG_FROZENSET)
     if base is str:
-        return _write_text(walk, value)
+        return _write_text(encoder, value)
     if base is int:
-        return _write_int(walk, value)
+        return _write_int(encoder, value)
     if base is float:
-        return _put_double(walk, TAG_FLOAT, PyFloat_AS_DOUBLE(value))
+        return _put_double(encoder, TAG_FLOAT, PyFloat_AS_DOUBLE(value))
     if base is bytes:
-        return _put_data(walk, TAG_BYTES, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        return _put_data(encoder, TAG_BYTES, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
     if base is bytearray:
-        return _write_bytearray(walk, value)
+        return _write_bytearray(encoder, value)
     if base is complex:
-        _put_double(walk, TAG_COMPLEX, PyComplex_RealAsDouble(value))
-        return _put_double(walk, TAG_COMPLEX, PyComplex_ImagAsDouble(value))
-    return _write_moment(walk, value)
+        _put_double(encoder, TAG_COMPLEX, PyComplex_RealAsDouble(value))
+        return _put_double(encoder, TAG_COMPLEX, PyComplex_ImagAsDouble(value))
+    return _write_moment(encoder, value)
 
 
-cdef int _write_object(Walk *walk, object value, type kind) except -1:
+cdef int _write_object(Encoder *encoder, object value, type kind) except -1:
     cdef TypePlan plan = None
     cdef Place place
     try:
         plan = _plan(kind)
-        if not _enter(walk, value, &place):
+        if not _enter(encoder, value, &place):
             return 0
-        walk.steps -= OBJECT_STEPS
-        _put_label(walk, TAG_OBJECT, plan)
+        encoder.steps -= OBJECT_STEPS
+        _put_label(encoder, TAG_OBJECT, plan)
         for function in plan.functions:
-            _write_parts(walk, function(value), place.start)
+            _write_parts(encoder, function(value), place.start)
         if plan.storage is not None:
             if not PyType_IsSubtype(kind, plan.storage):  # a metaclass has misled `plan_for`
                 raise TypeError("It has not the storage that it seems to have.")
-            _write_storage(walk, value, plan.storage, place.start)
-        _write_attributes(walk, value, plan, place.start)
+            _write_storage(encoder, value, plan.storage, place.start)
+        _write_attributes(encoder, value, plan, place.start)
         if _type_of(value) != <void *>kind:
             raise Unfingerprintable("It has changed its class meanwhile.")
-        return _leave(walk, value, &place)
+        return _leave(encoder, value, &place)
     except Exception:
-        if walk.culprit == NULL:
+        if encoder.culprit == NULL:
             name = PyType_GetName(kind) if plan is None else plan.name
             Py_INCREF(name)
-            walk.culprit = <PyObject *>name
+            encoder.culprit = <PyObject *>name
         raise
 
 
-cdef inline int _put_label(Walk *walk, unsigned char tag, TypePlan plan) except -1:
-    return _put_data(walk, tag, PyBytes_AS_STRING(plan.label), PyBytes_GET_SIZE(plan.label))
+cdef inline int _put_label(Encoder *encoder, unsigned char tag, TypePlan plan) except -1:
+    return _put_data(encoder, tag, PyBytes_AS_STRING(plan.label), PyBytes_GET_SIZE(plan.label))
 
 
-cdef int _write_parts(Walk *walk, object parts, size_t start) except -1:
+cdef int _write_parts(Encoder *encoder, object parts, size_t start) except -1:
     for part in parts:
-        _write(walk, part)
-        _fold(walk, start)
-    _room(walk, 1)[0] = TAG_END
+        _write(encoder, part)
+        _fold(encoder, start)
+    _room(encoder, 1)[0] = TAG_END
     return 0
 
 
-cdef int _write_attributes(Walk *walk, object value, TypePlan plan, size_t start) except -1:
+cdef int _write_attributes(Encoder *encoder, object value, TypePlan plan, size_t start) except -1:
     """Without the order in which they were set, which is not seen."""
     cdef list items
     if plan.has_dict:
@@ -779,44 +779,44 @@ cdef int _write_attributes(Walk *walk, object value, TypePlan plan, size_t start
         items.sort()
         for name, item in items:
             if name not in plan.derived:
-                _write(walk, name)
-                _write(walk, item)
-                _fold(walk, start)
-    _room(walk, 1)[0] = TAG_END
+                _write(encoder, name)
+                _write(encoder, item)
+                _fold(encoder, start)
+    _room(encoder, 1)[0] = TAG_END
     for slot in plan.slots:
         try:
             item = PyObject_GenericGetAttr(value, slot) if type(slot) is str else _hidden_slot(value, slot)
         except AttributeError:
-            _room(walk, 1)[0] = TAG_UNSET
+            _room(encoder, 1)[0] = TAG_UNSET
         else:
-            _write(walk, item)
-            _fold(walk, start)
+            _write(encoder, item)
+            _fold(encoder, start)
     return 0
 
 
-cdef bint _write_custom(Walk *walk, object value, type kind) except -1:
+cdef bint _write_custom(Encoder *encoder, object value, type kind) except -1:
     """Write what the user's function says of the value, if there is one for its type.
 
     What it says is not given to the same function again, so that ``{float: round_it}`` works.
     """
-    cdef size_t start = walk.used
+    cdef size_t start = encoder.used
     cdef TypePlan plan = _plan(kind)
-    cdef PyObject *function = PyDict_GetItemWithError(<dict>walk.hash_funcs, plan.name)
+    cdef PyObject *function = PyDict_GetItemWithError(<dict>encoder.hash_funcs, plan.name)
     if function == NULL:
         return False
-    _check_depth(walk)
-    _put_label(walk, TAG_CUSTOM, plan)
+    _check_depth(encoder)
+    _put_label(encoder, TAG_CUSTOM, plan)
     # Not a place that can be referred to: a function that gives its argument back would hide its content.
-    walk.path[walk.depth] = NULL
-    walk.depth += 1
+    encoder.path[encoder.depth] = NULL
+    encoder.depth += 1
     stand_in = (<object>function)(value)
     if type(stand_in) is kind:
-        _write_as_is(walk, stand_in, kind)
+        _write_as_is(encoder, stand_in, kind)
     else:
-        _write(walk, stand_in)
-    walk.depth -= 1
-    if walk.used - start > SHORT:
-        _replace(walk, start, TAG_HASHED)
+        _write(encoder, stand_in)
+    encoder.depth -= 1
+    if encoder.used - start > SHORT:
+        _replace(encoder, start, TAG_HASHED)
     return True
 
 

@@ -27,10 +27,10 @@ def same_value(old, new):
     cdef uint64_t other[2]
     if is_plain(<PyObject *>old) or is_plain(<PyObject *>new):
         return same_plain(<PyObject *>old, <PyObject *>new)
-    return bool(fingerprint(old, one, None) and fingerprint(new, other, None) and same_print(one, other))
+    return bool(fingerprint(old, one, None) and fingerprint(new, other, None) and same_fingerprint(one, other))
 
 
-cdef inline bint same_print(const uint64_t *one, const uint64_t *other) noexcept:
+cdef inline bint same_fingerprint(const uint64_t *one, const uint64_t *other) noexcept:
     return one[0] == other[0] and one[1] == other[1]
 
 
@@ -62,38 +62,38 @@ cdef bint same_plain(PyObject *old, PyObject *new) noexcept:
 
 
 cdef enum:
-    MOST_EXAMINATIONS = 8   # while other threads keep writing; then it counts as a change
+    MAX_COMPARISONS = 8   # while other threads keep writing; then it counts as a change
 
 
-ctypedef struct Judge:
+ctypedef struct Comparison:
     # Tells of a value that is to be assigned whether that is a change.
     PyObject *value           # borrowed
     bint plain
-    int examinations
-    bint examined             # there is a fingerprint, or there is none to be had
-    bint has_print
-    uint64_t print[2]
+    int comparisons
+    bint fingerprinted             # there is a fingerprint, or there is none to be had
+    bint has_fingerprint
+    uint64_t fingerprint[2]
     PyObject *compared        # the old value that was compared with by ==,
     uint64_t version          # its version,
     bint equal                # and the result
-    bint unresolved           # `examine` is to find the key's options
+    bint unresolved           # `compare_unlocked` is to find the key's options
     PyObject *hash_funcs      # by which it takes the fingerprint
-    PyObject *old             # for `examine`, when it is to compare by ==
+    PyObject *old             # for `compare_unlocked`, when it is to compare by ==
 
 
-cdef inline void judge_start(Judge *self, PyObject *value) noexcept:
-    memset(self, 0, sizeof(Judge))
+cdef inline void begin_comparison(Comparison *self, PyObject *value) noexcept:
+    memset(self, 0, sizeof(Comparison))
     self.value = value
     self.plain = is_plain(value)
 
 
-cdef inline void judge_again(Judge *self) noexcept:
+cdef inline void restart_comparison(Comparison *self) noexcept:
     """The values may have changed in place meanwhile."""
-    self.examined = self.has_print = False
+    self.fingerprinted = self.has_fingerprint = False
     self.version = 0
 
 
-cdef inline void judge_end(Judge *self) noexcept:
+cdef inline void end_comparison(Comparison *self) noexcept:
     """Nothing is locked."""
     _xdecref(self.compared)
     _xdecref(self.hash_funcs)
@@ -101,10 +101,10 @@ cdef inline void judge_end(Judge *self) noexcept:
 
 # The shard is locked.
 
-cdef inline bint is_due(Judge *self, const Cell *cell) noexcept:
-    """Whether `examine` is to be called, once nothing is locked, before there can be a verdict."""
+cdef inline bint needs_comparison(Comparison *self, const Cell *cell) noexcept:
+    """Whether `compare_unlocked` is to be called, once nothing is locked, before there can be a verdict."""
     if cell.policy <= BY_HASH_FUNCS:
-        if self.examined or (self.plain and cell.policy == BY_CONTENT) or self.examinations == MOST_EXAMINATIONS:
+        if self.fingerprinted or (self.plain and cell.policy == BY_CONTENT) or self.comparisons == MAX_COMPARISONS:
             return False
         if cell.policy == BY_HASH_FUNCS:
             self.hash_funcs = cell.cold.hash_funcs
@@ -113,7 +113,7 @@ cdef inline bint is_due(Judge *self, const Cell *cell) noexcept:
     if cell.policy == UNRESOLVED:
         self.unresolved = True
         return True
-    if cell.policy != BY_EQUALITY or cell.value == NULL or self.examinations == MOST_EXAMINATIONS:
+    if cell.policy != BY_EQUALITY or cell.value == NULL or self.comparisons == MAX_COMPARISONS:
         return False
     if cell.value == self.compared and cell.version == self.version:
         return False
@@ -123,38 +123,38 @@ cdef inline bint is_due(Judge *self, const Cell *cell) noexcept:
     return True
 
 
-cdef inline bint is_same(const Judge *self, const Cell *cell) noexcept:
+cdef inline bint is_unchanged(const Comparison *self, const Cell *cell) noexcept:
     """Whether the cell's value counts as the same."""
     if cell.policy <= BY_HASH_FUNCS:
-        if self.examined:
-            return fits(self, cell) and cell.has_print and same_print(self.print, cell.print)
+        if self.fingerprinted:
+            return fingerprint_fits(self, cell) and cell.has_fingerprint and same_fingerprint(self.fingerprint, cell.fingerprint)
         return self.plain and same_plain(cell.value, self.value)
     if cell.policy == BY_EQUALITY:
         return self.equal and cell.value == self.compared and cell.version == self.version
     return cell.policy == BY_IDENTITY and cell.value == self.value
 
 
-cdef inline bint fits(const Judge *self, const Cell *cell) noexcept:
+cdef inline bint fingerprint_fits(const Comparison *self, const Cell *cell) noexcept:
     """Whether there is a fingerprint, and it was taken as the cell's are: the policy may have changed meanwhile."""
-    return self.has_print and self.hash_funcs == (cell.cold.hash_funcs if cell.policy == BY_HASH_FUNCS else NULL)
+    return self.has_fingerprint and self.hash_funcs == (cell.cold.hash_funcs if cell.policy == BY_HASH_FUNCS else NULL)
 
 
-cdef inline void keep_print(const Judge *self, Cell *cell) noexcept:
-    cell.has_print = fits(self, cell)
-    if cell.has_print:
-        memcpy(cell.print, self.print, sizeof(cell.print))
+cdef inline void keep_fingerprint(const Comparison *self, Cell *cell) noexcept:
+    cell.has_fingerprint = fingerprint_fits(self, cell)
+    if cell.has_fingerprint:
+        memcpy(cell.fingerprint, self.fingerprint, sizeof(cell.fingerprint))
 
 
 # Nothing is locked.
 
-cdef int examine(Judge *self, Store store, str key) except -1:
+cdef int compare_unlocked(Comparison *self, Store store, str key) except -1:
     """Do what runs foreign code, or may take long. Only what stops a script is raised."""
     cdef PyObject *last = self.compared
     cdef int result
     if self.unresolved:
         self.unresolved = False
         return resolve(store, key)
-    self.examinations += 1
+    self.comparisons += 1
     if self.old != NULL:
         self.compared, self.old = self.old, NULL
         _xdecref(last)
@@ -162,9 +162,9 @@ cdef int examine(Judge *self, Store store, str key) except -1:
         self.equal = is_equal(<object>self.compared, <object>self.value)
         return 0
     hash_funcs = None if self.hash_funcs == NULL else <object>self.hash_funcs
-    self.examined = True
-    result = fingerprint(<object>self.value, self.print, hash_funcs, assignment_budget_ns)
-    self.has_print = result == TAKEN
+    self.fingerprinted = True
+    result = fingerprint(<object>self.value, self.fingerprint, hash_funcs, assignment_budget_ns)
+    self.has_fingerprint = result == TAKEN
     if result == OUT_OF_TIME and report_slow is not None:
         report_slow(key, PyType_GetName(type(<object>self.value)))
     return 0
@@ -192,10 +192,10 @@ cdef object changed_in_place(Table *table, PyObject *key, long long budget_ns):
     cdef int result
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    if cell == NULL or cell.value == NULL or not cell.has_print or cell.reported or is_held_by_other(cell):
+    if cell == NULL or cell.value == NULL or not cell.has_fingerprint or cell.reported or is_held_by_other(cell):
         unlock(&shard.mutex)
         return False
-    memcpy(assigned, cell.print, sizeof(assigned))
+    memcpy(assigned, cell.fingerprint, sizeof(assigned))
     if cell.policy == BY_HASH_FUNCS:
         hash_funcs = cell.cold.hash_funcs
         _incref(hash_funcs)
@@ -206,12 +206,12 @@ cdef object changed_in_place(Table *table, PyObject *key, long long budget_ns):
     result = fingerprint(kept, found, None if hash_funcs == NULL else owned(hash_funcs), budget_ns)
     if result == OUT_OF_TIME:
         return None
-    if result == NONE_TO_BE_HAD or same_print(found, assigned):
+    if result == NONE_TO_BE_HAD or same_fingerprint(found, assigned):
         return False
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    if (cell != NULL and cell.value == value and cell.has_print and not cell.reported
-            and not is_held_by_other(cell) and same_print(cell.print, assigned)):
+    if (cell != NULL and cell.value == value and cell.has_fingerprint and not cell.reported
+            and not is_held_by_other(cell) and same_fingerprint(cell.fingerprint, assigned)):
         cell.reported = changed = True
     unlock(&shard.mutex)
     return changed

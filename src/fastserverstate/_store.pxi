@@ -426,7 +426,7 @@ cdef PyObject *read_slowly(
             pass
         elif not presence:
             done = subscribe(&table.slots, &cell.readers, scope, reader)
-            noted = load_flag(table.note_reads) and cell.has_print and not cell.reported
+            noted = load_flag(table.note_reads) and cell.has_fingerprint and not cell.reported
         elif ensure_cold(cell) == NULL:
             done = False
         else:
@@ -588,25 +588,25 @@ cdef inline object assign_here(Store store, str key, object value, bint if_absen
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell
     cdef PyObject *old
-    cdef Judge judge
+    cdef Comparison comparison
     cdef Waiter waiter
     cdef bint waited
     cdef bint has_callbacks
-    judge_start(&judge, <PyObject *>value)
+    begin_comparison(&comparison, <PyObject *>value)
     waiter.queued = False
     try:
-        cell = lock_to_assign(store, writer, shard, key, hashed, if_absent, &judge, &waiter)
+        cell = lock_to_assign(store, writer, shard, key, hashed, if_absent, &comparison, &waiter)
         waited = waiter.queued
         if waited:
             leave_lock_queue(cell, &waiter)
         old = cell.value
         if if_absent and old != NULL:
             _incref(old)
-        elif old != NULL and is_same(&judge, cell):
+        elif old != NULL and is_unchanged(&comparison, cell):
             _incref(<PyObject *>value)
             cell.value = <PyObject *>value
         else:
-            keep_print(&judge, cell)
+            keep_fingerprint(&comparison, cell)
             old = commit(table, shard, cell, <PyObject *>value, writer, FROM_CONTEXT)
         has_callbacks = cell.cold != NULL and cell.cold.pending_callbacks != 0
         unlock_session_and_shard(writer, shard)
@@ -614,13 +614,13 @@ cdef inline object assign_here(Store store, str key, object value, bint if_absen
         if waited:
             end_waiting(table, &waiter)
     finally:
-        judge_end(&judge)
+        end_comparison(&comparison)
     after_change(store, shard, <PyObject *>key, has_callbacks)
     return previous
 
 
 cdef inline Cell *lock_to_assign(
-    Store store, Session writer, Shard *shard, str key, Py_hash_t hashed, bint if_absent, Judge *judge, Waiter *waiter
+    Store store, Session writer, Shard *shard, str key, Py_hash_t hashed, bint if_absent, Comparison *comparison, Waiter *waiter
 ) except NULL:
     """Lock the writer's session and the shard, once no other thread holds the key's lock and the comparison is made.
 
@@ -637,12 +637,12 @@ cdef inline Cell *lock_to_assign(
             if writer is not None:
                 unlock(&writer.mutex)
             wait_to_pass(store.table, shard, cell, waiter)
-            judge_again(judge)
-        elif not (if_absent and cell.value != NULL) and is_due(judge, cell):
+            restart_comparison(comparison)
+        elif not (if_absent and cell.value != NULL) and needs_comparison(comparison, cell):
             unlock_session_and_shard(writer, shard)
             if waiter.queued:  # else other threads would wait for the comparison
                 give_up_waiting(store.table, shard, cell, waiter)
-            examine(judge, store, key)
+            compare_unlocked(comparison, store, key)
         else:
             return cell
 
@@ -692,7 +692,7 @@ cdef object change_presence_here(Store store, str key, bint remove):
         leave_lock_queue(cell, &waiter)
     if cell != NULL:
         if cell.value != NULL:
-            cell.has_print = False
+            cell.has_fingerprint = False
             old = commit(table, shard, cell, NULL if remove else cell.value, writer, FROM_CONTEXT)
         elif not remove:
             touch_absent(table, cell, writer, FROM_CONTEXT)
@@ -823,7 +823,7 @@ cdef int resolve(Store store, str key) except -1:
         done = before == (NULL if cell.cold == NULL else cell.cold.hash_funcs)
         if done and load64(store.generation) == generation:  # else the thread that changed the options resolves again
             cell.policy = policy
-            cell.has_print = cell.has_print and kept
+            cell.has_fingerprint = cell.has_fingerprint and kept
             if cell.cold != NULL:
                 if cell.cold.interval_ns == 0:
                     cell.cold.marked_ns = clock_ns() - interval_ns  # as if the interval were over

@@ -72,12 +72,12 @@ ctypedef struct Cell:
     uint32_t depth              # of the re-entrant lock
     char policy                 # when an assigned value counts as changed; see _same.pxi
     # One byte each:
-    char has_print              # `print` is valid
+    char has_fingerprint              # `fingerprint` is valid
     char reported               # the value was reported as changed in place
     char staged                 # the holder's transaction has written the key
     char presence_pending       # the key appeared or vanished in a `no_rerun` block, and its watchers are not notified
     char is_method              # the key is also the name of a method, which wins in attribute access; never freed
-    uint64_t print[2]           # fingerprint of the value as it was when it was assigned
+    uint64_t fingerprint[2]           # fingerprint of the value as it was when it was assigned
 
 ctypedef struct ChainWrite:
     # A write by a run that continues a chain of reruns.

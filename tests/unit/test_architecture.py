@@ -19,7 +19,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 STEP = re.compile(r"^(?P<branch>[│├└─┄ ]*)(?P<name>[A-Za-z_][\w.]*) +(?P<file>[\w/]+\.(?:pyx|pxi|pxd|py))(?:  |$)")
 LAYER = re.compile(r"^### Layer (?P<number>\d+): (?P<title>.*?)\n(?P<text>.*?)(?=^#)", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"^\| `([\w./]+)` \|", re.MULTILINE)
+FILES = re.compile(r"^\| ((?:`[\w./]+`(?:, )?)+) \|", re.MULTILINE)
 
 
 class Step(NamedTuple):
@@ -110,7 +110,10 @@ def test_the_drawings_lead_from_the_app_to_the_browser_and_back() -> None:
     assert len(names) > 50
 
 
-LAYERS = {layer["title"]: FILE.findall(layer["text"]) for layer in LAYER.finditer(PAGE)}
+LAYERS = {
+    layer["title"]: [file.strip("`") for files in FILES.findall(layer["text"]) for file in files.split(", ")]
+    for layer in LAYER.finditer(PAGE)
+}
 LAYER_OF = {file: number for number, files in enumerate(LAYERS.values()) for file in files}
 ADAPTER = LAYERS["the Streamlit adapter"]
 
