@@ -159,6 +159,7 @@ lint: $(READY)  ## Check style, types and workflows.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/cython-lint src
+	$(BIN)/python tools/prose.py
 	$(BIN)/mypy
 	$(BIN)/pyright
 	$(BIN)/zizmor --offline --persona pedantic --quiet .

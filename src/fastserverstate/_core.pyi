@@ -99,7 +99,7 @@ class TypePlan:
     """How the values of one type are written for their fingerprint. Holds no reference to the type.
 
     `name` is the type's full name. `functions` take a value apart into values that stand for it; `storage` is the
-    built-in type whose content counts. Beside these count its attributes if it `has_dict`, but for those in `derived`,
+    built-in type whose content counts. In addition count its attributes if it `has_dict`, but for those in `derived`,
     and its `slots`: by name, or by the position in the MRO and the name if a subclass hides the slot.
     """
 

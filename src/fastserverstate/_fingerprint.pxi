@@ -9,7 +9,7 @@
 #
 # Sharing. A container from which no cycle can be reached is written the same wherever it stands, so it makes no
 # difference whether two places share it. The others are numbered in the order in which they are finished, and later
-# places refer to the number: each is written once, as many paths as may lead to it, and sharing counts. The number
+# places refer to the number: each is written once, however many paths lead to it, and sharing counts. The number
 # stands at the container's end, because the members of a set are added up in no order.
 #
 # Exclusion. Values may be changed by other threads meanwhile: everything is read through references of our own, and a
@@ -610,7 +610,7 @@ cdef inline int _write_text(Encoder *encoder, object value) except -1:
 
 
 cdef int _write_bytearray(Encoder *encoder, object value) except -1:
-    cdef bytes data = bytes(value)  # a copy, as nobody could resize it while its buffer is in use
+    cdef bytes data = bytes(value)  # a copy: exporting the buffer would keep other threads from resizing the object
     return _put_data(encoder, TAG_BYTEARRAY, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
 

@@ -39,11 +39,11 @@ def full_name(kind: type | types.FunctionType) -> str:
 
 
 class Known(NamedTuple):
-    """What is known of a type: `parts` takes a value apart into values that stand for it.
+    """How to fingerprint a type: `parts` splits a value into values that stand for it.
 
-    The attributes in its ``__dict__`` count beside that, but those that are `covered`: they are in the parts, or are
-    caches. An attribute of the class may have a list of more of those: its name is `listed`. The library's own
-    subclasses of a `family` keep nothing else. If it is told `by_name`, the parts alone count, in subclasses too.
+    The attributes in its ``__dict__`` count too, except the `covered` ones, which are in the parts or are caches. An
+    attribute of the class, named by `listed`, may list more of those. The library's own subclasses of a `family` have no
+    other content. If the type is known `by_name`, only the parts count, in subclasses too.
     """
 
     parts: Callable[[Any], Parts]

@@ -174,7 +174,7 @@ class Configuration:
             content uses their results in place of the values. ``{}`` removes them.
 
         Parameter of a key or of the process
-            ``min_rerun_interval``: debounces reruns. The least time between two reruns of one session that other
+            ``min_rerun_interval``: throttles reruns. The least time between two reruns of one session that other
             sessions have caused or, for a key, that changes of this key have caused: seconds, a ``timedelta``, or text
             such as ``"500ms"``, ``"1s"`` or ``"2m"``. 0 by default. The last value is always shown. It does not hold
             back a user's own interactions or, for a key, changes of other keys.

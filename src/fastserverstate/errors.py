@@ -13,7 +13,7 @@ class FastServerStateError(Exception):
 
 
 class RerunSuppressedError(FastServerStateError):
-    """`force_rerun_bound_sessions` was called inside of a `no_rerun` block.
+    """`force_rerun_bound_sessions` was called inside a `no_rerun` block.
 
     >>> from fastserverstate import RerunSuppressedError, force_rerun_bound_sessions, no_rerun
     >>> try:
@@ -26,11 +26,11 @@ class RerunSuppressedError(FastServerStateError):
 
 
 class WouldBlockError(FastServerStateError, RuntimeError):
-    """The call would have to wait, on a thread that runs an event loop. It was refused, and has done nothing.
+    """The call would block a thread that runs an event loop. It was refused and had no effect.
 
-    While such a thread waits, all that its loop serves stands still: other requests, and every page of a server. So a
-    call waits for up to 20 milliseconds there, which is enough for a lock that is held for a moment. Make the call on
-    another thread: ``await asyncio.to_thread(...)``.
+    Blocking such a thread would stop everything that its loop serves: other requests, and every page of a server. So a
+    call waits for at most 20 milliseconds there, enough for a lock that is held briefly. Make the call on another
+    thread: ``await asyncio.to_thread(...)``.
 
     >>> import asyncio
     >>> from fastserverstate import WouldBlockError, wait_for
@@ -45,10 +45,10 @@ class WouldBlockError(FastServerStateError, RuntimeError):
 
 
 class DeadlockError(FastServerStateError, RuntimeError):
-    """Threads wait for each other's locks in a circle. Raised in one of them, which has to release what it holds.
+    """Several threads wait for each other's locks. It is raised in one of them, which has to release its locks.
 
-    Leaving the ``with`` blocks does that, and the others go on. The message names the keys, the threads and sessions,
-    and where each lock was taken.
+    Leaving the ``with`` blocks releases them, and the other threads continue. The message names the keys, the threads
+    and sessions, and the source location where each lock was taken.
 
     >>> from concurrent.futures import ThreadPoolExecutor
     >>> from threading import Barrier

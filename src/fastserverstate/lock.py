@@ -17,17 +17,16 @@ def _holds_no_values(instead: str) -> str:
 class ServerStateLock(LockNamespace, Mapping[str, KeyLock]):
     """The locks of the keys: ``server_state_lock["k"]`` or ``server_state_lock.k``.
 
-    A lock behaves as ``threading.RLock``. While a thread holds it, other threads' reads and writes of that key wait.
-    A key always has the same lock, before it is set and after it was deleted too. ``server_state_lock["a", "b"]``
-    takes several locks, always in the same order. Threads that wait for each other's locks are told apart by
-    a ``DeadlockError`` in one of them.
+    A lock behaves like ``threading.RLock``. While a thread holds it, other threads that read or write the key wait. A
+    key always has the same lock, even before it is set and after it is deleted. ``server_state_lock["a", "b"]`` takes
+    several locks, always in the same order. A deadlock raises ``DeadlockError`` in one of the threads.
 
     Thread-safety
-        Any thread may take any lock; the thread that took it has to release it. A script that waits for one gives up
-        when its run is to end. What a thread still holds is released when its part in a run ends, or when it ends.
+        Any thread may take any lock, and has to release it itself. A script that waits for a lock gives up when its run
+        has to end. Locks that a thread still holds are released when its part in a run ends, or when the thread ends.
 
     Raises
-        What ``threading.RLock`` raises; ``DeadlockError``; ``TypeError`` for a key that is not a ``str``.
+        The exceptions of ``threading.RLock``; ``DeadlockError``; ``TypeError`` for a key that is not a ``str``.
 
     >>> from fastserverstate import server_state, server_state_lock
     >>> with server_state_lock["jobs"]:

@@ -1,12 +1,12 @@
-"""`shared`: widgets that show the same value in every tab.
+"""`shared`: widgets that show the same value in every session.
 
-A browser sends the values of all widgets of a page with whatever its user does, and does not say which of them the user
-has changed. What it sends for a shared widget may be old news: a value that somebody else has replaced a moment ago, of
-which the browser has not heard yet. Taking that for a change would undo the other one's, and two people who move two
-sliders at once would pull each other's back all the time. So it is remembered what each browser may be showing.
+With every action of its user, a browser sends the values of all widgets of a page, without saying which one changed.
+The value of a shared widget may be outdated: another session may have replaced it, and the browser has not received
+that yet. Treating it as a change would undo the other session's change, and two users who move two sliders at the same
+time would keep resetting each other's. So this module remembers which values each browser may be showing.
 
-A browser may send anything. A value that its widget does not offer is ignored, and a session whose widget does not take
-the shared value shows another: one user breaks no other's page.
+A browser may send anything. A value that its widget does not offer is ignored, and a session whose widget cannot take
+the shared value shows another value: one user cannot break another user's page.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from fastserverstate.state import ServerState
 
 logger = logging.getLogger("fastserverstate")
 
-# After so many seconds a browser shows what it was told, over a slow connection too.
+# After this many seconds, a browser shows the value that it was sent, even over a slow connection.
 UNHEARD = 1.0
-# Whoever sets a widget back has seen what it was told, and that takes a user so many seconds. Only the time tells where
-# a message may have another cause: in a form, whose values come together with the click on its button, and after a
-# change whose value most releases of Streamlit send again if it is set to what it was.
+# Minimum time in seconds that a user needs to react to an update. Only the time shows that a user has set a widget back
+# when the message may have another cause: in a form, whose values arrive with the click on its button, and after a
+# change whose value most Streamlit releases send again when it is set back.
 UNSEEN = 0.2
-# A browser that is busy, or has to load a kind of widget first, makes a new one as the newest run describes it, without
-# the value that came in a run before. That takes it up to so many seconds.
+# A browser that is busy, or has to load a kind of widget first, creates a new widget as the newest run describes it,
+# without the value of an earlier run. That takes up to this many seconds.
 UNMADE = 2.0
 
 _MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<no default>"})()

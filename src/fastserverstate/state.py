@@ -35,17 +35,18 @@ class _Values(ValuesView[Any]):
 
 
 class ServerState(Namespace, MutableMapping[str, Any]):
-    """State that every session of the app shares.
+    """State that all sessions of the app share.
 
-    Works like ``st.session_state``, with item and attribute access, but there is one for the whole process. A read in
-    a script run makes what is running (the script's body, or the fragment) depend on the key: when another session or
-    a thread assigns a different value, it is rerun.
+    It has the item and attribute access of ``st.session_state``, but there is one for the whole process. A read in a
+    script run subscribes the running script or fragment to the key: it is rerun when another session or thread assigns
+    a different value.
 
-    Values are shared by reference. A list that you change in place has to be assigned again for others to notice.
+    Values are shared by reference. Assign a list again after you have changed it in place, so that other sessions
+    update.
 
     Thread-safety
-        Every single operation is atomic, ``setdefault`` and ``pop`` included. ``server_state["n"] += 1`` is a read and
-        a write: hold ``server_state_lock["n"]`` around it. Iteration is over a snapshot of the keys.
+        Every operation is atomic, including ``setdefault`` and ``pop``. ``server_state["n"] += 1`` is a read and a
+        write: hold ``server_state_lock["n"]`` around it. Iteration uses a snapshot of the keys.
 
     Raises
         ``TypeError`` for a key that is not a ``str``, ``KeyError`` for a missing item, ``AttributeError`` for
@@ -69,13 +70,13 @@ class ServerState(Namespace, MutableMapping[str, Any]):
         return _Values(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """A ``dict`` of all keys and their values, as ``st.session_state.to_dict()`` returns one.
+        """Return a ``dict`` of all keys and their values, as ``st.session_state.to_dict()`` does.
 
-        The values are those of the state, not copies. A script that calls it depends on every key, as with ``items()``.
+        The values are not copied. A script that calls it depends on every key, as with ``items()``.
 
         Thread-safety
-            Safe from any thread. Each value is read by itself; a `transaction` that names the keys keeps others from
-            changing them meanwhile.
+            Safe from any thread. It reads one value after the other; use a `transaction` that names the keys to keep
+            other threads from changing them in between.
 
         >>> from fastserverstate import server_state
         >>> server_state["visitors"] = 1

@@ -71,7 +71,7 @@ def test_readme(start) -> None:
         await two.until(lambda tab: tab.settled)
         assert (two.started, two.fragment_runs) == (2, 1), "the page is built once, and the fragment once more"
 
-    with start(app("README.md")) as server:
+    with start(app("README.md", 1)) as server:
         with_tabs(server, 2, steps)
 
 

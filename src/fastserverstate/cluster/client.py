@@ -32,8 +32,8 @@ _SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 
 CONNECT_TIMEOUT = 1.0
 LONGEST_ATTEMPT = 2.0
-LONGEST_TIMEOUT = 300.0  # well before the engine forgets what an operation's first attempt has done
-MOST_IDLE = 16  # connections that are kept when nobody needs them
+LONGEST_TIMEOUT = 300.0  # well before Redis forgets the reply to an operation's first attempt
+MOST_IDLE = 16  # idle connections that are kept
 FIRST_REST, LONGEST_REST = 0.005, 0.25
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,100}")

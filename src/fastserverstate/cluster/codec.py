@@ -6,8 +6,8 @@
     a  an Arrow IPC stream, for DataFrames that it brings back exactly
     p  a 32-byte HMAC-SHA256 and a pickle, only with a secret
 
-Whoever can write to the engine could otherwise have every server that loads a pickle run code of theirs. So the MAC is
-looked at first. It covers the namespace and the key, so that no value can be moved to another key.
+Otherwise a client that can write to Redis could make every server that loads a pickle run its code. So the MAC is
+verified first. It covers the namespace and the key, so that no value can be moved to another key.
 """
 
 from __future__ import annotations

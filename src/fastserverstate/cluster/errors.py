@@ -25,7 +25,7 @@ class UnknownOutcomeError(ClusterError, TimeoutError):
 
 
 class LockLostError(NotWrittenError):
-    """The engine has given the lock to somebody else, or lost it. The write under it did not happen."""
+    """The lock expired and may belong to another holder. The write under it did not happen."""
 
 
 class UnsharableValueError(NotWrittenError, TypeError):

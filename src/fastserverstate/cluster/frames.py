@@ -1,4 +1,4 @@
-"""DataFrames as Arrow IPC streams, which unlike a pickle can be read without running anybody's code."""
+"""pandas DataFrames as Arrow, which is safe to read from any server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastserverstate.change import content_fingerprint
 
 def is_frame(value: Any) -> bool:
     """Whether it is a pandas.DataFrame, and none of a subclass."""
-    pandas = sys.modules.get("pandas")  # whoever has made one has imported it
+    pandas = sys.modules.get("pandas")  # a module that has created one has imported it
     return pandas is not None and type(value) is pandas.DataFrame
 
 

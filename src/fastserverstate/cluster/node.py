@@ -63,7 +63,7 @@ class Status:
         ``address`` of the engine, without user and password, and ``namespace``.
 
         ``connected``: whether the engine answers. ``age``: seconds since this server last knew to be up to date; up to
-        2 while all is well and nobody writes.
+        2 while all is well and no server writes.
 
         ``cursor``: version of the last change that was brought in, as ``epoch-seq``. ``lag``: changes that the engine
         is known to have beyond it. ``held``: keys whose newest change waits until a thread of this server releases a
@@ -280,7 +280,7 @@ class Node:
         reply = self._send([Write(b"D", key, GONE, condition(known), b"", self._table.is_quiet())])
         if not reply[3]:
             if local is not GONE:
-                self.sync()  # somebody else has deleted it, which is not here yet
+                self.sync()  # another server has deleted it, and this server has not applied that yet
             return GONE
         if reply[4] is None:
             return local

@@ -48,7 +48,7 @@ class Table(Protocol):
         """Who is writing: passed on to `apply`, which need not tell them."""
 
     def is_quiet(self) -> bool:
-        """Whether what the calling thread writes is to rerun nobody."""
+        """Whether the calling thread's writes rerun no session."""
 
     def keys(self) -> Collection[str]: ...
 
@@ -58,10 +58,10 @@ class Table(Protocol):
     def apply(
         self, changes: Sequence[tuple[str, Any, bool]], origin: object
     ) -> tuple[Collection[str], Callable[[Collection[str]], object]]:
-        """Make all changes at once: the keys, their values or GONE, and whether to rerun nobody for it.
+        """Make all changes atomically: the keys, their values or GONE, and whether to rerun no session.
 
         Returns the keys that were left as they are because another thread holds their lock, and what is left to do once
-        the caller holds no lock: a function that is told the keys for which somebody else will call `settle`.
+        the caller holds no lock: a function that is told the keys for which another thread will call `settle`.
         """
 
     def locked(self, keys: Collection[str]) -> set[str]:
@@ -71,7 +71,7 @@ class Table(Protocol):
         """What remains to be done on the thread that has changed these keys."""
 
     def same(self, old: Any, new: Any) -> bool:
-        """Whether nobody could tell the values apart."""
+        """Whether the values have the same content."""
 
 
 @dataclass(slots=True)

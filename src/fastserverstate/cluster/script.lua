@@ -8,8 +8,8 @@
 --        it was not set; all three in capitals if no session is to be rerun; f, too many to list; u and a key whose lock
 --        was released; a, adopted
 --   op:  by writer: number and reply of its last operation       ttl  key -> when it is to be deleted, in ms
---   lk:  by key: "epoch-fence|owner" of its lock. The fence of a turn is 0: nobody holds it, but who has been passed
---        over for it for too long is the next who may.
+--   lk:  by key: "epoch-fence|owner" of its lock. The fence of a turn is 0: no server holds the lock, and the longest-waiting
+--        server goes next.
 --   w    owner -> "deadline|since|how|token|other|key" of the lock that it waits for: when that is out of date, and when
 --        it began, in ms; how it waits; and who had the lock then, with its token
 --   n    scratch, for sums that a Lua number cannot hold
@@ -104,7 +104,7 @@ local function append(fields)
     error(reply, 0)
 end
 
--- Who holds the lock of a key: token and owner. A lock of an earlier epoch is nobody's.
+-- The holder of a key's lock: token and owner. A lock of an earlier epoch has no holder.
 local function holder(key)
     local lock = redis.pcall('GET', PREFIX .. 'lk:' .. key)
     local token, owner = string.match(type(lock) == 'string' and lock or '', '^(%d+%-%d+)|(.*)$')
@@ -421,7 +421,7 @@ function numbered.acquire(owner)
 end
 
 -- ticket, for the log; the number of locks that the owner relies on, and key and token of each; and changes:
--- kind, key, value, condition, expiry in ms or '', quiet ('1': rerun nobody)
+-- kind, key, value, condition, expiry in ms or '', quiet ('1': rerun no session)
 --   S  set                         T  set, and behave as if that was another value
 --   N  set if absent               D  delete
 --   C  set if the version is the condition
