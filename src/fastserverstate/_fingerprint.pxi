@@ -1,19 +1,20 @@
 # cython: language_level=3
-# What does this value hold? 16 bytes that say so. See change.py for the types that the core does not know.
+# The fingerprint of a value: 16 bytes that stand for its content. See change.py for the types that the core does not
+# know.
 #
-# A value is written out as a self-delimiting run of bytes: a tag, then numbers of fixed length, data with its length
-# before it, and the runs of what the value holds. The fingerprint is the XXH3-128 of the run. So that a run stays
-# short, data and containers that are long stand in it with their own XXH3-128: a container of which there are many
-# references is then written once, and the members of a set are added up in no order. Nothing depends on addresses or
-# on the hash seed.
+# An encoder writes the value into a buffer, as a self-delimiting encoding: a tag, numbers of fixed length, data with
+# its length in front, and the encodings of the value's parts. The fingerprint is the XXH3-128 of the buffer. To keep
+# it short, long data and containers are replaced by their own XXH3-128: a container with many references is then
+# written once, and the members of a set are added up independent of their order. Nothing depends on addresses or on
+# the hash seed.
 #
-# Sharing. A container from which no cycle can be reached is written the same wherever it stands, so it makes no
-# difference whether two places share it. The others are numbered in the order in which they are finished, and later
-# places refer to the number: each is written once, however many paths lead to it, and sharing counts. The number
-# stands at the container's end, because the members of a set are added up in no order.
+# Sharing. A container from which no cycle can be reached has the same encoding everywhere, so sharing it makes no
+# difference. Other containers are numbered in the order in which they are finished, and later references use the
+# number: each is written once, however many paths lead to it, and sharing counts. The number is written at the
+# container's end, because the members of a set are added up independent of their order.
 #
-# Exclusion. Values may be changed by other threads meanwhile: everything is read through references of our own, and a
-# container that has changed its size has no fingerprint. No lock of ours may be held: this runs foreign code.
+# Threads. Other threads may change values in the meantime: everything is read through references of our own, and a
+# container that changes its size has no fingerprint. This runs foreign code, so the caller holds none of our locks.
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.complex cimport PyComplex_ImagAsDouble, PyComplex_RealAsDouble
@@ -181,8 +182,8 @@ cdef extern from *:
         TAG_BACK = '^',     /* a container that is being written, so many containers further out */
         TAG_NUMBER = '=',   /* the end of a container from which a cycle can be reached, and its number */
         TAG_SEEN = '@',     /* the container of that number */
-        TAG_HASHED = '#',   /* the hash of a run that was long */
-        TAG_FOLDED = '+'    /* the hash of what a run began with */
+        TAG_HASHED = '#',   /* the hash of a long encoding */
+        TAG_FOLDED = '+'    /* the hash of the first part of a buffer */
     };
     """
     enum:
@@ -213,8 +214,8 @@ cdef extern from "Python.h":
 
 cdef enum:
     DEEPEST_WALK = 400
-    SHORT = 1024             # longer data, and longer runs of containers, stand in a run with their hash
-    FOLD = 60_000            # a run that has grown so long is replaced with its hash and goes on
+    SHORT = 1024             # longer data and encodings of containers are replaced by their hash
+    FOLD = 60_000            # a buffer that has grown this long is replaced by its hash and continues
     FIRST_ROOM = 2048
     # What is done before it is given up: a step is a value, or 4 KiB of data. Values that have code count as more.
     MOST_STEPS = 50_000_000
@@ -223,7 +224,7 @@ cdef enum:
     STEPS_PER_LOOK = 1000    # at the clock
 
 ctypedef struct Encoder:
-    unsigned char *run
+    unsigned char *buffer
     size_t used
     size_t size
     int depth
@@ -235,7 +236,7 @@ ctypedef struct Encoder:
     long long end           # by when the encoder has to be done, on the clock; 0: at any time
     bint late               # it was not
     PyObject *hash_funcs    # borrowed; NULL when there are none
-    PyObject *memo          # by address: a finished container, and the run that it was written as, or its number
+    PyObject *memo          # by address: a finished container, and its encoding or its number
     PyObject *culprit       # name of the innermost type that has stopped the encoder
     PyObject *path[DEEPEST_WALK]
     unsigned char first[FIRST_ROOM]
@@ -255,7 +256,7 @@ cdef class TypePlan:
     """How the values of one type are written. It holds no reference to the type, which may be dropped by its module.
 
     `name` is the type's full name. `functions` take a value apart into values that stand for it; `storage` is the
-    built-in type whose content counts. Beside these count its attributes, if it `has_dict`, but those in `derived`, and
+    built-in type whose content counts. Its attributes count too, if it `has_dict`, except those in `derived`, and
     its slots: by name, or by the position in the MRO and the name if a subclass hides the slot.
     """
     cdef readonly str name
@@ -317,14 +318,13 @@ cdef enum:
 
 
 cdef int fingerprint(object value, uint64_t *out, dict hash_funcs, long long budget_ns=0) except -1:
-    """Write the value's fingerprint to `out`, 16 bytes. Returns NONE_TO_BE_HAD, 0, when it has none, else TAKEN.
+    """Write the value's fingerprint, 16 bytes, to `out`. Returns TAKEN, NONE_TO_BE_HAD (0) or OUT_OF_TIME.
 
-    What its own code raises counts as having none, but for exceptions that are no ``Exception``: those stop a script.
-    `hash_funcs` are functions by name of the type. A encoder that takes longer than `budget_ns` (0: no limit) is given up:
-    OUT_OF_TIME.
+    A value whose own code raises an ``Exception`` has no fingerprint; other exceptions, which stop a script, propagate.
+    `hash_funcs` are functions by the name of a type. OUT_OF_TIME: it would take longer than `budget_ns` (0: no limit).
     """
     cdef Encoder encoder
-    encoder.run = encoder.first
+    encoder.buffer = encoder.first
     encoder.used = 0
     encoder.size = FIRST_ROOM
     encoder.depth = 0
@@ -340,7 +340,7 @@ cdef int fingerprint(object value, uint64_t *out, dict hash_funcs, long long bud
     encoder.culprit = NULL
     try:
         _write(&encoder, value)
-        _hash_into(encoder.run, encoder.used, <unsigned char *>out)
+        _hash_into(encoder.buffer, encoder.used, <unsigned char *>out)
         return TAKEN
     except BaseException as reason:
         if encoder.late:
@@ -352,8 +352,8 @@ cdef int fingerprint(object value, uint64_t *out, dict hash_funcs, long long bud
             report_type(<object>encoder.culprit if encoder.culprit != NULL else PyType_GetName(type(value)), reason)
         return NONE_TO_BE_HAD
     finally:
-        if encoder.run != encoder.first:
-            PyMem_Free(encoder.run)
+        if encoder.buffer != encoder.first:
+            PyMem_Free(encoder.buffer)
         _drop(encoder.memo)
         _drop(encoder.culprit)
 
@@ -363,31 +363,31 @@ cdef inline void _drop(PyObject *owned) noexcept:
         _decref(owned)
 
 
-# The run
+# The buffer
 
 
 cdef inline unsigned char *_room(Encoder *encoder, size_t length) except NULL:
-    """Make the run longer by `length` bytes. The address is good until the next call."""
+    """Make the buffer longer by `length` bytes. The address is valid until the next call."""
     cdef unsigned char *start
     if encoder.size - encoder.used < length:
         _grow(encoder, length)
-    start = encoder.run + encoder.used
+    start = encoder.buffer + encoder.used
     encoder.used += length
     return start
 
 
 cdef int _grow(Encoder *encoder, size_t length) except -1:
     cdef size_t size = max(2 * encoder.size, encoder.used + length)
-    cdef unsigned char *run
-    if encoder.run == encoder.first:
-        run = <unsigned char *>PyMem_Malloc(size)
-        if run != NULL:
-            memcpy(run, encoder.first, encoder.used)
+    cdef unsigned char *buffer
+    if encoder.buffer == encoder.first:
+        buffer = <unsigned char *>PyMem_Malloc(size)
+        if buffer != NULL:
+            memcpy(buffer, encoder.first, encoder.used)
     else:
-        run = <unsigned char *>PyMem_Realloc(encoder.run, size)
-    if run == NULL:
+        buffer = <unsigned char *>PyMem_Realloc(encoder.buffer, size)
+    if buffer == NULL:
         raise MemoryError()
-    encoder.run = run
+    encoder.buffer = buffer
     encoder.size = size
     return 0
 
@@ -444,9 +444,9 @@ cdef int _fold_now(Encoder *encoder, size_t start) except -1:
 
 
 cdef int _replace(Encoder *encoder, size_t start, unsigned char tag) except -1:
-    """Put its hash in the place of the run from `start` on."""
+    """Replace the end of the buffer, from `start` on, by its hash."""
     cdef unsigned char digest[16]
-    _hash_into(encoder.run + start, encoder.used - start, digest)
+    _hash_into(encoder.buffer + start, encoder.used - start, digest)
     encoder.used = start
     cdef unsigned char *at = _room(encoder, 17)
     at[0] = tag
@@ -458,7 +458,7 @@ cdef int _replace(Encoder *encoder, size_t start, unsigned char tag) except -1:
 
 
 cdef bint _enter(Encoder *encoder, object value, Place *place) except -1:
-    """Begin the run of a container. False if it has been written by this: as a reference, or as it was before."""
+    """Begin the encoding of a container. False if that is all: a reference, or an earlier encoding, was written."""
     cdef PyObject *known
     cdef int i
     if encoder.memo != NULL:
@@ -504,11 +504,12 @@ cdef int _leave(Encoder *encoder, object value, Place *place) except -1:
         _put(encoder, TAG_NUMBER, encoder.numbered)
         _remember(encoder, value, encoder.numbered)
         encoder.numbered += 1
-    if encoder.used - place.start > SHORT or encoder.run[place.start] == TAG_FOLDED:
+    if encoder.used - place.start > SHORT or encoder.buffer[place.start] == TAG_FOLDED:
         _replace(encoder, place.start, TAG_HASHED)
     # One reference is the container's that holds it and one is ours. Small ones are as soon written again.
     if not cyclic and place.steps - encoder.steps > SMALL and Py_REFCNT(value) > 2 and encoder.depth:
-        _remember(encoder, value, PyBytes_FromStringAndSize(<char *>encoder.run + place.start, encoder.used - place.start))
+        encoding = PyBytes_FromStringAndSize(<char *>encoder.buffer + place.start, encoder.used - place.start)
+        _remember(encoder, value, encoding)
     return 0
 
 
@@ -577,7 +578,7 @@ cdef int _write_set(Encoder *encoder, object value, unsigned char tag) except -1
     for item in members:
         start = encoder.used
         _write(encoder, item)
-        _hash_into(encoder.run + start, encoder.used - start, <unsigned char *>member)
+        _hash_into(encoder.buffer + start, encoder.used - start, <unsigned char *>member)
         encoder.used = start
         total[0] += member[0]
         total[1] += member[1] + (total[0] < member[0])

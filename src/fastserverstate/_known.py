@@ -42,8 +42,8 @@ class Known(NamedTuple):
     """How to fingerprint a type: `parts` splits a value into values that stand for it.
 
     The attributes in its ``__dict__`` count too, except the `covered` ones, which are in the parts or are caches. An
-    attribute of the class, named by `listed`, may list more of those. The library's own subclasses of a `family` have no
-    other content. If the type is known `by_name`, only the parts count, in subclasses too.
+    attribute of the class, named by `listed`, may list more of those. The library's own subclasses of a `family` have
+    no other content. If the type is known `by_name`, only the parts count, in subclasses too.
     """
 
     parts: Callable[[Any], Parts]

@@ -1,16 +1,16 @@
 # cython: language_level=3
-# Does this assignment change the value? See _core.pyx for the whole, and _fingerprint.pxi for what values hold.
+# Comparisons: does an assignment change the value? See the head of _core.pyx, and _fingerprint.pxi for content.
 #
-# Numbers and text are compared with the value that is there. Of anything else the cell keeps a fingerprint, taken when
-# it was assigned, so that a change in place shows too. A new value's fingerprint is taken first, with nothing locked,
-# and then compared with the cell's under the mutex: whatever has been written meanwhile, it is compared with that.
+# Numbers and text are compared with the cell's value. For other values the cell keeps a fingerprint, taken at the
+# assignment, so that changes in place are found too. The fingerprint of a new value is taken first, with nothing
+# locked, and then compared with the cell's under the mutex, so that it is compared with the newest write.
 #
-# When in doubt, it is a change. A fingerprint counts only for the content that it was taken from: `touch` drops the
-# cell's, and a value is looked at again after a wait for the key's lock.
+# In doubt, the value counts as changed. A fingerprint is valid only for the content that it was taken from: `touch`
+# drops the cell's fingerprint, and a comparison starts again after a wait for the key's lock.
 
 cdef enum:
     BY_CONTENT
-    BY_HASH_FUNCS   # by content, with functions of the user's for some types
+    BY_HASH_FUNCS   # by content, with functions of the app for some types
     BY_EQUALITY
     BY_IDENTITY
     NEVER_SAME
@@ -45,7 +45,7 @@ cdef inline bint is_plain(PyObject *value) noexcept:
 
 
 cdef bint same_plain(PyObject *old, PyObject *new) noexcept:
-    """Compare two values, of which one is plain, at once and without anybody's code: under a mutex."""
+    """Compare two values, of which one is plain, under a mutex: it runs no foreign code."""
     cdef double one, other
     if PyFloat_CheckExact(<object>old) and PyFloat_CheckExact(<object>new):
         one, other = PyFloat_AS_DOUBLE(<object>old), PyFloat_AS_DOUBLE(<object>new)
@@ -62,23 +62,23 @@ cdef bint same_plain(PyObject *old, PyObject *new) noexcept:
 
 
 cdef enum:
-    MAX_COMPARISONS = 8   # while other threads keep writing; then it counts as a change
+    MAX_COMPARISONS = 8     # while other threads keep writing; then the value counts as changed
 
 
 ctypedef struct Comparison:
-    # Tells of a value that is to be assigned whether that is a change.
+    # The comparison of a value that will be assigned.
     PyObject *value           # borrowed
     bint plain
     int comparisons
-    bint fingerprinted             # there is a fingerprint, or there is none to be had
+    bint fingerprinted             # the fingerprint was taken, or the value has none
     bint has_fingerprint
     uint64_t fingerprint[2]
     PyObject *compared        # the old value that was compared with by ==,
     uint64_t version          # its version,
     bint equal                # and the result
-    bint unresolved           # `compare_unlocked` is to find the key's options
-    PyObject *hash_funcs      # by which it takes the fingerprint
-    PyObject *old             # for `compare_unlocked`, when it is to compare by ==
+    bint unresolved           # `compare_unlocked` has to find the key's options
+    PyObject *hash_funcs      # the functions that it uses
+    PyObject *old             # for `compare_unlocked`, to compare by ==
 
 
 cdef inline void begin_comparison(Comparison *self, PyObject *value) noexcept:
@@ -88,7 +88,7 @@ cdef inline void begin_comparison(Comparison *self, PyObject *value) noexcept:
 
 
 cdef inline void restart_comparison(Comparison *self) noexcept:
-    """The values may have changed in place meanwhile."""
+    """Start again, because the values may have changed in place."""
     self.fingerprinted = self.has_fingerprint = False
     self.version = 0
 
@@ -102,7 +102,7 @@ cdef inline void end_comparison(Comparison *self) noexcept:
 # The shard is locked.
 
 cdef inline bint needs_comparison(Comparison *self, const Cell *cell) noexcept:
-    """Whether `compare_unlocked` is to be called, once nothing is locked, before there can be a verdict."""
+    """Whether `compare_unlocked` has to be called, with nothing locked, before `is_unchanged` knows."""
     if cell.policy <= BY_HASH_FUNCS:
         if self.fingerprinted or (self.plain and cell.policy == BY_CONTENT) or self.comparisons == MAX_COMPARISONS:
             return False
@@ -124,10 +124,12 @@ cdef inline bint needs_comparison(Comparison *self, const Cell *cell) noexcept:
 
 
 cdef inline bint is_unchanged(const Comparison *self, const Cell *cell) noexcept:
-    """Whether the cell's value counts as the same."""
+    """Whether the new value counts as unchanged."""
     if cell.policy <= BY_HASH_FUNCS:
         if self.fingerprinted:
-            return fingerprint_fits(self, cell) and cell.has_fingerprint and same_fingerprint(self.fingerprint, cell.fingerprint)
+            if not (fingerprint_fits(self, cell) and cell.has_fingerprint):
+                return False
+            return same_fingerprint(self.fingerprint, cell.fingerprint)
         return self.plain and same_plain(cell.value, self.value)
     if cell.policy == BY_EQUALITY:
         return self.equal and cell.value == self.compared and cell.version == self.version
@@ -135,7 +137,7 @@ cdef inline bint is_unchanged(const Comparison *self, const Cell *cell) noexcept
 
 
 cdef inline bint fingerprint_fits(const Comparison *self, const Cell *cell) noexcept:
-    """Whether there is a fingerprint, and it was taken as the cell's are: the policy may have changed meanwhile."""
+    """Whether there is a fingerprint, taken by the cell's policy, which may have changed in the meantime."""
     return self.has_fingerprint and self.hash_funcs == (cell.cold.hash_funcs if cell.policy == BY_HASH_FUNCS else NULL)
 
 
@@ -148,7 +150,7 @@ cdef inline void keep_fingerprint(const Comparison *self, Cell *cell) noexcept:
 # Nothing is locked.
 
 cdef int compare_unlocked(Comparison *self, Store store, str key) except -1:
-    """Do what runs foreign code, or may take long. Only what stops a script is raised."""
+    """Compare without holding locks: it runs foreign code and may take long. Propagates only BaseException."""
     cdef PyObject *last = self.compared
     cdef int result
     if self.unresolved:
@@ -173,14 +175,14 @@ cdef int compare_unlocked(Comparison *self, Store store, str key) except -1:
 cdef bint is_equal(old, new) except -1:
     try:
         return bool(old == new)
-    except Exception:  # such as of two arrays, which have no one answer
+    except Exception:  # two arrays, for example, have no single answer
         return False
 
 
-# Finding what was changed in place.
+# Detection of changes in place.
 
 cdef object changed_in_place(Table *table, PyObject *key, long long budget_ns):
-    """Whether the content of the key's value is not what was assigned; True once. None if it takes too long to tell."""
+    """Whether the content differs from what was assigned. True only once; None if it takes too long."""
     cdef Py_hash_t hashed = key_hash(key)
     cdef Shard *shard = shard_of(table, hashed)
     cdef Cell *cell

@@ -620,7 +620,14 @@ cdef inline object assign_here(Store store, str key, object value, bint if_absen
 
 
 cdef inline Cell *lock_to_assign(
-    Store store, Session writer, Shard *shard, str key, Py_hash_t hashed, bint if_absent, Comparison *comparison, Waiter *waiter
+    Store store,
+    Session writer,
+    Shard *shard,
+    str key,
+    Py_hash_t hashed,
+    bint if_absent,
+    Comparison *comparison,
+    Waiter *waiter,
 ) except NULL:
     """Lock the writer's session and the shard, once no other thread holds the key's lock and the comparison is made.
 
