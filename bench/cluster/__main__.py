@@ -253,7 +253,7 @@ def resyncs(most: int) -> None:
                 with Peer(server.url, namespace="bench") as other:
                     everything, busy = time.perf_counter() - start_, used(raw)
                     assert len(other.values) == keys
-                nothing = min(timed(3, lambda _: other.node.tail._try_to_resynchronise()))  # its thread has ended
+                nothing = min(timed(3, lambda _: other.node.follower._try_to_resynchronise()))  # its thread has ended
                 nothing_work = (used(raw)[0] - busy[0]) / 3
                 asked = min(timed(3, lambda _: raw.hgetall("fss:{bench}:d")))
         row(

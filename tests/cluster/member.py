@@ -7,7 +7,7 @@ from typing import Any
 from cluster.subject import SECRET
 from linearizability.subject import Subject
 
-from fastserverstate.cluster.backend import Link
+from fastserverstate.cluster.backend import ClusterAdapter
 from fastserverstate.listeners import Listeners
 from fastserverstate.waiting import Waiting
 
@@ -20,15 +20,17 @@ class Member(Subject):
         self.on_change = Listeners(self.store).on_change
         self.wait_for = Waiting(self.store, Listeners(self.store)).wait_for
         required = options.pop("required", True)
-        self.link = Link(self.store, url, **{"namespace": "tests", "secret": SECRET, "timeout": 10.0, **options})
-        joined = self.link.open(10.0 if required else 0.2)
+        self.adapter = ClusterAdapter(
+            self.store, url, **{"namespace": "tests", "secret": SECRET, "timeout": 10.0, **options}
+        )
+        joined = self.adapter.open(10.0 if required else 0.2)
         assert joined or not required
 
     def sync(self) -> None:
-        self.link.node.sync()
+        self.adapter.node.sync()
 
     def close(self) -> None:
-        self.link.close()
+        self.adapter.close()
 
     def _get(self, key: str) -> Any:
         if not self.locks[key]._is_owned():

@@ -54,7 +54,7 @@ class DictTable:
     def locked(self, keys: Collection[str]) -> set[str]:
         return self.held_by_others.intersection(keys)
 
-    def settle(self, keys: Collection[str]) -> None:
+    def flush(self, keys: Collection[str]) -> None:
         pass
 
     def same(self, old: Any, new: Any) -> bool:
@@ -67,7 +67,7 @@ class Peer:
     def __init__(self, url: str, namespace: str = "tests", **options: Any) -> None:
         self.table = DictTable(options.pop("initial", None))
         self.node = Node(self.table, url, **{"namespace": namespace, "secret": SECRET, "timeout": 10.0, **options})
-        assert self.node.start(10), self.node.tail.last_error
+        assert self.node.start(10), self.node.follower.last_error
 
     @property
     def values(self) -> dict[str, Any]:

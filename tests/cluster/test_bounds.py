@@ -10,7 +10,7 @@ from cluster.member import Member
 from cluster.waiting import until
 from unit.helpers import ThreadSet
 
-from fastserverstate.cluster import tail
+from fastserverstate.cluster import log_follower
 from fastserverstate.cluster.backend import Backend
 from fastserverstate.cluster.client import Channel
 from fastserverstate.cluster.errors import (
@@ -121,16 +121,16 @@ def test_resynchronising_that_does_not_succeed_rests(empty_engine, peer, monkeyp
     def fail():
         attempts.append(1)
         if len(attempts) % 2:
-            raise tail._MissedError
+            raise log_follower._MissedError
         return len(attempts) >= 20
 
-    one.node.tail.stop()
-    one.node.tail.join()
-    monkeypatch.setattr(one.node.tail, "_stopped", Stop())
-    monkeypatch.setattr(one.node.tail, "_try_to_resynchronise", fail)
-    one.node.tail._resynchronise()
+    one.node.follower.stop()
+    one.node.follower.join()
+    monkeypatch.setattr(one.node.follower, "_stopped", Stop())
+    monkeypatch.setattr(one.node.follower, "_try_to_resynchronise", fail)
+    one.node.follower._resynchronise()
     assert len(rests) == 19
-    assert rests[-1] >= tail.LONGEST_REST / 2
+    assert rests[-1] >= log_follower.LONGEST_REST / 2
 
 
 def test_connection_that_fails_at_once_again_and_again_is_tried_calmly(empty_engine, peer, monkeypatch):
@@ -142,10 +142,10 @@ def test_connection_that_fails_at_once_again_and_again_is_tried_calmly(empty_eng
         attempts.append(1)
         raise ValueError("malformed")
 
-    monkeypatch.setattr(one.node.tail, "_read", broken)
+    monkeypatch.setattr(one.node.follower, "_read", broken)
     one.node.set("k", 1)  # wakes it
     until(lambda: attempts)
-    time.sleep(2 * tail.LONGEST_REST)
+    time.sleep(2 * log_follower.LONGEST_REST)
     assert len(attempts) < 12
     assert one.node.status().errors >= len(attempts) - 1
 

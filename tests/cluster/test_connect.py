@@ -43,10 +43,10 @@ def run(source, **env):
 
 def test_connecting_in_every_run_is_once(empty_engine):
     fastserverstate.connect(empty_engine.url, namespace="tests", secret=SECRET)
-    link, threads = cluster.membership.link, threading.active_count()
+    link, threads = cluster.membership.adapter, threading.active_count()
     for _ in range(100):
         fastserverstate.connect(empty_engine.url, namespace="tests", secret=SECRET, required=False)
-    assert cluster.membership.link is link
+    assert cluster.membership.adapter is link
     assert threading.active_count() == threads
     with pytest.raises(ClusterError, match="other arguments") as caught:
         fastserverstate.connect(empty_engine.url, namespace="another", secret=SECRET)
@@ -237,7 +237,7 @@ RELOADED = """
 
     fastserverstate.connect({url!r}, namespace="tests")
     fastserverstate.server_state["k"] = 1
-    before = cluster.membership.link
+    before = cluster.membership.adapter
     for name in list(sys.modules):
         if name.partition(".")[0] == "fastserverstate":
             del sys.modules[name]
@@ -245,7 +245,7 @@ RELOADED = """
     from fastserverstate import cluster
 
     fastserverstate.connect({url!r}, namespace="tests")
-    assert cluster.membership.link is before
+    assert cluster.membership.adapter is before
     assert threading.active_count() == 2, threading.enumerate()
     print(dict(fastserverstate.server_state))
     cluster.disconnect()

@@ -24,7 +24,7 @@ from fastserverstate import (
     touch,
     transaction,
 )
-from fastserverstate.cluster import UnknownOutcomeError, errands
+from fastserverstate.cluster import UnknownOutcomeError, background
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_locks_are_refused_and_not_kept(connected):
     assert not server_state_lock["k"].locked()
     with server_state_lock["k"]:  # another holder
         server_state["k"] = 1
-    assert not cluster.membership.link.node.leases.keys() & {"j", "k"}
+    assert not cluster.membership.adapter.node.leases.keys() & {"j", "k"}
 
 
 def test_sync_is_refused(connected):
@@ -166,7 +166,7 @@ def test_write_and_release_of_a_lock_that_was_taken_before(connected, peer, bloc
     assert not server_state_lock["k"].locked()
     connected.signal(signal.SIGCONT)
     until(lambda: server_state.get("k") == "under the lock")
-    until(lambda: not cluster.membership.link.node.leases.keys())
+    until(lambda: not cluster.membership.adapter.node.leases.keys())
     assert on_engine(connected, "k", peer) == "under the lock"
 
 
@@ -187,7 +187,7 @@ def test_lock_of_another_server(connected, peer):
 
 
 def test_change_that_fails_later_is_logged(connected, monkeypatch, caplog):
-    monkeypatch.setattr(errands, "LONGEST_TIMEOUT", 0.1)
+    monkeypatch.setattr(background, "LONGEST_TIMEOUT", 0.1)
     with stopped(connected):
         on_loop(server_state.__setitem__, "k", 1)
         until(lambda: caplog.records)

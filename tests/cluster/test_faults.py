@@ -606,7 +606,7 @@ def test_own_write_during_a_resynchronisation_stays(own_engine, peer):
 @pytest.mark.failure(9)
 def test_large_value_is_changed_before_it_is_fetched(own_engine, peer):
     one, other = peer(own_engine.url), peer(own_engine.url)
-    script = other.node.tail._channel.script
+    script = other.node.follower._channel.script
     changed = []
     numbered = threading.Lock()  # so that "k" ends with the number of the last change that went before
 
@@ -619,7 +619,7 @@ def test_large_value_is_changed_before_it_is_fetched(own_engine, peer):
                     one.node.delete("k")
         return script(operation, *arguments)
 
-    other.node.tail._channel.script = change_first
+    other.node.follower._channel.script = change_first
     torn = []
     apply = other.table.apply
 

@@ -34,7 +34,7 @@ def test_change_comes_in_though_the_lock_is_freed_while_it_is_put_aside(pair):
         result = apply(*arguments)
         if other.table.held_by_others:
             other.table.held_by_others.clear()
-            thread = threading.Thread(target=replica.bring_in_held, args=[["k"]])
+            thread = threading.Thread(target=replica.apply_held, args=[["k"]])
             thread.start()
             thread.join(0.5)  # it comes too early, or waits for this thread
             freeing.append(thread)
@@ -106,7 +106,7 @@ def test_next_holder_and_sync_find_the_newest_value_of_a_key_alone(pair):
     one.node.commit({"a": 1, "b": 1, "c": 1})
     one.node.set("end", 1)
     reach(one, other)
-    other.node.replica.bring_in_held(["b"], alone=True)
+    other.node.replica.apply_held(["b"], alone=True)
     assert other.values == {"b": 1, "end": 1}
     other.node.sync()
     assert other.values == {"b": 1, "c": 1, "end": 1}

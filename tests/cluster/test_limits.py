@@ -28,7 +28,7 @@ def test_connections_that_were_needed_once_are_let_go(own_engine, peer):
         for _ in range(40):
             threads.add(one.node.increment, "n", 1, 0)
         threads.go()
-        until(lambda: len(one.node.replica._flights) == 40)
+        until(lambda: len(one.node.replica._in_flight) == 40)
         own_engine.signal(signal.SIGCONT)
     assert one.values == {"n": 40}
     until(lambda: connections(own_engine) <= 20)

@@ -9,7 +9,7 @@ from cluster.waiting import until
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastserverstate.cluster import tail
+from fastserverstate.cluster import log_follower
 from fastserverstate.cluster.replica import parse_entry, parse_key, parse_version
 
 META, LOG, DATA, VERSIONS = (f"fss:{{tests}}:{name}" for name in ("m", "log", "d", "v"))
@@ -94,7 +94,7 @@ def look_anew(raw):
 @pytest.fixture(autouse=True)
 def _quick_beats(monkeypatch):
     """Every test here waits for heartbeats."""
-    monkeypatch.setattr(tail, "BLOCK", 0.2)
+    monkeypatch.setattr(log_follower, "BLOCK", 0.2)
 
 
 def commands(raw):
@@ -114,8 +114,8 @@ def assert_well(raw, one, other, name="well"):
     for peer in (one, other):
         until(lambda peer=peer: peer.node.status().connected)
     before = commands(raw), [peer.node.status().resyncs for peer in (one, other)]
-    beats = [peer.node.tail.heard for peer in (one, other)]
-    until(lambda: all(peer.node.tail.heard > beat for peer, beat in zip((one, other), beats, strict=True)))
+    beats = [peer.node.follower.heard for peer in (one, other)]
+    until(lambda: all(peer.node.follower.heard > beat for peer, beat in zip((one, other), beats, strict=True)))
     assert commands(raw) - before[0] < 60
     assert [peer.node.status().resyncs for peer in (one, other)] == before[1]
 

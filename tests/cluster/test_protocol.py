@@ -293,7 +293,7 @@ def test_key_that_a_thread_has_locked_is_brought_in_after_it(pair):
     one.node.set("k", 2)
     other.node.sync()
     other.table.held_by_others.clear()
-    other.node.replica.bring_in_held(["k"])
+    other.node.replica.apply_held(["k"])
     assert other.values == {"k": 2, "l": 1}
 
 

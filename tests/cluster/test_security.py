@@ -119,8 +119,8 @@ def test_secrets_are_nowhere_to_be_seen(own_engine, caplog, capsys):
                 fastserverstate.connect(url, secret=SECRET, required=required, timeout=0.2)
                 seen.append(
                     repr(cluster.status())
-                    + repr(cluster.membership.link.node)
-                    + repr(cluster.membership.link.node.engine)
+                    + repr(cluster.membership.adapter.node)
+                    + repr(cluster.membership.adapter.node.engine)
                 )
             except (ClusterError, ValueError) as error:
                 seen.append("".join(traceback.format_exception(error)))

@@ -17,7 +17,7 @@ from typing import Any
 
 # By module: methods that are delayed, and by how many seconds at most.
 POINTS = {
-    "fastserverstate.cluster.tail": {"Tail._follow": 0.3, "Tail._bring_in": 0.5},
+    "fastserverstate.cluster.log_follower": {"LogFollower._follow": 0.3, "LogFollower._apply_entries": 0.5},
     "fastserverstate.callers": {"Callers._call_alone": 0.3},
     "fastserverstate.cluster.locks": {"Leases._renew": 0.3},
     "fastserverstate.rerun.rerun_queue": {"RerunQueue.run_ended": 0.05},

@@ -19,7 +19,7 @@ from fastserverstate._core import (
     same_value,
 )
 from fastserverstate.callers import Callers
-from fastserverstate.cluster.errands import Errands, LateError, writer_given
+from fastserverstate.cluster.background import BackgroundChanges, LateError, writer_given
 from fastserverstate.cluster.errors import NotConnectedError, UnknownOutcomeError
 from fastserverstate.cluster.node import Node
 from fastserverstate.cluster.replica import GONE
@@ -37,7 +37,7 @@ class CoreTable:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._callers = Callers(lambda key: store.flush([key]))
-        self.tail: threading.Thread | None = None
+        self.follower: threading.Thread | None = None
         self.taken: Callable[[], Collection[str]] = tuple  # keys whose locks threads of this process may hold
 
     def origin(self) -> object:
@@ -67,14 +67,14 @@ class CoreTable:
         def finish(settled_by_others: Collection[str]) -> None:
             arrivals.clear()  # and with them the old values
             keys = [key for key in due if key not in settled_by_others]
-            if keys and threading.current_thread() is self.tail:
+            if keys and threading.current_thread() is self.follower:
                 self._callers.add(keys)
                 keys = []
             self._store.flush(keys)
 
         return left, finish
 
-    def settle(self, keys: Collection[str]) -> None:
+    def flush(self, keys: Collection[str]) -> None:
         self._store.flush(keys)
 
     def locked(self, keys: Collection[str]) -> set[str]:
@@ -97,14 +97,14 @@ class Backend:
     def __init__(self, store: Store, node: Node) -> None:
         self._store = store
         self._node = node
-        self._errands = Errands(store.writer)
+        self._background = BackgroundChanges(store.writer)
 
     def _change(self, what: str, change: Callable[[], Any], late: Any = _UNKNOWN) -> Any:
         """Make a change and return its result: on an event loop, `late` if that is not known soon."""
         if not on_event_loop():
             return change()
         try:
-            return self._errands.do(what, change)
+            return self._background.do(what, change)
         except LateError:
             if late is not _UNKNOWN:
                 return late
@@ -151,7 +151,7 @@ class Backend:
             return leases.acquire([key], timeout)
         brief = MAX_LOOP_WAIT if timeout is None else min(timeout, MAX_LOOP_WAIT)
         try:
-            taken: bool = self._errands.do(
+            taken: bool = self._background.do(
                 f"Taking the lock of {key!r}",
                 lambda: leases.acquire([key], brief),
                 undo=lambda: leases.release([key]),
@@ -159,22 +159,24 @@ class Backend:
         except LateError:
             taken, timeout = False, None
         if not taken and brief != timeout:
-            refuse_to_block(f"Waiting for the lock of {key!r}, which another server holds or the engine does not give,")
+            refuse_to_block(
+                f"Waiting for the lock of {key!r}, which another server holds or the Redis server does not give,"
+            )
         return taken
 
     def entered(self, key: str) -> None:
         """The calling thread has the key's lock among the threads of this process, too."""
-        self._node.replica.bring_in_held([key], alone=True)
+        self._node.replica.apply_held([key], alone=True)
 
     def release(self, keys: Sequence[str], serial: int) -> None:
         """The holder with the serial has no longer the keys' locks in this process."""
 
         def release() -> None:
-            self._node.replica.bring_in_held()
+            self._node.replica.apply_held()
             self._node.leases.release(keys, serial)
 
         if on_event_loop():
-            self._errands.leave(f"Releasing the locks of {', '.join(map(repr, keys))}", release)
+            self._background.leave(f"Releasing the locks of {', '.join(map(repr, keys))}", release)
         else:
             release()
 
@@ -195,15 +197,15 @@ class Backend:
             self._node.sync()
             return
         try:
-            self._errands.do("cluster.sync()", self._node.sync, undo=lambda: None)
+            self._background.do("cluster.sync()", self._node.sync, undo=lambda: None)
         except LateError:
-            refuse_to_block("Waiting for the engine")
+            refuse_to_block("Waiting for the Redis server")
 
     def close(self) -> None:
-        self._errands.close()
+        self._background.close()
 
 
-class Link:
+class ClusterAdapter:
     """A store that is connected, or will be."""
 
     def __init__(self, store: Store, url: str, *, namespace: str, secret: str | bytes | None, timeout: float) -> None:
@@ -218,7 +220,7 @@ class Link:
             while_waiting=self._raise_if_over,
             on_join=self._attach,
         )
-        self._table.tail = self.node.tail
+        self._table.follower = self.node.follower
         self._table.taken = self.node.leases.keys
         self._backend = Backend(store, self.node)
 
@@ -236,7 +238,7 @@ class Link:
 
     def has_joined(self) -> bool:
         """Whether the engine was reached, now or at any time before."""
-        return self.node.tail.synchronised.is_set()
+        return self.node.follower.synchronised.is_set()
 
     def unreachable(self, timeout: float) -> NotConnectedError:
         return self.node.unreachable(timeout)

@@ -22,8 +22,8 @@ from typing import Any
 
 import msgspec
 
+from fastserverstate.cluster.dataframes import decode_frame, encode_frame, is_frame
 from fastserverstate.cluster.errors import UnreadableValueError, UnsharableValueError
-from fastserverstate.cluster.frames import decode_frame, encode_frame, is_frame
 
 LEAST_SECRET = 16  # bytes
 _MAC_SIZE = hashlib.sha256().digest_size

@@ -108,7 +108,9 @@ class Leases:
         try:
             for key, version in zip(keys, reply[4:], strict=True):
                 # There may be older changes of a key that is not set to come.
-                self._replica.see(key, parse_version(version) or state, self._patience(end), self._while_waiting)
+                self._replica.wait_until_applied(
+                    key, parse_version(version) or state, self._patience(end), self._while_waiting
+                )
         except BaseException:
             self.release(keys)
             raise
@@ -208,7 +210,7 @@ class Leases:
         if reply[0] == b"LOCKLOST":
             raise LockLostError(
                 f"server_state_lock[{shown_key(reply[1])}] is not held any more: it was not renewed for "
-                f"{LIFETIME:g} seconds, or the engine has restarted. Nothing was written."
+                f"{LIFETIME:g} seconds, or the Redis server has restarted. Nothing was written."
             )
         return reply
 
@@ -229,7 +231,7 @@ class Leases:
             if len(tokens) > MOST_NAMED:
                 names.append(f"{len(tokens) - MOST_NAMED} more")
             logger.warning(
-                "It is not certain that the engine knows of the release of %s. It frees what is not renewed within "
+                "It is not certain that the Redis server knows of the release of %s. It frees locks that are not renewed within "
                 "%g seconds. %s",
                 ", ".join(names),
                 LIFETIME,
@@ -254,7 +256,7 @@ class Leases:
         for (key, token), is_held in zip(tokens.items(), reply[1], strict=True):
             if not is_held and now.get(key) == token:
                 logger.warning(
-                    "server_state_lock[%r] was lost: it was not renewed for %g seconds, or the engine has "
+                    "server_state_lock[%r] was lost: it was not renewed for %g seconds, or the Redis server has "
                     "restarted. Writes of its holder are refused until it is released.",
                     key,
                     LIFETIME,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from fastserverstate._core import Store
 from fastserverstate._streamlit import Metrics
-from fastserverstate.cluster.backend import Link
+from fastserverstate.cluster.backend import ClusterAdapter
 from fastserverstate.cluster.errors import ClusterError
 from fastserverstate.cluster.node import Status
 from fastserverstate.metrics import CLUSTER_NAMES, Figure, cluster_figures
@@ -27,7 +27,7 @@ class Membership:
         self._store = store
         self._publish = publish
         self._lock = threading.RLock()  # a finalizer may connect or disconnect at any point
-        self.link: Link | None = None
+        self.adapter: ClusterAdapter | None = None
         self._is_opening = False
         self._arguments: tuple[object, ...] = ()
         self._metrics = Metrics(CLUSTER_NAMES, self._figures)
@@ -44,19 +44,19 @@ class Membership:
     ) -> None:
         """See `fastserverstate.connect`.
 
-        `import_timeout`, if given, limits the time for connecting during an import. A required link then stays open
-        after a failure: every run of a script tries the failed import again, and is told immediately how the link is.
+        `import_timeout`, if given, limits the time for connecting during an import. A required adapter then stays open
+        after a failure: every run of a script tries the failed import again, and fails immediately until it is joined.
         """
         arguments = (url, namespace, secret, timeout)
-        if self.link is not None and arguments == self._arguments:
-            if required and import_timeout is not None and not self.link.has_joined():
-                raise self.link.unreachable(import_timeout)
+        if self.adapter is not None and arguments == self._arguments:
+            if required and import_timeout is not None and not self.adapter.has_joined():
+                raise self.adapter.unreachable(import_timeout)
             return
         with self._lock:
-            if self.link is not None:
+            if self.adapter is not None:
                 if arguments != self._arguments:
                     raise ClusterError(
-                        f"This server is connected to {self.link.node.engine.address} with other arguments. Call "
+                        f"This server is connected to {self.adapter.node.engine.address} with other arguments. Call "
                         "fastserverstate.cluster.disconnect() first."
                     )
                 return
@@ -66,21 +66,21 @@ class Membership:
             patience = timeout if import_timeout is None else import_timeout
             joined = False
             try:
-                link = Link(self._store, url, namespace=namespace, secret=secret, timeout=timeout)
+                adapter = ClusterAdapter(self._store, url, namespace=namespace, secret=secret, timeout=timeout)
                 try:
-                    joined = link.open(patience)
+                    joined = adapter.open(patience)
                 finally:
                     if not joined and required and import_timeout is None:
-                        link.close()
+                        adapter.close()
             finally:
                 self._is_opening = False
             if joined or not required or import_timeout is not None:
-                self._arguments, self.link = arguments, link
+                self._arguments, self.adapter = arguments, adapter
                 self._publish(self._metrics)
         if not joined and required:
-            raise link.unreachable(patience)
+            raise adapter.unreachable(patience)
         if not joined:
-            logger.warning("%s This server works by itself until it can be reached.", link.unreachable(patience))
+            logger.warning("%s This server works by itself until it can be reached.", adapter.unreachable(patience))
 
     def disconnect(self) -> None:
         """Leave the other servers and go on alone, with the values that this server has.
@@ -94,9 +94,9 @@ class Membership:
         >>> cluster.disconnect()
         """
         with self._lock:
-            link, self.link = self.link, None
-            if link is not None:
-                link.close()
+            adapter, self.adapter = self.adapter, None
+            if adapter is not None:
+                adapter.close()
 
     def status(self) -> Status | None:
         """Return what this server knows of its connection, without asking; None if ``connect`` was not called.
@@ -108,8 +108,8 @@ class Membership:
         >>> cluster.status() is None
         True
         """
-        link = self.link
-        return None if link is None else link.node.status()
+        adapter = self.adapter
+        return None if adapter is None else adapter.node.status()
 
     def sync(self) -> None:
         """Wait until this server has all writes that any server made before this call.
@@ -125,13 +125,13 @@ class Membership:
         >>> from fastserverstate import cluster
         >>> cluster.sync()
         """
-        link = self.link
-        if link is not None:
-            link.sync()
+        adapter = self.adapter
+        if adapter is not None:
+            adapter.sync()
 
     def reset_after_fork(self) -> None:
         """Forget the connection: it belongs to the parent process."""
-        self.link, self._lock, self._is_opening = None, threading.RLock(), False
+        self.adapter, self._lock, self._is_opening = None, threading.RLock(), False
 
     def _figures(self) -> list[Figure]:
         now = self.status()

@@ -22,18 +22,18 @@ from fastserverstate.cluster.errors import (
     UnsharableValueError,
 )
 from fastserverstate.cluster.locks import Leases
+from fastserverstate.cluster.log_follower import LogFollower, logger
 from fastserverstate.cluster.replica import (
     GONE,
     NEVER,
     Change,
-    Flight,
+    InFlightWrite,
     Replica,
     Table,
     Version,
     parse_version,
     version_text,
 )
-from fastserverstate.cluster.tail import Tail, logger
 
 FIRST_REST, LONGEST_REST = 0.001, 0.1
 _INT64 = range(-(2**63), 2**63)
@@ -117,7 +117,7 @@ class Node:
         self.engine = Engine(url, namespace, timeout, while_waiting)
         self.replica = Replica(table, self.codec)
         self.leases = Leases(self.engine, self.replica, while_waiting)
-        self.tail = Tail(self.engine, self.replica, self._join)
+        self.follower = LogFollower(self.engine, self.replica, self._join)
         self._table = table
         self._on_join = on_join
         self._while_waiting = while_waiting
@@ -130,16 +130,16 @@ class Node:
 
     def start(self, timeout: float) -> bool:
         """Begin to follow the engine; False if it was not reached in time, or refuses. Then it is tried on."""
-        self.tail.start()
-        self.tail.decided.wait(timeout)
-        return self.tail.synchronised.is_set()
+        self.follower.start()
+        self.follower.decided.wait(timeout)
+        return self.follower.synchronised.is_set()
 
     def close(self) -> None:
         """Stop to follow. Waits for the thread if it has followed so far, but not on an event loop."""
-        self.tail.stop()
-        is_tail = threading.current_thread() is self.tail  # in a finalizer
-        if self.tail.synchronised.is_set() and not is_tail and not on_event_loop():
-            self.tail.join(10)
+        self.follower.stop()
+        is_tail = threading.current_thread() is self.follower  # in a finalizer
+        if self.follower.synchronised.is_set() and not is_tail and not on_event_loop():
+            self.follower.join(10)
         self.leases.close()
         self.engine.close()
 
@@ -169,7 +169,7 @@ class Node:
             quiet = b"1" if change.quiet else b"0"
             flat += change.kind, encode_key(change.key), data, change.condition, change.expiry, quiet
         known = {change.key: change.value for change in changes if change.kind not in {b"A", b"I"}}
-        self.replica.depart(ticket, Flight(known, origin))
+        self.replica.begin_write(ticket, InFlightWrite(known, origin))
         try:
             given = patience.get()
             reply = self.leases.when_free(
@@ -191,7 +191,7 @@ class Node:
             if reply[0] == b"OK":
                 self._written(changes, reply, origin)
         finally:
-            self.replica.land(ticket, [change.key for change in changes])
+            self.replica.complete_write(ticket, [change.key for change in changes])
         return reply
 
     def _written(self, changes: Sequence[Write], reply: Reply, origin: object) -> None:
@@ -199,7 +199,7 @@ class Node:
         made = {}
         for change, before, answer, after in zip(changes, reply[3::3], reply[4::3], reply[5::3], strict=True):
             if change.kind == b"A" and before:
-                self._see(change.key, self._version(after))  # it is set on the engine, and not here yet
+                self._wait_until_applied(change.key, self._version(after))  # it is set on the engine, and not here yet
             elif reply[2] == b"1" and after == reply[1]:
                 value = int(answer[1:]) if change.kind == b"I" else change.value
                 made[change.key] = Change(version, value, change.quiet)
@@ -207,16 +207,16 @@ class Node:
                 there = Change(self._version(after), change.value, change.quiet)
                 self.replica.confirmed(change.key, there, origin)
             elif change.kind == b"I":
-                self._see(change.key, self._version(after))
+                self._wait_until_applied(change.key, self._version(after))
         if made:
-            self.tail.engine_seq = max(self.tail.engine_seq, version)
+            self.follower.engine_seq = max(self.follower.engine_seq, version)
             self.replica.wrote(made, origin)
 
     @staticmethod
     def _version(text: object) -> Version:
         version = parse_version(text)
         if version is None:
-            raise UnknownOutcomeError(f"The engine named {text!r} as a version. The write may have happened.")
+            raise UnknownOutcomeError(f"The Redis server named {text!r} as a version. The write may have happened.")
         return version
 
     def set(self, key: str, value: Any, *, ttl: float | None = None, always_changes: bool = False) -> None:
@@ -232,7 +232,7 @@ class Node:
             reply = self._send([change])
             if not reply[3]:
                 return GONE
-            self._see(key, self._version(reply[3]))
+            self._wait_until_applied(key, self._version(reply[3]))
             found = self._table.peek(key)
             if found is not GONE:
                 return found
@@ -269,7 +269,7 @@ class Node:
         if reply[0] == b"OK":
             return True
         if reply[1]:
-            self._see(key, self._version(reply[1]))
+            self._wait_until_applied(key, self._version(reply[1]))
         else:
             self.sync()
         return False
@@ -329,10 +329,10 @@ class Node:
         if changes:
             self._send(changes)
 
-    def _see(self, key: str, version: Version) -> None:
+    def _wait_until_applied(self, key: str, version: Version) -> None:
         """Wait until the table has this version of the key, or a newer one; or has to wait for the key's lock."""
-        self.replica.see(key, version, self.engine.timeout, self._while_waiting)
-        self.replica.bring_in_held([key], alone=True)
+        self.replica.wait_until_applied(key, version, self.engine.timeout, self._while_waiting)
+        self.replica.apply_held([key], alone=True)
 
     # Reading
 
@@ -343,34 +343,34 @@ class Node:
         """
         _, epoch, seq = self.engine.call(b"state")
         state = int(epoch), int(seq)
-        self.tail.engine_seq = max(self.tail.engine_seq, state)
+        self.follower.engine_seq = max(self.follower.engine_seq, state)
         self.replica.wait_for(
             lambda: self.replica.cursor >= state, "the state", self.engine.timeout, self._while_waiting
         )
-        self.replica.bring_in_all()
+        self.replica.apply_all()
 
     def status(self) -> Status:
-        tail, cursor = self.tail, self.replica.cursor
-        lag = tail.engine_seq[1] - cursor[1] if tail.engine_seq[0] == cursor[0] else 0
+        follower, cursor = self.follower, self.replica.cursor
+        lag = follower.engine_seq[1] - cursor[1] if follower.engine_seq[0] == cursor[0] else 0
         return Status(
             address=self.engine.address,
             namespace=self.namespace,
-            connected=tail.connected,
-            age=time.monotonic() - tail.heard,
+            connected=follower.connected,
+            age=time.monotonic() - follower.heard,
             cursor=version_text(cursor),
             lag=max(0, lag),
             held=self.replica.held,
-            resyncs=tail.resyncs,
-            outages=tail.outages,
+            resyncs=follower.resyncs,
+            outages=follower.outages,
             bytes_sent=self._sent,
             bytes_received=self.replica.received,
-            errors=tail.errors + self.engine.errors,
-            last_error="" if tail.last_error is None else str(tail.last_error),
+            errors=follower.errors + self.engine.errors,
+            last_error="" if follower.last_error is None else str(follower.last_error),
             unreadable=self.replica.unreadable,
             malformed=self.replica.malformed,
         )
 
     def unreachable(self, timeout: float) -> NotConnectedError:
-        error = self.tail.last_error
+        error = self.follower.last_error
         why = f"no answer within {timeout:.3g} seconds" if error is None else str(error).rstrip(".")
         return NotConnectedError(f"{self.engine.address} cannot be reached ({why}).")

@@ -1,15 +1,15 @@
-"""What this server knows of the engine's state, and bringing it into the local table in the order of its versions.
+"""This server's copy of the shared state: applies changes to the local table in the order of their versions.
 
-A version is the (epoch, seq) of the log entry that made it. The *cursor* is the last entry that the tail has brought
-in. What a thread of this server has written is brought in with the engine's reply, ahead of the cursor, if nothing
-newer was. When the cursor gets there, it finds that done.
+A version is the (epoch, seq) of the log entry that made it. The *cursor* is the last entry that the log follower has
+applied. A write of a thread of this server is applied with the reply of the Redis server, ahead of the cursor, unless a
+newer one was applied already. When the cursor arrives there, nothing is left to do.
 
-A change of a key whose lock a thread of this server holds is *held back* until the lock is free. Such a thread has lost
-the lock on the engine, or took it before this server was connected: else no other server could have changed the key.
-Changes that were made at once are held back together, and with them what comes later of their keys, so that no reader
-sees a part of them. There are two exceptions: `sync` and the next holder of a key's lock, which are to find the newest
-value, bring in the key alone; and a resynchronisation knows of a transaction only by the versions of its keys, so one
-that was written since comes in.
+A change of a key is *held back* while a thread of this server holds the key's lock. Such a thread has lost the lock in
+Redis, or took it before this server was connected: otherwise no other server could have changed the key. Changes of one
+transaction are held back together, and later changes of their keys with them, so that no reader sees a part of a
+transaction. There are two exceptions. `sync` and the next holder of a key's lock have to find the newest value, so they
+apply the key alone. And a resynchronization recognizes a transaction only by the versions of its keys, so it applies a
+key that was written again since.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class Table(Protocol):
         """Make all changes atomically: the keys, their values or GONE, and whether to rerun no session.
 
         Returns the keys that were left as they are because another thread holds their lock, and what is left to do once
-        the caller holds no lock: a function that is told the keys for which another thread will call `settle`.
+        the caller holds no lock: a function that is told the keys for which another thread will call `flush`.
         """
 
     def locked(self, keys: Collection[str]) -> set[str]:
         """Which of them another thread has locked, as far as that is known: `apply` has the last word."""
 
-    def settle(self, keys: Collection[str]) -> None:
+    def flush(self, keys: Collection[str]) -> None:
         """What remains to be done on the thread that has changed these keys."""
 
     def same(self, old: Any, new: Any) -> bool:
@@ -87,7 +87,7 @@ class Entry:
 
 
 @dataclass(slots=True)
-class Flight:
+class InFlightWrite:
     """A write of a thread of this process whose reply is not here yet."""
 
     values: dict[str, Any]
@@ -163,8 +163,8 @@ class Replica:
     """The local table and the versions of what is in it.
 
     Thread-safety
-        Safe from any thread. Its lock is re-entrant because a finalizer may write at any point; what that brings in is
-        brought in again by the tail if it was overtaken. Values are decoded and dropped, and listeners called, outside.
+        Safe from any thread. Its lock is re-entrant because a finalizer may write at any point; the log follower applies
+        such a write again if it was overtaken. Values are decoded and dropped, and listeners called, outside the lock.
     """
 
     def __init__(self, table: Table, codec: Codec) -> None:
@@ -177,7 +177,7 @@ class Replica:
         self._deleted: dict[str, Version] = {}  # ahead of the cursor
         self._held: dict[str, Change] = {}  # back
         self._bundles: list[set[str]] = []  # keys that are held back together; no key is in two
-        self._flights: dict[bytes, Flight] = {}
+        self._in_flight: dict[bytes, InFlightWrite] = {}
         self._unlocks: dict[str, list[Event]] = {}
         self.follower: threading.Thread | None = None
         self.received = 0  # bytes of values
@@ -196,14 +196,14 @@ class Replica:
 
     # Own writes
 
-    def depart(self, ticket: bytes, flight: Flight) -> None:
-        """A write is about to be sent. Until it has landed, the tail knows it by its ticket."""
-        self._flights[ticket] = flight
+    def begin_write(self, ticket: bytes, write: InFlightWrite) -> None:
+        """Note that a write is about to be sent. Until it completes, the log follower knows it by its ticket."""
+        self._in_flight[ticket] = write
 
-    def land(self, ticket: bytes, keys: Collection[str]) -> None:
+    def complete_write(self, ticket: bytes, keys: Collection[str]) -> None:
         with self._lock:
-            self._flights.pop(ticket, None)
-        self._table.settle(keys)
+            self._in_flight.pop(ticket, None)
+        self._table.flush(keys)
 
     def wrote(self, changes: dict[str, Change], origin: object) -> None:
         """Bring in what this thread has written."""
@@ -235,7 +235,7 @@ class Replica:
         """Keys whose newest change is held back."""
         return len(self._held)
 
-    def bring_in_held(self, keys: Iterable[str] = (), *, alone: bool = False) -> None:
+    def apply_held(self, keys: Iterable[str] = (), *, alone: bool = False) -> None:
         """Bring in what is held back and whose locks are free by now. The keys come `alone` if need be."""
         finishes = []
         with self._lock:  # also when nothing is held back: another thread may be about to note something
@@ -250,11 +250,11 @@ class Replica:
         for finish in finishes:
             finish(())
 
-    def bring_in_all(self) -> None:
+    def apply_all(self) -> None:
         """Bring in what is held back of all keys whose own locks are free."""
-        self.bring_in_held(list(self._held), alone=True)
+        self.apply_held(list(self._held), alone=True)
 
-    # The tail
+    # The log follower
 
     def follow(self, entries: Sequence[Entry]) -> bool:
         """Bring in entries that come right after the cursor; False if a value that they refer to is not here.
@@ -263,8 +263,8 @@ class Replica:
         """
         groups: list[tuple[object, dict[str, Change]]] = []
         for entry in entries:
-            flight = self._flights.get(entry.ticket)
-            origin = None if flight is None else flight.origin
+            write = self._in_flight.get(entry.ticket)
+            origin = None if write is None else write.origin
             if not groups or groups[-1][0] is not origin:
                 groups.append((origin, {}))
             changes = groups[-1][1]
@@ -272,23 +272,23 @@ class Replica:
                 if entry.version <= self.version(key):
                     continue
                 value: Any = GONE if kind == b"d" else Encoded(data)
-                if flight is not None and key in flight.values:
-                    value = flight.values[key]
+                if write is not None and key in write.values:
+                    value = write.values[key]
                 elif kind == b"r":
                     return False
                 quiet_so_far = changes[key].quiet if key in changes else True
                 changes[key] = Change(entry.version, value, quiet and quiet_so_far, entry.ticket)
-        self._bring_in(groups, entries)
+        self._apply_entries(groups, entries)
         return True
 
-    def settle(self, values: dict[str, tuple[Version, bytes | None]], entries: Sequence[Entry]) -> None:
+    def apply_values(self, values: dict[str, tuple[Version, bytes | None]], entries: Sequence[Entry]) -> None:
         """Bring in at once what keys are after the last of the entries, or have been shortly after the cursor."""
         changes = {
             key: Change(version, GONE if data is None else Encoded(data))
             for key, (version, data) in values.items()
             if version > self.version(key)
         }
-        self._bring_in([(None, changes)], entries)
+        self._apply_entries([(None, changes)], entries)
 
     def resynchronise(
         self, versions: dict[str, Version], values: dict[str, tuple[Version, bytes]], cursor: Version
@@ -326,7 +326,7 @@ class Replica:
     def _is_after(version: Version, cursor: Version) -> bool:
         return version[0] == cursor[0] and version[1] > cursor[1]
 
-    def _bring_in(self, groups: Sequence[tuple[object, dict[str, Change]]], entries: Sequence[Entry]) -> None:
+    def _apply_entries(self, groups: Sequence[tuple[object, dict[str, Change]]], entries: Sequence[Entry]) -> None:
         for _, changes in groups:
             for key, change in changes.items():
                 if type(change.value) is Encoded:
@@ -338,7 +338,7 @@ class Replica:
                 self._hold_back(news, ([key for _, key, *_ in entry.changes] for entry in entries))
                 if not news:
                     continue
-                flying = {key for key, change in news.items() if change.ticket in self._flights}
+                flying = {key for key, change in news.items() if change.ticket in self._in_flight}
                 finishes.append((self._apply(news, origin), flying))
             self.cursor = entries[-1].version
             self._has_moved()
@@ -440,7 +440,7 @@ class Replica:
                     return
             if left <= 0:
                 raise NotConnectedError(
-                    f"The engine told of a change of {what} that did not arrive within {seconds:.3g} seconds. Nothing "
+                    f"The Redis server told of a change of {what} that did not arrive within {seconds:.3g} seconds. Nothing "
                     "was written."
                 )
             while_waiting()
@@ -453,7 +453,9 @@ class Replica:
                 "on its thread. Nothing was written. Leave the work to a thread of your own."
             )
 
-    def see(self, key: str, version: Version, seconds: float, while_waiting: Callable[[], object]) -> None:
+    def wait_until_applied(
+        self, key: str, version: Version, seconds: float, while_waiting: Callable[[], object]
+    ) -> None:
         """Wait until the table has this version of the key, or a newer one."""
         self.wait_for(lambda: self.has(key, version), f"server_state[{key!r}]", seconds, while_waiting)
 

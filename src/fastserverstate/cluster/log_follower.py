@@ -51,11 +51,11 @@ class _MissedError(Exception):
     """The log does not go on where it ended."""
 
 
-class Tail(threading.Thread):
+class LogFollower(threading.Thread):
     """The thread that brings what others write into the replica."""
 
     def __init__(self, engine: Engine, replica: Replica, before_first_sync: Callable[[], object]) -> None:
-        super().__init__(name="fastserverstate.cluster.tail", daemon=True)
+        super().__init__(name="fastserverstate.cluster.log_follower", daemon=True)
         self._engine = engine
         self._replica = replica
         self._before_first_sync = before_first_sync
@@ -135,15 +135,15 @@ class Tail(threading.Thread):
             try:
                 entries = self._read(BLOCK)
                 if entries:
-                    self._bring_in(entries)
+                    self._apply_entries(entries)
                 else:
-                    self._beat()
+                    self._heartbeat()
                 if time.monotonic() - self._reaped > BLOCK:
                     self._reaped = time.monotonic()
                     self._reap()
             except _MissedError:
                 self._resynchronise()
-            self._replica.bring_in_held()
+            self._replica.apply_held()
             self._heard()
 
     def _check_policy(self) -> None:
@@ -193,7 +193,7 @@ class Tail(threading.Thread):
             raise RefusedError(f"the answer to {operation.decode()!r} is {reply!r:.200}")
         return reply
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         """Nothing has come for a while. Is the engine where we are?"""
         _, epoch, seq = self._script(b"state")
         state = int(epoch), int(seq)
@@ -201,7 +201,7 @@ class Tail(threading.Thread):
             entries = self._read(0)
             if not entries:
                 raise _MissedError
-            self._bring_in(entries)
+            self._apply_entries(entries)
 
     def _reap(self) -> None:
         try:
@@ -210,14 +210,14 @@ class Tail(threading.Thread):
             self.errors += 1
             self.last_error = error
 
-    def _bring_in(self, entries: list[Entry]) -> None:
+    def _apply_entries(self, entries: list[Entry]) -> None:
         if self._replica.follow(entries):
             return
         referred = {key for entry in entries for kind, key, _, _ in entry.changes if kind == b"r"}
         later, values = self._catch_up(entries[-1].version, referred)
         # Everything until then at once: what was fetched may be newer than its entry.
         entries = [*entries, *later]
-        self._replica.settle(self._merged(entries, values), entries)
+        self._replica.apply_values(self._merged(entries, values), entries)
 
     def _catch_up(self, cursor: Version, keys: Iterable[str]) -> tuple[list[Entry], Values]:
         """The entries since the cursor, and the values of the keys and of what those refer to."""

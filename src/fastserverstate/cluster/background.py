@@ -19,7 +19,7 @@ from fastserverstate.cluster.signals import Event
 logger = logging.getLogger("fastserverstate")
 
 
-# In an errand: who is writing, as a `replica.Table` names it.
+# In an change: who is writing, as a `replica.Table` names it.
 writer_given: contextvars.ContextVar[tuple[object] | None] = contextvars.ContextVar(
     "fastserverstate.cluster.writer", default=None
 )
@@ -29,7 +29,7 @@ class LateError(Exception):
     """The engine has not answered within the time that an event loop has."""
 
 
-class Errand:
+class BackgroundChange:
     """A call that is made in the name of the thread that has asked for it: with its locks and `no_rerun` blocks."""
 
     def __init__(self, what: str, work: Callable[[], Any], undo: Callable[[], object] | None, writer: object) -> None:
@@ -88,7 +88,7 @@ class Errand:
         self._over.set()
 
 
-class Errands:
+class BackgroundChanges:
     """The thread that does them, which is started when the first comes.
 
     Thread-safety
@@ -97,20 +97,20 @@ class Errands:
 
     def __init__(self, writer: Callable[[], object]) -> None:
         self._writer = writer
-        self._queue: queue.SimpleQueue[Errand | None] = queue.SimpleQueue()
-        self._late: Errand | None = None  # the last one whose caller has not waited for its end
+        self._queue: queue.SimpleQueue[BackgroundChange | None] = queue.SimpleQueue()
+        self._late: BackgroundChange | None = None  # the last one whose caller has not waited for its end
         self._closed = False
         self._unstarted = [self._new_thread()]
 
-    def leave(self, what: str, work: Callable[[], Any], undo: Callable[[], object] | None = None) -> Errand:
+    def leave(self, what: str, work: Callable[[], Any], undo: Callable[[], object] | None = None) -> BackgroundChange:
         """Have `work` done. If it can be undone, and the caller waits no longer, it is undone or not begun."""
-        errand = Errand(what, work, undo, self._writer())
-        self._queue.put(errand)
+        change = BackgroundChange(what, work, undo, self._writer())
+        self._queue.put(change)
         if self._unstarted:
             self._start()
         if self._closed:
             self._drop_all()
-        return errand
+        return change
 
     def _start(self) -> None:
         with contextlib.suppress(IndexError):
@@ -122,7 +122,7 @@ class Errands:
                 logger.warning("What event loops leave to a thread is done later, for want of a thread: %s", error)
 
     def _new_thread(self) -> threading.Thread:
-        return threading.Thread(target=self._run, name="fastserverstate.cluster.errands", daemon=True)
+        return threading.Thread(target=self._run, name="fastserverstate.cluster.background", daemon=True)
 
     def do(self, what: str, work: Callable[[], Any], undo: Callable[[], object] | None = None) -> Any:
         """The same, and its result.
@@ -131,26 +131,26 @@ class Errands:
             LateError if there is none yet.
         """
         behind = self._late is not None and not self._late.is_over()
-        errand = self.leave(what, work, undo)
+        change = self.leave(what, work, undo)
         try:
-            return errand.wait(0 if behind else MAX_LOOP_WAIT)
+            return change.wait(0 if behind else MAX_LOOP_WAIT)
         except LateError:
-            self._late = errand
+            self._late = change
             raise
 
     def _run(self) -> None:
-        while (errand := self._queue.get()) is not None and not self._closed:
-            errand.run()
-        if errand is not None:
-            errand.drop()
+        while (change := self._queue.get()) is not None and not self._closed:
+            change.run()
+        if change is not None:
+            change.drop()
         self._drop_all()
 
     def _drop_all(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
-                errand = self._queue.get_nowait()
-                if errand is not None:
-                    errand.drop()
+                change = self._queue.get_nowait()
+                if change is not None:
+                    change.drop()
 
     def close(self) -> None:
         self._closed = True
