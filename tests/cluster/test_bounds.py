@@ -233,7 +233,7 @@ def test_release_that_is_uncertain_names_a_few_locks(empty_engine, peer, monkeyp
     monkeypatch.setattr(one.node.engine, "call", unreachable)
     one.node.leases.release([f"k{n}" for n in range(100)])
     (record,) = caplog.records
-    assert "not certain that the engine knows" in record.getMessage()
+    assert "not certain that the Redis server knows" in record.getMessage()
     assert "95 more" in record.getMessage()
     assert len(record.getMessage()) < 500
 

@@ -145,7 +145,7 @@ def test_locks_are_refused_and_not_kept(connected):
 
 
 def test_sync_is_refused(connected):
-    with stopped(connected), pytest.raises(WouldBlockError, match="Waiting for the engine"):
+    with stopped(connected), pytest.raises(WouldBlockError, match="Waiting for the Redis server"):
         on_loop(cluster.sync)
 
 

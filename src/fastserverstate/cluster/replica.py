@@ -163,8 +163,9 @@ class Replica:
     """The local table and the versions of what is in it.
 
     Thread-safety
-        Safe from any thread. Its lock is re-entrant because a finalizer may write at any point; the log follower applies
-        such a write again if it was overtaken. Values are decoded and dropped, and listeners called, outside the lock.
+        Safe from any thread. Its lock is re-entrant because a finalizer may write at any point; the log follower
+        applies such a write again if it was overtaken. Values are decoded and dropped, and listeners called, outside
+        the lock.
     """
 
     def __init__(self, table: Table, codec: Codec) -> None:
@@ -440,8 +441,8 @@ class Replica:
                     return
             if left <= 0:
                 raise NotConnectedError(
-                    f"The Redis server told of a change of {what} that did not arrive within {seconds:.3g} seconds. Nothing "
-                    "was written."
+                    f"The Redis server told of a change of {what} that did not arrive within {seconds:.3g} seconds. "
+                    "Nothing was written."
                 )
             while_waiting()
 
