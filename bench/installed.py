@@ -1,8 +1,9 @@
-"""What users get with nothing configured, beside Streamlit's collections after every run switched off.
+"""What users get with nothing configured, compared with Streamlit's collections after every run switched off.
 
     python bench/installed.py [--seconds 5] [--rounds 3] [1 4 8 200]
 
-Both servers take turns in one run; a figure is the median of the rounds. Prints a Markdown table.
+Both servers take turns in one run, and the order alternates from round to round. A figure is the median of the rounds.
+Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -116,8 +117,9 @@ def main() -> None:
         script.write_text(textwrap.dedent(APP))
         for name, measure in measures.items():
             found: dict[str, list[float]] = {"installed": [], "off": []}
-            for _ in range(arguments.rounds):
-                for kind, options in (("installed", AS_INSTALLED), ("off", COLLECTOR_OFF)):
+            for round_number in range(arguments.rounds):
+                kinds = [("installed", AS_INSTALLED), ("off", COLLECTOR_OFF)]
+                for kind, options in kinds if round_number % 2 == 0 else reversed(kinds):
                     with streamlit_run(script, options=options) as server:
                         found[kind].append(asyncio.run(measure(server)))
             installed, off = (statistics.median(values) for values in found.values())

@@ -209,7 +209,7 @@ def test_circle_through_a_lock_that_was_lost(own_engine):
             threads.go()
             held.wait(20)
             own_engine.restart()
-            until(lambda: one.link.node.status().connected and one.link.node.follower.resyncs > 1)
+            until(lambda: one.adapter.node.status().connected and one.adapter.node.follower.resyncs > 1)
             lost.set()
         assert len(errors) == 1
     finally:

@@ -169,7 +169,7 @@ def test_readers_see_a_transaction_at_once_though_a_lock_was_lost(own_engine, me
         own_engine.restart()
         with other.transaction("a", "b"):
             other.state.update(a=1, b=1)
-        until(lambda: one.link.node.status().held == 2)
+        until(lambda: one.adapter.node.status().held == 2)
         assert one.store.peek("b") == 0
         for _ in range(5):
             threads.add(read)
@@ -177,7 +177,7 @@ def test_readers_see_a_transaction_at_once_though_a_lock_was_lost(own_engine, me
         until(lambda: (1, 1) in seen)
         over.set()
     assert (1, 0) not in seen
-    assert one.link.node.status().held == 0
+    assert one.adapter.node.status().held == 0
 
 
 @pytest.mark.usefixtures("many_switches")

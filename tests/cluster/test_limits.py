@@ -70,7 +70,7 @@ def test_slow_listener_does_not_make_a_queue_grow(own_engine):
         for n in range(1, 200):
             one.state["k"] = n
             other.sync()
-        assert other.link._table._callers._ready.qsize() <= 1
+        assert other.adapter._table._callers._ready.qsize() <= 1
         go.set()
         until(lambda: heard[-1:] == [199])
     finally:

@@ -197,7 +197,7 @@ def test_reads_do_not_wait_for_another_server(pair):
         other.state["k"] = 2
         waiting = threading.Thread(target=lambda: one.locks["k"].acquire() and one.locks["k"].release())
         waiting.start()
-        until(lambda: one.link.node.replica._unlocks)
+        until(lambda: one.adapter.node.replica._unlocks)
         start = time.monotonic()
         one.state["k"]
         assert time.monotonic() - start < 1
@@ -335,7 +335,7 @@ def test_old_values_die_without_a_lock(pair):
     gone = weakref.ref(value)
     other.store.apply([("k", value, False)])
     del value
-    other.link.node.replica._versions["k"] = (1, 1)
+    other.adapter.node.replica._versions["k"] = (1, 1)
     one.state["k"] = 2
     other.sync()
     until(lambda: gc.collect() is None or gone() is None)
@@ -345,12 +345,12 @@ def test_old_values_die_without_a_lock(pair):
 def test_late_join(own_engine, member):
     own_engine.kill()
     one = member(own_engine.url, required=False)
-    assert not one.link.has_joined()
+    assert not one.adapter.has_joined()
     one.state["alone"] = 1
     with one.locks["k"]:
         one.state["k"] = 1
     own_engine.start()
-    until(lambda: one.link.node.status().connected)
+    until(lambda: one.adapter.node.status().connected)
     other = member(own_engine.url)
     assert dict(other.state) == {"alone": 1, "k": 1}
     other.state["k"] = 2
@@ -375,7 +375,7 @@ def test_outage(own_engine, member):
         pass
     assert one.state["k"] == 1
     own_engine.start()
-    until(lambda: one.link.node.status().connected)
+    until(lambda: one.adapter.node.status().connected)
     one.state["k"] = 2
     assert one.state["k"] == 2
     assert not one.locks["k"].locked()
@@ -426,7 +426,7 @@ def test_next_holder_sees_what_came_after_a_lock_was_lost(own_engine, member):
         held.wait(20)
         own_engine.restart()
         other.state["k"] = 1
-        until(lambda: one.link.node.replica._held)
+        until(lambda: one.adapter.node.replica._held)
         threads.add(lambda: results.append(one.atomic("k", lambda value: value * 2, default=0)))
         until(lambda: client.get("fss:{tests}:lk:k").split(b"-")[0] == client.hget("fss:{tests}:m", "epoch"))
         go.set()

@@ -11,7 +11,7 @@ from harness.engine import engine
 from harness.tab import DEADLINE, Tab
 from streamlit.proto.openmetrics_data_model_pb2 import MetricSet
 
-from fastserverstate.metrics import NAMES
+from fastserverstate.metrics import CLUSTER_NAMES
 
 APP = """
 from fastserverstate import cluster
@@ -75,14 +75,14 @@ def test_status_is_among_the_metrics(serve, own_engine):
             await tab.shows("True 1000")
             # What a server writes, it sees ahead of the cursor, which follows the log.
             seen = await figures_when(server, lambda seen: seen["fastserverstate_cluster_cursor_seq"] > 1)
-            assert set(seen) == set(NAMES)
+            assert set(seen) == set(CLUSTER_NAMES)
             assert seen["fastserverstate_cluster_connected"] == 1
             assert seen["fastserverstate_cluster_sent_bytes"] > 1000
             assert seen["fastserverstate_cluster_errors"] == 0
             assert 0 <= seen["fastserverstate_cluster_age_seconds"] < DEADLINE
 
             families = MetricSet.FromString(get(server, "application/x-protobuf")).metric_families
-            ours = {family.name: family.metrics for family in families if family.name in NAMES}
+            ours = {family.name: family.metrics for family in families if family.name in CLUSTER_NAMES}
             for name, metrics in ours.items():  # releases before 1.53 have room for the sizes of caches only
                 point = metrics[0].metric_points[0]
                 assert point.WhichOneof("value") in {"gauge_value", "counter_value"}

@@ -183,8 +183,8 @@ class Engine:
             port = "" if parts.port is None else f":{parts.port}"
         except ValueError:  # its text may quote the password
             raise ValueError(
-                "The URL of the Redis server is not valid. It looks like redis://user:password@host:6379/0, rediss://... "
-                "for TLS, or unix:///path."
+                "The URL of the Redis server is not valid. It looks like redis://user:password@host:6379/0, "
+                "rediss://... for TLS, or unix:///path."
             ) from None
         self.address = f"{parts.scheme}://{parts.hostname or parts.path}{port}"
         self.prefix = f"fss:{{{namespace}}}:"

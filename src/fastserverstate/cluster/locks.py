@@ -231,8 +231,8 @@ class Leases:
             if len(tokens) > MOST_NAMED:
                 names.append(f"{len(tokens) - MOST_NAMED} more")
             logger.warning(
-                "It is not certain that the Redis server knows of the release of %s. It frees locks that are not renewed "
-                "within %g seconds. %s",
+                "It is not certain that the Redis server knows of the release of %s. It frees locks that are "
+                "not renewed within %g seconds. %s",
                 ", ".join(names),
                 LIFETIME,
                 error,
