@@ -1,17 +1,16 @@
 """Connects the store and the rerun queue to Streamlit.
 
     read or write in a script thread ──► Bridge.resolve: which session and fragment is this?
-    AppSession's runner events       ──► start of a run, messages, end of a run
-    the runner's own events          ──► end of the part that its thread has in a run
-    scheduler                        ──► AppSession.request_rerun, on the session's event loop
+    events of AppSession's runners   ──► start of a run, messages, end of a run
+    events of the runner itself      ──► end of its thread's part in a run
+    rerun queue                      ──► AppSession.request_rerun, on the session's event loop
 
-A session is hooked when its script first touches shared state. Its later runners are followed by an instance attribute
-that takes the place of `AppSession._on_scriptrunner_event`, which every runner is connected to: so runs that no longer
-touch shared state are seen as well. The runner of the run that is going on then already is connected, and gets a
-receiver of its own.
+A session is hooked when its script first uses shared state. From then on, an instance attribute replaces
+`AppSession._on_scriptrunner_event`, to which Streamlit connects every new runner, so runs that do not use shared state
+are followed too. The runner of the current run is connected already and gets a receiver of its own.
 
-A session's next run may begin while the one that it replaces is still on its way out. So what a thread holds does not
-end with "the" run of its session, but with the events of its own runner.
+The next run of a session may begin before the run that it replaces has ended. So the locks and transactions of a thread
+do not end with the run of its session, but with the events of the thread's own runner.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ class Bridge:
         )
 
     def resolve(self, context: Any, fragment: str | None) -> tuple[Session, Scope | None, int] | None:
-        """What the calling thread, with this script context and fragment id, is part of.
+        """Return the session, scope and kind of run that the calling thread takes part in.
 
         Called at a thread's first access in a run of a scope.
         """
@@ -82,18 +81,18 @@ class Bridge:
         if not isinstance(live, LiveSession) or not live.is_run_by(runner):
             return live, None, RUN_REPLACED
         if not context._has_script_started:
-            # A callback. What it reads is not shown by itself, and the script may be given up before it has begun.
+            # A callback. It does not show its reads, and the script may end before it has begun.
             return live, live.untracked_scope(), RUN_STARTING
-        # The contexts of fragments are inherited by the threads of a pool, and by no thread of the app's own.
+        # Only Streamlit's pool threads inherit the context of a fragment. Threads of the app do not.
         is_of_run = threading.current_thread() is runner._script_thread or (
             thread_state is not None and fragment is not None
         )
         if fragment is None and context.fragment_ids_this_run:
-            fragment = context.fragment_ids_this_run[0]  # a thread of the app's own
+            fragment = context.fragment_ids_this_run[0]  # a thread of the app
         return live, live.scope(fragment), RUN_CURRENT if is_of_run else RUN_APP_THREAD
 
     def _session_of(self, context: Any) -> Session:
-        with self._hooking:  # parallel fragments may be first at the same time
+        with self._hooking:  # parallel fragments may get here at the same time
             session = find_session(context.session_id)
             if session is None:
                 return UnknownSession(self._store)
@@ -101,7 +100,7 @@ class Bridge:
             return live
 
     def _follow(self, session: Session, runner: Any) -> None:
-        """End the part of a runner's thread when its run does, and its waits when they are to end."""
+        """End the thread's part in a run together with the run, and its waits when the run has to stop."""
         with self._hooking:
             if ATTRIBUTE in runner.__dict__:
                 return
@@ -115,7 +114,7 @@ class Bridge:
         announce_stops(session, runner)
 
     def _end_part(self) -> None:
-        """The calling thread's part in a run is over."""
+        """The calling thread's part in a run has ended."""
         self._scheduler.in_place.look()
         warn_of_leftovers(f"A run of {self._name_of_session()}", *self._store.end_holder())
 
@@ -125,7 +124,7 @@ class Bridge:
         return "a session" if context is None else f"session {context.session_id}"
 
     def _end_parts_of_workers(self) -> None:
-        """A thread of a pool takes part in a run while it runs a parallel fragment."""
+        """End a pool thread's part in a run with the parallel fragment that it runs."""
         attach = getattr(parallel._scoped_ctx_attach, ATTRIBUTE, parallel._scoped_ctx_attach)
 
         @contextlib.contextmanager
@@ -140,7 +139,7 @@ class Bridge:
         parallel._scoped_ctx_attach = attach_and_end
 
     def publish(self, metrics: Metrics) -> None:
-        """Show figures on the metrics endpoint, of a server that is there or that will be."""
+        """Publish metrics on the endpoint of the current server, or of one that starts later."""
         self._metrics = metrics
         if Runtime.exists():
             self._register_metrics()
@@ -187,12 +186,12 @@ class Bridge:
         sender: Any,
         event: ScriptRunnerEvent,
     ) -> None:
-        """Follow the runs of a session. On the runner's thread, mostly."""
+        """Follow the runs of a session. Usually called on the runner's thread."""
         if event is ScriptRunnerEvent.ENQUEUE_FORWARD_MSG:
             if live.is_run_by(sender):
                 live.message_sent()
         elif event is ScriptRunnerEvent.SCRIPT_STARTED:
-            # A message that cannot be read counts as a run of no runner.
+            # For a message that it cannot read, Streamlit reports a run without a runner.
             if session is not None and sender is not None and sender is session._scriptrunner:
                 live.run_started(sender)
         elif not live.is_run_by(sender):
@@ -207,17 +206,17 @@ class Bridge:
 
     @staticmethod
     def _finish_run(live: LiveSession, session: AppSession, runner: Any, event: ScriptRunnerEvent) -> None:
-        """What has run to its end takes the place of what was on the screen; all else stays there."""
+        """Replace the subscriptions of the fragments that completed. The others are still on the screen."""
         contains = session._fragment_storage.contains
         if event in BREAKS or was_stopped(runner):
             live.run_finished((), contains)
         else:
             complete, is_whole = executed()
-            # Browsers remove what such a run of the whole script has not shown again.
+            # Browsers remove elements that a whole run of the script has not sent again.
             live.run_finished(complete, complete.__contains__ if is_whole else contains)
 
     def _watch_connections(self, manager: Any) -> None:
-        """Refresh sessions that come back after their connection was lost, and forget those that cannot come back."""
+        """Refresh sessions that reconnect, and forget sessions that cannot reconnect any more."""
         if ATTRIBUTE in manager.__dict__:
             return
         connect = manager.connect_session
@@ -242,8 +241,8 @@ class Bridge:
         manager.__dict__[ATTRIBUTE] = True
 
     def _forget_departed(self, manager: Any) -> None:
-        """A session that Streamlit does not know any more may stay in memory until the garbage collector runs."""
-        with contextlib.suppress(KeyError):  # one that expires while Streamlit lists them: the next event finds it
+        """Forget the sessions that Streamlit has discarded. They may stay in memory until a garbage collection."""
+        with contextlib.suppress(KeyError):  # a session expires while Streamlit lists them: the next event forgets it
             known = {info.session.id for info in manager.list_sessions()}
             for session_id in list(self._hooked):
                 if session_id not in known:

@@ -11,14 +11,14 @@ logger = logging.getLogger("fastserverstate")
 
 
 def warn_elsewhere(keys: Sequence[str], written: Sequence[str]) -> None:
-    """Of a thread that ends. Logging there would bring it back, as a thread that never ends."""
+    """Warn on another thread: logging on a thread that ends would register it again, as one that never ends."""
     thread = threading.Thread(target=warn_of_leftovers, args=("A thread", keys, written), daemon=True)
     with contextlib.suppress(RuntimeError):  # there are too many threads, or the interpreter ends
         thread.start()
 
 
 def warn_of_leftovers(owner: str, keys: Sequence[str], written: Sequence[str]) -> None:
-    """What was interrupted between `acquire` and `release` would keep all other sessions waiting."""
+    """Warn about locks and transactions that were still open. They would have blocked all other sessions."""
     for key in keys:
         if key not in written:
             logger.warning(

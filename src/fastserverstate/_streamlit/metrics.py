@@ -10,7 +10,7 @@ from fastserverstate.metrics import Figure
 
 
 class Metric:
-    """A figure as a `streamlit.runtime.stats.Stat`."""
+    """Adapts a figure to `streamlit.runtime.stats.Stat`."""
 
     def __init__(self, figure: Figure) -> None:
         self._figure = figure
@@ -30,7 +30,7 @@ class Metric:
 
     def marshall_metric_proto(self, metric: Any) -> None:
         if not HAS_METRIC_FAMILIES:
-            return  # it would be added to the sizes of caches
+            return  # Streamlit would add it to the sizes of caches
         for name, value in self._figure.labels.items():
             metric.labels.add(name=name, value=value)
         point = metric.metric_points.add()
@@ -38,7 +38,7 @@ class Metric:
 
 
 class Metrics:
-    """Figures among those of Streamlit's metrics endpoint, as a provider of its `StatsManager`."""
+    """A provider of figures for Streamlit's `StatsManager`."""
 
     def __init__(self, names: Sequence[str], collect: Callable[[], Iterable[Figure]]) -> None:
         self.stats_families = names

@@ -38,24 +38,24 @@ try:
 except (ImportError, AttributeError) as error:
     raise unsupported(f"a name ({error})") from error
 
-ATTRIBUTE = "_fastserverstate"  # where objects of Streamlit keep ours
+ATTRIBUTE = "_fastserverstate"  # the attribute in which objects of Streamlit keep ours
 
-# Streamlit 1.53 gave metrics families of their own. Before, all of them were sizes of caches.
+# Streamlit 1.53 introduced families of metrics. Before that, all metrics were sizes of caches.
 HAS_METRIC_FAMILIES = not hasattr(stats, "CacheStatsProvider")
 
-# Up to Streamlit 1.43, browsers buffer what a run sends, and may lose widgets if the next run comes at once.
+# Up to Streamlit 1.43, browsers buffer the messages of a run, and may lose widgets if the next run follows immediately.
 BROWSERS_FORGET = tuple(map(int, streamlit.__version__.split(".")[:2])) < (1, 44)
 
-# Streamlit 1.58 has parallel fragments, which run on threads of a pool.
+# Streamlit 1.58 introduced parallel fragments, which run on pool threads.
 parallel: Any = sys.modules.get("streamlit.runtime.parallel_coordinator")
 
-# Streamlit 1.58 moved the current fragment from the context to a context variable, for parallel fragments.
+# Streamlit 1.58 moved the current fragment from the script context to a context variable, for parallel fragments.
 thread_state = getattr(_context_module, "_thread_state", None)
 _ThreadSafeSet: Any = getattr(
     sys.modules.get("streamlit.runtime.scriptrunner_utils.thread_safe_set"), "ThreadSafeSet", None
 )
 
-# It also moved what a run has made to an object of its own.
+# It also moved the record of a run's widgets to an object of its own.
 _RunRecord: Any = getattr(_context_module, "SharedRunState", ScriptRunContext.reset)
 
 NEEDED: dict[Any, set[str]] = {
@@ -144,7 +144,7 @@ def missing_names() -> list[str]:
     """Return the names that this package uses and the installed Streamlit lacks."""
     missing = []
     for owner, names in NEEDED.items():
-        # Attributes that a function sets or uses are among the names of its code.
+        # The names of a function's code include the attributes that it uses.
         function = vars(owner).get("__init__") if isinstance(owner, type) else owner
         known = {*dir(owner), *getattr(getattr(function, "__code__", None), "co_names", ())}
         known.update(getattr(owner, "__dataclass_fields__", ()))

@@ -1,4 +1,4 @@
-"""What a Streamlit widget offers its user, and so what its browser may send.
+"""Which values a Streamlit widget offers its user, and so which values a browser may send.
 
 Streamlit checks little of what a browser sends, and other things in each release: a value may lie beyond the bounds of
 a slider, or be no option. In plain Streamlit that harms the session that has sent it. A shared value reaches all of
@@ -21,7 +21,7 @@ _COLOR = re.compile("#([0-9a-fA-F]{3}){1,2}")
 
 
 class Offer:
-    """A widget as a run has made it.
+    """A widget as a run has created it.
 
     ``element`` describes it to the browser. Containers that can be opened have none.
     """
@@ -39,7 +39,7 @@ class Offer:
         return self._comes_back(value, lambda back: type(back) is not type(value) or bool(back == value))
 
     def _comes_back(self, value: object, as_expected: Callable[[Any], bool]) -> bool:
-        """Whether a browser could send what stands for the value, and what that would be read as is as expected."""
+        """Whether a browser could send the value, and Streamlit would read it back as expected."""
         widget = self.metadata.id
         states = WStates(widget_metadata={widget: self.metadata})
         states.set_from_value(widget, value)
@@ -49,7 +49,7 @@ class Offer:
                 return False
             states.set_widget_from_proto(sent)
             return as_expected(states[widget]) and self._includes_sent(sent)
-        except Exception:  # in the code of Streamlit or the app, on a value that it does not expect
+        except Exception:  # raised by Streamlit or the app for an unexpected value
             return False
 
     def _includes_sent(self, sent: Any) -> bool:
@@ -66,7 +66,7 @@ class Offer:
 
 
 def element_being_registered(widget: str) -> Any:
-    """The message that describes the widget with this id to its browser; None if there is none.
+    """Return the message that describes the widget with this id to its browser; None if there is none.
 
     Streamlit fills it in before it registers the widget, and passes it on in some releases only. So it is looked up
     among the local variables of Streamlit's functions that are running.
@@ -101,7 +101,7 @@ def _date(box: Any, values: list[Any]) -> bool:
 
 
 def _numbers(text: str) -> list[int]:
-    """Those in a date or a time. They have the same order, whether or not they have leading zeros."""
+    """Return the numbers in a date or a time. They compare correctly with or without leading zeros."""
     return [int(number) for number in re.findall(r"\d+", text)]
 
 
@@ -131,7 +131,7 @@ def _stars(feedback: Any, values: list[Any]) -> bool:
     return value == "" or 0 <= int(value) < (2 if feedback.type == feedback.THUMBS else 5)
 
 
-# By the kind of element. The values are those of a message from the browser.
+# By kind of element. The values come from a message of the browser.
 _CHECKS: dict[str, Callable[[Any, list[Any]], bool]] = {
     "Slider": _slider,
     "NumberInput": _number,

@@ -11,26 +11,26 @@ from streamlit.runtime.scriptrunner import ScriptRunnerEvent, get_script_run_ctx
 from fastserverstate._core import Session, wake_waiters
 from fastserverstate._streamlit.names import ATTRIBUTE, parallel
 
-# What ends the part that a thread has in a run. After a compile error there was none.
+# Events that end a thread's part in a run. After a compile error the thread had none.
 ENDS = (
     ScriptRunnerEvent.FRAGMENT_STOPPED_WITH_SUCCESS,
     ScriptRunnerEvent.SCRIPT_STOPPED_FOR_RERUN,
     ScriptRunnerEvent.SCRIPT_STOPPED_WITH_SUCCESS,
-    ScriptRunnerEvent.SHUTDOWN,  # of a run that KeyboardInterrupt has ended
+    ScriptRunnerEvent.SHUTDOWN,  # after KeyboardInterrupt
 )
 
-# What ends a run before the script has come to its end.
+# Events that end a run before the script has completed.
 BREAKS = (ScriptRunnerEvent.SCRIPT_STOPPED_FOR_RERUN, ScriptRunnerEvent.SCRIPT_STOPPED_WITH_COMPILE_ERROR)
 
 
 def was_stopped(runner: Any) -> bool:
-    """Whether a run ends because it was asked to stop, as by the Stop button or by the end of its connection."""
+    """Whether a run ends because it was told to stop: by the Stop button, or because its connection was closed."""
     request = runner._requests._state
     return request is type(request).STOP
 
 
 def executed() -> tuple[frozenset[str | None], bool]:
-    """What the run in this thread has executed: fragments, and None for the script's body. Whether that was all."""
+    """Return the fragments that this thread's run executed (None for the body), and whether it ran the whole script."""
     context: Any = get_script_run_ctx(suppress_warning=True)
     if context is None:
         return frozenset(), False
@@ -41,7 +41,7 @@ def executed() -> tuple[frozenset[str | None], bool]:
 
 
 def announce_stops(session: Session, runner: Any) -> None:
-    """Have threads of the session that wait look up when the user clicks again or closes the page."""
+    """Wake the session's waiting threads when the user interacts with the page or closes it."""
     session_ref = weakref.ref(session)
 
     def announcing(name: str) -> Callable[..., Any]:
@@ -61,7 +61,7 @@ def announce_stops(session: Session, runner: Any) -> None:
 
 
 def watch_workers(end_part: Callable[[], None]) -> None:
-    """Have threads that run a parallel fragment and wait look up when they are to stop. Once in a process.
+    """Wake waiting threads of parallel fragments when they have to stop. Called once per process.
 
     The script's thread has no part in the run while it waits for them: they may want what it holds.
     """

@@ -15,12 +15,12 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from fastserverstate._core import Session
 from fastserverstate.rerun.session import Readiness
 
-_DIED = "_fastserverstate_died"  # when its thread was first found to have ended, on the monotonic clock
+_DIED = "_fastserverstate_died"  # monotonic time when the runner's thread was first found dead
 DEATH_NOTICE = 0.5  # seconds
 
 
 class AppSessionAdapter:
-    """An AppSession as a `rerun.session.SessionAdapter`. Does not keep it alive."""
+    """Adapts an AppSession to `rerun.session.SessionAdapter`, without keeping it alive."""
 
     def __init__(self, session: AppSession, manager: Any) -> None:
         self._session = weakref.ref(session, lambda _: self.on_gone())
@@ -53,12 +53,12 @@ class AppSessionAdapter:
         session = self._session()
         if session is None:
             return
-        # Without widget states the session keeps those that it has; page and query string come with the copy.
+        # Without widget states, the session keeps its own. The copy has the page and the query string.
         state = type(session._client_state)()
         state.CopyFrom(session._client_state)
         if fragment is not None:
             state.fragment_id = fragment
-        AppSession.request_rerun(session, state)  # which the session's own attribute takes for a user's
+        AppSession.request_rerun(session, state)  # not the session's attribute, which counts requests of users
 
     def raise_if_stopped(self) -> None:
         raise_if_stopped()
@@ -68,24 +68,24 @@ class AppSessionAdapter:
 
 
 def _has_died(runner: Any) -> bool:
-    """Whether SystemExit has ended a runner's thread. Older releases do not tell of that."""
+    """Whether SystemExit has ended the runner's thread, which older releases do not report."""
     if runner._script_thread is None or runner._script_thread.is_alive():
         return False
-    # After any other end, AppSession is about to hear of it, and to note the page and the query string.
+    # After any other end, AppSession is about to be told, and to store the page and the query string.
     now = time.monotonic()
     died: float = runner.__dict__.setdefault(_DIED, now)
     return now - died > DEATH_NOTICE
 
 
 def raise_if_stopped() -> None:
-    """Raise what ends the run that the calling thread is in, if it is to end."""
+    """Raise the exception that ends the calling thread's run, if that run has to end."""
     context: Any = get_script_run_ctx(suppress_warning=True)
     if context is not None:
         context._enqueue.__self__._maybe_handle_execution_control_request()
 
 
 class UnknownSession(Session):
-    """The runs of a runner that no AppSession has, as AppTest's. Nothing reruns them, but their waits can be ended."""
+    """A runner without an AppSession, as in AppTest. It is never rerun, but its waits can be ended."""
 
     def raise_if_stopped(self) -> None:
         raise_if_stopped()
@@ -104,7 +104,7 @@ def find_session(session_id: str) -> AppSession | None:
 
 
 def listen_to_requests(session: AppSession, listen: Callable[[Any], None]) -> None:
-    """Have a function called before every rerun of the session that is not one of ours, with the client's state."""
+    """Call a function with the client's state before every rerun of the session that this package did not request."""
     session_ref = weakref.ref(session)
     request: Callable[[Any], None] | None = session.__dict__.get("request_rerun")
 

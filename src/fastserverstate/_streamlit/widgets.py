@@ -26,50 +26,50 @@ if TYPE_CHECKING:
     from fastserverstate.shared_widgets import Refusals
 
 _NOTHING: Any = object()
-_UNREADABLE = type("unreadable", (), {})()  # in place of what a browser has sent
+_UNREADABLE = type("unreadable", (), {})()  # stands for a value that Streamlit cannot read
 
-# Kinds of values that Streamlit takes back at the end of a run.
+# Kinds of values that Streamlit resets at the end of a run.
 _TRIGGERS = {"trigger_value", "string_trigger_value", "json_trigger_value", "chat_input_value"}
 
 
 class StreamlitWidgets:
-    """The keyed widgets of one session, as a `shared.SessionWidgets`."""
+    """Adapts the keyed widgets of one session to `shared_widgets.SessionWidgets`."""
 
     def __init__(self, state: Any) -> None:
         self._state = state
-        self._refusals: dict[str, Refusals] = {}  # of all shared widgets that there ever were
+        self._refusals: dict[str, Refusals] = {}  # of all shared widgets so far
         self._offers: dict[str, Offer] = {}
         self._unmade: set[str] = set()
         self._in_the_making: set[str] = set()
         self._receive: Callable[[dict[str, Any]], None] = lambda _: None
         self._show: Callable[[str, Any], None] = lambda *_: None
-        self.timed: Any = None  # what the browser has sent last by a timer
-        self._received: Any = None  # what it has sent for this run, or for one before
-        self.shared: Any = None  # what `fastserverstate.shared_widgets` knows of them
+        self.timed: Any = None  # the last message that a timer of the page caused
+        self._received: Any = None  # the last message of the browser
+        self.shared: Any = None  # state of `fastserverstate.shared_widgets`
 
     def __reduce__(self) -> Any:
-        """It is kept in the session state, which may be configured to allow only what can be pickled."""
+        """The session state keeps this object, and may be configured to allow only objects that can be pickled."""
         return object, ()
 
     def report(self, receive: Callable[[dict[str, Any]], None], shows: Callable[[str, Any], None]) -> None:
         self._receive, self._show = receive, shows
 
     def received(self, states: Any) -> None:
-        """Streamlit has taken over the values that the browser has sent for a run."""
+        """Streamlit has stored the values that the browser sent for a run."""
         self._received = states
         sent = {widget.id for widget in states.widgets}
-        if sent:  # a run that no browser has asked for has none
+        if sent:  # a run that no browser has requested has none
             keys = [key for key in self._offers if self._state._get_widget_id(key) in sent]
             values = {key: self._read(key) for key in keys}
             self._receive({key: value for key, value in values.items() if value is not _NOTHING})
 
     def _read(self, key: str) -> Any:
-        """A value that the browser has sent."""
+        """Return a value that the browser has sent."""
         try:
             return self._state[key]
         except KeyError:
             return _NOTHING
-        except Exception:  # in Streamlit's code, which trusts browsers
+        except Exception:  # raised by Streamlit, which trusts browsers
             return _UNREADABLE
 
     def offers(self, key: str, value: Any) -> bool:
@@ -92,8 +92,8 @@ class StreamlitWidgets:
         context: Any = get_script_run_ctx(suppress_warning=True)
         metadata = self._state._new_widget_state.widget_metadata.get(self._state._get_widget_id(key))
         if metadata is None or context is None or find_session(context.session_id) is None:
-            return default  # AppTest has no browser, and always hears
-        # Older releases of Streamlit give the widget's id too.
+            return default  # AppTest has no browser, so no message gets lost
+        # Older releases also pass the widget's id.
         takes_id = len(inspect.signature(metadata.deserializer).parameters) > 1
         return metadata.deserializer(None, metadata.id) if takes_id else metadata.deserializer(None)
 
@@ -132,7 +132,7 @@ class StreamlitWidgets:
         return isinstance(key, str) and key in self._unmade
 
     def made(self, key: str, assignable: bool) -> bool:
-        """A widget with the key is about to be made. Whether it was expected."""
+        """A widget with the key is about to be created. Return whether it was expected."""
         if key in self._refusals and self.is_made(key):
             raise self._refusals[key].second_widget
         if key not in self._unmade:
@@ -143,7 +143,7 @@ class StreamlitWidgets:
         return True
 
     def registered(self, key: str, metadata: WidgetMetadata[Any]) -> None:
-        """Streamlit registers a widget with the key, shared or not."""
+        """Streamlit registers a widget with the key, which may be a shared one."""
         if key not in self._refusals:
             return
         if metadata.value_type in _TRIGGERS:
@@ -153,12 +153,12 @@ class StreamlitWidgets:
         before = state._get_widget_id(key)
         is_new = before != metadata.id and key not in state._new_session_state
         if is_new and key in self._in_the_making:
-            # Other arguments have made another widget of it, which would begin with a value of its own.
+            # Other arguments create another widget, which would start with its own default.
             with contextlib.suppress(KeyError):
                 state._new_session_state[key] = state._getitem(before, key)
 
     def make(self, key: str, widget: Callable[[], Any]) -> Any:
-        """Make a widget that is expected. One that raises an error is given what it had before, or nothing at all."""
+        """Create an expected widget. If it raises an error, try again with its previous value, and then without any."""
         run: Any = get_script_run_ctx(suppress_warning=True)
         run = getattr(run, "shared", run)
         given = self.value(key, _NOTHING)
@@ -170,7 +170,7 @@ class StreamlitWidgets:
                 break
             except FastServerStateError:
                 raise
-            except Exception:  # the widget's own errors are raised again by the last try
+            except Exception:  # the last try raises the widget's own error again
                 if not any(way_out(key) for way_out in ways_out):
                     raise
                 _take_back(run, key)
@@ -196,19 +196,19 @@ class StreamlitWidgets:
 def _has_changed(state: SessionState, widget: str) -> bool:
     try:
         return state._widget_changed(widget)
-    except Exception:  # Streamlit raises it again when it looks for callbacks, and shows it to this one user
+    except Exception:  # Streamlit raises it again when it looks for callbacks, and shows it to this user only
         return True
 
 
 def _take_back(run: Any, key: str) -> None:
-    """A widget with the key that could not be made may be made again in this run. Streamlit has no way to say so."""
+    """Allow this run to create the widget again after an error. Streamlit offers no way to do that."""
     for names in (run.widget_ids_this_run, run.widget_user_keys_this_run):
         with getattr(names, "_lock", contextlib.nullcontext()):
             known = getattr(names, "_data", names)
             known -= {name for name in known if name == key or name.split("-", 2)[2:] == [key]}
 
 
-# Where a session state keeps its `StreamlitWidgets`. Names that begin so are not shown to the app.
+# The key of `StreamlitWidgets` in a session state. The app does not see keys with this prefix.
 _WIDGETS_KEY = f"{STREAMLIT_INTERNAL_KEY_PREFIX}_FASTSERVERSTATE"
 
 
@@ -223,7 +223,7 @@ def _known_widgets_of_run() -> StreamlitWidgets | None:
 
 
 def widgets_of_run() -> StreamlitWidgets | None:
-    """The widgets of the session whose script is running."""
+    """Return the widgets of the session whose script runs on this thread."""
     context: Any = get_script_run_ctx(suppress_warning=True)
     if context is None:
         return None
@@ -237,17 +237,17 @@ def widgets_of_run() -> StreamlitWidgets | None:
 
 
 def _watch_timers(session: AppSession, widgets: StreamlitWidgets) -> None:
-    """Tell what a browser sends by the timer of a fragment from what it sends because of its user."""
+    """Note which messages the timer of a fragment causes, and not the user."""
 
     def listen(client_state: Any) -> None:
-        if getattr(client_state, "is_auto_rerun", False):  # Streamlit 1.37 does not say so
+        if getattr(client_state, "is_auto_rerun", False):  # Streamlit 1.37 does not tell
             widgets.timed = client_state.widget_states
 
     listen_to_requests(session, listen)
 
 
 def watch_widgets() -> None:
-    """Have Streamlit say when it receives values, and when it makes a keyed widget. Once in a process.
+    """Follow the values that Streamlit receives and the keyed widgets that it creates. Called once per process.
 
     On the functions: the objects have no room for it. And before the first call of `shared`, for Python looks up
     ``st.slider`` before it calls `shared` in ``st.slider(**shared("k"))``.
@@ -266,7 +266,7 @@ def watch_widgets() -> None:
     def check_and_report(default_value: Any, key: str | None, writes_allowed: bool = True) -> None:
         widgets = _known_widgets_of_run()
         if widgets is not None and key is not None and widgets.made(key, writes_allowed):
-            default_value = None  # or there would be a warning that the widget has two values to begin with
+            default_value = None  # prevents the warning that the widget has two initial values
         check(default_value, key, writes_allowed)
 
     def register_and_report(self: Any, metadata: Any, user_key: str | None) -> Any:

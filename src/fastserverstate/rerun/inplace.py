@@ -1,4 +1,4 @@
-"""Says when a run has changed a value in place and not assigned it again, which other sessions do not see.
+"""Warns when a run has changed a value in place without assigning it again, so that other sessions do not see it.
 
 The core notes which keys a run reads, its callbacks included, and where. At the end of the run their values are
 compared with what was assigned. By default that is sampled: it may take a small share of the time that runs take, and
@@ -17,24 +17,24 @@ from fastserverstate._core import Store, source_location
 
 logger = logging.getLogger("fastserverstate")
 
-# Of the time that runs take, what looking may take of it.
+# Share of the running time that checks may take.
 SHARE = 0.005
 
-# Seconds: what may be saved up of that, and what one look may take.
+# Seconds of that share that may be saved up, and the limit of one check.
 MOST_SAVED = 0.02
 
-# Seconds that it takes, about, to note a read.
+# Approximate cost in seconds of noting a read.
 NOTE_COST = 1e-6
 
-# With more scopes open, in all sessions, nothing is noted.
+# With more open scopes, in all sessions, reads are not noted.
 MANY_SCOPES = 50
 
-# Keys of which it is known how long a look at them takes in vain.
+# Number of keys whose cost of a check is remembered.
 MOST_KEYS = 1000
 
 
 class InPlaceWatch:
-    """Looks at what a run has read when it ends.
+    """Checks the values that a run has read when the run ends.
 
     Thread-safety
         Safe from any thread. The sums are rough where several runs end at the same time.
@@ -49,7 +49,7 @@ class InPlaceWatch:
         self._wanted: bool | None = None  # None: sampled
         self._saved = MOST_SAVED
         self._costs: dict[str, float] = {}
-        self._random = random.Random()  # the app may have seeded the common one
+        self._random = random.Random()  # the app may have seeded the shared generator
         self.set(None)
 
     def set(self, wanted: bool | None) -> None:
@@ -57,7 +57,7 @@ class InPlaceWatch:
         self._store.note_reads(self._is_due())
 
     def look(self) -> None:
-        """The calling thread's part in a run ends. The values' own code may raise: that is nothing to the run."""
+        """Check at the end of the thread's part in a run. Exceptions of the values' own code do not affect the run."""
         try:
             reads, seconds = self._store.take_reads()
             self._saved = min(MOST_SAVED, self._saved + SHARE * seconds) - NOTE_COST * len(reads)
@@ -75,7 +75,7 @@ class InPlaceWatch:
         return self._saved > 0 and self._store.scopes() <= MANY_SCOPES and not self._is_busy()
 
     def _look_at(self, reads: list[tuple[str, tuple[CodeType | None, int]]]) -> None:
-        self._random.shuffle(reads)  # so that no value keeps the others from being looked at
+        self._random.shuffle(reads)  # so that an expensive value does not prevent checks of the others
         for key, place in reads:
             budget = MOST_SAVED if self._wanted else self._saved
             if budget <= 0:

@@ -54,7 +54,7 @@ class RerunQueue:
 
     @property
     def due(self) -> int:
-        """How many sessions wait for a rerun."""
+        """Number of sessions that wait for a rerun."""
         return len(self._queue)
 
     def is_fanning_out(self) -> bool:
@@ -62,7 +62,7 @@ class RerunQueue:
         return (bool(self._queue) or self._admitted > 0) and not self.loop.is_closed()
 
     def call(self, function: Callable[..., None], *args: object) -> bool:
-        """Have the loop call the function; False when the loop is closed."""
+        """Call the function on the event loop. Return False if the loop is closed."""
         try:
             self.loop.call_soon_threadsafe(function, *args)
         except RuntimeError:
@@ -72,7 +72,7 @@ class RerunQueue:
         return True
 
     def call_within(self, seconds: float, function: Callable[[], None]) -> None:
-        """Call the function after so many seconds, or earlier if it is to be called then."""
+        """Call the function after this many seconds, unless it is scheduled for an earlier time."""
         at = self.loop.time() + seconds
         if self._next is not None and not self._next.cancelled() and self.loop.time() < self._next.when() <= at:
             return
@@ -81,7 +81,7 @@ class RerunQueue:
         self._next = self.loop.call_at(at, function)
 
     def offer(self, live: LiveSession) -> None:
-        """Rerun the session when its turn comes, if it is stale then."""
+        """Add the session to the queue. It reruns when it is first, if it is stale then."""
         if not live.queued:
             live.queued = True
             self._queue.append(live)
@@ -95,7 +95,7 @@ class RerunQueue:
             self.offer(live)
 
     def release(self, live: LiveSession) -> None:
-        """The session's run no longer counts."""
+        """The session's run no longer counts as admitted."""
         if live.admitted is not None:
             live.admitted.cancel()
             live.admitted = None
@@ -110,7 +110,7 @@ class RerunQueue:
             self._busy_check = self.loop.call_later(BUSY_CHECK, self._check_busy)
 
     def _check_busy(self) -> None:
-        """Admit more if those that were admitted leave processors idle."""
+        """Admit more sessions if the admitted ones leave processors idle."""
         self._busy_check = None
         wall, processor = time.monotonic() - self._checked[0], time.process_time() - self._checked[1]
         if wall < BUSY_CHECK + BUSY_LATENESS and processor < BUSY_SHARE * self._settings.max_parallel_reruns * wall:
