@@ -19,10 +19,10 @@ from fastserverstate import cluster
 
 PUBLIC = {
     "State": ["server_state", "peek", "touch"],
-    "Locks": ["server_state_lock"],
+    "Locks": ["server_state_lock", "KeyLock", "KeyLocks"],
     "Changes": ["atomic", "compare_and_set", "transaction"],
-    "Waiting and listening": ["wait_for", "wait_for_async", "on_change"],
-    "Widgets": ["shared"],
+    "Waiting and listening": ["wait_for", "wait_for_async", "on_change", "Subscription"],
+    "Widgets": ["shared", "WidgetArguments"],
     "Reruns": ["no_rerun", "force_rerun_bound_sessions"],
     "Options": ["configure"],
     "Several servers": ["connect"],
