@@ -153,7 +153,7 @@ cdef extern from *:
     #endif
     }
 
-    /* How far down a encoder may go that begins here. What it leaves is for the code of values, which it calls. */
+    /* How far down an encoder that begins here may go. The rest is for the code of values, which it calls. */
     static uintptr_t fss_stack_limit(void)
     {
         uintptr_t here = fss_stack_pointer();

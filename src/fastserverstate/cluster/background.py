@@ -19,7 +19,7 @@ from fastserverstate.cluster.signals import Event
 logger = logging.getLogger("fastserverstate")
 
 
-# In an change: who is writing, as a `replica.Table` names it.
+# While a background change is made: the writer, as a `replica.Table` names it.
 writer_given: contextvars.ContextVar[tuple[object] | None] = contextvars.ContextVar(
     "fastserverstate.cluster.writer", default=None
 )

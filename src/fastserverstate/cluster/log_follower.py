@@ -68,7 +68,7 @@ class LogFollower(threading.Thread):
         self._tells = False  # when the connection is back
         self.connected = False
         self.heard = -float("inf")  # on the monotonic clock
-        self.engine_seq = NEVER  # the engine's last entry, when we last knew
+        self.newest_version = NEVER  # that the log is known to have
         self.resyncs = self.outages = self.errors = 0
         self.last_error: Exception | None = None
 
@@ -158,7 +158,7 @@ class LogFollower(threading.Thread):
 
     def _heard(self) -> None:
         self.heard = time.monotonic()
-        self.engine_seq = max(self.engine_seq, self._replica.cursor)
+        self.newest_version = max(self.newest_version, self._replica.cursor)
 
     def _read(self, block: float) -> list[Entry]:
         options = ("BLOCK", int(block * 1000)) if block else ()

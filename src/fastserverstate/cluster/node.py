@@ -65,7 +65,7 @@ class Status:
         ``connected``: whether the engine answers. ``age``: seconds since this server last knew to be up to date; up to
         2 while all is well and no server writes.
 
-        ``cursor``: version of the last change that was brought in, as ``epoch-seq``. ``lag``: changes that the engine
+        ``cursor``: version of the last change that was applied, as ``epoch-seq``. ``lag``: changes that the engine
         is known to have beyond it. ``held``: keys whose newest change waits until a thread of this server releases a
         lock that it has lost on the engine, or took before ``connect``.
 
@@ -209,7 +209,7 @@ class Node:
             elif change.kind == b"I":
                 self._wait_until_applied(change.key, self._version(after))
         if made:
-            self.follower.engine_seq = max(self.follower.engine_seq, version)
+            self.follower.newest_version = max(self.follower.newest_version, version)
             self.replica.wrote(made, origin)
 
     @staticmethod
@@ -343,7 +343,7 @@ class Node:
         """
         _, epoch, seq = self.engine.call(b"state")
         state = int(epoch), int(seq)
-        self.follower.engine_seq = max(self.follower.engine_seq, state)
+        self.follower.newest_version = max(self.follower.newest_version, state)
         self.replica.wait_for(
             lambda: self.replica.cursor >= state, "the state", self.engine.timeout, self._while_waiting
         )
@@ -351,7 +351,7 @@ class Node:
 
     def status(self) -> Status:
         follower, cursor = self.follower, self.replica.cursor
-        lag = follower.engine_seq[1] - cursor[1] if follower.engine_seq[0] == cursor[0] else 0
+        lag = follower.newest_version[1] - cursor[1] if follower.newest_version[0] == cursor[0] else 0
         return Status(
             address=self.engine.address,
             namespace=self.namespace,

@@ -258,9 +258,9 @@ class Replica:
     # The log follower
 
     def follow(self, entries: Sequence[Entry]) -> bool:
-        """Bring in entries that come right after the cursor; False if a value that they refer to is not here.
+        """Apply entries that follow the cursor; False if a value that they refer to is not here.
 
-        Entries in a row that have the same origin are brought in at once, and tell of each key once.
+        Successive entries of the same origin are applied atomically, and mark each key once.
         """
         groups: list[tuple[object, dict[str, Change]]] = []
         for entry in entries:
@@ -450,7 +450,7 @@ class Replica:
         """Raise if the calling thread would wait for itself, in a finalizer that has interrupted this class."""
         if self._lock._is_owned() or threading.current_thread() is self.follower:  # type: ignore[attr-defined]
             raise NotWrittenError(
-                f"{what} has to be waited for, which a finalizer cannot do while changes are brought in "
+                f"{what} has to be waited for, which a finalizer cannot do while changes are applied "
                 "on its thread. Nothing was written. Leave the work to a thread of your own."
             )
 
