@@ -27,9 +27,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Report how many tests needed their second try, and which."""
     reports = [report for name in ("passed", "failed", "error") for report in terminalreporter.getreports(name)]
     tried_again = sorted({report.nodeid for report in terminalreporter.getreports("rerun")})
-    eligible = {
-        report.nodeid for report in reports if "flaky" in getattr(report, "keywords", ())
-    }  # skipped modules have none
+    # The report of a module that could not be imported has no keywords.
+    eligible = {report.nodeid for report in reports if "flaky" in getattr(report, "keywords", ())}
     if eligible:
         terminalreporter.section("second tries")
         terminalreporter.write_line(f"{len(tried_again)} of {len(eligible)} tests needed a second try.")

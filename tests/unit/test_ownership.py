@@ -783,9 +783,9 @@ assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 def test_loop_that_closes_during_a_fan_out_leaves_nothing_behind(clock):
     """Its timers never fire."""
-    queue = RerunQueue(asyncio.new_event_loop(), Settings(), set())
-    queue._admitted = 1
     interval = SwitchInterval()
+    queue = RerunQueue(asyncio.new_event_loop(), Settings(), set(), interval.rerun_requested)
+    queue._admitted = 1
     with switch_interval(CPYTHON_INTERVAL):
         interval.rerun_requested(queue.is_fanning_out)
         assert sys.getswitchinterval() == pytest.approx(SHORT_INTERVAL)
