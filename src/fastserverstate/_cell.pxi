@@ -57,6 +57,10 @@ cdef inline bint is_unused(const Cell *cell) noexcept:
     )
 
 
+cdef inline bint has_pending_callbacks(const Cell *cell) noexcept:
+    return cell.cold != NULL and cell.cold.pending_callbacks != 0
+
+
 cdef inline bint is_readable(const Cell *cell) noexcept:
     """Whether this thread may read `value` directly."""
     return cell.holder == NULL or (not cell.staged and cell.holder == fss_holder)

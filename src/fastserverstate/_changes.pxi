@@ -98,7 +98,7 @@ cdef bint make_change(Table *table, _Change change, Session writer, PyObject *ho
         keep_fingerprint(&change.comparison, cell)
         change.old = commit(table, shard, cell, new, writer, change.quiet)
     fss_holder = own_holder
-    change.has_callbacks = cell.cold != NULL and cell.cold.pending_callbacks != 0
+    change.has_callbacks = has_pending_callbacks(cell)
     drop_if_unused(shard, cell)
     return True
 

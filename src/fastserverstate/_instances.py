@@ -95,7 +95,6 @@ skip_frames_of(Atomic.__call__, ServerState.items, MutableMapping.update, Shared
 for _singleton in (store, server_state, server_state_lock, atomic, no_rerun, transaction):
     make_immortal(_singleton)
 
-
 for _method in (
     Configuration.configure,
     KeyOperations.compare_and_set,
@@ -113,16 +112,16 @@ name_publicly(__package__, Atomic.append, "atomic.append")
 name_publicly(__package__, BeginTransaction.__call__, "transaction")
 
 
-def _call_elsewhere() -> None:
+def _offload_callbacks() -> None:
     store.offload_callbacks(Callers(lambda key: store.flush([key])).add)
 
 
-_call_elsewhere()
+_offload_callbacks()
 
 
 def _start_afresh() -> None:
     store.reset_after_fork()
-    _call_elsewhere()
+    _offload_callbacks()
     scheduler.reset_after_fork()
     key_options.reset_after_fork()
 

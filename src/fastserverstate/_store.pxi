@@ -608,7 +608,7 @@ cdef inline object assign_here(Store store, str key, object value, bint if_absen
         else:
             keep_fingerprint(&comparison, cell)
             old = commit(table, shard, cell, <PyObject *>value, writer, FROM_CONTEXT)
-        has_callbacks = cell.cold != NULL and cell.cold.pending_callbacks != 0
+        has_callbacks = has_pending_callbacks(cell)
         unlock_session_and_shard(writer, shard)
         previous = ABSENT if old == NULL else owned(old)
         if waited:
@@ -703,7 +703,7 @@ cdef object change_presence_here(Store store, str key, bint remove):
             old = commit(table, shard, cell, NULL if remove else cell.value, writer, FROM_CONTEXT)
         elif not remove:
             touch_absent(table, cell, writer, FROM_CONTEXT)
-        has_callbacks = cell.cold != NULL and cell.cold.pending_callbacks != 0
+        has_callbacks = has_pending_callbacks(cell)
         drop_if_unused(shard, cell)
     unlock_session_and_shard(writer, shard)
     previous = ABSENT if old == NULL else owned(old)
@@ -742,7 +742,7 @@ cdef object add(Store store, str key, object by, object default):
                 and cell.policy != BY_HASH_FUNCS and cell.policy != UNRESOLVED):
             total = PyNumber_Add(<object>cell.value, by)  # ints: not tracked by the garbage collector, no foreign code
             old = commit(table, shard, cell, <PyObject *>total, writer, FROM_CONTEXT)
-            due = cell.cold != NULL and cell.cold.pending_callbacks != 0
+            due = has_pending_callbacks(cell)
         unlock_session_and_shard(writer, shard)
         if old != NULL:
             _decref(old)

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fastserverstate._core import (
     COMPARE_ALWAYS,
@@ -27,7 +27,6 @@ from fastserverstate.change import HashFuncs, named
 from fastserverstate.durations import Duration, seconds_of
 
 _RERUN_WRITER = {"stale": RERUN_WRITER_STALE, "never": RERUN_WRITER_NEVER, "always": RERUN_WRITER_ALWAYS}
-_GC = ("streamlit", "paced")
 _COMPARE = {
     "content": COMPARE_CONTENT,
     "equality": COMPARE_EQUALITY,
@@ -35,7 +34,6 @@ _COMPARE = {
     "always": COMPARE_ALWAYS,
 }
 _WILDCARD = re.compile(r"\*|\?|\[.+?\]")
-
 
 GcPolicy = Literal["streamlit", "paced"]
 Resolved = tuple[int, dict[str, Callable[[Any], object]] | None, float]
@@ -228,8 +226,8 @@ class Configuration:
             raise ValueError("min_rerun_interval is finite: no rerun would ever show the last value.")
         if max_parallel_reruns is not None and max_parallel_reruns < 1:
             raise ValueError(f"max_parallel_reruns is 1 or more, not {max_parallel_reruns!r}.")
-        if gc is not None and gc not in _GC:
-            raise ValueError(f"gc is one of {', '.join(map(repr, _GC))}, not {gc!r}.")
+        if gc is not None and gc not in get_args(GcPolicy):
+            raise ValueError(f"gc is one of {', '.join(map(repr, get_args(GcPolicy)))}, not {gc!r}.")
 
         if key is not None:
             functions = None if hash_funcs is None else named(hash_funcs)

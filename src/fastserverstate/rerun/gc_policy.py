@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from fastserverstate.configuration import has_gil
 from fastserverstate.rerun.observer import RunObserver
@@ -135,7 +134,7 @@ class FreezeSurvivors(RunObserver):
             elif self._runs == 0:
                 self._growth.collected()
             elif self._runs >= RUNS_FROZEN or self._growth.measure() > 1:
-                self.restore()
+                self._unfreeze()
                 self._unfrozen_at = _full_collections()
                 return
             if self._runs % self._step == 0:
@@ -158,9 +157,14 @@ class FreezeSurvivors(RunObserver):
         gc.freeze()
         self._witness = []
 
+    def _unfreeze(self) -> None:
+        gc.unfreeze()
+        self._runs = 0
+        self._witness = None
+
     def on_idle(self) -> None:
         if self._runs >= RUNS_BEFORE_IDLE and not self._is_left_to_app():
-            self.restore()
+            self._unfreeze()
             gc.collect()
             self._freeze()
             self._growth.collected()
@@ -169,19 +173,7 @@ class FreezeSurvivors(RunObserver):
     def restore(self) -> None:
         with self.lock:
             if self._runs and not self._is_left_to_app():
-                gc.unfreeze()
-                self._runs = 0
-                self._witness = None
-
-
-class PostScriptGC(Protocol):
-    """Streamlit's option to collect garbage after every run."""
-
-    def is_on(self) -> bool: ...
-
-    def switch_off(self) -> None: ...
-
-    def restore(self) -> None: ...
+                self._unfreeze()
 
 
 def _is_in_a_generation(wanted: object) -> bool:

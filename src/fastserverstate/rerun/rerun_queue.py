@@ -41,9 +41,10 @@ class RerunQueue:
         loop: asyncio.AbstractEventLoop,
         settings: Settings,
         warned: set[str],
+        on_request: Callable[[Callable[[], bool]], None],
     ) -> None:
         self.loop = loop
-        self.on_request: Callable[[], None] = lambda: None
+        self._on_request = on_request
         self._settings = settings
         self._warned = warned
         self._queue: deque[LiveSession] = deque()
@@ -146,7 +147,7 @@ class RerunQueue:
         stale, fragment = live.stale_fragment_or_body(self._warned)
         if not stale:
             return
-        self.on_request()
+        self._on_request(self.is_fanning_out)
         live.requested_at = self.loop.time()
         live.request_rerun(fragment)
         if live.adapter.readiness() is Readiness.RUNNING:

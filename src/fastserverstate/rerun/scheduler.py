@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import threading
 from collections import deque
 from typing import Protocol, cast
@@ -78,8 +77,8 @@ class Scheduler:
             self._queues = {known: queue for known, queue in self._queues.items() if not known.is_closed()}
             queue = self._queues.get(loop)
             if queue is None:
-                queue = self._queues[loop] = RerunQueue(loop, self._settings, self._warned)
-                queue.on_request = functools.partial(self._switch_interval.rerun_requested, queue.is_fanning_out)
+                on_request = self._switch_interval.rerun_requested
+                queue = self._queues[loop] = RerunQueue(loop, self._settings, self._warned, on_request)
                 # An earlier loop may have been closed before it ran a wake-up.
                 queue.call(self._collect)
         self.gc_policy.session_began(queue.is_fanning_out)

@@ -68,13 +68,11 @@ class LiveSession(Session):
         self.admitted: asyncio.TimerHandle | None = None  # while the queue counts its run as admitted
         self.requested_at = -math.inf  # on the loop's clock
         self._asked = True  # by a user, for a run that has not begun yet
-        self._requested = False  # by `request_rerun`, the same
         self._next_cause: int | None = None  # of the run that was requested, or goes on; None: a user's
         self._recurs = False  # that run
         self._users_cause = 0  # of the last run that a user has asked for
-        self._turns: dict[
-            str | None, tuple[int, int]
-        ] = {}  # by fragment: its deepest cause, and how often it got deeper
+        # By fragment: its deepest cause, and how often it got deeper.
+        self._turns: dict[str | None, tuple[int, int]] = {}
         self._has_warned = False
         self._attempts: dict[str | None, int] = {}  # by fragment: reruns since it last ran to its end
 
@@ -100,7 +98,7 @@ class LiveSession(Session):
         self.start_run(self._next_cause, self._recurs)
         if self._next_cause is None:
             self._users_cause = self.cause
-        self._asked = self._requested = False
+        self._asked = False
         self._runner = weakref.ref(runner)
         self.runner_ended = False
 
@@ -171,7 +169,6 @@ class LiveSession(Session):
         return (cause, turns + 1) if cause < deepest else (deepest, turns)
 
     def request_rerun(self, fragment: str | None) -> None:
-        self._requested = True
         self._next_cause = self.cause_of(fragment) - 1
         self._turns[fragment] = _, turns = self._next_turn(fragment, self._next_cause)
         self._recurs = turns > 0
