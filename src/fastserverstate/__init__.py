@@ -26,8 +26,10 @@ from fastserverstate._core import KeyLock, KeyLocks
 from fastserverstate._instances import (
     atomic,
     compare_and_set,
+    computed,
     configure,
     force_rerun_bound_sessions,
+    live,
     no_rerun,
     on_change,
     peek,
@@ -39,8 +41,10 @@ from fastserverstate._instances import (
     wait_for,
     wait_for_async,
 )
+from fastserverstate.computed_values import Computed
 from fastserverstate.errors import DeadlockError, FastServerStateError, RerunSuppressedError, WouldBlockError
 from fastserverstate.listeners import Subscription
+from fastserverstate.live_regions import Live
 from fastserverstate.shared_widgets import WidgetArguments
 
 if TYPE_CHECKING:
@@ -62,19 +66,23 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Computed",
     "DeadlockError",
     "FastServerStateError",
     "KeyLock",
     "KeyLocks",
+    "Live",
     "RerunSuppressedError",
     "Subscription",
     "WidgetArguments",
     "WouldBlockError",
     "atomic",
     "compare_and_set",
+    "computed",
     "configure",
     "connect",
     "force_rerun_bound_sessions",
+    "live",
     "no_rerun",
     "on_change",
     "peek",

@@ -7,6 +7,7 @@ cdef Cell *cell_new(PyObject *key, Py_hash_t hashed) noexcept:
         _incref(key)
         cell.key = key
         cell.hash = hashed
+        cell.is_result = is_result_key(key)
     return cell
 
 
@@ -55,6 +56,11 @@ cdef inline bint is_unused(const Cell *cell) noexcept:
             and not cell.cold.is_throttled
         )
     )
+
+
+cdef inline PyObject *backend_of(const Table *table, const Cell *cell) noexcept:
+    """The table's backend, NULL for a result: each server computes its own."""
+    return NULL if cell.is_result else load_object(table.backend)
 
 
 cdef inline bint has_pending_callbacks(const Cell *cell) noexcept:

@@ -454,6 +454,12 @@ class Store:
         has nothing locked, and call `flush` then.
         """
 
+    def observers(self, key: str) -> tuple[bool, list[Node]]:
+        """Return whether scopes, listeners or waiting threads depend on a key; if none does, the nodes that do."""
+
+    def in_transaction(self) -> bool:
+        """Return True if the calling thread is in a transaction."""
+
     def flush(self, keys: Iterable[str] = ()) -> None:
         """Call the stale listener if `apply` has marked scopes, and flush the pending callbacks of the keys."""
 
@@ -553,3 +559,68 @@ class Namespace:
     def get(self, key: str, default: Any = None) -> Any: ...
     def setdefault(self, key: str, default: Any = None) -> Any: ...
     def pop(self, key: str, *default: Any) -> Any: ...
+
+class Node(Session):
+    """The scope of a computed value's function, and the `key` of its result. See `fastserverstate.computed_values`."""
+
+    key: Final[str]
+    used: Final[int]
+    """When the result was last used, as a number that grows with the uses of its function."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        """The key must begin with a null character. Apps do not see such keys, and backends do not get them."""
+
+    def execute(self, function: Callable[[], _T]) -> _T:
+        """Call the function. What it reads replaces the subscriptions of the last call. Calls must not overlap."""
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the last `execute` has read values of different moments."""
+
+    def completed(self, sources: list[Node]) -> None:
+        """Note that the result of the last `execute` is stored, and the nodes whose results it has read."""
+
+    @property
+    def sources(self) -> list[Node]: ...
+    def invalidate(self) -> None:
+        """Treat the result as outdated."""
+
+    def is_fresh(self) -> bool:
+        """Return True if nothing has changed that the last `execute` has read."""
+
+    def is_current(self) -> bool:
+        """Return True if the result is fresh, and the sources too as far as is known without looking at them."""
+
+    def marks(self) -> int:
+        """Return the number of changes that had subscribers."""
+
+    def sources_checked(self, marks: int) -> None:
+        """Note that the sources were up to date when ``marks()`` returned this number."""
+
+    def refuse_write(self) -> None:
+        """Overridden by subclasses: raise the error for a change of shared state in `run`."""
+
+@final
+class Failure:
+    """The result of a function that has raised an exception."""
+
+    exception: Final[Exception]
+    traceback: Final[TracebackType | None]
+
+    def __init__(self, exception: Exception) -> None: ...
+
+class Memo:
+    """The nodes of one function, by its arguments. A call returns the result if there is a current one."""
+
+    store: Final[Store]
+
+    def __init__(self, store: Store) -> None: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Overridden by subclasses: a call that finds no current result, fails, or is part of an evaluation."""
+
+    def note_use(self, node: Node) -> None: ...
+    def remember(self, args: tuple[Any, ...], node: Node) -> None:
+        """Have calls with these arguments find the node, if they are of types ``str`` and ``int``."""
+
+    def forget(self, node: Node) -> None: ...

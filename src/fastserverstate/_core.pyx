@@ -137,6 +137,7 @@ from fastserverstate._platform cimport (
     fss_transaction,
     is_dunder,
     is_finalizing,
+    is_result_key,
     key_hash,
     keys_equal,
     line_of,
@@ -179,6 +180,7 @@ from fastserverstate._subscribers cimport (
     subscribers_move,
     subscribers_purge,
     subscribers_take,
+    subscribers_take_some,
 )
 
 import contextvars
@@ -244,6 +246,7 @@ include "_holder.pxi"
 include "_scope.pxi"
 include "_slots.pxi"
 include "_table.pxi"
+include "_computed.pxi"
 include "_locate.pxi"
 include "_wait.pxi"
 include "_lock.pxi"

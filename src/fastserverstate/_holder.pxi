@@ -188,6 +188,7 @@ cdef int release_held_cells(Holder self, list released, dict remote) except -1:
             return 0
         table = cell.cold.table
         shard = shard_of(table, cell.hash)
+        backend = backend_of(table, cell)
         key = cell.key
         _incref(key)
         lock(&shard.mutex)
@@ -197,7 +198,6 @@ cdef int release_held_cells(Holder self, list released, dict remote) except -1:
         name = owned(key)
         if released is not None:
             released.append(name)
-            backend = load_object(table.backend)
             if backend != NULL:
                 remote.setdefault(<object>backend, []).append(name)
 

@@ -7,11 +7,13 @@ from collections.abc import MutableMapping
 
 from fastserverstate import _ends
 from fastserverstate._core import Store, make_immortal, skip_frames_of
-from fastserverstate._streamlit import Bridge, PostScriptGC, widgets_of_run
+from fastserverstate._streamlit import Bridge, PostScriptGC, StreamlitPages, widgets_of_run
 from fastserverstate.callers import Callers
+from fastserverstate.computed_values import Computing, Evaluator
 from fastserverstate.configuration import Configuration, KeyOptions, Settings
 from fastserverstate.functions import name_publicly
 from fastserverstate.listeners import Listeners
+from fastserverstate.live_regions import LiveRegions
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.shared_widgets import SharedWidgets
@@ -19,13 +21,15 @@ from fastserverstate.state import ServerState
 from fastserverstate.suppression import NoRerun
 from fastserverstate.updates import Atomic, BeginTransaction, KeyOperations
 from fastserverstate.waiting import Waiting
+from fastserverstate.workers import Workers
 
 _ends.watch()
 
 store = Store(reserved=dir(ServerState))
 settings = Settings()
 key_options = KeyOptions(store)
-scheduler = Scheduler(store, settings, PostScriptGC())
+evaluator = Evaluator(store, Workers(), Callers(lambda key: store.flush([key])).add)
+scheduler = Scheduler(store, settings, PostScriptGC(), evaluator.collected)
 bridge = Bridge(store, scheduler)
 
 server_state = ServerState(store)
@@ -83,6 +87,12 @@ wait_for_async = _waiting.wait_for_async
 
 shared = SharedWidgets(server_state, widgets_of_run).shared
 
+_pages = StreamlitPages(bridge)
+_computing = Computing(store, evaluator, _pages.without_elements)
+computed = _computing.computed
+_live_regions = LiveRegions(store, evaluator, _pages, scheduler.push)
+live = _live_regions.live
+
 configure = Configuration(
     store,
     settings,
@@ -96,12 +106,14 @@ for _singleton in (store, server_state, server_state_lock, atomic, no_rerun, tra
     make_immortal(_singleton)
 
 for _method in (
+    Computing.computed,
     Configuration.configure,
     KeyOperations.compare_and_set,
     KeyOperations.force_rerun_bound_sessions,
     KeyOperations.peek,
     KeyOperations.touch,
     Listeners.on_change,
+    LiveRegions.live,
     SharedWidgets.shared,
     Waiting.wait_for,
     Waiting.wait_for_async,

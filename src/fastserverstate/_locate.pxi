@@ -46,6 +46,7 @@ cdef class _ThreadCache:
     cdef Session writer        # the session that makes the thread's writes, or None
     cdef Table *table          # the table of the session
     cdef bint untracked        # reads subscribe no scope
+    cdef Node node             # the computed value that the thread is evaluating, or None
     cdef Holder holder
 
     def __del__(self):
@@ -130,6 +131,8 @@ cdef inline Session current_writer(const Table *table):
         if cache == NULL:
             return None
     if (<_ThreadCache>cache).table != table:
+        if (<_ThreadCache>cache).node is not None:
+            (<_ThreadCache>cache).node.refuse_write()
         return None
     return (<_ThreadCache>cache).writer
 
@@ -180,7 +183,10 @@ cdef int refresh_cache(_ThreadCache cache, object context) except -1:
     if variable != NULL:
         PyContextVar_Get(variable, <PyObject *>None, &found)
         value = owned(found)
-    if context is None:
+    if cache.node is not None:
+        cache.context = PRIVATE
+        cache_node(cache)
+    elif context is None:
         cache.context = cache.fragment_id = None
         set_cached_run(cache, None)
     else:
@@ -228,6 +234,27 @@ cdef int set_cached_run(_ThreadCache cache, tuple found) except -1:
     if session is not None:
         cache.run = load64(session.run)
     return 0
+
+
+cdef inline void cache_node(_ThreadCache cache) noexcept:
+    """Have reads subscribe the computed value that the thread evaluates, and writes find no session."""
+    cache.session = cache.node
+    cache.writer = None
+    cache.scope = None if cache.untracked else cache.node.execution
+    cache.run_state = CURRENT
+    cache.table = NULL
+    cache.run = load64(cache.node.run)
+
+
+cdef Node set_node(Node node):
+    """Set the computed value that this thread evaluates, or None. Returns the previous one."""
+    cdef _ThreadCache cache = this_thread()
+    cdef Node previous = cache.node
+    cache.node = node
+    cache.tag = NO_TAG
+    cache.context = PRIVATE  # which is no context, so the next access refreshes the cache
+    cache.scope = None
+    return previous
 
 
 cdef bint set_untracked(bint untracked) except -1:

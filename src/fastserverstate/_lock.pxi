@@ -234,7 +234,7 @@ cdef inline long long nanoseconds(double seconds) noexcept:
 
 cdef bint acquire_lock(KeyLock self, long long timeout_ns) except -1:
     """Acquire the lock; False if that was not possible within `timeout_ns` (-1: no timeout)."""
-    cdef PyObject *backend = load_object(self.table.backend)
+    cdef PyObject *backend = backend_of(self.table, self.cell)
     if backend != NULL and not self._is_owned():
         return acquire_through_backend(backend, self, timeout_ns)
     return acquire_here(self, timeout_ns)
@@ -270,7 +270,7 @@ cdef inline bint acquire_here(KeyLock self, long long timeout_ns) except -1:
 
 
 cdef int release_lock(KeyLock self) except -1:
-    cdef PyObject *backend = load_object(self.table.backend)
+    cdef PyObject *backend = backend_of(self.table, self.cell)
     if backend != NULL and self._is_owned():
         (<object>backend).entered(<object>self.cell.key)  # else others could briefly see the older value
     if not release_once(self, fss_holder):
@@ -334,7 +334,7 @@ cdef int release_locks(list locks) except -1:
 
 cdef int release_locks_of(Holder holder, list locks) except -1:
     """Release those of the locks that the holder has, in reverse order. They are of one table."""
-    cdef PyObject *backend = load_object((<KeyLock>locks[0]).table.backend) if locks else NULL
+    cdef PyObject *backend = backend_of((<KeyLock>locks[0]).table, (<KeyLock>locks[0]).cell) if locks else NULL
     for lock in reversed(locks):
         release_once(lock, <PyObject *>holder)
     if backend != NULL:
@@ -531,7 +531,7 @@ cdef int report_wait(Table *table, const Cell *cell, Waiter *waiter) except -1:
 
     Raises DeadlockError if the wait would never end.
     """
-    cdef PyObject *backend = load_object(table.backend)
+    cdef PyObject *backend = backend_of(table, cell)
     if backend == NULL or waiter.blocked_by == NULL or waiter.on_loop:
         return 0
     if waiter.reported_ns == 0 or monotonic_ns() - waiter.reported_ns >= REPORT_INTERVAL_NS:

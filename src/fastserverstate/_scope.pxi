@@ -80,6 +80,7 @@ cdef class Scope:
     cdef bint subscribed       # a set may contain the slot
     cdef UnflushedReads reads
     cdef bint stale            # others changed what it has read; it does not subscribe until it reruns
+    cdef bint mixed            # it has read values of different moments
     cdef bint stale_by_rerun   # reruns did so, its own session's included; it still subscribes
     cdef uint64_t cause        # of the change that made it stale, 0 if that is not known: see _slots.pxi
     cdef uint32_t *earlier     # slots of earlier executions that may still be on the screen
@@ -129,6 +130,7 @@ cdef int begin_execution(Scope scope) except -1:
     scope.cause = 0
     unlock(&slots.mutex)
     scope.overwritten = None
+    scope.mixed = False
     reads_clear(&scope.reads)
     scope.run = scope.session.run
     return 0
@@ -178,6 +180,7 @@ cdef class Session:
     cdef bint closed
     cdef readonly uint64_t cause    # of the run: see _slots.pxi
     cdef bint by_user           # a user caused the run, so its changes are origins of chains
+    cdef bint is_node           # it is the Node of a computed value
     cdef bint recurs            # the run is part of a chain that came back to the session: see rerun/session.py
 
     def __cinit__(self, *args, **kwargs):

@@ -9,6 +9,7 @@ cdef void slots_free(Slots *self) noexcept:
     PyMem_RawFree(self.scopes)
     PyMem_RawFree(self.alive)
     PyMem_RawFree(self.retired)
+    PyMem_RawFree(self.nodes)
     PyMem_RawFree(self.pending)
     PyMem_RawFree(self.pending_by_rerun)
     PyMem_RawFree(self.spare)
@@ -32,6 +33,7 @@ cdef bint slots_grow(Slots *self) noexcept:
         and _grow_array(<void **>&self.spare, old * sizeof(uint32_t), new * sizeof(uint32_t))
         and _grow_array(<void **>&self.alive, old // 8, new // 8)
         and _grow_array(<void **>&self.retired, old // 8, new // 8)
+        and _grow_array(<void **>&self.nodes, old // 8, new // 8)
         and _grow_array(<void **>&self.pending, old // 8, new // 8)
         and _grow_array(<void **>&self.pending_by_rerun, old // 8, new // 8)
     ):
@@ -67,6 +69,8 @@ cdef int take_slot(Table *table, Scope scope) except -1:
     _incref(<PyObject *>scope)
     slots.scopes[slot] = <PyObject *>scope
     set_bit(slots.alive, slot)
+    if scope.session.is_node:
+        set_bit(slots.nodes, slot)
     store32(slots.live, slots.live + 1)
     store32(scope.slot, slot)
     scope.subscribed = False
@@ -84,6 +88,7 @@ cdef void retire_slot(Table *table, Scope scope, uint32_t slot, bint subscribed)
     slots.scopes[slot] = NULL
     store32(slots.live, slots.live - 1)
     clear_bit(slots.alive, slot)
+    clear_bit(slots.nodes, slot)
     clear_bit(slots.pending, slot)
     clear_bit(slots.pending_by_rerun, slot)
     if subscribed:
@@ -152,12 +157,11 @@ cdef bint subscribe(Slots *slots, Subscribers *subscribers, Scope scope, Holder 
     cdef bint done = True
     cdef uint32_t i
     lock(&slots.mutex)
-    if (
-        scope.slot != NO_SLOT
-        and not scope.stale
-        and not has_bit(slots.pending, scope.slot)
-        and not subscribers_has(subscribers, scope.slot)
-    ):
+    if scope.slot == NO_SLOT:
+        pass
+    elif scope.stale or has_bit(slots.pending, scope.slot):
+        scope.mixed = True
+    elif not subscribers_has(subscribers, scope.slot):
         for i in range(scope.earlier_count):
             subscribers_discard(subscribers, scope.earlier[i])  # the new slot is marked by the same changes
         done = (
@@ -180,7 +184,8 @@ cdef void notify(Slots *slots, Cell *cell, Session writer) noexcept:
     if cell.presence_pending:
         if cell.cold != NULL:
             mark(slots, &cell.cold.watchers, later, writer, cell.key)
-        mark(slots, &slots.members, NULL, writer, <PyObject *>SET_OF_KEYS)
+        if not cell.is_result:
+            mark(slots, &slots.members, NULL, writer, <PyObject *>SET_OF_KEYS)
     unlock(&slots.mutex)
 
 
@@ -258,7 +263,7 @@ cdef bint is_watched(Slots *slots, const Cell *cell) noexcept:
     """Whether any scope depends on the cell's presence."""
     cdef bint watched
     lock(&slots.mutex)
-    watched = subscribers_any(&slots.members, slots.alive) or (
+    watched = (not cell.is_result and subscribers_any(&slots.members, slots.alive)) or (
         cell.cold != NULL and subscribers_any(&cell.cold.watchers, slots.alive)
     )
     unlock(&slots.mutex)
@@ -277,6 +282,7 @@ cdef void mark(
     cdef bint set_aside
     if subscribers.count == 0:
         return
+    store64(slots.marks, slots.marks + 1)
     if writer is None or not writer.running:
         mark_all(slots, subscribers, later, writer, name)
         return
@@ -325,7 +331,9 @@ cdef inline void put_own_back(Slots *slots, Subscribers *subscribers, Session wr
 cdef inline void mark_all(
     Slots *slots, Subscribers *subscribers, Subscribers *later, Session writer, PyObject *name
 ) noexcept:
-    """Mark all subscribers as pending, or move them to `later`."""
+    """Mark all subscribers as pending, or move them to `later`. Computed values are never late."""
+    if later != NULL and subscribers_take_some(subscribers, slots.nodes, slots.pending):
+        store_flag(slots.any_pending, True)
     if later != NULL and subscribers_move(subscribers, later, slots.alive):
         return
     if is_rerun_write(writer):

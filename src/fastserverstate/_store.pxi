@@ -137,6 +137,12 @@ cdef class Store:
         for key in keys:
             after_change(self, shard_of(self.table, key_hash(checked_key(key))), <PyObject *>key, True)
 
+    def observers(self, key):
+        return observers(self.table, checked_key(key))
+
+    def in_transaction(self):
+        return fss_transaction != NULL and transaction_of(self) is not None
+
     def policy(self, key):
         cdef PyObject *options = load_object(self.options)
         return BY_CONTENT if options == NULL else (<object>options)(plain_key(key))[0]
@@ -488,7 +494,7 @@ cdef list sorted_keys(Table *table):
         for at in range(table.shards[i].mask + 1):
             cell = table.shards[i].buckets[at]
             while cell != NULL:
-                if cell.value != NULL:
+                if cell.value != NULL and not cell.is_result:
                     cells[n] = cell
                     n += 1
                 cell = cell.next
@@ -545,7 +551,8 @@ cdef PyObject *commit(
     cell.version = shard.clock
     if (old == NULL) != (value == NULL):
         cell.presence_pending = True
-        add_size(table.present, 1 if old == NULL else -1)
+        if not cell.is_result:
+            add_size(table.present, 1 if old == NULL else -1)
         if old == NULL:
             cell.insertion_sequence = add64(table.insertion_sequence, 1)
     if cell.cold != NULL:

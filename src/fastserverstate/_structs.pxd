@@ -77,6 +77,7 @@ ctypedef struct Cell:
     char staged                 # the holder's transaction has written the key
     char presence_pending       # the key appeared or vanished in a `no_rerun` block, and its watchers are not notified
     char is_method              # the key is also the name of a method, which wins in attribute access; never freed
+    char is_result              # the key stands for the result of a computed value, and apps do not see it
     uint64_t fingerprint[2]           # fingerprint of the value as it was when it was assigned
 
 ctypedef struct ChainWrite:
@@ -92,9 +93,11 @@ ctypedef struct Slots:
     PyObject **scopes           # the Scope in each slot; NULL if the slot is retired or was never used
     uint64_t *alive             # bitset: slots that have a scope
     uint64_t *retired           # bitset: slots that sets of subscribers may still contain
+    uint64_t *nodes             # bitset: slots of computed values
     uint64_t *pending           # bitset: marked stale and not collected yet
     uint64_t *pending_by_rerun  # the same, marked by runs that are reruns themselves
     uint64_t collections        # number of collections so far
+    uint64_t marks              # number of changes that had subscribers
     ChainWrite chain_writes[MAX_CHAIN_WRITES]
     int chain_write_count
     uint32_t *spare             # stack of slots that no set contains

@@ -152,6 +152,20 @@ cdef inline bint subscribers_take(Subscribers *self, uint64_t *target, const uin
     return some != 0
 
 
+cdef inline bint subscribers_take_some(Subscribers *self, const uint64_t *some, uint64_t *target) noexcept nogil:
+    """Move the slots that are also in the bitset `some` into the bitset `target`. Returns whether there were any."""
+    cdef uint32_t i, slot
+    cdef uint32_t slots = 64 * self.words if self.words else self.count
+    cdef bint found = False
+    for i in range(slots):
+        slot = i if self.words else self.body.few[slots - 1 - i]
+        if has_bit(some, slot) and subscribers_has(self, slot):
+            subscribers_discard(self, slot)
+            set_bit(target, slot)
+            found = True
+    return found
+
+
 cdef inline bint subscribers_move(Subscribers *self, Subscribers *target, const uint64_t *alive) noexcept nogil:
     """Move all slots that are alive into another set, and forget the others.
 

@@ -10,9 +10,10 @@ check_streamlit()
 try:
     from fastserverstate._streamlit.bridge import Bridge
     from fastserverstate._streamlit.metrics import Metrics
+    from fastserverstate._streamlit.pages import StreamlitPages
     from fastserverstate._streamlit.post_script_gc import PostScriptGC
     from fastserverstate._streamlit.widgets import widgets_of_run
 except ImportError as error:
     raise unsupported(f"a name ({error})") from error
 
-__all__ = ["Bridge", "Metrics", "PostScriptGC", "widgets_of_run"]
+__all__ = ["Bridge", "Metrics", "PostScriptGC", "StreamlitPages", "widgets_of_run"]

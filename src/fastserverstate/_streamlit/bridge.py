@@ -38,9 +38,15 @@ from fastserverstate._core import (
 )
 from fastserverstate._streamlit.leftovers import warn_elsewhere, warn_of_leftovers
 from fastserverstate._streamlit.metrics import Metrics
-from fastserverstate._streamlit.names import ATTRIBUTE, CONTEXT_ATTRIBUTE, parallel, thread_state
+from fastserverstate._streamlit.names import ATTRIBUTE, CONTEXT_ATTRIBUTE, current_fragment_id, parallel, thread_state
 from fastserverstate._streamlit.runs import BREAKS, ENDS, announce_stops, executed, was_stopped, watch_workers
-from fastserverstate._streamlit.session import AppSessionAdapter, UnknownSession, find_session, listen_to_requests
+from fastserverstate._streamlit.session import (
+    AppSessionAdapter,
+    UnknownSession,
+    find_session,
+    listen_to_requests,
+    watch_flushes,
+)
 from fastserverstate._streamlit.widgets import watch_widgets
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.session import LiveSession
@@ -90,6 +96,14 @@ class Bridge:
         if fragment is None and context.fragment_ids_this_run:
             fragment = context.fragment_ids_this_run[0]  # a thread of the app
         return live, live.scope(fragment), RUN_CURRENT if is_of_run else RUN_APP_THREAD
+
+    def session_of_run(self) -> LiveSession | None:
+        """Return the session whose current run the calling thread takes part in, if a server runs it."""
+        context: Any = get_script_run_ctx(suppress_warning=True)
+        if context is None or not hasattr(context._enqueue, "__self__"):
+            return None
+        session, scope, _ = self.resolve(context, current_fragment_id(context)) or (None, None, None)
+        return session if isinstance(session, LiveSession) and scope is not None else None
 
     def _session_of(self, context: Any) -> Session:
         with self._hooking:  # parallel fragments may get here at the same time
@@ -176,6 +190,7 @@ class Bridge:
         session.__dict__["_on_scriptrunner_event"] = on_scriptrunner_event
         session.__dict__[ATTRIBUTE] = live
         listen_to_requests(session, lambda _: live.user_asked())
+        watch_flushes(session)
         self._watch_connections(manager)
         return live
 

@@ -46,17 +46,31 @@ HAS_METRIC_FAMILIES = not hasattr(stats, "CacheStatsProvider")
 # Up to Streamlit 1.43, browsers buffer the messages of a run, and may lose widgets if the next run follows immediately.
 BROWSERS_FORGET = tuple(map(int, streamlit.__version__.split(".")[:2])) < (1, 44)
 
+# Browsers of these releases draw elements that were not sent by a run.
+CAN_PUSH = not BROWSERS_FORGET
+
 # Streamlit 1.58 introduced parallel fragments, which run on pool threads.
 parallel: Any = sys.modules.get("streamlit.runtime.parallel_coordinator")
 
 # Streamlit 1.58 moved the current fragment from the script context to a context variable, for parallel fragments.
 thread_state = getattr(_context_module, "_thread_state", None)
+FragmentState: Any = getattr(_context_module, "FragmentThreadState", None)
+
+# The containers of the ``with`` blocks that the thread is in.
+dg_stack: Any = getattr(sys.modules.get("streamlit.delta_generator_singletons"), "context_dg_stack", None)
 _ThreadSafeSet: Any = getattr(
     sys.modules.get("streamlit.runtime.scriptrunner_utils.thread_safe_set"), "ThreadSafeSet", None
 )
 
 # It also moved the record of a run's widgets to an object of its own.
 _RunRecord: Any = getattr(_context_module, "SharedRunState", ScriptRunContext.reset)
+
+
+def current_fragment_id(context: Any) -> str | None:
+    """Return the id of the fragment that the calling thread runs, None for the script's body."""
+    found: str | None = context.current_fragment_id if thread_state is None else thread_state.get().fragment_id
+    return found
+
 
 NEEDED: dict[Any, set[str]] = {
     AppSession: {

@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime import Runtime
 from streamlit.runtime.app_session import AppSession, AppSessionState
 from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.runtime.session_manager import SessionClientDisconnectedError
 
 from fastserverstate._core import Session
 from fastserverstate.rerun.session import Readiness
 
 _DIED = "_fastserverstate_died"  # monotonic time when the runner's thread was first found dead
 DEATH_NOTICE = 0.5  # seconds
+
+_FLUSHED = "_fastserverstate_flushed"  # the messages of the session that are being sent
+
+# More messages than this go through the session's own queue, which makes room in the client's queue while it is sent.
+MOST_PAYLOADS = 100
 
 
 class AppSessionAdapter:
@@ -60,11 +67,79 @@ class AppSessionAdapter:
             state.fragment_id = fragment
         AppSession.request_rerun(session, state)  # not the session's attribute, which counts requests of users
 
+    def push(self, payloads: list[bytes]) -> bool:
+        session = self._session()
+        info = None if session is None else self._manager.get_active_session_info(self._id)
+        if session is None or info is None or _is_being_flushed(session) or not _is_receptive(info.client):
+            return False
+        if len(payloads) > MOST_PAYLOADS:
+            for payload in payloads:
+                session._enqueue_forward_msg(ForwardMsg.FromString(payload))
+            return True
+        try:
+            for payload in payloads:
+                info.client.write_forward_msg(_Serialized(payload))
+        except SessionClientDisconnectedError:
+            return True  # the browser comes back with a run, or never
+        return True
+
     def raise_if_stopped(self) -> None:
         raise_if_stopped()
 
     def __str__(self) -> str:
         return self._id
+
+
+class _Serialized:
+    """A message for a client of Streamlit, serialized already."""
+
+    def __init__(self, payload: bytes) -> None:
+        self._payload = payload
+
+    def SerializeToString(self) -> bytes:  # noqa: N802
+        return self._payload
+
+
+def _is_receptive(client: Any) -> bool:
+    """Whether the client has sent all messages that it was given."""
+    queue = getattr(client, "_send_queue", None)
+    if queue is not None:
+        return bool(queue.empty())
+    connection = getattr(client, "ws_connection", None)  # of Tornado, which older releases use
+    stream = getattr(connection, "stream", None)
+    return stream is None or not stream.writing()
+
+
+class _Flushed(list[Any]):
+    """Messages that the runtime sends one by one. The session is being flushed until it has sent the last."""
+
+    def __init__(self, messages: list[Any], session: AppSession) -> None:
+        super().__init__(messages)
+        self._session = session
+
+    def __iter__(self) -> Iterator[Any]:
+        self._session.__dict__[_FLUSHED] = self
+        try:
+            yield from super().__iter__()
+        finally:
+            if self._session.__dict__.get(_FLUSHED) is self:
+                del self._session.__dict__[_FLUSHED]
+
+
+def _is_being_flushed(session: AppSession) -> bool:
+    return _FLUSHED in session.__dict__
+
+
+def watch_flushes(session: AppSession) -> None:
+    """Note while the runtime sends the session's messages, so that pushed ones do not get between them."""
+    session_ref = weakref.ref(session)
+
+    def flush_browser_queue() -> list[Any]:
+        session = session_ref()
+        messages = [] if session is None else AppSession.flush_browser_queue(session)
+        return messages if session is None or not messages else _Flushed(messages, session)
+
+    session.__dict__["flush_browser_queue"] = flush_browser_queue
 
 
 def _has_died(runner: Any) -> bool:

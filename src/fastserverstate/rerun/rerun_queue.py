@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from fastserverstate.configuration import Settings
+from fastserverstate.rerun.push import PushQueue
 from fastserverstate.rerun.session import LiveSession, Readiness
 
 # Seconds until a session is tried again whose last output was not sent yet, or whose runner is about to be done.
@@ -47,6 +48,7 @@ class RerunQueue:
         self._on_request = on_request
         self._settings = settings
         self._warned = warned
+        self.pushes = PushQueue(loop, self.offer)
         self._queue: deque[LiveSession] = deque()
         self._admitted = 0
         self._busy_check: asyncio.TimerHandle | None = None
@@ -92,6 +94,7 @@ class RerunQueue:
         if live.runner_ended:
             live.mark_own_writes()
         self.release(live)
+        self.pushes.add(live)
         if live.stale_fragment_ids():
             self.offer(live)
 

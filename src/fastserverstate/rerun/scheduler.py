@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from typing import Protocol, cast
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from fastserverstate._core import Store
+from fastserverstate._core import Node, Store
 from fastserverstate.configuration import GcPolicy, Settings
 from fastserverstate.rerun.gc_policy import FreezeSurvivors, PacedCollection
 from fastserverstate.rerun.inplace import InPlaceWatch
@@ -15,6 +16,7 @@ from fastserverstate.rerun.observer import RunObserver
 from fastserverstate.rerun.rerun_queue import RerunQueue
 from fastserverstate.rerun.session import LiveSession
 from fastserverstate.rerun.switch_interval import SwitchInterval
+from fastserverstate.rerun.viewers import Region
 
 
 class PostScriptGC(Protocol):
@@ -34,7 +36,14 @@ class Scheduler:
         Safe from any thread.
     """
 
-    def __init__(self, store: Store, settings: Settings, post_script_gc: PostScriptGC) -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        post_script_gc: PostScriptGC,
+        collected: Callable[[Sequence[Node]], None] = lambda _: None,
+    ) -> None:
+        self._collected = collected
         self.gc_policy: RunObserver = FreezeSurvivors(post_script_gc.is_on)
         self._post_script_gc = post_script_gc
         self._switch_interval = SwitchInterval()
@@ -94,7 +103,21 @@ class Scheduler:
         """The session is connected again: show it the changes that it has missed."""
         queue = self._queue_of(live)
         if queue is not None:
+            live.viewers.connection_lost()
             queue.call(queue.offer, live)
+            queue.call(queue.pushes.add, live)
+
+    def push(self, region: Region) -> None:
+        """Push the newest rendering of a live region to all sessions that show it."""
+        sessions: dict[RerunQueue, set[LiveSession]] = {}
+        for viewer in list(region.viewers):
+            queue = self._queue_of(viewer.live)
+            if queue is not None:
+                sessions.setdefault(queue, set()).add(viewer.live)
+        region.is_sent_by(len(sessions))
+        for queue, lives in sessions.items():
+            if not queue.call(queue.pushes.push, region, lives):
+                region.was_sent()
 
     def run_ended(self, live: LiveSession) -> None:
         """The session's runner is done. Called on the runner's thread."""
@@ -122,15 +145,22 @@ class Scheduler:
         with self._lock:
             queues = list(self._queues.values())
         if not any(queue.call(self._collect) for queue in queues):
-            self._store.collect_stale()  # no loop is left that could rerun a session
+            self._collect_nodes()  # no loop is left that could rerun a session
+
+    def _collect_nodes(self) -> list[LiveSession]:
+        """Pass stale computed values to the evaluator. Return the sessions with stale scopes."""
+        sessions = [scope.session for scope in self._store.collect_stale()]
+        nodes = [session for session in sessions if isinstance(session, Node)]
+        if nodes:
+            self._collected(nodes)
+        return [session for session in sessions if isinstance(session, LiveSession)]
 
     def _collect(self) -> None:
         here = asyncio.get_running_loop()
         left = self._store.release_throttled()
         if left is not None:
             self._queues[here].call_within(left, self._collect)
-        for scope in self._store.collect_stale():
-            live = cast("LiveSession", scope.session)
+        for live in self._collect_nodes():
             queue = self._queue_of(live)
             if queue is None:
                 continue

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from typing import Protocol
 
 from fastserverstate._core import CAUSE_DEPTHS, Session, Store
+from fastserverstate.rerun.viewers import Viewers
 
 logger = logging.getLogger("fastserverstate")
 
@@ -44,6 +45,9 @@ class SessionAdapter(Protocol):
 
     def request_rerun(self, fragment: str | None) -> None: ...
 
+    def push(self, payloads: list[bytes]) -> bool:
+        """Send serialized messages to the browser of a ready session; False if it has not received the last yet."""
+
     def raise_if_stopped(self) -> None:
         """Raise the exception that ends the calling thread's run, if that run has to end. Called on any thread."""
 
@@ -63,6 +67,8 @@ class LiveSession(Session):
         # The runner whose runs count. Weak, because a runner refers to everything that Streamlit has of a session.
         self._runner: Callable[[], object] = lambda: None
         self.runner_ended = False
+        self.viewers = Viewers()
+        self.is_push_due = False
         self.queued = False
         self.watched = False  # the queue tries it again, in case the end of its run is not reported
         self.admitted: asyncio.TimerHandle | None = None  # while the queue counts its run as admitted
@@ -105,8 +111,13 @@ class LiveSession(Session):
     def run_finished(self, complete: Collection[str | None], exists: Callable[[str], bool]) -> None:
         """The run has ended, and these fragments have completed (None is the body)."""
         self.finish_run(complete, exists)
+        self.viewers.run_finished(complete, exists)
         for fragment in complete:
             self._attempts.pop(fragment, None)
+
+    def close(self) -> None:
+        super().close()
+        self.viewers.clear()
 
     def mark_own_writes(self) -> None:
         """After a run, mark the fragments stale that may have shown a value which the run itself has then replaced."""

@@ -1,0 +1,39 @@
+"""The pages of sessions, as live regions need them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import streamlit
+
+from fastserverstate._streamlit.bridge import Bridge
+from fastserverstate._streamlit.names import CAN_PUSH
+from fastserverstate.rerun.session import LiveSession
+
+if CAN_PUSH:
+    from fastserverstate._streamlit import rendering
+
+
+class StreamlitPages:
+    """Adapts the pages of Streamlit to `live.Pages`."""
+
+    can_push = CAN_PUSH
+
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge = bridge
+
+    def session_of_run(self) -> LiveSession | None:
+        return self._bridge.session_of_run()
+
+    def as_fragment(self, function: Callable[..., object]) -> Callable[..., object]:
+        return streamlit.fragment(function)
+
+    def open_place(self) -> Any:
+        return rendering.open_place()
+
+    def capture(self, function: Callable[[], Any], refuse: Callable[[str], NoReturn], previous: Any) -> Any:
+        return rendering.capture(function, refuse, previous)
+
+    def without_elements(self, function: Callable[[], Any], refuse: Callable[[str], NoReturn]) -> Any:
+        return rendering.without_elements(function, refuse) if CAN_PUSH else function()

@@ -1,0 +1,111 @@
+"""Pushes new renderings of live regions to the sessions that show them, without running their scripts.
+
+A session is pushed to while no script of it runs and all messages of its last run were sent. Otherwise it is brought up
+to date when that is so. A session whose connection is slow gets the newest rendering once it has received the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection
+
+from fastserverstate.rerun.session import LiveSession, Readiness
+from fastserverstate.rerun.viewers import Region, Viewer
+
+# Seconds until a session is tried again: whose run is about to end or has not sent everything; whose connection is slow.
+ENDING_RETRY = 0.001
+SENDING_RETRY = 0.005
+SLOW_RETRY = 0.05
+
+# Sessions that are pushed to before the event loop serves others. After BURST seconds in a row, it rests as long as
+# each of the batches took: a click anywhere should not have to wait for thousands of sessions.
+BATCH = 20
+BURST = 0.02
+
+
+class PushQueue:
+    """Sessions of one event loop that are to be pushed to.
+
+    Thread-safety
+        To be used on the loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, offer: Callable[[LiveSession], None]) -> None:
+        self._loop = loop
+        self._offer = offer  # for a rerun
+        self._queue: deque[LiveSession] = deque()
+        self._regions: list[Region] = []
+        self._is_running = False
+        self._rested_at = 0.0
+
+    def push(self, region: Region, sessions: Collection[LiveSession]) -> None:
+        """Push the newest rendering of a region to these sessions."""
+        self._regions.append(region)
+        for live in sessions:
+            self.add(live)
+        if not self._is_running:
+            self._finish()
+
+    def add(self, live: LiveSession) -> None:
+        """Push to the session what it does not show yet, if anything."""
+        if not live.is_push_due:
+            live.is_push_due = True
+            self._queue.append(live)
+            if not self._is_running:
+                self._is_running = True
+                self._rested_at = self._loop.time()
+                self._run()
+
+    def _run(self) -> None:
+        began = self._loop.time()
+        for _ in range(min(BATCH, len(self._queue))):
+            live = self._queue.popleft()
+            live.is_push_due = False
+            self._push_to(live)
+        now = self._loop.time()
+        if not self._queue:
+            self._is_running = False
+            self._finish()
+        elif now - self._rested_at < BURST:
+            self._loop.call_soon(self._run)
+        else:
+            self._loop.call_later(now - began, self._run)
+
+    def _finish(self) -> None:
+        regions, self._regions = self._regions, []
+        for region in regions:
+            region.was_sent()
+
+    def _push_to(self, live: LiveSession) -> None:
+        outdated = live.viewers.outdated()
+        if not outdated:
+            return
+        readiness = live.adapter.readiness()
+        if readiness is Readiness.GONE:
+            live.close()
+        elif readiness is Readiness.SENDING:
+            self._loop.call_later(SENDING_RETRY, self.add, live)
+        elif readiness is Readiness.RUNNING and live.runner_ended:
+            self._loop.call_later(ENDING_RETRY, self.add, live)
+        elif readiness is Readiness.READY:
+            lost = {viewer.fragment_id for viewer in outdated if viewer.is_lost}
+            if lost:
+                for fragment_id in lost:
+                    live.mark_stale(fragment_id)
+                self._offer(live)
+            self._write(live, [viewer for viewer in outdated if not viewer.is_lost])
+
+    def _write(self, live: LiveSession, outdated: list[Viewer]) -> None:
+        newest = [viewer.region.rendering for viewer in outdated]
+        payloads = [
+            payload
+            for viewer, rendering in zip(outdated, newest, strict=True)
+            for payload in rendering.payloads_since(viewer.shown, viewer.place)
+        ]
+        if not live.adapter.push(payloads):
+            self._loop.call_later(SLOW_RETRY, self.add, live)
+            return
+        for viewer, rendering in zip(outdated, newest, strict=True):
+            viewer.shown = rendering
+            viewer.is_pushed = True

@@ -1,0 +1,108 @@
+"""The places on a session's page that show live regions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, Protocol
+
+
+class Rendering(Protocol):
+    """What a region shows."""
+
+    def payloads_since(self, shown: Any, place: Any) -> list[bytes]: ...
+
+
+class Region(Protocol):
+    """A live region, which has one rendering for all sessions."""
+
+    viewers: dict[Viewer, None]
+
+    @property
+    def rendering(self) -> Any: ...
+
+    def is_sent_by(self, loops: int) -> None:
+        """The newest rendering is about to be sent by this many event loops."""
+
+    def was_sent(self) -> None:
+        """The newest rendering was sent to the sessions of an event loop, as far as they can be pushed to now."""
+
+
+class Viewer:
+    """A place on the page of a session that shows a region."""
+
+    def __init__(self, region: Region, live: Any, place: Any, fragment_id: str | None, shown: Any) -> None:
+        self.region = region
+        self.live = live
+        self.place = place
+        self.fragment_id = fragment_id
+        self.shown = shown
+        self.is_pushed = False
+        self.is_lost = False  # what the browser shows is not known
+
+    def is_outdated(self) -> bool:
+        return self.shown is not self.region.rendering
+
+    def lose(self) -> None:
+        self.is_lost = True
+
+    def remove(self) -> None:
+        self.region.viewers.pop(self, None)
+
+
+class Viewers:
+    """The viewers on the page of one session, by the fragment whose run has created them.
+
+    Thread-safety
+        Threads of runs add viewers. The rest is called as runs start and end, and on the event loop.
+    """
+
+    def __init__(self) -> None:
+        self._shown: dict[str | None, list[Viewer]] = {}
+        self._new: dict[str | None, list[Viewer]] = {}
+
+    def add(self, viewer: Viewer) -> None:
+        self._new.setdefault(viewer.fragment_id, []).append(viewer)
+        viewer.region.viewers[viewer] = None
+
+    def run_finished(self, complete: Collection[str | None], exists: Callable[[str], bool]) -> None:
+        """Forget the viewers that the run has replaced, and those of fragments that do not exist any more.
+
+        A run that was interrupted may have overwritten the places of earlier ones, and they may be on the screen all
+        the same. They are lost: a change of their regions reruns their fragment.
+        """
+        new, self._new = self._new, {}
+        before, self._shown = self._shown, {}
+        for fragment_id in {*before, *new}:
+            earlier, now = before.get(fragment_id, []), new.get(fragment_id, [])
+            if fragment_id in complete:
+                gone, kept = earlier, now
+            elif fragment_id is not None and not exists(fragment_id):
+                gone, kept = earlier + now, []
+            elif now:
+                lost = {viewer.region: viewer for viewer in earlier}
+                gone, kept = [viewer for viewer in earlier if lost[viewer.region] is not viewer], [*now, *lost.values()]
+                for viewer in lost.values():
+                    viewer.lose()
+            else:
+                gone, kept = [], earlier
+            for viewer in gone:
+                viewer.remove()
+            if kept:
+                self._shown[fragment_id] = kept
+
+    def outdated(self) -> list[Viewer]:
+        return [viewer for viewer in self._all() if viewer.is_outdated()]
+
+    def connection_lost(self) -> None:
+        """What was pushed last may not have reached the browser."""
+        for viewer in self._all():
+            if viewer.is_pushed:
+                viewer.lose()
+                viewer.shown = None
+
+    def _all(self) -> list[Viewer]:
+        return [viewer for viewers in self._shown.copy().values() for viewer in viewers]
+
+    def clear(self) -> None:
+        self.run_finished((), lambda _: False)
+        self.run_finished((None,), lambda _: False)
