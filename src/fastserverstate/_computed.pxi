@@ -44,9 +44,6 @@ cdef class Node(Session):
         self.checked = load64(self.store.table.slots.marks) if not sources else 0
         self.complete = True
 
-    def invalidate(self):
-        self.complete = False
-
     def is_fresh(self):
         return is_fresh(self)
 

@@ -582,9 +582,6 @@ class Node(Session):
 
     @property
     def sources(self) -> list[Node]: ...
-    def invalidate(self) -> None:
-        """Treat the result as outdated."""
-
     def is_fresh(self) -> bool:
         """Return True if nothing has changed that the last `execute` has read."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
@@ -74,7 +75,7 @@ class Dependent(Node):
         return self.pins > 0
 
     def keep(self, result: Any) -> tuple[bool, list[str]]:
-        """Store the result if its content differs from the last. Return whether it does, and keys with callbacks due."""
+        """Store the result if its content differs. Return whether it does, and the keys with pending callbacks."""
         before, old = self.fingerprint, self._results.peek(self.key, absent)
         self.fingerprint = None if isinstance(result, Failure) else content_fingerprint(result)
         if isinstance(old, Failure) and isinstance(result, Failure):
@@ -132,6 +133,7 @@ class Evaluator:
         self._workers = workers
         self._call_back = call_back
         self._thread = _Thread()
+        self._pinning = threading.RLock()
 
     def is_evaluating(self) -> bool:
         return bool(self._thread.evaluations)
@@ -240,6 +242,11 @@ class Evaluator:
             if self.is_observed(node):
                 self.request(node)
 
+    def pin(self, node: Dependent, count: int) -> None:
+        """Keep a result up to date, or (-1) do so no longer."""
+        with self._pinning:
+            node.pins += count
+
     def request(self, node: Dependent) -> None:
         """Have a worker bring the result up to date."""
         if not node.queued:
@@ -263,6 +270,13 @@ class Evaluator:
             return True
         found, nodes = self._store.observers(node.key)
         return found or any(self.is_observed(other) for other in nodes)
+
+
+def value_of(result: Any) -> Any:
+    """Return the value of a result, or raise the exception of its function."""
+    if isinstance(result, Failure):
+        raise result.exception.with_traceback(result.traceback)
+    return result
 
 
 class Nodes:
@@ -332,9 +346,9 @@ class Computed(Memo, Generic[P, R]):
         super().__init__(store)
         self._results = Namespace(store)
         self._evaluator = evaluator
-        self._function = function
+        self.function = function
         self._nodes = Nodes(
-            lambda call: Dependent(store, self._function, call, isolate), max_entries, evaluator, self.forget
+            lambda call: Dependent(store, self.function, call, isolate), max_entries, evaluator, self.forget
         )
         functools.update_wrapper(self, function)
 
@@ -343,21 +357,11 @@ class Computed(Memo, Generic[P, R]):
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
 
     def __repr__(self) -> str:
-        return f"<computed value {name_of(self._function)}>"
-
-    def redefine(self, function: Callable[P, R]) -> None:
-        """The script has defined the function again. If its code has changed, all results are outdated."""
-        is_edited = function.__code__ != self._function.__code__
-        self._function = function
-        for node in self._nodes:
-            node.function = function
-            if is_edited:
-                node.invalidate()
-                self._evaluator.collected([node])
+        return f"<computed value {name_of(self.function)}>"
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
         if self.store.in_transaction():  # the result would depend on writes that others do not see
-            return self._function(*args, **kwargs)
+            return self.function(*args, **kwargs)
         result = MISSING
         while result is MISSING:  # the node is discarded meanwhile
             node = self.node(args, kwargs)
@@ -366,27 +370,39 @@ class Computed(Memo, Generic[P, R]):
         self._evaluator.note_source(node)
         if self._evaluator.is_outdated(node):
             self._evaluator.collected([node])  # nothing has depended on it when it was
-        return self._value_of(result)
+        value: R = value_of(result)
+        return value
 
     def peek(self, node: Dependent) -> R:
         """Return the value, without subscribing to it."""
-        self._evaluator.refresh(node)
-        return self._value_of(self.store.peek(node.key))
-
-    @staticmethod
-    def _value_of(result: Any) -> R:
-        if isinstance(result, Failure):
-            raise result.exception.with_traceback(result.traceback)
-        value: R = result
+        self.refresh(node)
+        value: R = value_of(self.store.peek(node.key))
         return value
+
+    def refresh(self, node: Dependent) -> None:
+        """Bring the result up to date."""
+        self._evaluator.refresh(node)
+
+    @contextlib.contextmanager
+    def pinned(self, node: Dependent) -> Iterator[None]:
+        """Keep the result up to date until the end of the block."""
+        self._evaluator.pin(node, 1)
+        try:
+            yield
+        finally:
+            self._evaluator.pin(node, -1)
 
     def node(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dependent:
         """Return the node of these arguments."""
-        node = self._nodes.find_or_make(Call(self._function, args, kwargs))
+        node = self._nodes.find_or_make(Call(self.function, args, kwargs))
         if not kwargs:
             self.remember(args, node)
         self.note_use(node)
         return node
+
+    def is_observed(self) -> bool:
+        """Return whether a session, a callback or a waiting thread depends on any of its values."""
+        return any(map(self._evaluator.is_observed, self._nodes))
 
     def clear(self) -> None:
         """Forget all results."""
@@ -400,7 +416,7 @@ class Computing:
         self._store = store
         self._evaluator = evaluator
         self._isolate = isolate
-        self._registry: Registry[Computed[..., Any]] = Registry(lambda definition: definition.clear())
+        self._registry: Registry[Any] = Registry()
 
     @overload
     def computed(self, function: Callable[P, R], /) -> Computed[P, R]: ...
@@ -408,7 +424,7 @@ class Computing:
     @overload
     def computed(self, *, max_entries: int | None = 1000) -> Callable[[Callable[P, R]], Computed[P, R]]: ...
 
-    def computed(self, function: Any = MISSING, /, *, max_entries: int | None = 1000) -> Any:
+    def computed(self, function: Any = MISSING, *, max_entries: int | None = 1000) -> Any:
         """Turn a function into a value that is derived from shared state, and evaluated once for all sessions.
 
         Call the decorated function to read the value. A script run, fragment, live region or other computed value that
@@ -451,13 +467,11 @@ class Computing:
         if max_entries is not None and max_entries < 1:
             raise ValueError(f"max_entries is 1 or more, or None for no limit, not {max_entries!r}.")
 
-        def decorate(function: Callable[P, R]) -> Computed[P, R]:
+        def decorate(function: Callable[..., Any]) -> Any:
             check_function(function, "The function that computed decorates")
-            definition = self._registry.find_or_make(
+            return self._registry.find_or_make(
                 function, lambda: Computed(self._store, self._evaluator, function, max_entries, self._isolate)
             )
-            definition.redefine(function)
-            return definition
 
         return decorate if function is MISSING else decorate(function)
 

@@ -1,7 +1,8 @@
 """Functions that a decorator turns into something that all sessions share.
 
-Streamlit executes an app's script in every run, and its decorators with it. A function with the same file, name and
-closure is the same definition, whichever session has defined it.
+Streamlit executes an app's script in every run, and its decorators with it. A function with the same file, name, code
+and closure is the same definition, whichever session has defined it. An edited function is another one: sessions that
+have not run since then depend on the older one.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import itertools
 import logging
 import reprlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from types import CodeType
+from typing import Any, Generic, Protocol, TypeVar
 
 from fastserverstate.change import content_fingerprint
 from fastserverstate.functions import name_of
@@ -27,7 +28,6 @@ MOST_ALIKE = 100
 
 _serials = itertools.count(1)
 _PLAIN = (str, int, float, bool, bytes, type(None))
-_T = TypeVar("_T")
 
 
 class Call:
@@ -61,35 +61,50 @@ class Call:
         return f"\0{next(_serials)}\0{self.label}"
 
 
-class Registry(Generic[_T]):
+class Definition(Protocol):
+    """A decorated function."""
+
+    function: Any
+
+    def is_observed(self) -> bool:
+        """Return whether anything depends on its results."""
+
+    def clear(self) -> None:
+        """Forget its results."""
+
+
+_D = TypeVar("_D", bound=Definition)
+
+
+class Registry(Generic[_D]):
     """The definitions of one decorator.
 
     Thread-safety
         Safe from any thread.
     """
 
-    def __init__(self, discard: Callable[[_T], None]) -> None:
-        self._discard = discard
+    def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._known: dict[tuple[object, ...], OrderedDict[int, tuple[Identity, _T]]] = {}
+        self._known: dict[tuple[object, ...], list[tuple[Identity, _D]]] = {}  # by place, the one used last at the end
         self._warned: set[tuple[object, ...]] = set()
 
-    def find_or_make(self, function: Callable[..., Any], make: Callable[[], _T]) -> _T:
-        """Return the definition of an equal function, or make one."""
+    def find_or_make(self, function: Callable[..., Any], make: Callable[[], _D]) -> _D:
+        """Return the definition of an equal function with equal code, which is replaced, or make one."""
         identity = Identity(function)
         place = tuple(identity.place)
         with self._lock:
-            known = self._known.setdefault(place, OrderedDict())
-            for number, (other, definition) in known.items():
-                if other == identity:
-                    known.move_to_end(number)
-                    return definition
+            known = self._known.setdefault(place, [])
+            for item in known:
+                if item[0] == identity and _code_of(item[1].function) == _code_of(function):
+                    known.remove(item)
+                    known.append(item)
+                    item[1].function = function
+                    return item[1]
             made = make()
-            known[next(_serials)] = identity, made
-            oldest = known.popitem(last=False)[1][1] if len(known) > MOST_ALIKE else None
-            warns = oldest is not None and place not in self._warned
-            if warns:
-                self._warned.add(place)
+            known.append((identity, made))
+            discarded = self._discarded(known)
+            warns = bool(discarded) and place not in self._warned
+            self._warned.update([place] if warns else [])
         if warns:
             logger.warning(
                 "%s was defined more than %d times, each time with other values that it closes over, so the oldest are "
@@ -97,14 +112,24 @@ class Registry(Generic[_T]):
                 name_of(function),
                 MOST_ALIKE,
             )
-        if oldest is not None:
-            self._discard(oldest)
+        for definition in discarded:
+            definition.clear()
         return made
+
+    @staticmethod
+    def _discarded(known: list[tuple[Identity, _D]]) -> list[_D]:
+        """Remove the oldest definitions that nothing depends on, if there are too many."""
+        unused = [item for item in known[:-1] if not item[1].is_observed()] if len(known) > MOST_ALIKE else []
+        discarded = unused[: len(known) - MOST_ALIKE]
+        for item in discarded:
+            known.remove(item)
+        return [definition for _, definition in discarded]
 
     def clear(self) -> None:
         with self._lock:
             self._known.clear()
 
-    def __iter__(self) -> Any:
-        with self._lock:
-            return iter([definition for known in self._known.values() for _, definition in known.values()])
+
+def _code_of(function: Any) -> CodeType | None:
+    code: CodeType | None = getattr(function, "__code__", None)
+    return code

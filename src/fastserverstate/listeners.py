@@ -8,10 +8,12 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, overload
 
-from fastserverstate._core import Store, absent, plain_key
+from fastserverstate._core import Store
+from fastserverstate.computed_values import Computed
 from fastserverstate.functions import accepting, check_function, refuse_coroutine
 from fastserverstate.identity import Identity
 from fastserverstate.updates import MISSING
+from fastserverstate.watched import watch
 
 logger = logging.getLogger("fastserverstate")
 
@@ -102,11 +104,21 @@ class Listeners:
         kwargs: Mapping[str, Any] | None = None,
     ) -> Subscription: ...
 
+    @overload
     def on_change(
         self,
-        key: str,
+        key: Computed[..., Any],
         callback: Any = MISSING,
-        *,
+        *rest: Any,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any: ...
+
+    def on_change(
+        self,
+        key: Any,
+        callback: Any = MISSING,
+        *rest: Any,
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
@@ -115,6 +127,9 @@ class Listeners:
         A callback that requires one more parameter gets the key before `args`; one that requires two more gets the key
         and its newest value, which is None if the key was deleted. Without `callback`, this is a decorator that returns
         the function. Otherwise it returns a `Subscription`, whose ``remove()`` ends the calls.
+
+        ``on_change(value, *arguments, callback)`` is for a value that `computed` has defined: the callback is called
+        when the value changes, and one that requires one more parameter gets the newest value.
 
         A script may register the same callback in every run; it is called once per change. A function with the same
         file and name replaces the earlier one, in all sessions, and so does a lambda with the same code, a method of
@@ -142,23 +157,27 @@ class Listeners:
         >>> subscription.remove()
         >>> del server_state["level"]
         """
-        key = plain_key(key)
         given = tuple(args)
+        rest = () if callback is MISSING else (callback, *rest)
+        watched, callback = watch(self._store, key, rest, "on_change")
         if callback is MISSING:
 
             def register(function: _Callback) -> _Callback:
-                self.on_change(key, function, args=given, kwargs=kwargs)
+                self.on_change(key, *rest, function, args=given, kwargs=kwargs)
                 return function
 
             return register
-        what = f"The callback of on_change({key!r}, ...)"
+        what = f"The callback of {watched.call}"
         check_function(callback, what)
-        function, count = accepting(callback, what, given, kwargs or {}, ("key", "value"))
+        function, count = accepting(callback, what, given, kwargs or {}, watched.offered)
 
         def call(value: Any) -> object:
-            return function(*(key, None if value is absent else value)[:count])
+            return function(*watched.values(value)[:count])
 
-        return self.add(key, call, Identity(callback, given, kwargs))
+        with watched.kept():
+            subscription = self.add(watched.key, call, Identity(callback, given, kwargs))
+            watched.start()
+        return subscription
 
 
 def _call_all(key: str, subscriptions: tuple[Subscription, ...], value: Any) -> None:

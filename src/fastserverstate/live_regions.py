@@ -50,19 +50,9 @@ class Pages(Protocol):
 class Region(Dependent):
     """A live function with its arguments: what it has read, its newest rendering, and the places that show it."""
 
-    def __init__(
-        self,
-        store: Store,
-        function: Callable[..., Any],
-        call: Call,
-        pages: Pages,
-        every: float,
-        push: Callable[[Region], None],
-    ) -> None:
-        super().__init__(store, function, call, lambda function, _: function())
-        self._pages = pages
-        self._every = every
-        self._push = push
+    def __init__(self, store: Store, definition: Live[Any], call: Call) -> None:
+        super().__init__(store, definition.function, call, lambda function, _: function())
+        self._definition = definition
         self._lock = threading.RLock()
         self._sending = 0  # event loops that are sending the newest rendering
         self._waiting: Callable[[], None] | None = None
@@ -81,7 +71,7 @@ class Region(Dependent):
 
     def compute(self) -> Any:
         self._rendered_at = time.monotonic()
-        return self._pages.capture(
+        return self._definition.pages.capture(
             lambda: self.function(*self.call.args, **self.call.kwargs), self._refuse_element, self.rendering
         )
 
@@ -98,21 +88,21 @@ class Region(Dependent):
 
     def is_recent(self) -> bool:
         """Whether it was rendered less than the interval ago."""
-        return self.rendering is not None and time.monotonic() - self._rendered_at < self._every
+        return self.rendering is not None and time.monotonic() - self._rendered_at < self._definition.every
 
     def schedule(self, evaluate: Callable[[], None], workers: Workers) -> None:
         with self._lock:
             if self._sending:
                 self._waiting = functools.partial(self.schedule, evaluate, workers)
                 return
-            rest = self._rendered_at + self._every - time.monotonic()
+            rest = self._rendered_at + self._definition.every - time.monotonic()
         if rest > 0:
             workers.submit_later(rest, evaluate, f"The live region {self!r}")
         else:
             workers.submit(evaluate, f"The live region {self!r}")
 
     def changed(self) -> None:
-        self._push(self)
+        self._definition.push(self)
 
     def is_sent_by(self, loops: int) -> None:
         with self._lock:
@@ -136,38 +126,29 @@ class Live(Generic[P]):
     True
     """
 
-    def __init__(
-        self,
-        store: Store,
-        evaluator: Evaluator,
-        pages: Pages,
-        push: Callable[[Region], None],
-        function: Callable[P, object],
-        every: float,
-    ) -> None:
-        self._evaluator = evaluator
-        self._pages = pages
-        self._function = function
+    def __init__(self, regions: LiveRegions, function: Callable[P, object], every: float) -> None:
+        self.function = function
         self.every = every
-        self._regions = Nodes(
-            lambda call: Region(store, self._function, call, pages, self.every, push), MOST_RENDERINGS, evaluator
-        )
+        self.pages = regions.pages
+        self.push = regions.push
+        self._evaluator = regions.evaluator
+        self._regions = Nodes(lambda call: Region(regions.store, self, call), MOST_RENDERINGS, self._evaluator)
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        live = None if self._evaluator.is_evaluating() else self._pages.session_of_run()
+        live = None if self._evaluator.is_evaluating() else self.pages.session_of_run()
         if live is None:  # inside another live function, or without a server
-            self._function(*args, **kwargs)
-        elif not self._pages.can_push:
-            self._pages.as_fragment(self._function)(*args, **kwargs)
+            self.function(*args, **kwargs)
+        elif not self.pages.can_push:
+            self.pages.as_fragment(self.function)(*args, **kwargs)
         else:
-            self._show(live, Call(self._function, args, kwargs))
+            self._show(live, Call(self.function, args, kwargs))
 
     def __repr__(self) -> str:
-        return f"<live function {name_of(self._function)}>"
+        return f"<live function {name_of(self.function)}>"
 
     def _show(self, live: LiveSession, call: Call) -> None:
-        place = self._pages.open_place()
+        place = self.pages.open_place()
         while True:
             region: Any = self._regions.find_or_make(call)
             if not region.is_recent():
@@ -182,15 +163,9 @@ class Live(Generic[P]):
         if self._evaluator.is_outdated(region):
             self._evaluator.collected([region])  # no session has shown it when it was
 
-    def redefine(self, function: Callable[P, object]) -> None:
-        """The script has defined the function again. If its code has changed, it is rendered again."""
-        is_edited = function.__code__ != self._function.__code__
-        self._function = function
-        for region in self._regions:
-            region.function = function
-            if is_edited:
-                region.invalidate()
-                self._evaluator.collected([region])
+    def is_observed(self) -> bool:
+        """Return whether any page shows it."""
+        return any(map(self._evaluator.is_observed, self._regions))
 
     def clear(self) -> None:
         self._regions.clear()
@@ -200,8 +175,11 @@ class LiveRegions:
     """Makes live functions."""
 
     def __init__(self, store: Store, evaluator: Evaluator, pages: Pages, push: Callable[[Region], None]) -> None:
-        self._make = functools.partial(Live, store, evaluator, pages, push)
-        self._registry: Registry[Live[Any]] = Registry(lambda definition: definition.clear())
+        self.store = store
+        self.evaluator = evaluator
+        self.pages = pages
+        self.push = push
+        self._registry: Registry[Live[Any]] = Registry()
 
     @overload
     def live(self, function: Callable[P, object], /) -> Live[P]: ...
@@ -209,7 +187,7 @@ class LiveRegions:
     @overload
     def live(self, *, every: Duration = 0) -> Callable[[Callable[P, object]], Live[P]]: ...
 
-    def live(self, function: Any = MISSING, /, *, every: Duration = 0) -> Any:
+    def live(self, function: Any = MISSING, *, every: Duration = 0) -> Any:
         """Turn a function into a live region: rendered once for all sessions, and pushed to them when it changes.
 
         Call the decorated function anywhere on a page: in the body of the script, a column, tab, sidebar, dialog or
@@ -244,8 +222,8 @@ class LiveRegions:
 
         def decorate(function: Callable[P, object]) -> Live[P]:
             check_function(function, "The function that live decorates")
-            definition = self._registry.find_or_make(function, lambda: self._make(function, seconds))
-            definition.redefine(function)
+            definition = self._registry.find_or_make(function, lambda: Live(self, function, seconds))
+            definition.every = seconds
             return definition
 
         return decorate if function is MISSING else decorate(function)

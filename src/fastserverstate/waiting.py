@@ -7,14 +7,18 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, overload
 
-from fastserverstate._core import Store, plain_key
+from fastserverstate._core import Store
+from fastserverstate.computed_values import Computed
 from fastserverstate.durations import Duration, seconds_of
 from fastserverstate.functions import Predicate
 from fastserverstate.identity import Identity
 from fastserverstate.listeners import Listeners
 from fastserverstate.updates import MISSING
+from fastserverstate.watched import Watched, watch
+
+R = TypeVar("R")
 
 LOCKED_RETRY = 0.02  # seconds between tries to read a locked key: nothing announces the release of a lock
 
@@ -30,10 +34,21 @@ class Waiting:
         self._store = store
         self._listeners = listeners
 
+    @overload
     def wait_for(
         self, key: str, predicate: Callable[[Any], object] | None = None, *, timeout: Duration | None = None
-    ) -> Any:
+    ) -> Any: ...
+
+    @overload
+    def wait_for(
+        self, key: Computed[..., R], predicate: Any = None, *rest: Any, timeout: Duration | None = None
+    ) -> R: ...
+
+    def wait_for(self, key: Any, predicate: Any = None, *rest: Any, timeout: Duration | None = None) -> Any:
         """Wait until the key is set and ``predicate(value)`` is true. Return the value.
+
+        ``wait_for(key, predicate)`` waits for a key, and ``wait_for(value, *args, predicate)`` for a value that
+        `computed` has defined.
 
         Without `predicate`, any value will do. The thread sleeps until the key changes. In a script run, the wait ends
         with the run: when the user interacts with the page or closes it. On a thread without a run, it ends with the
@@ -57,25 +72,37 @@ class Waiting:
         42
         >>> del server_state["result"]
         """
-        key = plain_key(key)
-        expected = Predicate(predicate, f"The predicate of wait_for({key!r}, ...)")
+        watched, expected = self._watch(key, (predicate, *rest), "wait_for")
         seconds = seconds_of(timeout, "timeout")
         end = None if seconds is None else time.monotonic() + seconds
 
         def left() -> float:
             return -1 if end is None else max(0.0, end - time.monotonic())
 
-        while True:
-            version = self._store.version(key)
-            value = self._store.peek(key, MISSING, left())
-            if value is not MISSING and expected.holds(value):
-                return value
-            if not self._store.wait_for_change(key, version, left()):
-                raise TimeoutError(f"server_state[{key!r}] was not as expected within {seconds:g} seconds.")
+        with watched.kept():
+            while True:
+                version = self._store.version(watched.key)
+                value = watched.read(left())
+                if value is not MISSING and expected.holds(value):
+                    return value
+                if not self._store.wait_for_change(watched.key, version, left()):
+                    raise TimeoutError(f"{watched.label} was not as expected within {seconds:g} seconds.")
 
+    def _watch(self, what: Any, rest: tuple[Any, ...], name: str) -> tuple[Watched, Predicate]:
+        watched, predicate = watch(self._store, what, () if rest == (None,) else rest, name)
+        return watched, Predicate(None if predicate is MISSING else predicate, f"The predicate of {watched.call}")
+
+    @overload
     async def wait_for_async(
         self, key: str, predicate: Callable[[Any], object] | None = None, *, timeout: Duration | None = None
-    ) -> Any:
+    ) -> Any: ...
+
+    @overload
+    async def wait_for_async(
+        self, key: Computed[..., R], predicate: Any = None, *rest: Any, timeout: Duration | None = None
+    ) -> R: ...
+
+    async def wait_for_async(self, key: Any, predicate: Any = None, *rest: Any, timeout: Duration | None = None) -> Any:
         """Wait as `wait_for` does, in a coroutine: ``value = await wait_for_async(key, predicate, timeout=...)``.
 
         It occupies no thread. Cancelling the task ends the wait, so a request whose client has disconnected leaves
@@ -99,19 +126,18 @@ class Waiting:
         42
         >>> del server_state["result"]
         """
-        key = plain_key(key)
-        expected = Predicate(predicate, f"The predicate of wait_for_async({key!r}, ...)")
+        watched, expected = self._watch(key, (predicate, *rest), "wait_for_async")
         seconds = seconds_of(timeout, "timeout")
         changed = asyncio.Event()
         limit = asyncio.timeout(seconds)
         tell = functools.partial(_tell, asyncio.get_running_loop(), changed)
-        subscription = self._listeners.add(key, tell, Identity(changed.set))
+        subscription = self._listeners.add(watched.key, tell, Identity(changed.set))
         try:
             async with limit:
                 while True:
                     changed.clear()
                     try:
-                        value = self._store.peek(key, MISSING, 0)
+                        value = await watched.read_async()
                     except TimeoutError:  # it is locked
                         await asyncio.sleep(LOCKED_RETRY)
                         continue
@@ -121,7 +147,7 @@ class Waiting:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise TimeoutError(f"server_state[{key!r}] was not as expected within {seconds:g} seconds.") from None
+            raise TimeoutError(f"{watched.label} was not as expected within {seconds:g} seconds.") from None
         finally:
             subscription.remove()
 

@@ -68,7 +68,7 @@ class Forbidden:
     def __getitem__(self, key: object) -> Any:
         self._refuse(self._what)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Any:
         return self._refuse(self._what)
 
 
@@ -273,7 +273,7 @@ class _Capture:
 
 
 def capture(function: Callable[[], Any], refuse: Refuse, previous: Rendering | None) -> Rendering:
-    """Render the function. `previous` is what it has rendered before; an exception that it shows is not logged again."""
+    """Render the function. `previous` is its last rendering; an exception that is shown in it is not logged again."""
     release_media()
     session_id = f"{_SESSION}{next(_serials)}"
     captured = _Capture(refuse)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from fastserverstate.rerun.session import LiveSession, Readiness
 from fastserverstate.rerun.viewers import Region, Viewer
 
-# Seconds until a session is tried again: whose run is about to end or has not sent everything; whose connection is slow.
+# Seconds until a session is tried again: its run is about to end, has not sent everything, or its connection is slow.
 ENDING_RETRY = 0.001
 SENDING_RETRY = 0.005
 SLOW_RETRY = 0.05
