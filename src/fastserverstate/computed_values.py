@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, ov
 
 from fastserverstate._core import Failure, Memo, Namespace, Node, Store, absent
 from fastserverstate.change import content_fingerprint
-from fastserverstate.definitions import Call, Registry
+from fastserverstate.definitions import Call, Definition, Registry
 from fastserverstate.errors import DeadlockError, FastServerStateError, WouldBlockError
 from fastserverstate.functions import check_function, name_of, refuse_coroutine
 from fastserverstate.updates import MISSING
@@ -36,11 +36,11 @@ R = TypeVar("R")
 class Dependent(Node):
     """The function of one computed value with its arguments: what it has read, and the key of its result."""
 
-    def __init__(self, store: Store, function: Callable[..., Any], call: Call, isolate: Isolate) -> None:
+    def __init__(self, store: Store, definition: Definition, call: Call, isolate: Isolate) -> None:
         super().__init__(store, call.new_key())
         self._results = store
         self._isolate = isolate
-        self.function = function
+        self.definition = definition
         self.call = call
         self.lock = store.lock(self.key)
         self.pins = 0  # waits and callbacks that need the result
@@ -66,7 +66,9 @@ class Dependent(Node):
 
     def compute(self) -> Any:
         """Return the result."""
-        result = self._isolate(lambda: self.function(*self.call.args, **self.call.kwargs), self._refuse_element)
+        result = self._isolate(
+            lambda: self.definition.function(*self.call.args, **self.call.kwargs), self._refuse_element
+        )
         refuse_coroutine(result, f"The computed value {self!r}")
         return result
 
@@ -347,9 +349,7 @@ class Computed(Memo, Generic[P, R]):
         self._results = Namespace(store)
         self._evaluator = evaluator
         self.function = function
-        self._nodes = Nodes(
-            lambda call: Dependent(store, self.function, call, isolate), max_entries, evaluator, self.forget
-        )
+        self._nodes = Nodes(lambda call: Dependent(store, self, call, isolate), max_entries, evaluator, self.forget)
         functools.update_wrapper(self, function)
 
     if TYPE_CHECKING:

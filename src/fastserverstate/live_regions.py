@@ -51,8 +51,8 @@ class Region(Dependent):
     """A live function with its arguments: what it has read, its newest rendering, and the places that show it."""
 
     def __init__(self, store: Store, definition: Live[Any], call: Call) -> None:
-        super().__init__(store, definition.function, call, lambda function, _: function())
-        self._definition = definition
+        super().__init__(store, definition, call, lambda function, _: function())
+        self._live = definition
         self._lock = threading.RLock()
         self._sending = 0  # event loops that are sending the newest rendering
         self._waiting: Callable[[], None] | None = None
@@ -65,14 +65,14 @@ class Region(Dependent):
 
     def _refuse_element(self, what: str) -> NoReturn:
         raise FastServerStateError(
-            f"The live function {name_of(self.function)} has used {what}. It is rendered once for all sessions, so it "
+            f"The live function {name_of(self.definition.function)} has used {what}. It is rendered once for all sessions, so it "
             "can only show. Move that out of the function, or decorate it with @st.fragment instead of @live."
         )
 
     def compute(self) -> Any:
         self._rendered_at = time.monotonic()
-        return self._definition.pages.capture(
-            lambda: self.function(*self.call.args, **self.call.kwargs), self._refuse_element, self.rendering
+        return self._live.pages.capture(
+            lambda: self.definition.function(*self.call.args, **self.call.kwargs), self._refuse_element, self.rendering
         )
 
     def keep(self, result: Any) -> tuple[bool, list[str]]:
@@ -88,21 +88,21 @@ class Region(Dependent):
 
     def is_recent(self) -> bool:
         """Whether it was rendered less than the interval ago."""
-        return self.rendering is not None and time.monotonic() - self._rendered_at < self._definition.every
+        return self.rendering is not None and time.monotonic() - self._rendered_at < self._live.every
 
     def schedule(self, evaluate: Callable[[], None], workers: Workers) -> None:
         with self._lock:
             if self._sending:
                 self._waiting = functools.partial(self.schedule, evaluate, workers)
                 return
-            rest = self._rendered_at + self._definition.every - time.monotonic()
+            rest = self._rendered_at + self._live.every - time.monotonic()
         if rest > 0:
             workers.submit_later(rest, evaluate, f"The live region {self!r}")
         else:
             workers.submit(evaluate, f"The live region {self!r}")
 
     def changed(self) -> None:
-        self._definition.push(self)
+        self._live.push(self)
 
     def is_sent_by(self, loops: int) -> None:
         with self._lock:

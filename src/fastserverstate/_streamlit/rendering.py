@@ -33,6 +33,7 @@ from streamlit.runtime.scriptrunner import (
 )
 
 from fastserverstate._streamlit.names import (
+    ATTRIBUTE,
     CONTEXT_ATTRIBUTE,
     FragmentState,
     current_fragment_id,
@@ -68,6 +69,18 @@ class Forbidden:
     def __getitem__(self, key: object) -> Any:
         self._refuse(self._what)
 
+    def __setitem__(self, key: object, value: object) -> None:
+        self._refuse(self._what)
+
+    def __delitem__(self, key: object) -> None:
+        self._refuse(self._what)
+
+    def __contains__(self, key: object) -> Any:
+        return self._refuse(self._what)
+
+    def __len__(self) -> Any:
+        return self._refuse(self._what)
+
     def __iter__(self) -> Any:
         return self._refuse(self._what)
 
@@ -77,8 +90,8 @@ _FORBIDDEN = {
     "session_state": "a widget, st.session_state or st.query_params",
     "context_info": "st.context",
     "user_info": "st.user",
-    "script_requests": "st.rerun or st.switch_page",
-    "pages_manager": "the pages of the app",
+    "script_requests": "st.rerun, st.stop or a page of the app",
+    "pages_manager": "st.rerun, st.stop or a page of the app",
     "fragment_storage": "a fragment or dialog",
     "uploaded_file_mgr": "an uploaded file",
 }
@@ -96,9 +109,31 @@ def _new_context(enqueue: Callable[[ForwardMsg], None], refuse: Refuse, session_
             value = field.default_factory()
         context.__dict__[field.name] = value
     context.__dict__.update(
-        session_id=session_id, _enqueue=enqueue, query_string="", main_script_path="", _has_script_started=True
+        session_id=session_id,
+        _enqueue=enqueue,
+        query_string="",
+        main_script_path="",
+        _has_script_started=True,
+        _fastserverstate_refuse=refuse,
     )
     return context
+
+
+def watch_clients() -> None:
+    """Refuse the request headers of a session to functions that run without one."""
+    runtime = Runtime.instance()
+    get_client = runtime.get_client
+    if ATTRIBUTE in get_client.__dict__:
+        return
+
+    def refuse_or_get(session_id: str) -> Any:
+        context: Any = get_script_run_ctx(suppress_warning=True)
+        if context is not None and context.session_id == session_id and session_id.startswith(_SESSION):
+            context._fastserverstate_refuse("st.context")
+        return get_client(session_id)
+
+    refuse_or_get.__dict__[ATTRIBUTE] = True
+    runtime.__dict__["get_client"] = refuse_or_get
 
 
 @contextlib.contextmanager
@@ -136,8 +171,9 @@ def without_elements(function: Callable[[], Any], refuse: Refuse) -> Any:
     def enqueue(_message: ForwardMsg) -> None:
         refuse("an element")
 
-    if get_script_run_ctx(suppress_warning=True) is None and not Runtime.exists():
-        return function()  # plain Python, where elements do nothing
+    if not Runtime.exists():
+        return function()  # in plain Python, elements do nothing
+    watch_clients()
     context = _new_context(enqueue, refuse, _SESSION)
     return _run_in(context, function, RunningCursor(root_container=_ROOT))
 
@@ -249,7 +285,7 @@ class _Capture:
             self._refuse(f"what sends {message.WhichOneof('type')} to the browser")
         root, *path = message.metadata.delta_path
         if root != _ROOT:
-            self._refuse("the sidebar, a toast, or a container that was created outside of the function")
+            self._refuse("the sidebar, a toast, a dialog, or a container from outside of the function")
         kind = message.delta.WhichOneof("type")
         if kind == "new_transient":
             return  # such as a spinner, which is only shown while the function runs
@@ -275,6 +311,7 @@ class _Capture:
 def capture(function: Callable[[], Any], refuse: Refuse, previous: Rendering | None) -> Rendering:
     """Render the function. `previous` is its last rendering; an exception that is shown in it is not logged again."""
     release_media()
+    watch_clients()
     session_id = f"{_SESSION}{next(_serials)}"
     captured = _Capture(refuse)
     context = _new_context(captured.enqueue, refuse, session_id)

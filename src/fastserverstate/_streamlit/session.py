@@ -93,6 +93,8 @@ class AppSessionAdapter:
 class _Serialized:
     """A message for a client of Streamlit, serialized already."""
 
+    hash = "set"  # releases such as 1.44 set it otherwise
+
     def __init__(self, payload: bytes) -> None:
         self._payload = payload
 
