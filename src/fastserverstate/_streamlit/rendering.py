@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import dataclasses
 import itertools
+import pathlib
 import threading
 import weakref
 from collections import deque
@@ -85,13 +86,24 @@ class Forbidden:
         return self._refuse(self._what)
 
 
+class _Pages(Forbidden):
+    """The pages of the app, without what differs between sessions."""
+
+    main_script_hash = current_page_script_hash = ""
+
+    @property
+    def main_script_parent(self) -> pathlib.Path:
+        return pathlib.Path(_main_script).parent
+
+
+_main_script = ""  # path of the app's script, once a run has opened a place
+
 # What stands in an error message for the fields of a script context.
 _FORBIDDEN = {
     "session_state": "a widget, st.session_state or st.query_params",
     "context_info": "st.context",
     "user_info": "st.user",
     "script_requests": "st.rerun, st.stop or a page of the app",
-    "pages_manager": "st.rerun, st.stop or a page of the app",
     "fragment_storage": "a fragment or dialog",
     "uploaded_file_mgr": "an uploaded file",
 }
@@ -112,7 +124,8 @@ def _new_context(enqueue: Callable[[ForwardMsg], None], refuse: Refuse, session_
         session_id=session_id,
         _enqueue=enqueue,
         query_string="",
-        main_script_path="",
+        pages_manager=_Pages(refuse, _FORBIDDEN["script_requests"]),
+        main_script_path=_main_script,
         _has_script_started=True,
         _fastserverstate_refuse=refuse,
     )
@@ -345,7 +358,9 @@ def _run_without_stop(function: Callable[[], Any], refuse: Refuse) -> None:
 def open_place() -> Place:
     """Create a container in the calling thread's run. Return its place."""
     cursor: Any = streamlit.container()._cursor
+    global _main_script  # noqa: PLW0603
     context: Any = get_script_run_ctx()
+    _main_script = context.main_script_path
     state = context if thread_state is None else thread_state.get()
     return Place((cursor.root_container, *cursor.parent_path), state.active_script_hash, current_fragment_id(context))
 
