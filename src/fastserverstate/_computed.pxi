@@ -10,6 +10,7 @@ cdef class Node(Session):
     cdef readonly str key
     cdef Scope execution       # of the function
     cdef bint complete         # the result of that execution is stored
+    cdef list _keys            # that it has read, in order
     cdef list _sources         # nodes whose results it has read, or None
     cdef uint64_t checked      # `marks` of the slots when the sources were last found to be current
     cdef readonly uint64_t used  # number of the last use, among those of its function
@@ -24,12 +25,17 @@ cdef class Node(Session):
         return [] if self._sources is None else list(self._sources)
 
     @property
+    def keys(self):
+        return frozenset(self._keys or ())
+
+    @property
     def mixed(self):
         return self.execution is not None and self.execution.mixed
 
     def execute(self, function):
         cdef Node outer
         self.complete = False
+        self._keys = []
         self.start_run()
         self.execution = self.scope(None)
         outer = set_node(self)
@@ -55,6 +61,10 @@ cdef class Node(Session):
 
     def sources_checked(self, uint64_t marks):
         store64(self.checked, marks)
+
+    def close(self):
+        Session.close(self)
+        self.execution = None  # which refers to this node
 
     def refuse_write(self):
         """Overridden by subclasses."""

@@ -581,6 +581,10 @@ class Node(Session):
         """Note that the result of the last `execute` is stored, and the nodes whose results it has read."""
 
     @property
+    def keys(self) -> frozenset[str]:
+        """The keys that the last `execute` has read."""
+
+    @property
     def sources(self) -> list[Node]: ...
     def is_fresh(self) -> bool:
         """Return True if nothing has changed that the last `execute` has read."""

@@ -446,6 +446,8 @@ cdef PyObject *read_slowly(
         raise MemoryError()
     if noted:
         note_read(reader, key)
+    if session is not None and session.is_node:
+        (<Node>session)._keys.append(<object>key)
     return value
 
 

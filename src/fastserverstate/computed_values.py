@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
-from fastserverstate._core import Failure, Memo, Namespace, Node, Store, absent
+from fastserverstate._core import Failure, KeyLocks, Memo, Namespace, Node, Store, absent
 from fastserverstate.change import content_fingerprint
 from fastserverstate.definitions import Call, Definition, Registry
 from fastserverstate.errors import DeadlockError, FastServerStateError, WouldBlockError
@@ -19,8 +19,9 @@ from fastserverstate.workers import Workers
 
 logger = logging.getLogger("fastserverstate")
 
-# Evaluations in a row that read values of different moments, because a thread keeps changing them.
+# How often an evaluation that has read values of different moments is repeated, and how often without locks.
 MAX_EVALUATIONS = 10
+FREE_EVALUATIONS = 3
 
 # Errors that say nothing about the values. They are raised, and the function is called again the next time.
 _PASSING = (DeadlockError, WouldBlockError)
@@ -201,12 +202,14 @@ class Evaluator:
 
     def _evaluate(self, node: Dependent) -> None:
         """Call the function and store its result. The node is locked."""
-        evaluation = self._run(node)
-        for _ in range(MAX_EVALUATIONS - 1):
+        result, sources = self._run(node)
+        for attempt in range(MAX_EVALUATIONS):
             if not node.mixed:
                 break
-            evaluation = self._run(node)
-        result, sources = evaluation
+            # A thread keeps changing what the function reads. First try again, then have the thread wait.
+            is_free = attempt < FREE_EVALUATIONS
+            with contextlib.nullcontext() if is_free else KeyLocks(self._store, _keys_behind(node, sources)):
+                result, sources = self._run(node)
         is_changed, due = node.keep(result)
         if is_changed:
             self._thread.changed.append(node)
@@ -279,6 +282,11 @@ def value_of(result: Any) -> Any:
     if isinstance(result, Failure):
         raise result.exception.with_traceback(result.traceback)
     return result
+
+
+def _keys_behind(node: Node, sources: Iterable[Node]) -> frozenset[str]:
+    """The keys that a result was made of, and those that its sources were made of."""
+    return node.keys.union(*(_keys_behind(source, source.sources) for source in sources))
 
 
 class Nodes:
