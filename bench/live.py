@@ -15,8 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from harness.client import Client
 from harness.server import QUIET, free_port
-from harness.tab import Tab
 from streamlit import config
 from streamlit.runtime.scriptrunner import add_script_run_ctx
 
@@ -95,10 +95,10 @@ class LiveServer:
         sys.modules[MEETING] = meeting
 
         async def keep_open() -> None:
-            async with Tab(f"ws://127.0.0.1:{self._port}/_stcore/stream"):
+            async with Client(f"ws://127.0.0.1:{self._port}/_stcore/stream"):
                 await asyncio.to_thread(meeting.over.wait)
 
-        tab = asyncio.run_coroutine_threadsafe(keep_open(), self._loop)
+        opened = asyncio.run_coroutine_threadsafe(keep_open(), self._loop)
         try:
             if not meeting.arrived.wait(30):
                 raise TimeoutError("The session's script did not start.")
@@ -106,7 +106,7 @@ class LiveServer:
             yield
         finally:
             meeting.over.set()
-            tab.result(30)
+            opened.result(30)
             vars(thread).pop(_context_name(thread))
 
 

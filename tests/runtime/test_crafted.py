@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import streamlit
-from harness.steps import FENCE, Serve, fence, shown, with_tabs
-from harness.tab import Tab
+from harness.client import Client
+from harness.steps import FENCE, Serve, fence, shown, with_clients
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ButtonGroup_pb2 import ButtonGroup
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
@@ -37,8 +37,8 @@ NAMES_BUTTONS = "raw_values" in ButtonGroup.DESCRIPTOR.fields_by_name
 NAMES_PLACES = "raw_value" in Slider.DESCRIPTOR.fields_by_name
 
 
-class Anyone(Tab):
-    """A tab that sends what it is told to, of any widget, and remembers all errors that it has shown."""
+class Anyone(Client):
+    """A session that sends what it is told to, of any widget, and remembers all errors that it has shown."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -60,7 +60,7 @@ class Anyone(Tab):
         """Send the value of one widget, and wait until the run is over."""
         runs = self.finished
         await self.rerun(state(self.ids[key], **value))
-        await self.until(lambda tab: tab.settled and tab.finished > runs)
+        await self.until(lambda client: client.settled and client.finished > runs)
 
 
 def state(widget: str, **value: Any) -> WidgetState:
@@ -332,17 +332,17 @@ def test_values_that_no_widget_offers(serve: Serve) -> None:
 
     async def attack(name: str) -> None:
         async with AsyncExitStack() as stack:
-            tabs = [Anyone(server.websocket_url, query=f"kind={name}") for _ in range(3)]
-            for tab in tabs:
-                await stack.enter_async_context(tab)
-                await tab.until(lambda tab: tab.settled)
-            attacker, honest, victim = tabs
+            clients = [Anyone(server.websocket_url, query=f"kind={name}") for _ in range(3)]
+            for client in clients:
+                await stack.enter_async_context(client)
+                await client.until(lambda client: client.settled)
+            attacker, honest, victim = clients
             for value in VALUES:
                 await attacker.set(name, **value)
                 assert not victim.errors, (name, value)
             first, second = KINDS[name][3]
-            for tab, (value, text) in ((honest, first), (victim, second)):
-                await tab.set(name, **value)
+            for client, (value, text) in ((honest, first), (victim, second)):
+                await client.set(name, **value)
                 await honest.shows(f"shows {text}")
                 await victim.shows(f"shows {text}")
             assert not honest.errors
@@ -355,7 +355,7 @@ def test_values_that_no_widget_offers(serve: Serve) -> None:
     asyncio.run(attack_all())
 
 
-# What makes a widget in one tab, and in another with fewer options or closer bounds; a value that fits in the first
+# What makes a widget in one session, and in another with fewer options or closer bounds; a value that fits in the first
 # only, and one that fits in both.
 NARROWER = {
     "slider": ("st.slider('label', 0, {}, **arguments)", "100", "10", 50, 7),
@@ -507,40 +507,40 @@ def test_messages_that_no_browser_sends(serve: Serve) -> None:
     async def works(victim: Anyone, honest: Anyone) -> None:
         number, noted = shown(victim, "body"), shown(victim, "noted")
         await honest.click("add")
-        for tab in (victim, honest):
-            await tab.shows(f"part {number + 1}")
-            await tab.shows(f"body {number + 1}")
-            await tab.until(lambda tab: tab.settled)
+        for client in (victim, honest):
+            await client.shows(f"part {number + 1}")
+            await client.shows(f"body {number + 1}")
+            await client.until(lambda client: client.settled)
         await victim.click("note")
-        await honest.until(lambda tab: shown(tab, "noted") > noted)
+        await honest.until(lambda client: shown(client, "noted") > noted)
 
-    async def count(tab: Anyone) -> int:
-        await tab.click("count")
-        await tab.until(lambda tab: shown(tab, "scopes") > 0)
-        return shown(tab, "scopes")
+    async def count(client: Anyone) -> int:
+        await client.click("count")
+        await client.until(lambda client: shown(client, "scopes") > 0)
+        return shown(client, "scopes")
 
     async def steps(honest: Anyone, victim: Anyone) -> None:
         for place in range(len(messages("", "", ""))):
             async with Anyone(server.websocket_url) as attacker:
-                await attacker.until(lambda tab: tab.settled)
+                await attacker.until(lambda client: client.settled)
                 mine, gone = attacker.element("note")[1], attacker.element("go")[1]
                 await attacker.click("go")
-                await attacker.until(lambda tab: "part" in " ".join(tab.texts) and tab.settled)
+                await attacker.until(lambda client: "part" in " ".join(client.texts) and client.settled)
                 message = messages(victim.element("note")[1], mine, gone)[place]
-                for tab in (attacker, victim):
+                for client in (attacker, victim):
                     if isinstance(message, BackMsg) and message.WhichOneof("type") == "rerun_script":
-                        message.rerun_script.widget_states.widgets.append(state(tab.ids["note"], trigger_value=True))
+                        message.rerun_script.widget_states.widgets.append(state(client.ids["note"], trigger_value=True))
                     with suppress(ConnectionClosed):
                         await attacker.send(message)
                 await works(victim, honest)
         scopes = await count(honest)
         async with Anyone(server.websocket_url) as attacker:
-            await attacker.until(lambda tab: tab.settled)
+            await attacker.until(lambda client: client.settled)
             for number in range(1000):
                 message = rerun(fragment_id=f"none {number}")
                 message.rerun_script.widget_states.widgets.append(state(attacker.ids["note"], trigger_value=True))
                 await attacker.send(message)
-            await attacker.until(lambda tab: tab.settled)
+            await attacker.until(lambda client: client.settled)
         async with Anyone(server.websocket_url, resume="unknown") as hasty:  # it asks for no first run
             for message in messages("x", "y", "z")[2:]:
                 await hasty.send(message)
@@ -553,10 +553,10 @@ def test_messages_that_no_browser_sends(serve: Serve) -> None:
         assert not victim.errors
         assert not honest.errors
 
-    with_tabs(server, 2, steps, Anyone)
+    with_clients(server, 2, steps, Anyone)
 
 
-def test_a_tab_whose_user_does_nothing_keeps_no_old_values() -> None:
+def test_a_session_whose_user_does_nothing_keeps_no_old_values() -> None:
     """What others set goes to it all the time."""
     idle = _Widget("key", 0.0)
     for second in range(100):

@@ -30,9 +30,9 @@ import pytest
 import streamlit
 import streamlit.proto
 from google.protobuf.message import Message
+from harness.client import Client
 from harness.server import streamlit_run, uvicorn_run
-from harness.steps import with_tabs
-from harness.tab import Tab
+from harness.steps import with_clients
 from streamlit import config
 from streamlit.testing.v1 import AppTest
 
@@ -111,7 +111,7 @@ def python(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-async def count_in_step(one: Tab, two: Tab) -> None:
+async def count_in_step(one: Client, two: Client) -> None:
     for i in (1, 2):
         await one.click("plus")
         await two.shows(f"n {i}")
@@ -123,7 +123,7 @@ def test_uvicorn(tmp_path: Path) -> None:
     (tmp_path / "counter.py").write_text(COUNTER)
     (tmp_path / "service.py").write_text('import streamlit as st\napp = st.App("counter.py")\n')
     with uvicorn_run(tmp_path) as server:
-        with_tabs(server, 2, count_in_step)
+        with_clients(server, 2, count_in_step)
 
 
 def test_app_test() -> None:
@@ -163,7 +163,7 @@ def test_plain_python_and_threads() -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("4000\n", "", 0)
 
 
-def test_a_long_lived_thread_updates_every_tab(serve) -> None:  # type: ignore[no-untyped-def]
+def test_a_long_lived_thread_updates_every_session(serve) -> None:  # type: ignore[no-untyped-def]
     """The pattern of dashboards: one thread feeds all sessions, started once, with no session of its own."""
     server = serve("""
         @st.cache_resource
@@ -181,13 +181,13 @@ def test_a_long_lived_thread_updates_every_tab(serve) -> None:  # type: ignore[n
         st.text(f"reading {server_state.get('reading', 0)}")
     """)
 
-    async def steps(one: Tab, two: Tab) -> None:
+    async def steps(one: Client, two: Client) -> None:
         for i in range(1, 6):
             await one.click("next")
             await two.shows(f"reading {i}")
             await one.shows(f"reading {i}")
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 def test_a_thread_with_a_script_context(serve) -> None:  # type: ignore[no-untyped-def]
@@ -204,7 +204,7 @@ def test_a_thread_with_a_script_context(serve) -> None:  # type: ignore[no-untyp
         thread.join()
         st.text(f"n {result[0]}")
     """)
-    with_tabs(server, 2, count_in_step)
+    with_clients(server, 2, count_in_step)
 
 
 def test_a_thread_that_writes_after_its_run(serve) -> None:  # type: ignore[no-untyped-def]
@@ -223,14 +223,14 @@ def test_a_thread_that_writes_after_its_run(serve) -> None:  # type: ignore[no-u
         st.text(f"result {server_state.get('result')}")
     """)
 
-    async def steps(tab: Tab, other: Tab) -> None:
-        await tab.click("work")
-        await tab.until(lambda tab: tab.finished == 2)
+    async def steps(client: Client, other: Client) -> None:
+        await client.click("work")
+        await client.until(lambda client: client.finished == 2)
         await other.click("finish")
-        await tab.shows("result done")
+        await client.shows("result done")
         await other.shows("result done")
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["package installed", "package among the app's files"])
@@ -245,7 +245,7 @@ def test_hot_reload(tmp_path: Path, inside: bool) -> None:
         environment["PYTHONPATH"] = str(tmp_path)
     options = {"server.fileWatcherType": "poll", "server.runOnSave": "true"}
 
-    async def steps(one: Tab, two: Tab) -> None:
+    async def steps(one: Client, two: Client) -> None:
         await count_in_step(one, two)
         helper.write_text("TEXT = 'after the reload'\n")
         await one.shows("after the reload")
@@ -257,7 +257,7 @@ def test_hot_reload(tmp_path: Path, inside: bool) -> None:
         assert (one.exceptions, two.exceptions) == ([], [])
 
     with streamlit_run(tmp_path / "main.py", options=options, env=environment) as server:
-        with_tabs(server, 2, steps)
+        with_clients(server, 2, steps)
 
 
 def test_uncompiled_checkout(tmp_path: Path) -> None:

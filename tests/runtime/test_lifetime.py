@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from harness.client import Client
 from harness.server import AppServer
-from harness.steps import Serve, with_tabs
-from harness.tab import Tab
+from harness.steps import Serve, with_clients
 
 # Streamlit keeps this many disconnected sessions, to resume them.
 STORED = 128
@@ -34,8 +34,8 @@ async def visit(server: AppServer, visits: int) -> None:
     places = asyncio.Semaphore(16)
 
     async def one() -> None:
-        async with places, Tab(server.websocket_url) as tab:
-            await tab.until(lambda tab: tab.settled, 60)
+        async with places, Client(server.websocket_url) as client:
+            await client.until(lambda client: client.settled, 60)
 
     await asyncio.gather(*(one() for _ in range(visits)))
 
@@ -43,17 +43,17 @@ async def visit(server: AppServer, visits: int) -> None:
 def test_two_thousand_sessions_leave_nothing(serve: Serve) -> None:
     server = serve(APP, options={"runner.postScriptGC": "false"})
 
-    async def leftovers(judge: Tab) -> tuple[dict[str, int], int]:
+    async def leftovers(judge: Client) -> tuple[dict[str, int], int]:
         """Numbers of the store and the size of the process, when the collector has nothing more to do."""
         for _ in range(3):
             runs = judge.finished
             await judge.click("collect")
-            await judge.until(lambda tab, n=runs: tab.finished > n)
+            await judge.until(lambda client, n=runs: client.finished > n)
         return eval(judge.texts[0].removeprefix("statistics ")), server.resident_bytes()
 
     async def steps() -> None:
-        async with Tab(server.websocket_url, query="role=judge") as judge:
-            await judge.until(lambda tab: tab.settled)
+        async with Client(server.websocket_url, query="role=judge") as judge:
+            await judge.until(lambda client: client.settled)
             await visit(server, 600)
             before, size_before = await leftovers(judge)
             await visit(server, 1400)
@@ -138,11 +138,11 @@ async def visit_and_return(server: AppServer, visits: int) -> None:
     sessions = []
 
     async def one(*, query: str = "", resume: str | None = None) -> None:
-        async with places, Tab(server.websocket_url, query=query, resume=resume) as tab:
+        async with places, Client(server.websocket_url, query=query, resume=resume) as client:
             if resume is not None:
-                await tab.rerun()
-            await tab.until(lambda tab: tab.settled and "visited" in tab.texts, 60)
-            sessions.append(tab.session_id)
+                await client.rerun()
+            await client.until(lambda client: client.settled and "visited" in client.texts, 60)
+            sessions.append(client.session_id)
 
     await asyncio.gather(*(one(query="role=dialog" if number % 3 == 0 else "") for number in range(visits)))
     await asyncio.gather(*(one(resume=session) for session in sessions[visits - STORED // 2 : visits - 16]))
@@ -157,13 +157,13 @@ def test_sessions_that_have_left_are_freed(serve: Serve) -> None:
     limits = {"AppSession": here, "LiveSession": here, "Scope": 3 * here, "ScriptRunner": 3, "ScriptRunContext": 3}
 
     async def steps() -> None:
-        async with Tab(server.websocket_url, query="role=judge") as judge:
-            await judge.until(lambda tab: tab.settled)
+        async with Client(server.websocket_url, query="role=judge") as judge:
+            await judge.until(lambda client: client.settled)
             await visit_and_return(server, 300)
             for _ in range(50):  # Streamlit's own timers go on for a moment
                 runs = judge.finished
                 await judge.click("count")
-                await judge.until(lambda tab, runs=runs: tab.finished > runs, 60)
+                await judge.until(lambda client, runs=runs: client.finished > runs, 60)
                 counts = eval(next(text for text in judge.texts if text.startswith("counts")).removeprefix("counts "))
                 over = {name: count for name, count in counts.items() if count > limits[name]}
                 if not over:
@@ -177,7 +177,7 @@ def test_idle_sessions_cost_no_processor_time(serve: Serve) -> None:
     """Nothing is polled: with 60 open sessions that depend on shared state the server does next to nothing."""
     seconds = 4.0
 
-    async def idle(*_: Tab) -> None:
+    async def idle(*_: Client) -> None:
         nonlocal used
         start = server.cpu_seconds()
         await asyncio.sleep(seconds)  # the length of the measurement
@@ -185,5 +185,5 @@ def test_idle_sessions_cost_no_processor_time(serve: Serve) -> None:
 
     used = 0.0
     server = serve(APP)
-    with_tabs(server, 60, idle)
+    with_clients(server, 60, idle)
     assert used < 0.05 * seconds

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import streamlit
-from harness.steps import HOLD, Serve, with_tabs
-from harness.tab import Tab
+from harness.client import Client
+from harness.steps import HOLD, Serve, with_clients
 from streamlit.testing.v1 import AppTest
 
 from fastserverstate import server_state_lock
@@ -44,15 +44,15 @@ HOLDING = """
 def test_what_a_replaced_run_holds_is_released(serve: Serve, what: str) -> None:
     server = serve(HOLDING)
 
-    async def steps(tab: Tab) -> None:
-        await tab.enter("step", what)
-        await tab.shows(f"holds {what}")
-        await tab.enter("step", "next")
-        await tab.shows("next: k is None")
-        async with Tab(server.websocket_url) as visitor:
+    async def steps(client: Client) -> None:
+        await client.enter("step", what)
+        await client.shows(f"holds {what}")
+        await client.enter("step", "next")
+        await client.shows("next: k is None")
+        async with Client(server.websocket_url) as visitor:
             await visitor.shows("start: k is None")
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
     assert "has ended" in server.output
     assert ("transaction(...)" if what == "transaction" else "server_state_lock['k']") in server.output
 
@@ -88,17 +88,18 @@ LATE = (
 
 @pytest.mark.parametrize("name", ["lock", "read", "write", "transaction", "wait_for"])
 def test_run_that_waits_after_it_was_replaced_ends(serve: Serve, name: str) -> None:
-    async def steps(tab: Tab) -> None:
-        await tab.enter("step", f"late {name}")
-        await tab.shows(f"{name} runs")
+    async def steps(client: Client) -> None:
+        await client.enter("step", f"late {name}")
+        await client.shows(f"{name} runs")
         for number in range(1000):
-            await tab.enter("step", f"look {number}")
-            await tab.until(lambda tab, number=number: any(text.startswith(f"look {number}:") for text in tab.texts))
-            if f"look {number}: 1 runs" in tab.texts:
+            await client.enter("step", f"look {number}")
+            look = f"look {number}:"
+            await client.until(lambda client, look=look: any(text.startswith(look) for text in client.texts))
+            if f"look {number}: 1 runs" in client.texts:
                 return
-        raise AssertionError(tab.texts)
+        raise AssertionError(client.texts)
 
-    with_tabs(serve(LATE), 1, steps)
+    with_clients(serve(LATE), 1, steps)
 
 
 PARALLEL = """
@@ -123,14 +124,14 @@ PARALLEL = """
 def test_what_a_parallel_fragment_holds_is_released(serve: Serve) -> None:
     server = serve(PARALLEL)
 
-    async def steps(tab: Tab) -> None:
-        await tab.enter("step", "leave")
-        await tab.shows("left a")
-        await tab.shows("left b")
-        await tab.enter("step", "look")
-        await tab.shows("all free {}")
+    async def steps(client: Client) -> None:
+        await client.enter("step", "leave")
+        await client.shows("left a")
+        await client.shows("left b")
+        await client.enter("step", "look")
+        await client.shows("all free {}")
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
     for key in ("a", "b"):
         assert f"server_state_lock['{key}'], which was released" in server.output
         assert f"discarded: server_state['{key} too']" in server.output
@@ -155,14 +156,14 @@ WAITING_FRAGMENT = (
 
 @parallel_fragments
 def test_parallel_fragment_that_waits_does_not_keep_the_session(serve: Serve) -> None:
-    async def steps(tab: Tab) -> None:
-        await tab.enter("step", "wait")
-        await tab.shows("waits")
-        await tab.enter("step", "next")
-        await tab.shows("step next")
-        await tab.until(lambda tab: tab.settled)
+    async def steps(client: Client) -> None:
+        await client.enter("step", "wait")
+        await client.shows("waits")
+        await client.enter("step", "next")
+        await client.shows("step next")
+        await client.until(lambda client: client.settled)
 
-    with_tabs(serve(WAITING_FRAGMENT), 1, steps)
+    with_clients(serve(WAITING_FRAGMENT), 1, steps)
 
 
 BODY_HOLDS = """
@@ -181,11 +182,11 @@ def test_parallel_fragment_gets_what_the_body_has_left_locked(serve: Serve) -> N
     """The script's thread waits for it, and would hold the lock for ever."""
     server = serve(BODY_HOLDS)
 
-    async def steps(tab: Tab) -> None:
-        await tab.shows("n 0")
-        await tab.until(lambda tab: tab.settled)
+    async def steps(client: Client) -> None:
+        await client.shows("n 0")
+        await client.until(lambda client: client.settled)
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
     assert "server_state_lock['n'], which was released" in server.output
 
 
@@ -216,10 +217,10 @@ BOTH_AT_ONCE = """
 def test_write_of_one_parallel_fragment_reruns_the_other(serve: Serve) -> None:
     """It has read before that, and shows it after that."""
 
-    async def steps(tab: Tab) -> None:
-        await tab.shows("read 1")
+    async def steps(client: Client) -> None:
+        await client.shows("read 1")
 
-    with_tabs(serve(BOTH_AT_ONCE), 1, steps)
+    with_clients(serve(BOTH_AT_ONCE), 1, steps)
 
 
 @pytest.mark.parametrize(

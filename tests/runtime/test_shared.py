@@ -1,4 +1,4 @@
-"""`shared`: one value in the widgets of all tabs."""
+"""`shared`: one value in the widgets of all sessions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import streamlit
-from harness.steps import FENCE, Serve, fence, with_tabs
-from harness.tab import Tab
+from harness.client import Client
+from harness.steps import FENCE, Serve, fence, with_clients
 from streamlit.proto.ClientState_pb2 import ClientState
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.proto.WidgetStates_pb2 import WidgetState
@@ -18,9 +18,11 @@ from streamlit.testing.v1 import AppTest
 from fastserverstate import server_state
 
 
-class Browser(Tab):
-    """A tab with text inputs as a browser has them: it sends the values of all that it shows, and takes over what the
-    server gives them; not while it is `deaf`, as if that were still on its way.
+class Browser(Client):
+    """A client that treats text inputs as a browser does.
+
+    It sends the values of all inputs that it shows, and adopts the values that the server sends, except while it is
+    `deaf`, as if these were still on their way.
     """
 
     deaf = False
@@ -42,7 +44,7 @@ class Browser(Tab):
         return self._widgets[self.element(label)[0].id].string_value
 
     async def has(self, label: str, value: str) -> None:
-        await self.until(lambda tab: tab.settled and tab.value(label) == value)
+        await self.until(lambda client: client.settled and client.value(label) == value)
 
     def type(self, label: str, text: str) -> None:
         """Fill in a box, and send nothing."""
@@ -64,7 +66,7 @@ def seconds(**constants: float) -> str:
 """
 
 
-# Whatever a tab was told may be on its way for a minute.
+# Whatever a session was told may be on its way for a minute.
 NEWS_IS_SLOW = seconds(UNHEARD=60.0)
 CLICK = """
         st.button("click")
@@ -79,43 +81,43 @@ BOX = """
 """
 
 
-def test_a_change_runs_every_tab_once(serve: Serve) -> None:
-    """No tab writes what it was told, and the one that has changed the value is not rerun for it."""
+def test_a_change_runs_every_session_once(serve: Serve) -> None:
+    """No session writes what it was told, and the one that has changed the value is not rerun for it."""
     server = serve(ABOVE + BOX + FENCE)
 
-    async def steps(*tabs: Browser) -> None:
+    async def steps(*clients: Browser) -> None:
         for number in range(4):
-            tab = tabs[number % len(tabs)]
-            runs = [each.started for each in tabs]
-            await tab.enter("box", f"text {number}")
-            for each in tabs:
+            client = clients[number % len(clients)]
+            runs = [each.started for each in clients]
+            await client.enter("box", f"text {number}")
+            for each in clients:
                 await each.has("box", f"text {number}")
                 await each.shows(f"text text {number}")
                 await each.shows(f"above text {number}")
-            await fence(*tabs)
-            others = [each.started - before for each, before in zip(tabs[1:], runs[1:], strict=True)]
+            await fence(*clients)
+            others = [each.started - before for each, before in zip(clients[1:], runs[1:], strict=True)]
             assert others == [2, 2]  # the change and the fence
 
-    with_tabs(server, 3, steps, Browser)
+    with_clients(server, 3, steps, Browser)
 
 
-def test_the_tab_that_changes_is_not_rerun_for_it(serve: Serve) -> None:
+def test_the_session_that_changes_is_not_rerun_for_it(serve: Serve) -> None:
     server = serve(ABOVE + BOX + FENCE)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
         # Its first run has set what is shown above, and that is shown by the next.
-        await ours.until(lambda tab: "above first" in tab.texts and tab.settled)
+        await ours.until(lambda client: "above first" in client.texts and client.settled)
         runs = ours.started
         await ours.enter("box", "ours")
         await theirs.has("box", "ours")
         await fence(theirs, ours)
         assert ours.started - runs == 2  # the change and the fence
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_old_news_is_no_change(serve: Serve) -> None:
-    """A click in a tab that has not heard of another's change yet comes with the value before it."""
+    """A click in a session that has not heard of another's change yet comes with the value before it."""
     server = serve(
         NEWS_IS_SLOW
         + """
@@ -148,7 +150,7 @@ def test_old_news_is_no_change(serve: Serve) -> None:
         await ours.has("box", "newer 2")
         await theirs.has("box", "newer 2")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 TWO_BOXES = """
@@ -176,7 +178,7 @@ def test_values_that_are_sent_again_change_none_that_was_not_heard(serve: Serve,
         await ours.rerun()
         await ours.shows("theirs changed 4")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_what_is_set_back_after_a_change_of_another_is_a_change(serve: Serve) -> None:
@@ -192,7 +194,7 @@ def test_what_is_set_back_after_a_change_of_another_is_a_change(serve: Serve) ->
         await theirs.has("one", "first")
         assert (ours.value("one"), ours.value("two")) == ("first", "ours")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_what_was_on_its_way_when_another_value_was_set_is_no_change(serve: Serve) -> None:
@@ -205,7 +207,7 @@ def test_what_was_on_its_way_when_another_value_was_set_is_no_change(serve: Serv
         await ours.shows("text theirs")
         await ours.enter("box", "ours")
         await theirs.has("box", "ours")
-        await ours.until(lambda tab: tab.settled)
+        await ours.until(lambda client: client.settled)
         ours.deaf = False
         ours.type("box", "theirs")
         await ours.click("click")
@@ -213,7 +215,7 @@ def test_what_was_on_its_way_when_another_value_was_set_is_no_change(serve: Serv
         await theirs.click("click")
         await theirs.has("box", "ours")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_a_value_that_never_reached_the_browser_is_no_change_of_it(serve: Serve) -> None:
@@ -224,16 +226,16 @@ def test_a_value_that_never_reached_the_browser_is_no_change_of_it(serve: Serve)
         born_deaf = "box"
 
     async def steps(ours: Browser, theirs: Browser) -> None:
-        for tab in (theirs, ours):
-            assert tab.value("box") == ""
-            await tab.click("click")
-            await tab.shows("text first")
-            await tab.has("box", "first")
+        for client in (theirs, ours):
+            assert client.value("box") == ""
+            await client.click("click")
+            await client.shows("text first")
+            await client.has("box", "first")
         # It is the user who changes the box when nothing else is a cause.
         await theirs.enter("box", "")
         await ours.has("box", "")
 
-    with_tabs(server, 2, steps, Busy)
+    with_clients(server, 2, steps, Busy)
 
 
 class LateOne(Browser):
@@ -250,7 +252,7 @@ def test_a_new_widget_is_told_again(serve: Serve) -> None:
         await ours.has("two", "theirs")
         assert ours.value("one") == "first"
 
-    with_tabs(server, 2, steps, LateOne)
+    with_clients(server, 2, steps, LateOne)
 
 
 def test_a_new_widget_is_not_told_again_without_need(serve: Serve) -> None:
@@ -271,13 +273,13 @@ def test_a_new_widget_is_not_told_again_without_need(serve: Serve) -> None:
         assert ours.value("empty") == "typing"
         ours.type("empty", "")
         await ours.click("click")
-        await ours.until(lambda tab: tab.settled)
+        await ours.until(lambda client: client.settled)
         ours.type("one", "typing")  # and now it has sent what it was told
         await theirs.enter("two", "theirs again")
         await ours.has("two", "theirs again")
         assert ours.value("one") == "typing"
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_what_is_set_to_the_widgets_own_value_at_first_is_a_change(serve: Serve) -> None:
@@ -290,7 +292,7 @@ def test_what_is_set_to_the_widgets_own_value_at_first_is_a_change(serve: Serve)
         await theirs.has("box", "")
         assert ours.value("box") == ""
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_what_is_set_back_beside_a_value_that_never_reached_the_browser(serve: Serve) -> None:
@@ -302,11 +304,11 @@ def test_what_is_set_back_beside_a_value_that_never_reached_the_browser(serve: S
         assert ours.value("one") == ""
         await ours.enter("two", "first")
         await ours.has("one", "first")
-        for tab in (ours, theirs):
-            await tab.has("two", "first")
-            await tab.has("one", "first")
+        for client in (ours, theirs):
+            await client.has("two", "first")
+            await client.has("one", "first")
 
-    with_tabs(server, 2, steps, LateOne)
+    with_clients(server, 2, steps, LateOne)
 
 
 @pytest.mark.skipif(
@@ -319,9 +321,9 @@ def test_a_widget_that_the_browser_forgets_is_not_set_to_its_own_value(serve: Se
     async def steps(ours: Browser, theirs: Browser) -> None:
         await ours.enter("box", "entered")
         await theirs.has("box", "entered")
-        for tab in (theirs, ours):
-            tab.type("box", "")
-            await tab.click("click")
+        for client in (theirs, ours):
+            client.type("box", "")
+            await client.click("click")
             for each in (theirs, ours):
                 await each.has("box", "entered")
                 await each.shows("text entered")
@@ -329,7 +331,7 @@ def test_a_widget_that_the_browser_forgets_is_not_set_to_its_own_value(serve: Se
         await theirs.enter("box", "")
         await ours.has("box", "")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 has_timers = pytest.mark.skipif(
@@ -368,16 +370,16 @@ def test_old_news_that_a_fragment_asks_for_is_no_change(serve: Serve, fragment: 
             await ours.shows(f"shown {text}")
             runs = ours.finished
             await ours.rerun(fragment=ours.element(fragment)[1], by_timer=by_timer)
-            await ours.until(lambda tab, runs=runs: tab.settled and tab.finished > runs)
+            await ours.until(lambda client, runs=runs: client.settled and client.finished > runs)
             await theirs.click("look")
             await theirs.shows(f"{number}: {text}")
             assert theirs.value("box") == text
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_what_is_set_back_at_once_is_a_change(serve: Serve) -> None:
-    """It is the same value as that of a tab that has not heard; but nothing else is a cause for sending it."""
+    """It is the same value as that of a session that has not heard; but nothing else is a cause for sending it."""
     server = serve(BOX)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
@@ -387,11 +389,11 @@ def test_what_is_set_back_at_once_is_a_change(serve: Serve) -> None:
             await theirs.enter("box", "first")
             await ours.has("box", "first")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
-def test_the_last_of_two_wins_in_both_tabs(serve: Serve) -> None:
-    """A tab that sets the value without having heard of the other's ends up with its own, and so does the other."""
+def test_the_last_of_two_wins_in_both_sessions(serve: Serve) -> None:
+    """A session that sets the value without having heard of the other's ends up with its own, and so does the other."""
     server = serve(NEWS_IS_SLOW + BOX)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
@@ -404,7 +406,7 @@ def test_the_last_of_two_wins_in_both_tabs(serve: Serve) -> None:
         await ours.has("box", "ours")
         await theirs.has("box", "ours")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_callbacks_see_and_set_the_value(serve: Serve) -> None:
@@ -433,7 +435,7 @@ def test_callbacks_see_and_set_the_value(serve: Serve) -> None:
             await ours.has("box", f"by {name}")
             await theirs.has("box", f"by {name}")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_callbacks_that_rerun(serve: Serve) -> None:
@@ -456,11 +458,11 @@ def test_callbacks_that_rerun(serve: Serve) -> None:
             await ours.shows(f"text text {number} {number}")
             await theirs.has("box", f"text {number}")
             await theirs.click("set")
-            for tab in (ours, theirs):
-                await tab.has("box", "set")
+            for client in (ours, theirs):
+                await client.has("box", "set")
             await theirs.shows("text set 0")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 @pytest.mark.skipif(
@@ -481,21 +483,21 @@ def test_values_that_arrive_with_the_next_run(serve: Serve) -> None:
     async def steps(ours: Browser, theirs: Browser) -> None:
         ours.type("box", "ours")
         await theirs.click("count")  # our run for it does not take what we have typed, and sends nothing
-        for tab in (ours, theirs):
-            await tab.shows("first 1")
+        for client in (ours, theirs):
+            await client.shows("first 1")
         assert ours.value("box") == "ours"
         await ours.click("send")
-        for tab in (ours, theirs):
-            await tab.shows("ours 1")
-            await tab.has("box", "ours")
+        for client in (ours, theirs):
+            await client.shows("ours 1")
+            await client.has("box", "ours")
         ours.type("box", "lost")
         theirs.type("box", "theirs")
         await theirs.click("send")  # the last one that arrives wins, and takes what is not sent
-        for tab in (ours, theirs):
-            await tab.shows("theirs 1")
-            await tab.has("box", "theirs")
+        for client in (ours, theirs):
+            await client.shows("theirs 1")
+            await client.has("box", "theirs")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_two_widgets_of_one_session(serve: Serve) -> None:
@@ -508,12 +510,12 @@ def test_two_widgets_of_one_session(serve: Serve) -> None:
         for number, label in enumerate(("one", "two", "two", "one")):
             runs = ours.started
             await ours.enter(label, f"text {number}")
-            for tab in (ours, theirs):
-                await tab.has("one", f"text {number}")
-                await tab.has("two", f"text {number}")
+            for client in (ours, theirs):
+                await client.has("one", f"text {number}")
+                await client.has("two", f"text {number}")
             assert ours.started == runs + 1
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_form(serve: Serve) -> None:
@@ -534,22 +536,22 @@ def test_form(serve: Serve) -> None:
         await theirs.submit("submit", place="London")
         await ours.has("place", "London")
         await ours.shows("Ada London")
-        await theirs.until(lambda tab: tab.settled)
+        await theirs.until(lambda client: client.settled)
         await theirs.submit("submit", name="Bob", place="Paris")
-        for tab in (ours, theirs):
-            await tab.has("name", "Bob")
-            await tab.has("place", "Paris")
+        for client in (ours, theirs):
+            await client.has("name", "Bob")
+            await client.has("place", "Paris")
         await ours.click("elsewhere")
         await theirs.click("elsewhere")
-        for tab in (ours, theirs):
-            await tab.until(lambda tab: tab.settled)
-            assert "Bob Paris" in tab.texts
+        for client in (ours, theirs):
+            await client.until(lambda client: client.settled)
+            assert "Bob Paris" in client.texts
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_fragment(serve: Serve) -> None:
-    """Only the fragment runs, in both tabs."""
+    """Only the fragment runs, in both sessions."""
     server = serve("""
         st.session_state.body = st.session_state.get("body", 0) + 1
         st.text(f"body {st.session_state.body}")
@@ -560,15 +562,15 @@ def test_fragment(serve: Serve) -> None:
         """)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
-        for tab, text in ((ours, "one"), (theirs, "two"), (ours, "three")):
-            await tab.enter("box", text)
+        for client, text in ((ours, "one"), (theirs, "two"), (ours, "three")):
+            await client.enter("box", text)
             for each in (ours, theirs):
                 await each.shows(f"shown {text}")
                 await each.has("box", text)
         assert "body 1" in ours.texts
         assert "body 1" in theirs.texts
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_a_widget_that_was_left_out_comes_back_with_the_current_value(serve: Serve) -> None:
@@ -588,13 +590,13 @@ def test_a_widget_that_was_left_out_comes_back_with_the_current_value(serve: Ser
         await ours.click("turn")
         await ours.shows("hidden True")
         await theirs.enter("box", "newer")
-        await theirs.until(lambda tab: tab.settled)
+        await theirs.until(lambda client: client.settled)
         await ours.click("turn")
         await ours.shows("hidden False")
         await ours.has("box", "newer")
         assert theirs.value("box") == "newer"
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_without_a_default_the_widget_has_its_own(serve: Serve) -> None:
@@ -609,7 +611,7 @@ def test_without_a_default_the_widget_has_its_own(serve: Serve) -> None:
         await ours.shows("set True ours")
         await theirs.has("box", "ours")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 REFUSED = {
@@ -735,10 +737,10 @@ def test_the_first_widget_of_a_process_is_checked(serve: Serve) -> None:
             st.text(str(error)[:34])
         """)
 
-    async def steps(tab: Tab) -> None:
-        await tab.shows("shared('value', default='z') was g")
+    async def steps(client: Client) -> None:
+        await client.shows("shared('value', default='z') was g")
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
 DAYS = [date(2026, 1, 2), date(2026, 1, 5), date(2026, 3, 4)]
@@ -882,9 +884,9 @@ def test_pills(serve: Serve) -> None:
         st.text(f"chosen {st.pills('label', ['a', 'b'], **shared('value', default='a'))}")
         """)
 
-    async def steps(ours: Tab, theirs: Tab) -> None:
+    async def steps(ours: Client, theirs: Client) -> None:
         await ours.shows("chosen a")
         await ours.click("other")
         await theirs.shows("chosen b")
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
+from harness.client import Client
 from harness.engine import engine
 from harness.server import AppServer, uvicorn_run
-from harness.steps import HOLD, Serve, with_tabs
-from harness.tab import Tab
+from harness.steps import HOLD, Serve, with_clients
 
 ENDS = 30  # seconds in which a server has ended
 
@@ -59,7 +59,7 @@ PRESENCE = f"""
 def test_resource_that_is_released_with_a_locked_key(serve: Serve) -> None:
     """The lock is held until another user clicks, who is served."""
 
-    async def steps(staying: Tab, leaving: Tab) -> None:
+    async def steps(staying: Client, leaving: Client) -> None:
         await leaving.click("join")
         await leaving.shows("joined")
         await leaving.__aexit__(None, None, None)
@@ -67,7 +67,7 @@ def test_resource_that_is_released_with_a_locked_key(serve: Serve) -> None:
         await staying.click("let go")
         await staying.shows("held left")
 
-    with_tabs(serve(PRESENCE), 2, steps)
+    with_clients(serve(PRESENCE), 2, steps)
 
 
 CONNECTED = """
@@ -97,7 +97,7 @@ CONNECTED = """
 def test_resource_that_is_released_while_the_engine_stands_still(serve: Serve) -> None:
     """It stands still until another user clicks, who is served. The change is made then."""
 
-    async def steps(staying: Tab, leaving: Tab) -> None:
+    async def steps(staying: Client, leaving: Client) -> None:
         await leaving.click("join")
         await leaving.shows("joined")
         await leaving.__aexit__(None, None, None)
@@ -105,7 +105,7 @@ def test_resource_that_is_released_while_the_engine_stands_still(serve: Serve) -
         await staying.shows("left True")
 
     with engine() as stopped:
-        with_tabs(serve(CONNECTED.format(url=stopped.url, pid=stopped.pid)), 2, steps)
+        with_clients(serve(CONNECTED.format(url=stopped.url, pid=stopped.pid)), 2, steps)
 
 
 SERVICE = """
@@ -200,11 +200,11 @@ def test_interrupt_ends_streamlit_run(serve: Serve) -> None:
     """Scripts wait, and threads that are no daemons."""
     server = serve(WAITING)
 
-    async def steps(one: Tab, two: Tab) -> None:
-        for tab in (one, two):
-            await tab.click("wait")
-            await tab.shows("waiting")
+    async def steps(one: Client, two: Client) -> None:
+        for client in (one, two):
+            await client.click("wait")
+            await client.shows("waiting")
         server.process.send_signal(signal.SIGINT)
         server.process.wait(ENDS)
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
