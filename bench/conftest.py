@@ -1,4 +1,4 @@
-"""Runs the benchmarks inside of a live script run and prints what they cost beside a dict, and whether that will do."""
+"""Run the benchmarks in a live script run. Print the costs compared with a dict, and whether they meet the targets."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     terminalreporter.section("cost per operation")
     terminalreporter.write_line(
-        "| operation | dict | fastserverstate | beside dict | target | streamlit-server-state | beside ours | target |"
+        "| operation | dict | fastserverstate | vs. dict | target | streamlit-server-state | vs. ours | target |"
     )
     terminalreporter.write_line("|---|--:|--:|--:|---|--:|--:|---|")
     for group in groups:

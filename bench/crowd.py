@@ -17,7 +17,7 @@ class Context(SimpleNamespace):
 
 
 class Crowd:
-    """Sessions that read what all others do. They become stale; since no event loop is theirs, nobody reruns them."""
+    """Sessions that read what all others do. They become stale, but never rerun, because they have no event loop."""
 
     def __init__(self, size: int) -> None:
         # The core asks once for the scope of a context, so each session needs one of its own.

@@ -56,7 +56,7 @@ COLLECTOR_OFF = {"runner.postScriptGC": "false"}
 
 
 async def completed_runs(server: AppServer, sessions: int, seconds: float) -> float:
-    """Completed runs per second and session of a script that sleeps 100 ms, beside a write every 10 ms."""
+    """Completed runs per second and session of a script that sleeps 100 ms, with a write every 10 ms."""
     async with AsyncExitStack() as stack:
         opened = (stack.enter_async_context(Client(server.websocket_url)) for _ in range(sessions))
         clients = await asyncio.gather(*opened)
@@ -87,7 +87,7 @@ async def click(server: AppServer) -> float:
 
 
 async def opening(server: AppServer, sessions: int) -> float:
-    """Seconds until as many sessions, opened at once, have shown their page."""
+    """Seconds until this many sessions, opened at the same time, have shown their page."""
     start = time.perf_counter()
     async with AsyncExitStack() as stack:
         clients = await asyncio.gather(

@@ -5,8 +5,8 @@
 
 The counting is done by valgrind's callgrind, in an interpreter of its own. Its thread has a real script context, which
 the real bridge resolves to a subscribed session; a server, which takes no part in an access, would only be slow there.
-A function in which the statement stands two hundred times is counted, and one where it stands a hundred times: the
-difference is that of a hundred operations, and nothing else.
+It counts a function that has the statement two hundred times, and one that has it a hundred times: the difference is
+the cost of exactly a hundred operations.
 
 Counts depend on the interpreter and the compiler, so there is an entry for each pair of them. Another build of the
 same interpreter shows in the dict's own counts. There both the counts and their ratios are compared, and with a wider

@@ -22,7 +22,7 @@ class Row:
 INCREMENT = 'with locks["k"]: state["k"] += 1'
 PLAIN_INCREMENT = 'with rlock: d["k"] += 1'
 
-# The session is subscribed to "k", and nobody to "unread".
+# The session is subscribed to "k", and no session to "unread".
 ROWS = {
     "item read, subscribed": Row('state["k"]', 'd["k"]', 2.0),
     # There is nothing cheaper to compare an attribute with than an item.
@@ -37,7 +37,7 @@ ROWS = {
 
 
 def unrolled(statement: str, *, times: int = UNROLLED, repeated: int = 1, **names: Any) -> Callable[[], None]:
-    """A function in which the statement stands so many times, all of it in a loop."""
+    """Return a function that repeats the statement `times` times, all of it in a loop."""
     body = f"        {statement}\n" * times
     exec(compile(f"def run():\n    for _ in range({repeated}):\n{body}", "<benchmark>", "exec"), names)
     run: Callable[[], None] = names["run"]

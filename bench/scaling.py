@@ -1,4 +1,4 @@
-"""How reads and writes scale with threads, beside a dict with an RLock and a plain dict: python bench/scaling.py
+"""How reads and writes scale with threads, compared with a dict with an RLock and a plain dict: python bench/scaling.py
 
 Each of two threads does the same number of operations as one does alone. What is timed alternates between everything
 that is compared, and medians are printed. A round counts only if two threads that share nothing ran nearly twice as
@@ -181,7 +181,7 @@ def main() -> None:
                     case.forget()
     print(f"Python {sys.version.split()[0]}, {'with' if gil else 'without'} the GIL; millions of operations a second")
     print()
-    print("| operation | keys | implementation | 1 thread | 2 threads | beside 1 | rounds |")
+    print("| operation | keys | implementation | 1 thread | 2 threads | compared with 1 | rounds |")
     print("|---|---|---|--:|--:|--:|--:|")
     for case in cases:
         if not case.alone:

@@ -1,5 +1,5 @@
-"""What it costs to tell whether a value has changed, beside the repr of streamlit-server-state and the hasher of
-``st.cache_data``, and beside what the memory takes that has to be read."""
+"""The cost of finding out whether a value has changed, compared with the repr of streamlit-server-state, the hasher of
+``st.cache_data``, and reading the memory of the value."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def streamlit_hash(value: Any) -> bytes:
 
 
 def whole_repr(value: Any) -> object:
-    """Without the dots that stand for the middle."""
+    """Return the hash of the repr without an ellipsis for the middle."""
     with np.printoptions(threshold=sys.maxsize), pd.option_context("display.max_rows", None):
         return calc_hash(value)
 

@@ -1,4 +1,4 @@
-"""What an access costs in a live, subscribed script run, beside a plain dict with an RLock and beside
+"""The cost of an access in a live, subscribed script run, compared with a plain dict with an RLock and with
 streamlit-server-state."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from streamlit.runtime import Runtime
 import fastserverstate
 from fastserverstate import _instances
 
-REPEATED = 10  # to make the reading of the clock small beside it
+REPEATED = 10  # so that reading the clock costs little in comparison
 ROUNDS = 3000
 WARMUP_ROUNDS = 20
 SCOPES = 10_000
@@ -114,7 +114,7 @@ def test_write_to_many(benchmark: BenchmarkFixture, server: LiveServer) -> None:
         stack.close()
 
     benchmark.group = f"write, {SCOPES:,} subscribers, each"
-    # The older package works through its sessions one by one, so the cost of one stands for the cost of each.
+    # The older package works through its sessions one by one, so the cost of one is the cost of each.
     benchmark.extra_info.update(operations=SCOPES, at_most_ns=5, older_group=WRITE_TO_ONE)
     with contextlib.ExitStack() as stack:
         benchmark.pedantic(write, setup=subscribe, teardown=check, rounds=50, warmup_rounds=3)

@@ -35,11 +35,11 @@ def conversation(key: str, prompt: str = "Say something") -> None:
 
 @st.fragment
 def messages() -> None:
-    # Only this fragment reads the messages, so only this fragment runs again when somebody posts one.
+    # Only this fragment reads the messages, so only this fragment runs again when a user posts one.
     with st.container(height=360):
         said = server_state.get(st.session_state.conversation, ())
         if not said:
-            st.caption("Nobody has said anything yet.")
+            st.caption("No messages yet.")
         for message in said:
             with st.chat_message(message.author, avatar=message.avatar):
                 st.caption(message.author)
@@ -49,6 +49,6 @@ def messages() -> None:
 def post(key: str) -> None:
     me = st.session_state
     message = Message(me.name or me.animal, ANIMALS[me.animal], me[f"draft of {key}"])
-    # Reading, adding and assigning are three steps: the lock lets nobody else in between.
+    # Reading, adding and assigning are three steps: the lock keeps other sessions from writing in between.
     with server_state_lock[key]:
         server_state[key] = (*server_state.get(key, ()), message)[-MESSAGES_KEPT:]

@@ -71,7 +71,7 @@ def is_healthy(port: int) -> bool:
 
 
 class Demo:
-    """The server in a process of its own, until somebody asks to stop."""
+    """The server in a process of its own, until the user stops it."""
 
     def __init__(self, port: int) -> None:
         self.stopping = False

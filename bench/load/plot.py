@@ -36,7 +36,7 @@ class Panel:
 PANELS = {
     "counter": Panel("milliseconds", {"median": "median", "all": "all"}, factor=1000, log=True),
     "storm": Panel("seconds", {"median session": "median", "p95": "p95", "all": "all"}),
-    "slow-reader": Panel("runs per second", {"alone": "alone_per_second", "beside writes": "completed_per_second"}),
+    "slow-reader": Panel("runs per second", {"alone": "alone_per_second", "during writes": "completed_per_second"}),
     "rooms": Panel("runs", {"outside, per write": "runs_outside_per_write", "all, per write": "runs_per_write"}),
     "click-under-storm": Panel(
         "milliseconds",

@@ -103,7 +103,7 @@ async def storm(bench: Bench, size: Size, say: Callable[[str], None]) -> Figures
 
 
 async def slow_reader(bench: Bench, size: Size, say: Callable[[str], None]) -> Figures:
-    """A 100 ms script beside a thread that writes every 10 ms, and the same script alone."""
+    """A 100 ms script while a thread writes every 10 ms, and the same script alone."""
     (session,) = await bench.open([""])
     say("alone")
     alone = 0
@@ -112,7 +112,7 @@ async def slow_reader(bench: Bench, size: Size, say: Callable[[str], None]) -> F
         alone += await session.rerun(seconds=size.patience)
     alone_seconds = time.monotonic() - began
 
-    say("beside the writer")
+    say("during writes")
     before = total(await bench.settled_runs())
     finished = session.finished
     cpu = bench.server.cpu_seconds()
@@ -261,7 +261,7 @@ def finite(value: float) -> float | None:
 
 SCENARIOS = {
     "counter": Scenario(
-        "A click, until everybody sees it",
+        "A click, until every session shows it",
         "counter.py",
         counter,
         Size(200, rounds=10, patience=40),
@@ -276,7 +276,7 @@ SCENARIOS = {
         Size(20, seconds=1, patience=5),
     ),
     "slow-reader": Scenario(
-        "A 100 ms script beside a write every 10 ms",
+        "A 100 ms script with a write every 10 ms",
         "slow_reader.py",
         slow_reader,
         Size(1, seconds=5, patience=10),

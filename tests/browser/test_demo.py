@@ -38,7 +38,7 @@ def demo(port: int) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_demo_says_where_it_is_and_ends_cleanly(ending: signal.Signals, open_tab: Callable[..., Page]) -> None:
+def test_demo_prints_its_url_and_ends_cleanly(ending: signal.Signals, open_tab: Callable[..., Page]) -> None:
     port = free_port()
     with demo(port) as process:
         assert process.stdout is not None
@@ -130,7 +130,7 @@ def read_until(terminal: int, text: str | None) -> str:
     while text is None or text.encode() not in said:
         try:
             data = os.read(terminal, 4096)
-        except OSError:  # nobody has the other end any more
+        except OSError:  # the other end is closed
             data = b""
         if not data:
             assert text is None, said.decode()

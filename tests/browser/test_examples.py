@@ -115,7 +115,7 @@ def test_message_reaches_its_room_only(examples: AppServer, open_tab: Callable[.
     expect(said(theirs, for_the_kitchen)).to_have_count(1)
 
 
-def test_new_room_opens_for_all_and_moves_nobody(examples: AppServer, open_tab: Callable[..., Page]) -> None:
+def test_new_room_opens_for_all_and_moves_no_user(examples: AppServer, open_tab: Callable[..., Page]) -> None:
     ours, theirs = open_tab(examples.url, "Chat rooms"), open_tab(examples.url, "Chat rooms")
     enter_room(theirs, "Garden")
     room, message = unique("Cellar"), unique("It is dark")

@@ -17,7 +17,7 @@ OpenTab = Callable[..., Page]
 
 @pytest.fixture
 def app() -> Iterator[AppServer]:
-    """An app whose values nobody has changed yet."""
+    """An app whose values no user has changed yet."""
     with streamlit_run(Path(__file__).parent / "apps" / "shared_widgets.py") as server:
         yield server
 
@@ -62,7 +62,7 @@ def test_every_widget_follows_and_each_tab_runs_once(app: AppServer, open_tab: O
     def check(tab: Page) -> None:
         tab.get_by_test_id("stCheckbox").get_by_text("Check").click()
 
-    # Nobody sets back what came a moment ago after changing something else: a machine may do that too fast for a user.
+    # No step sets back a recent update after changing another widget: the test may be faster than any user.
     steps: list[tuple[Callable[[], None], str]] = [
         (lambda: enter(ours, "Text", "Hello"), "['Hello', False, 10, 'Ant', []]"),
         (lambda: enter(theirs, "Text", "Hello you"), "['Hello you', False, 10, 'Ant', []]"),
@@ -152,7 +152,7 @@ def tabs(app: AppServer, open_tab: OpenTab) -> list[Page]:
 
 forgets_widgets = pytest.mark.skipif(
     streamlit.__version__.startswith("1.37."),
-    reason="in the browser, Streamlit 1.37 loses widgets when runs follow each other at once, and drags with them",
+    reason="in the browser, Streamlit 1.37 loses widgets, and drags with them, when runs follow each other immediately",
 )
 sends_while_dragging = pytest.mark.skipif(
     streamlit.__version__.startswith("1.44."),
@@ -203,7 +203,7 @@ def test_two_people_drag_one_slider(tabs: list[Page]) -> None:
         assert settled(*tabs)[0] == last
 
 
-def test_clicks_beside_a_drag_do_not_pull_at_it(app: AppServer, open_tab: OpenTab) -> None:
+def test_clicks_during_a_drag_do_not_move_the_slider(app: AppServer, open_tab: OpenTab) -> None:
     ours, theirs = tabs = [open_tab(app.url, "Sliders") for _ in range(2)]
     slider(ours, 0).focus()
     for number in range(15):
@@ -261,7 +261,7 @@ def test_fragment(app: AppServer, open_tab: OpenTab) -> None:
 
 
 def test_dialog(app: AppServer, open_tab: OpenTab) -> None:
-    """It stays open in both tabs, whoever changes what is in it."""
+    """It remains open in both tabs, whichever of the users changes its widgets."""
     ours, theirs = tabs = [open_tab(app.url, "Dialog") for _ in range(2)]
     for tab in tabs:
         tab.get_by_role("button", name="Open").click()

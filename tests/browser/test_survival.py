@@ -1,4 +1,4 @@
-"""What a visitor has typed, chosen, opened or clicked survives the reruns that somebody else's writes ask for."""
+"""Text, choices, open elements and clicks of a user survive the reruns that another user's writes cause."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def survival() -> Iterator[AppServer]:
 
 
 class Visitors:
-    """Our tab, which shows a section of the app, and the tab of somebody else who writes."""
+    """Our tab, which shows a section of the app, and the tab of another user who writes."""
 
     def __init__(self, open_tab: Callable[..., Page], url: str, section: str, scope: str) -> None:
         self.ours = open_tab(f"{url}/?show={section}&scope={scope}")
@@ -173,7 +173,7 @@ def click_while_others_write_all_the_time(visitors: Visitors) -> None:
             visitors.click(button)
             expect(visitors.line(received)).to_be_visible()
             writes = visitors.writes(visitors.ours)
-            # Nobody clicks here until it shows the next write.
+            # No user clicks here until it shows the next write.
             expect(visitors.line(received, writes)).to_have_count(0)
     visitors.theirs.get_by_role("button", name="Stop writing").click()
     expect(visitors.theirs.get_by_text(": at rest")).to_be_visible()

@@ -81,7 +81,7 @@ def test_widgets_are_shared_by_servers(servers: list[AppServer]) -> None:
     asyncio.run(scenario())
 
 
-def test_what_is_done_on_one_server_goes_for_the_other(servers: list[AppServer]) -> None:
+def test_changes_on_one_server_apply_to_the_other(servers: list[AppServer]) -> None:
     async def scenario() -> None:
         async with Client(servers[0].websocket_url) as here, Client(servers[1].websocket_url) as there:
             for client in (here, there):
@@ -101,7 +101,7 @@ def test_what_is_done_on_one_server_goes_for_the_other(servers: list[AppServer])
 
             await there.until(lambda client: client.settled)
             runs = there.started
-            await here.click("same")  # an equal value reruns nobody
+            await here.click("same")  # an equal value reruns no session
             await here.click("quietly")  # nor does a quiet one, though it arrives
             await here.shows("n 100")
             await here.click("transfer")

@@ -61,7 +61,7 @@ def test_rerun_writer(serve: Serve, policy: str, runs_per_click: int) -> None:
     with_clients(server, 1, steps)
 
 
-def test_always_reruns_for_what_was_not_shown(serve: Serve) -> None:
+def test_always_reruns_for_a_value_that_was_not_shown(serve: Serve) -> None:
     server = serve("""
         configure(rerun_writer="always")
         if st.button("plus"):
@@ -117,7 +117,7 @@ def test_min_rerun_interval(serve: Serve) -> None:
 
 
 def test_reruns_are_admitted_a_few_at_a_time(serve: Serve) -> None:
-    """Invariant 7: of many sessions that are due, no more run at once than can make progress."""
+    """Invariant 7: of many sessions that are due, no more run at the same time than can make progress."""
     server = serve("""
         @st.cache_resource
         def load():
@@ -145,7 +145,8 @@ def test_reruns_are_admitted_a_few_at_a_time(serve: Serve) -> None:
         await clients[0].click("plus")
         for client in clients:
             await client.shows("n 1")
-        # The writer's own run and one rerun, and a few more where the processor had a rest. Unpaced, all run at once.
+        # The writer's own run and one rerun, and a few more when the processor was idle. Without the
+        # rerun queue, all run at the same time.
         most = max(int(text.split()[1]) for client in clients for text in client.texts if text.startswith("most"))
         assert most <= 12
 
@@ -173,7 +174,7 @@ def test_runs_that_wait_do_not_hold_up_the_others(serve: Serve) -> None:
     with_clients(server, 17, steps)
 
 
-def test_a_run_that_never_ends_takes_nobody_s_place(serve: Serve) -> None:
+def test_a_run_that_never_ends_blocks_no_other_session(serve: Serve) -> None:
     server = serve("""
         if st.query_params.get("role") == "endless" and server_state.get("n"):
             st.text("endless")
@@ -227,7 +228,7 @@ VOTES = """
 
 @pytest.mark.parametrize("configured", ["", "configure(detect_inplace=True)"])
 def test_detect_inplace(serve: Serve, tmp_path: Path, configured: str) -> None:
-    """One warning for each key, with the line of the app that reads it, whoever reads it how often."""
+    """One warning for each key, with the line of the app that reads it, however many sessions read it."""
     server = serve(VOTES.format(configured=configured))
 
     async def steps(client: Client, _other: Client) -> None:
@@ -397,7 +398,7 @@ def test_paced_collection_bounds_garbage(serve: Serve) -> None:
     with_clients(server, 2, steps)
 
 
-def test_paced_collection_when_at_rest(serve: Serve) -> None:
+def test_paced_collection_when_idle(serve: Serve) -> None:
     server = serve(GARBAGE)
 
     async def steps(client: Client) -> None:
@@ -415,7 +416,7 @@ def test_paced_collection_when_at_rest(serve: Serve) -> None:
     with_clients(server, 1, steps)
 
 
-def test_what_survives_a_run_is_set_aside_from_the_next_collection(serve: Serve) -> None:
+def test_objects_that_survive_a_run_are_left_out_of_the_next_collection(serve: Serve) -> None:
     """Streamlit's collection after every run stays on, and goes through little."""
     server = serve("""
         import gc as collector
@@ -434,7 +435,7 @@ def test_what_survives_a_run_is_set_aside_from_the_next_collection(serve: Serve)
     with_clients(server, 1, steps)
 
 
-def test_what_is_set_aside_is_bounded(serve: Serve) -> None:
+def test_number_of_left_out_objects_is_bounded(serve: Serve) -> None:
     """Reruns of many sessions with no rest between them, 2 MB of cycles in every run."""
     server = serve(GARBAGE.replace('configure(gc="paced")', "").replace("scheduler.gc_policy.collections", "0"))
 

@@ -100,7 +100,7 @@ async def stop(client: Client) -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_on_the_screen_is_updated(serve: Serve, place: str, way: str) -> None:
+def test_visible_values_are_updated(serve: Serve, place: str, way: str) -> None:
     async def steps(client: Client, other: Client) -> None:
         waits = way in {"stopped by the user", "replaced"}
         await client.enter("way", "waits" if waits else way)
@@ -235,7 +235,7 @@ def test_circles_of_reruns_end(serve: Serve, circle: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["a thread", "a rerun"])
-def test_what_is_no_circle_goes_on(serve: Serve, where: str) -> None:
+def test_reruns_without_a_circle_go_on(serve: Serve, where: str) -> None:
     """A rerun, or a thread that it has started, changes a key many times; another session shows it."""
     server = serve(
         """

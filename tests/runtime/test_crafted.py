@@ -37,8 +37,8 @@ NAMES_BUTTONS = "raw_values" in ButtonGroup.DESCRIPTOR.fields_by_name
 NAMES_PLACES = "raw_value" in Slider.DESCRIPTOR.fields_by_name
 
 
-class Anyone(Client):
-    """A session that sends what it is told to, of any widget, and remembers all errors that it has shown."""
+class CraftedClient(Client):
+    """A client that sends any value for any widget, and records all errors that the page has shown."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -332,7 +332,7 @@ def test_values_that_no_widget_offers(serve: Serve) -> None:
 
     async def attack(name: str) -> None:
         async with AsyncExitStack() as stack:
-            clients = [Anyone(server.websocket_url, query=f"kind={name}") for _ in range(3)]
+            clients = [CraftedClient(server.websocket_url, query=f"kind={name}") for _ in range(3)]
             for client in clients:
                 await stack.enter_async_context(client)
                 await client.until(lambda client: client.settled)
@@ -501,10 +501,10 @@ def messages(*fragments: str) -> list[Any]:
 
 
 def test_messages_that_no_browser_sends(serve: Serve) -> None:
-    """Nobody else notices them; the server comes to rest, and keeps nothing of them."""
+    """Other sessions do not notice them, and the server becomes idle and keeps no data of them."""
     server = serve(PLAIN + FENCE, options={"runner.postScriptGC": "false"})
 
-    async def works(victim: Anyone, honest: Anyone) -> None:
+    async def works(victim: CraftedClient, honest: CraftedClient) -> None:
         number, noted = shown(victim, "body"), shown(victim, "noted")
         await honest.click("add")
         for client in (victim, honest):
@@ -514,14 +514,14 @@ def test_messages_that_no_browser_sends(serve: Serve) -> None:
         await victim.click("note")
         await honest.until(lambda client: shown(client, "noted") > noted)
 
-    async def count(client: Anyone) -> int:
+    async def count(client: CraftedClient) -> int:
         await client.click("count")
         await client.until(lambda client: shown(client, "scopes") > 0)
         return shown(client, "scopes")
 
-    async def steps(honest: Anyone, victim: Anyone) -> None:
+    async def steps(honest: CraftedClient, victim: CraftedClient) -> None:
         for place in range(len(messages("", "", ""))):
-            async with Anyone(server.websocket_url) as attacker:
+            async with CraftedClient(server.websocket_url) as attacker:
                 await attacker.until(lambda client: client.settled)
                 mine, gone = attacker.element("note")[1], attacker.element("go")[1]
                 await attacker.click("go")
@@ -534,14 +534,14 @@ def test_messages_that_no_browser_sends(serve: Serve) -> None:
                         await attacker.send(message)
                 await works(victim, honest)
         scopes = await count(honest)
-        async with Anyone(server.websocket_url) as attacker:
+        async with CraftedClient(server.websocket_url) as attacker:
             await attacker.until(lambda client: client.settled)
             for number in range(1000):
                 message = rerun(fragment_id=f"none {number}")
                 message.rerun_script.widget_states.widgets.append(state(attacker.ids["note"], trigger_value=True))
                 await attacker.send(message)
             await attacker.until(lambda client: client.settled)
-        async with Anyone(server.websocket_url, resume="unknown") as hasty:  # it asks for no first run
+        async with CraftedClient(server.websocket_url, resume="unknown") as hasty:  # it asks for no first run
             for message in messages("x", "y", "z")[2:]:
                 await hasty.send(message)
         await works(victim, honest)
@@ -553,7 +553,7 @@ def test_messages_that_no_browser_sends(serve: Serve) -> None:
         assert not victim.errors
         assert not honest.errors
 
-    with_clients(server, 2, steps, Anyone)
+    with_clients(server, 2, steps, CraftedClient)
 
 
 def test_a_session_whose_user_does_nothing_keeps_no_old_values() -> None:

@@ -50,7 +50,7 @@ st.text(f"n {server_state.get('n', 0)}")
 
 
 @pytest.mark.skipif("server.enableAgentApi" not in config.get_config_options(), reason="needs Streamlit 1.67")
-def test_agents_are_answered_beside_a_hot_key(tmp_path: Path) -> None:
+def test_agents_are_answered_while_a_key_changes_often(tmp_path: Path) -> None:
     """They are sessions without a browser, and wait until no run of theirs is due any more."""
     script = tmp_path / "app.py"
     script.write_text(
@@ -127,7 +127,7 @@ def test_uvicorn(tmp_path: Path) -> None:
 
 
 def test_app_test() -> None:
-    """In AppTest there is no server: state is shared, nobody is rerun."""
+    """In AppTest there is no server: state is shared, and no session is rerun."""
     try:
         one = AppTest.from_string(COUNTER).run(timeout=30)
         two = AppTest.from_string(COUNTER).run(timeout=30)

@@ -91,10 +91,10 @@ VISITED = """
             from concurrent.futures import ThreadPoolExecutor
             return ThreadPoolExecutor(4)
 
-        def read_beside(context):
+        def read_in_thread(context):
             add_script_run_ctx(ctx=context)
             try:
-                return server_state.get("beside")
+                return server_state.get("thread")
             finally:
                 del threading.current_thread().streamlit_script_run_ctx
 

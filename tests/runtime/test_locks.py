@@ -1,4 +1,4 @@
-"""Locks, transactions and waits in scripts that are stopped: nobody hangs, nothing stays held, nothing is half done."""
+"""Locks, transactions and waits in stopped scripts: no thread hangs, no lock stays held, no write is partial."""
 
 from __future__ import annotations
 

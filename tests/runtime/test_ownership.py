@@ -41,7 +41,7 @@ HOLDING = """
 
 
 @pytest.mark.parametrize("what", ["lock", "locks", "transaction"])
-def test_what_a_replaced_run_holds_is_released(serve: Serve, what: str) -> None:
+def test_locks_of_a_replaced_run_are_released(serve: Serve, what: str) -> None:
     server = serve(HOLDING)
 
     async def steps(client: Client) -> None:
@@ -121,7 +121,7 @@ PARALLEL = """
 
 
 @parallel_fragments
-def test_what_a_parallel_fragment_holds_is_released(serve: Serve) -> None:
+def test_locks_of_a_parallel_fragment_are_released(serve: Serve) -> None:
     server = serve(PARALLEL)
 
     async def steps(client: Client) -> None:
@@ -178,7 +178,7 @@ BODY_HOLDS = """
 
 
 @parallel_fragments
-def test_parallel_fragment_gets_what_the_body_has_left_locked(serve: Serve) -> None:
+def test_parallel_fragment_gets_the_locks_that_the_body_has_left(serve: Serve) -> None:
     """The script's thread waits for it, and would hold the lock for ever."""
     server = serve(BODY_HOLDS)
 

@@ -15,7 +15,7 @@ from harness.steps import FENCE, Serve, fence, settle, with_clients
 
 
 def test_convergence(serve: Serve) -> None:
-    """Every session ends up with the last of many values, written by a thread and by the sessions at once."""
+    """Every session ends up with the last of many values that a thread and the sessions write at the same time."""
     server = serve("""
         def write():
             for i in range(300):
@@ -327,7 +327,7 @@ def test_a_write_from_a_fragment_refreshes_its_own_body(serve: Serve) -> None:
 
 
 def test_a_transfer_is_never_torn(serve: Serve) -> None:
-    """Defect 2: a script that holds a lock between a debit and a credit is not killed by somebody else's write."""
+    """Defect 2: a script that holds a lock between a debit and a credit is not killed by another session's write."""
     server = serve("""
         server_state.setdefault("left", 1000)
         server_state.setdefault("right", 0)
@@ -415,8 +415,8 @@ def test_no_rerun_and_force(serve: Serve) -> None:
     with_clients(server, 2, steps)
 
 
-def test_a_run_that_was_replaced_subscribes_nobody(serve: Serve) -> None:
-    """A click replaces a run at once; what the old run reads until it notices is nobody's."""
+def test_a_run_that_was_replaced_subscribes_no_session(serve: Serve) -> None:
+    """A click replaces a run immediately. The reads of the old run until it notices subscribe no session."""
     server = serve(
         """
         @st.cache_resource

@@ -181,7 +181,7 @@ def test_a_dialog_is_rerun_alone(serve: Serve) -> None:
         @st.dialog("Details")
         def details():
             name = st.text_input("name")
-            st.text(f"inside {server_state.get('inside', 0)} {name or 'nobody'}")
+            st.text(f"inside {server_state.get('inside', 0)} {name or 'unnamed'}")
         if st.button("open"):
             details()
         """
@@ -191,7 +191,7 @@ def test_a_dialog_is_rerun_alone(serve: Serve) -> None:
         async with Client(server.websocket_url, query="role=writer") as writer:
             await writer.until(lambda client: client.settled)
             await client.click("open")
-            await client.shows("inside 0 nobody")
+            await client.shows("inside 0 unnamed")
             await client.enter("name", "Ada")
             await client.shows("inside 0 Ada")
             for i in (1, 2):
@@ -203,7 +203,7 @@ def test_a_dialog_is_rerun_alone(serve: Serve) -> None:
 
 
 def test_a_callback_in_a_fragment_belongs_to_the_fragment(serve: Serve) -> None:
-    """It reads and writes a key that the body does not show, so the body stands."""
+    """It reads and writes a key that the body does not show, so the body does not rerun."""
     server = serve(
         COUNTING
         + """

@@ -17,7 +17,7 @@ COUNTS = """
 
 
 def test_a_session_that_comes_back_shows_current_values(serve: Serve) -> None:
-    """It does not run while nobody sees it, and is refreshed when its connection is back."""
+    """It does not run while it has no connection, and is refreshed when its connection is back."""
     server = serve(
         """
         @st.cache_resource
@@ -168,7 +168,7 @@ def test_the_page_that_a_session_is_on_is_rerun(serve: Serve) -> None:
 
 
 def test_widgets_query_and_triggers_survive(serve: Serve) -> None:
-    """A rerun that somebody else causes keeps what the user entered and replays no click."""
+    """A rerun that another session causes keeps what the user entered and replays no click."""
     server = serve("""
         name = st.text_input("name")
         if st.button("once"):

@@ -116,7 +116,7 @@ def test_the_session_that_changes_is_not_rerun_for_it(serve: Serve) -> None:
     with_clients(server, 2, steps, Browser)
 
 
-def test_old_news_is_no_change(serve: Serve) -> None:
+def test_outdated_value_is_no_change(serve: Serve) -> None:
     """A click in a session that has not heard of another's change yet comes with the value before it."""
     server = serve(
         NEWS_IS_SLOW
@@ -162,7 +162,7 @@ TWO_BOXES = """
 
 
 @pytest.mark.parametrize("first", ["ours", "theirs"])
-def test_values_that_are_sent_again_change_none_that_was_not_heard(serve: Serve, first: str) -> None:
+def test_values_that_are_sent_again_do_not_change_newer_values(serve: Serve, first: str) -> None:
     """Most releases of Streamlit send all values again when a slider was moved there and back.
 
     It is old news of one box that is not taken for one that was set back, or of both: a message sets one back.
@@ -181,8 +181,8 @@ def test_values_that_are_sent_again_change_none_that_was_not_heard(serve: Serve,
     with_clients(server, 2, steps, Browser)
 
 
-def test_what_is_set_back_after_a_change_of_another_is_a_change(serve: Serve) -> None:
-    """The same message; but whoever sent it has had the time to see what came."""
+def test_a_widget_set_back_after_a_change_of_another_is_a_change(serve: Serve) -> None:
+    """The same message, but its user has had the time to see the update."""
     server = serve(seconds(UNHEARD=60.0, UNSEEN=0.0) + TWO_BOXES)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
@@ -197,7 +197,7 @@ def test_what_is_set_back_after_a_change_of_another_is_a_change(serve: Serve) ->
     with_clients(server, 2, steps, Browser)
 
 
-def test_what_was_on_its_way_when_another_value_was_set_is_no_change(serve: Serve) -> None:
+def test_a_value_in_transit_when_another_was_set_is_no_change(serve: Serve) -> None:
     """It comes after that, so the browser shows it and sends it until it is told again."""
     server = serve(NEWS_IS_SLOW + CLICK + BOX)
 
@@ -219,7 +219,7 @@ def test_what_was_on_its_way_when_another_value_was_set_is_no_change(serve: Serv
 
 
 def test_a_value_that_never_reached_the_browser_is_no_change_of_it(serve: Serve) -> None:
-    """A busy browser skips what a run has sent if the next run's comes at once."""
+    """A busy browser skips what a run has sent if the next run's messages follow immediately."""
     server = serve(CLICK + BOX)
 
     class Busy(Browser):
@@ -256,7 +256,7 @@ def test_a_new_widget_is_told_again(serve: Serve) -> None:
 
 
 def test_a_new_widget_is_not_told_again_without_need(serve: Serve) -> None:
-    """It would take what somebody is typing."""
+    """It would overwrite text that the user is typing."""
     server = serve(
         seconds(UNHEARD=60.0, UNMADE=60.0)
         + CLICK
@@ -282,7 +282,7 @@ def test_a_new_widget_is_not_told_again_without_need(serve: Serve) -> None:
     with_clients(server, 2, steps, Browser)
 
 
-def test_what_is_set_to_the_widgets_own_value_at_first_is_a_change(serve: Serve) -> None:
+def test_first_change_to_the_widgets_own_value_is_a_change(serve: Serve) -> None:
     """A browser that was not told would send the same; but nothing else is a cause for sending it."""
     server = serve(NEWS_IS_SLOW + BOX)
 
@@ -295,7 +295,7 @@ def test_what_is_set_to_the_widgets_own_value_at_first_is_a_change(serve: Serve)
     with_clients(server, 2, steps, Browser)
 
 
-def test_what_is_set_back_beside_a_value_that_never_reached_the_browser(serve: Serve) -> None:
+def test_a_widget_set_back_next_to_a_value_that_never_reached_the_browser(serve: Serve) -> None:
     server = serve(seconds(UNHEARD=60.0, UNMADE=0.0) + TWO_BOXES)
 
     async def steps(ours: LateOne, theirs: LateOne) -> None:
@@ -344,7 +344,7 @@ has_timers = pytest.mark.skipif(
     [("below", False), pytest.param("box", True, marks=has_timers)],
     ids=["another fragment", "timer"],
 )
-def test_old_news_that_a_fragment_asks_for_is_no_change(serve: Serve, fragment: str, by_timer: bool) -> None:
+def test_outdated_value_with_a_click_in_a_fragment_is_no_change(serve: Serve, fragment: str, by_timer: bool) -> None:
     """Only the fragment with the widget sends what its user has set, and no timer does."""
     server = serve(
         NEWS_IS_SLOW
@@ -378,8 +378,8 @@ def test_old_news_that_a_fragment_asks_for_is_no_change(serve: Serve, fragment: 
     with_clients(server, 2, steps, Browser)
 
 
-def test_what_is_set_back_at_once_is_a_change(serve: Serve) -> None:
-    """It is the same value as that of a session that has not heard; but nothing else is a cause for sending it."""
+def test_a_widget_set_back_immediately_is_a_change(serve: Serve) -> None:
+    """An outdated session would send the same value, but here the browser has no other reason to send it."""
     server = serve(BOX)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
@@ -522,7 +522,7 @@ def test_form(serve: Serve) -> None:
     """What is submitted is published; what was not changed is not, and neither is what is set but not submitted."""
     server = serve("""
         with st.form("form"):
-            st.text_input("name", **shared("name", default="nobody"))
+            st.text_input("name", **shared("name", default="no name"))
             st.text_input("place", **shared("place", default="nowhere"))
             st.form_submit_button("submit")
         st.button("elsewhere")
@@ -828,7 +828,7 @@ OPENED = {
 
 @pytest.mark.skipif(not hasattr(streamlit, "pagination"), reason="in this Streamlit release they have no value")
 @pytest.mark.parametrize("kind", OPENED)
-def test_what_can_be_opened_and_closed(kind: str) -> None:
+def test_elements_that_open_and_close(kind: str) -> None:
     source, values = OPENED[kind]
     script = f"""
 import streamlit as st
@@ -864,7 +864,7 @@ st.text(type(st.session_state["value"]).__name__)
         server_state.clear()
 
 
-def test_nothing_is_left_for_the_app_to_see() -> None:
+def test_session_state_shows_no_private_keys() -> None:
     script = """
 import streamlit as st
 from fastserverstate import shared

@@ -1,4 +1,4 @@
-"""A server's event loop never stands still for a wait, and no wait keeps the server from ending."""
+"""No wait blocks a server's event loop or keeps the server from ending."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ CONNECTED = """
 
 
 @on_release
-def test_resource_that_is_released_while_the_engine_stands_still(serve: Serve) -> None:
-    """It stands still until another user clicks, who is served. The change is made then."""
+def test_resource_that_is_released_while_the_engine_does_not_answer(serve: Serve) -> None:
+    """The release blocks until another user clicks. That click is served, and the change is made then."""
 
     async def steps(staying: Client, leaving: Client) -> None:
         await leaving.click("join")

@@ -129,7 +129,7 @@ UNTELLABLE = {
 
 
 @pytest.mark.parametrize("value", UNTELLABLE.values(), ids=UNTELLABLE)
-def test_what_cannot_be_told_counts_as_changed(state, changed, value):
+def test_values_of_unknown_content_count_as_changed(state, changed, value):
     assert changed(assign(state, value))
     assert changed(assign(state, value))
 
@@ -260,7 +260,7 @@ def test_slow_comparison_hides_no_change_that_was_made_meanwhile(overtaken):
     assert overtaken("newer") == (True, True)
 
 
-def test_slow_comparison_beside_an_equal_assignment(overtaken):
+def test_slow_comparison_overtaken_by_an_equal_assignment(overtaken):
     assert overtaken("same") == (False, False)
 
 
@@ -286,7 +286,7 @@ def test_comparison_after_a_wait_holds_up_no_reader(state, locks, configure, opt
     assert not locks["k"].locked()
 
 
-def test_slow_comparison_beside_quick_writers_comes_to_an_end(state, configure):
+def test_slow_comparison_ends_while_others_write_quickly(state, configure):
     """It counts as changed after some tries, each of which another write has overtaken."""
 
     def overtake():
@@ -302,7 +302,7 @@ def test_slow_comparison_beside_quick_writers_comes_to_an_end(state, configure):
     assert 2 < Slow.thoughts < 100
 
 
-def test_content_is_looked_at_again_after_a_wait_for_the_lock(state, locks, changed):
+def test_content_is_compared_again_after_a_wait_for_the_lock(state, locks, changed):
     """It may have changed in place since then, and readers are shown what it is now."""
 
     def hold(rows, held):
@@ -549,7 +549,7 @@ def test_value_that_takes_too_long_in_a_transaction(store, state):
     assert len(set(versions)) == 3
 
 
-def test_walk_that_was_given_up_leaves_no_fingerprint(state, changed):
+def test_fingerprint_that_was_given_up_is_not_kept(state, changed):
     """A value that is looked through in time afterwards differs from all that went before."""
     assert changed(assign(state, slow()))
     assert changed(assign(state, [*range(3000)]))
@@ -558,7 +558,7 @@ def test_walk_that_was_given_up_leaves_no_fingerprint(state, changed):
     assert changed(assign(state, [*range(3000)]))
 
 
-def test_small_value_is_looked_through_whatever_it_takes(state, changed):
+def test_small_value_is_always_compared_completely(state, changed):
     """The clock is looked at now and then only."""
     assert changed(assign(state, [PutsTheClockOn()]))
     assert not changed(assign(state, [PutsTheClockOn()]))
@@ -669,7 +669,7 @@ def test_nothing_is_noted(store, state, session, in_place, *, configure, detecti
     assert detecting.messages == []
 
 
-def test_nothing_is_looked_at_while_sessions_are_due(store, state, session, detecting):
+def test_nothing_is_checked_while_sessions_are_due(store, state, session, detecting):
     due = [False]
     watch = InPlaceWatch(store, is_busy=lambda: due[0])
     state["k"] = rows = [1]
@@ -682,7 +682,7 @@ def test_nothing_is_looked_at_while_sessions_are_due(store, state, session, dete
     assert len(detecting.messages) == 1
 
 
-def test_looks_take_no_more_than_their_share(store, state, session, detecting):
+def test_checks_take_no_more_than_their_share(store, state, session, detecting):
     """A look that has used up what was saved is followed by none before runs have taken long enough."""
     now = [0.0]
 
@@ -709,7 +709,7 @@ def test_looks_take_no_more_than_their_share(store, state, session, detecting):
     assert run(0) == 1
 
 
-def test_value_that_takes_too_long_to_look_at_is_left_alone(store, state, session, in_place, detecting):
+def test_value_that_takes_too_long_to_check_is_skipped(store, state, session, in_place, detecting):
     state["k"] = rows = [*range(3000)]
     session.start_run()
     assert state["k"] is rows
@@ -721,7 +721,7 @@ def test_value_that_takes_too_long_to_look_at_is_left_alone(store, state, sessio
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
-def test_look_raises_nothing_into_the_run(state, session, in_place, detecting, error):
+def test_check_raises_nothing_into_the_run(state, session, in_place, detecting, error):
     class Raises:
         def __reduce__(self):
             raise error
@@ -734,7 +734,7 @@ def test_look_raises_nothing_into_the_run(state, session, in_place, detecting, e
     assert detecting.messages == []
 
 
-def test_look_at_a_value_that_reads_the_state_subscribes_nothing(store, state, session, in_place):
+def test_check_of_a_value_that_reads_the_state_subscribes_nothing(store, state, session, in_place):
     class Reads:
         def __reduce__(self):
             state.get("other")

@@ -74,7 +74,7 @@ async def yielding_async(value):
         (lambda value: value.update(a=1), r"has returned None for a dict. server_state\['\w+'\] was not assigned"),
     ],
 )
-def test_functions_that_cannot_be_meant(store, state, atomic, function, message):
+def test_functions_that_are_probably_mistakes(store, state, atomic, function, message):
     state["k"] = value = {}
     version = store.version("k")
     with pytest.raises(TypeError, match=message) as caught:
@@ -119,7 +119,7 @@ def test_atomic_takes_its_default_by_name(atomic):
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyError, KeyboardInterrupt, SystemExit, GeneratorExit])
 @pytest.mark.parametrize("present", [True, False], ids=["present", "absent"])
-def test_what_the_function_raises_leaves_the_key_as_it_was(store, state, locks, atomic, *, error, present):
+def test_exception_of_the_function_leaves_the_key_unchanged(store, state, locks, atomic, *, error, present):
     if present:
         state["k"] = "old"
     before = store.version("k")
@@ -287,7 +287,7 @@ def test_increment_goes_beyond_machine_words(state, atomic):
     assert atomic.increment("k", -(2**200)) == state["k"] == 2**63
 
 
-def test_increment_by_what_can_be_added(state, atomic):
+def test_increment_by_any_addable_value(state, atomic):
     state.update(text="a", flag=True, money=(1,))
     assert atomic.increment("text", "b") == "ab"
     assert atomic.increment("flag") == 2
@@ -296,7 +296,7 @@ def test_increment_by_what_can_be_added(state, atomic):
 
 
 @pytest.mark.parametrize("value", [None, "text", [], Unreadable()], ids=["None", "str", "list", "hostile"])
-def test_increment_that_fails_leaves_the_key_as_it_was(store, state, locks, atomic, value):
+def test_increment_that_fails_leaves_the_key_unchanged(store, state, locks, atomic, value):
     state["k"] = value
     before = store.version("k")
     with pytest.raises((TypeError, AssertionError)):
@@ -476,7 +476,7 @@ def test_same_object_is_as_expected(state, compare_and_set):
         assert compare_and_set("k", value, "new") is True
 
 
-def test_set_to_what_it_was_is_no_change(store, state, compare_and_set, stale_after):
+def test_set_to_an_equal_value_is_no_change(store, state, compare_and_set, stale_after):
     state["k"] = 1
     before = store.version("k")
     assert not stale_after(lambda: compare_and_set("k", 1, 1))
@@ -559,7 +559,7 @@ def test_touch_of_a_missing_key_reruns_the_sessions_that_have_looked_for_it(
     assert "k" not in state
 
 
-def test_touch_of_a_missing_key_calls_who_listens(state, touch, on_change):
+def test_touch_of_a_missing_key_calls_listeners(state, touch, on_change):
     calls = []
     on_change("k", lambda: calls.append("k" in state))
     touch("k")

@@ -99,7 +99,7 @@ def test_different_values_have_different_fingerprints(make):
 
 
 def test_hardly_any_two_of_all_values_share_a_fingerprint():
-    """A few values stand in two lists."""
+    """A few values are in two lists."""
     found = Counter(content_fingerprint(value) for make in CASES.values() for value in make())
     assert None not in found
     assert len(found) > 0.95 * found.total()
@@ -118,7 +118,7 @@ def test_change_in_place_is_seen(name):
 
 @pytest.mark.parametrize("make", EXTENDED.values(), ids=EXTENDED)
 @pytest.mark.parametrize("slots", [None, ("note",)], ids=["attribute", "slot"])
-def test_what_a_subclass_adds_counts(make, slots):
+def test_attributes_of_a_subclass_count(make, slots):
     one, same, other = make(slots=slots), make(slots=slots), make(slots=slots, note=2)
     assert content_fingerprint(one) == content_fingerprint(same) != content_fingerprint(other)
     assert content_fingerprint(other) is not None
@@ -131,7 +131,7 @@ def test_transparency_of_a_palette():
 
 
 def test_image_from_a_file():
-    """Copies lose what the file says beside the pixels."""
+    """Copies lose the metadata of the file."""
     value = values.image_file()
     before = content_fingerprint(value)
     assert content_fingerprint(value) == content_fingerprint(values.image_file()) == before is not None
@@ -304,7 +304,7 @@ def unfolded(node, depth=8):
 
 
 @given(VALUES)
-def test_who_shares_what_makes_no_difference(value):
+def test_shared_references_make_no_difference(value):
     shared = [value, (value, {"k": value}), Plain(a=value, b=[value])]
     apart = [copy.deepcopy(value), (copy.deepcopy(value), {"k": copy.deepcopy(value)})]
     apart.append(Plain(b=[copy.deepcopy(value)], a=copy.deepcopy(value)))
@@ -340,7 +340,7 @@ def test_order_of_attributes_makes_no_difference():
     assert content_fingerprint(namespaces[0]) == content_fingerprint(namespaces[1])
 
 
-def test_what_a_read_computes_makes_no_difference():
+def test_cached_properties_make_no_difference():
     for value in (
         Measured([1, 2]),
         values.CachingAccount([1, 2]),
@@ -416,7 +416,7 @@ def test_blocks_of_a_frame_make_no_difference():
 
 
 @pytest.mark.parametrize("name", ARROW_COLUMNS)
-def test_chunks_offsets_and_what_lies_under_nulls_make_no_difference(name):
+def test_chunks_offsets_and_values_under_nulls_make_no_difference(name):
     items, _ = ARROW_COLUMNS[name]
     value = arrow_array(name)
     chunked = pa.chunked_array([value])
@@ -470,7 +470,7 @@ def test_chunks_of_polars_frames_make_no_difference():
 # Cycles, and values that are far larger than what holds them
 
 
-def test_cycles_are_told_by_where_they_lead():
+def test_cycles_are_distinguished_by_their_targets():
     assert content_fingerprint(ring(1)) == content_fingerprint(ring(1))
     one, other = [[], []], [[], []]
     one[0].append(one)
@@ -492,7 +492,7 @@ def test_sharing_counts_where_a_cycle_can_be_reached():
     assert content_fingerprint(outer) == content_fingerprint(copy.deepcopy(outer)) != content_fingerprint(twin)
 
 
-def test_sharing_makes_no_difference_beside_a_cycle():
+def test_sharing_makes_no_difference_outside_a_cycle():
     shared = [*range(100)]
     assert content_fingerprint([ring(1), shared, shared]) == content_fingerprint([ring(1), shared, [*shared]])
 
@@ -690,7 +690,7 @@ NONE = {
 
 @pytest.mark.parametrize("make", NONE.values(), ids=NONE)
 @pytest.mark.parametrize("wrap", [lambda v: v, lambda v: [1, v], lambda v: {"k": v}, lambda v: Account("a", [v])])
-def test_what_cannot_be_told_has_no_fingerprint(make, wrap):
+def test_values_of_unknown_content_have_no_fingerprint(make, wrap):
     value = make()
     assert content_fingerprint(wrap(value)) is None
     if hasattr(type(value), "close"):
@@ -702,7 +702,7 @@ class Stop(BaseException):
 
 
 @pytest.mark.parametrize("exception", [KeyboardInterrupt, Stop, SystemExit])
-def test_what_stops_a_script_passes_through(exception):
+def test_exceptions_that_stop_a_script_pass_through(exception):
     with pytest.raises(exception):
         content_fingerprint([1, {"k": raising(exception)}])
     with pytest.raises(exception):
@@ -819,7 +819,7 @@ def test_container_that_changes_its_size_has_no_fingerprint(holder, meddle):
 
 
 def test_values_that_other_threads_change():
-    """Nothing crashes, and what stands still at the end has its fingerprint."""
+    """Nothing crashes, and the values that no thread changes at the end have their fingerprints."""
     value = {"list": [], "dict": {}, "set": set(), "object": Plain(), "array": np.zeros(9)}
     stop = threading.Event()
 

@@ -606,7 +606,7 @@ def change(state):
     state["k"] += 1
 
 
-def test_writes_in_no_rerun_are_stored_and_rerun_nobody(state, stale_after):
+def test_writes_in_no_rerun_are_stored_and_rerun_no_session(state, stale_after):
     def muted():
         with no_rerun:
             change(state)
@@ -657,7 +657,7 @@ def test_no_rerun_as_decorator(state, stale_after):
     assert stale_after(lambda: change(state))
 
 
-def test_no_rerun_keeps_what_is_said_of_methods(state, stale_after):
+def test_no_rerun_decorates_methods(state, stale_after):
     class Counter:
         @no_rerun
         def add(self, *, by):
@@ -670,7 +670,7 @@ def test_no_rerun_keeps_what_is_said_of_methods(state, stale_after):
     assert state["k"] == 3
 
 
-def test_no_rerun_is_for_its_own_thread(state, stale_after):
+def test_no_rerun_affects_its_own_thread_only(state, stale_after):
     def elsewhere(function):
         with ThreadSet() as threads:
             threads.add(function, state)
@@ -680,7 +680,7 @@ def test_no_rerun_is_for_its_own_thread(state, stale_after):
     assert stale_after(lambda: change(state))
 
 
-def test_force_rerun_reaches_who_depends_on_the_key(store, state, force_rerun, stale_after):
+def test_force_rerun_reruns_the_sessions_that_depend_on_the_key(store, state, force_rerun, stale_after):
     before = store.version("k")
     assert stale_after(lambda: force_rerun("k"))
     assert state["k"] == 0

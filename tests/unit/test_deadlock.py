@@ -1,4 +1,4 @@
-"""Locks that cannot hang an app: several at once, circles of waiters, stops, and everybody's turn."""
+"""Locks that cannot hang an app: several in one call, cycles of waiters, stops, and fairness."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def world(store, state, locks):
     )
 
 
-# ------------------------------------------------------------------------------------------------ several locks at once
+# -------------------------------------------------------------------------------------------- several locks in one call
 
 
 def test_several_locks_are_held_and_released_together(locks):
@@ -342,7 +342,7 @@ def run_circle(world, keys, hold=hold_with, wait=WAITS["with"]):
 
 
 @pytest.mark.parametrize("hold", HOLDS.values(), ids=HOLDS)
-def test_deadlock_is_raised_in_one_and_says_who_holds_what_taken_where(world, hold):
+def test_deadlock_is_raised_in_one_thread_and_names_holders_and_lines(world, hold):
     errors, lines = run_circle(world, ["a", "b"], hold)
     assert len(errors) == 1
     message = str(errors[0])
@@ -360,7 +360,7 @@ def test_deadlock_is_found_however_the_threads_wait(world, wait):
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 20])
-def test_everybody_in_a_circle_is_named(world, size):
+def test_every_thread_in_a_cycle_is_named(world, size):
     keys = [f"k{i}" for i in range(size)]
     errors, lines = run_circle(world, keys)
     assert len(errors) == 1
@@ -370,7 +370,7 @@ def test_everybody_in_a_circle_is_named(world, size):
         assert f"{__file__}:{lines[key]}" in str(errors[0])
 
 
-def test_deadlock_error_is_what_it_says():
+def test_types_of_deadlock_error():
     assert issubclass(DeadlockError, FastServerStateError)
     assert issubclass(DeadlockError, RuntimeError)
 
@@ -385,7 +385,7 @@ def test_everything_can_be_used_after_a_deadlock(world):
     assert elsewhere(lambda: dict(world.state)) == {"a": 1, "b": 2, "c": 3}
 
 
-def test_who_catches_the_error_still_holds_what_it_held(world):
+def test_thread_that_catches_the_error_keeps_its_locks(world):
     caught = []
     a_and_b_are_held = threading.Barrier(2)
 
@@ -434,7 +434,7 @@ def test_deadlock_between_sessions_names_them(world):
     assert "session of b" in str(errors[0])
 
 
-def test_deadlock_beside_bystanders(world):
+def test_waiters_outside_the_cycle_get_their_locks(world):
     """Threads that wait for the locks of a circle, and are not in it, get them."""
     got = []
 
@@ -484,7 +484,7 @@ def test_lock_that_is_given_before_the_sleep_is_no_deadlock(world):
     assert taken == [1]
 
 
-def test_fifty_contenders_raise_no_alarm_and_all_have_their_turn(world):
+def test_fifty_contenders_raise_no_deadlock_and_none_starves(world):
     """Each holds another lock meanwhile. Who waits is passed over by hardly more than those who were there first."""
     contenders = 50
     turns = [0] * contenders
@@ -547,8 +547,8 @@ def test_timed_transactions_end_by_themselves(world):
     assert outcomes == []
 
 
-def test_locks_that_go_from_hand_to_hand_raise_no_alarm(world):
-    """Eight threads that take pairs in order, one after the other and at once, and wait in chains all the time."""
+def test_locks_that_change_holders_raise_no_deadlock(world):
+    """Eight threads that take pairs in order, one by one and in one call, and wait in chains all the time."""
 
     def work(seed):
         for i in range(600):
@@ -654,7 +654,7 @@ STOPPABLE = {**WAITS, "timeout": wait_with_timeout}
 
 @pytest.mark.parametrize("wait", STOPPABLE.values(), ids=STOPPABLE)
 @pytest.mark.parametrize("when", ["before it waits", "while it waits"])
-def test_waiter_whose_run_is_stopped_gives_up_at_once(world, wait, when):
+def test_waiter_whose_run_is_stopped_gives_up_immediately(world, wait, when):
     session, outcomes = StoppableSession(world.store), []
     world.state["k"] = 1
     with world.locks["k"], ThreadSet() as threads:

@@ -43,7 +43,7 @@ WAITS = """
                 began.release()
             call()
         except RuntimeError as error:
-            sys.stdout.write(f"{error}\\n")  # at once, for several threads do it
+            sys.stdout.write(f"{error}\\n")  # in one write, because several threads do it
 
     CALLS = [
         lambda: wait_for("k"),

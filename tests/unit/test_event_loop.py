@@ -118,7 +118,7 @@ def test_waiting_for_a_change_is_refused(use):
     assert use.store.statistics()["cells"] == 1
 
 
-def test_what_needs_no_wait_works(use):
+def test_calls_that_need_not_wait_work(use):
     use.state["k"] = 1
     assert on_loop(lambda: use.wait_for("k")) == 1
     with pytest.raises(TimeoutError):
@@ -163,7 +163,7 @@ def test_condition_is_not_waited_on(use):
     assert not use.locks["k"].locked()
 
 
-def test_way_out_that_the_message_names(use):
+def test_the_alternative_in_the_message_works(use):
     """It waits on another thread, and the loop goes on meanwhile."""
 
     async def serve():

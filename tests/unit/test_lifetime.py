@@ -22,7 +22,7 @@ REPLACEMENTS = {
 
 @pytest.mark.parametrize("replace", REPLACEMENTS.values(), ids=REPLACEMENTS)
 @pytest.mark.parametrize("subscribed", [False, True], ids=["unread", "read"])
-def test_replaced_value_dies_at_once(replace, subscribed):
+def test_replaced_value_is_freed_immediately(replace, subscribed):
     run_script(
         f"""
         class Value: pass
@@ -171,7 +171,7 @@ SHARED = {
 
 @pytest.mark.parametrize(("owner", "use"), SHARED.values(), ids=SHARED)
 def test_attributes_that_a_finalizer_asks_for_too(owner, use):
-    """The collector may start while the dict of somebody's attributes is made, and must not make it twice."""
+    """A garbage collection may start while the `__dict__` is created, and must not create it twice."""
     run_script(
         f"""
         class Garbage:

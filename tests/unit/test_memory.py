@@ -275,4 +275,4 @@ def test_no_growth_in_a_million_rounds(rounds):
     )
     assert measured["traced"] < 1_000_000, measured  # what two runs have missed
     assert measured["grown"] < 4_000_000, measured
-    assert measured["at first"] < 60_000_000, measured  # 100,000 keys at once are 30 MB
+    assert measured["at first"] < 60_000_000, measured  # 100,000 keys need 30 MB

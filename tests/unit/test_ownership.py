@@ -202,7 +202,7 @@ def test_readers_that_waited_never_hold_the_lock(state, store, locks):
 
 
 def test_writer_that_waited_compares_while_others_read(state, locks):
-    """Nobody waits for the comparison of what is assigned."""
+    """No thread waits for the comparison of the assigned value."""
     compares, read = threading.Event(), threading.Event()
 
     class Slow:

@@ -90,7 +90,7 @@ def test_session_that_has_seen_the_newest_value_is_not_stale(store, state, stale
 
 
 @pytest.mark.usefixtures("paced")
-def test_change_after_a_rest_is_told_at_once(store, state, stale):
+def test_change_after_idle_time_is_announced_immediately(store, state, stale):
     screen = Screen(store, state, "k")
     for number in range(3):
         _core.advance_clock(INTERVAL)
@@ -122,7 +122,7 @@ def test_who_comes_and_goes_of_the_key_is_paced_too(store, state, stale):
     assert not look()
 
 
-def test_shorter_interval_holds_at_once(store, state, stale, key_options, paced):  # noqa: ARG001
+def test_shorter_interval_applies_immediately(store, state, stale, key_options, paced):  # noqa: ARG001
     screen = Screen(store, state, "k")
     woken = []
     store.on_stale(lambda: woken.append(True))

@@ -1,4 +1,4 @@
-"""Many threads in one table and at one lock: nothing is lost, nothing happens twice, nobody waits for ever."""
+"""Many threads in one table and at one lock: nothing is lost, nothing happens twice, no thread waits forever."""
 
 from __future__ import annotations
 
@@ -325,7 +325,7 @@ def test_waiter_that_gave_up_does_not_swallow_the_lock(lock):
 
 
 def test_waiter_is_not_starved(lock):
-    sys.setswitchinterval(5)  # who releases takes the lock again before anybody else has the GIL
+    sys.setswitchinterval(5)  # the releasing thread takes the lock again before another thread has the GIL
     stop, entered, turns, passed_over = threading.Event(), threading.Event(), [0], []
 
     def greedy():

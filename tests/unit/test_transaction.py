@@ -1,4 +1,4 @@
-"""`transaction`: several changes that appear at once or not at all."""
+"""`transaction`: several changes that become visible atomically or not at all."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_others_see_nothing_until_the_end(store, state, locks, transaction):
 
 
 @pytest.mark.parametrize("block", ["transaction", "locks"])
-def test_several_keys_appear_at_once(state, locks, transaction, block):
+def test_several_keys_appear_atomically(state, locks, transaction, block):
     """To readers who hold all of them, through a transaction or through locks."""
     keys = [f"k{i}" for i in range(5)]
     state.update(dict.fromkeys(keys, 0))
@@ -184,7 +184,7 @@ def test_several_keys_appear_at_once(state, locks, transaction, block):
         threads.add(read)
 
 
-def test_keys_appear_and_vanish_at_once(state, transaction):
+def test_keys_appear_and_vanish_atomically(state, transaction):
     """To those who only count, without any lock."""
     keys = [f"k{i}" for i in range(40)]
     over = threading.Event()
@@ -320,7 +320,7 @@ def test_caught_inside_is_not_an_exception_of_the_block(state, transaction):
     assert state["k"] == 1
 
 
-def test_discarded_values_are_let_go_of(state, transaction):
+def test_discarded_values_are_released(state, transaction):
     class Value:
         pass
 
@@ -334,7 +334,7 @@ def test_discarded_values_are_let_go_of(state, transaction):
     assert gone() is None
 
 
-def test_replaced_values_are_let_go_of_when_nothing_is_locked(state, locks, transaction):
+def test_replaced_values_are_released_when_no_lock_is_held(state, locks, transaction):
     """Their finalizers are foreign code."""
     found = []
 
@@ -348,7 +348,7 @@ def test_replaced_values_are_let_go_of_when_nothing_is_locked(state, locks, tran
         del state["b"]
         state["c"] = Value()
         state["c"] = 2
-        assert [entry for entry in found if entry[0]] == []  # the one that was never seen may die at once
+        assert [entry for entry in found if entry[0]] == []  # the one that was never seen may be freed immediately
     gc.collect()
     assert len(found) == 3
     assert sum(entry == [True] * 3 for entry in found) >= 2
@@ -371,7 +371,7 @@ def test_nested_transaction_joins_the_outer(state, transaction):
     assert elsewhere(dict, state) == {"a": 2, "b": 2, "c": 4}
 
 
-def test_outer_exception_discards_what_the_inner_has_written(state, transaction):
+def test_outer_exception_discards_the_writes_of_the_inner_block(state, transaction):
     with contextlib.suppress(ZeroDivisionError), transaction():
         with transaction():
             state["k"] = 1
@@ -380,7 +380,7 @@ def test_outer_exception_discards_what_the_inner_has_written(state, transaction)
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_inner_exception_undoes_what_was_written_since_it_began(store, state, locks, transaction, error):
+def test_inner_exception_undoes_the_writes_of_the_inner_block(store, state, locks, transaction, error):
     state.update(kept=0, changed=0, deleted=0)
     with transaction("kept"):
         state["kept"] = 1
@@ -483,7 +483,7 @@ def test_locks_of_the_inner_are_kept_until_the_outer_ends(state, locks, transact
 # --------------------------------------------------------------------------------------------------- locks and timeouts
 
 
-def test_declared_keys_are_locked_at_once_and_written_ones_when_written(state, locks, transaction):
+def test_declared_keys_are_locked_at_the_start_and_others_when_written(state, locks, transaction):
     with transaction("a", "b"):
         assert [is_free(locks[key]) for key in "abc"] == [False, False, True]
         state["c"] = 1
@@ -572,7 +572,7 @@ def test_keys_are_str(state, transaction, key):
                 use()
 
 
-def test_transaction_object_can_be_used_again_but_not_at_once(state, transaction):
+def test_transaction_object_can_be_reused_but_not_nested(state, transaction):
     block = transaction("k")
     for n in range(3):
         with block:
@@ -672,7 +672,7 @@ def test_scope_that_depends_on_both_keys_is_told_once_at_the_end(store, state, t
     assert is_stale()
 
 
-def test_only_who_depends_on_a_change_is_told(state, transaction, shows):
+def test_only_sessions_that_depend_on_a_change_are_rerun(state, transaction, shows):
     state.update(changed=0, same=0, deleted=0, passing=0, untouched=0)
     of = {key: shows(key) for key in (*state, "new")}
     of_presence = {key: shows(key, presence=True) for key in (*state, "new")}
@@ -690,7 +690,7 @@ def test_only_who_depends_on_a_change_is_told(state, transaction, shows):
     assert of_members()
 
 
-def test_discarded_transaction_tells_nobody(state, transaction, shows):
+def test_discarded_transaction_reruns_no_session(state, transaction, shows):
     state.update(a=0, b=0)
     readers = [shows("a"), shows("b", presence=True), shows(members=True), shows("new")]
     with contextlib.suppress(ZeroDivisionError), transaction():
@@ -701,7 +701,7 @@ def test_discarded_transaction_tells_nobody(state, transaction, shows):
     assert not any(is_stale() for is_stale in readers)
 
 
-def test_transaction_in_no_rerun_tells_nobody(state, transaction, shows):
+def test_transaction_in_no_rerun_reruns_no_session(state, transaction, shows):
     is_stale = shows("a", "b")
     with no_rerun, transaction("a", "b"):
         state["a"] = 1
@@ -710,7 +710,7 @@ def test_transaction_in_no_rerun_tells_nobody(state, transaction, shows):
     assert dict(state) == {"a": 1, "b": 1}
 
 
-def test_writes_in_no_rerun_inside_of_a_transaction_tell_nobody(state, transaction, shows):
+def test_writes_in_no_rerun_inside_of_a_transaction_rerun_no_session(state, transaction, shows):
     """As anywhere else, it is the write that counts."""
     of_muted, of_loud = shows("muted"), shows("loud")
     with transaction():
@@ -771,7 +771,7 @@ def test_reads_inside_subscribe(store, state, session, transaction):
         leave()
 
 
-def test_reads_inside_of_what_is_discarded_subscribe(store, state, session, transaction):
+def test_reads_inside_of_a_discarded_transaction_subscribe(store, state, session, transaction):
     """The script may go on and show what it has read."""
     state["k"] = 0
     with contextlib.suppress(ZeroDivisionError), transaction("k"):

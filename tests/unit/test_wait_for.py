@@ -31,7 +31,7 @@ def waiting(function, *args):
         yield results
 
 
-def test_value_that_is_there_is_returned_at_once(state, wait_for):
+def test_existing_value_is_returned_immediately(state, wait_for):
     state["k"] = value = [1]
     assert wait_for("k") is value
     assert wait_for("k", lambda value: value == [1]) is value
@@ -126,7 +126,7 @@ def test_is_woken_by_a_transaction_at_its_end(state, transaction, wait_for):
     assert results == ["whole"]
 
 
-def test_is_woken_when_the_writer_lets_go(state, locks, wait_for):
+def test_is_woken_when_the_writer_releases_the_lock(state, locks, wait_for):
     """While the writer holds the lock its values are not there to be read."""
     with waiting(wait_for, "k") as results, locks["k"]:
         state["k"] = "half"
@@ -224,10 +224,10 @@ def test_keys_are_exact_str(wait_for, key):
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyError, KeyboardInterrupt])
-@pytest.mark.parametrize("when", ["at once", "later"])
+@pytest.mark.parametrize("when", ["immediately", "later"])
 def test_predicate_that_raises_ends_the_wait(store, state, wait_for, error, when):
     outcomes = []
-    state["k"] = 1 if when == "at once" else 0
+    state["k"] = 1 if when == "immediately" else 0
 
     def fail(value):
         if value:
@@ -264,7 +264,7 @@ def test_predicate_may_use_the_store(state, locks, wait_for):
 
 
 def test_waiting_for_a_lock_of_one_s_own_is_an_error(state, locks, transaction, wait_for):
-    """Nobody could ever change the key."""
+    """No thread could ever change the key."""
     with locks["k"], pytest.raises(RuntimeError, match="'k'"):
         wait_for("k", timeout=1)
     with transaction("k"), pytest.raises(RuntimeError, match="'k'"):
@@ -288,7 +288,7 @@ def test_subscribes_to_nothing(store, state, session, wait_for):
     assert store.collect_stale() == []
 
 
-def test_nothing_is_left_of_waits(store, state, wait_for):
+def test_waits_leave_nothing_behind(store, state, wait_for):
     for i in range(1_000):
         with pytest.raises(TimeoutError):
             wait_for(f"k{i}", timeout=0)
@@ -296,7 +296,7 @@ def test_nothing_is_left_of_waits(store, state, wait_for):
     assert len(state) == 0
 
 
-def test_all_who_wait_are_woken(state, wait_for):
+def test_all_waiters_are_woken(state, wait_for):
     waiters = 40
     got = []
 

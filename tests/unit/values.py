@@ -277,7 +277,7 @@ class Account:
 
 @attrs.define
 class LooseAccount(Plain):
-    """Its slots are beside the attributes that its base class has."""
+    """Has slots in addition to the attributes of its base class."""
 
     owner: str
 
@@ -843,9 +843,9 @@ MUTATIONS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "cycle": (lambda: ring(1), lambda value: value[1].append(5)),
     "field over a cached property": (lambda: Overriding(1), set_field("total", 2)),
     "slot under a property": (Covering, lambda value: Slotted.left.__set__(value, 2)),
-    "attribute beside a reduction": (MoreReducing, set_note),
-    "attribute beside a state": (MoreStateful, set_note),
-    "attribute beside the slots of attrs": (lambda: LooseAccount("a"), set_note),
+    "attribute outside a reduction": (MoreReducing, set_note),
+    "attribute outside a state": (MoreStateful, set_note),
+    "attribute outside the slots of attrs": (lambda: LooseAccount("a"), set_note),
     "attribute of an enum's member": (lambda: enum.Enum("Shade", "RED", module=__name__).RED, set_note),
     "attribute of a function": (lambda: function("a"), set_field("note", 1)),
     "defaults of a function": (lambda: function("a=1"), set_field("__defaults__", (2,))),

@@ -1,4 +1,4 @@
-"""Takes the benchmark's requests over HTTP, beside Streamlit: counters out, commands in."""
+"""Serves the benchmark's requests over HTTP, on a port of its own: returns counters and executes commands."""
 
 import json
 import os

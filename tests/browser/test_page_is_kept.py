@@ -1,4 +1,4 @@
-"""What somebody else's write must not touch: unsent text, the focus, and the page around a fragment."""
+"""Another user's write changes neither unsent text, nor the focus, nor the page around a fragment."""
 
 from __future__ import annotations
 
