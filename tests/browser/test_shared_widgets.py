@@ -144,7 +144,7 @@ def settled(*tabs: Page) -> tuple[int, int]:
 
 @pytest.fixture
 def tabs(app: AppServer, open_tab: OpenTab) -> list[Page]:
-    """Three with sliders. They have sent something: one that has not is told again, which ends a drag."""
+    """Open three tabs with sliders that have sent their values. Otherwise, a repeated update would end a drag."""
     tabs = [open_tab(app.url, "Sliders") for _ in range(3)]
     settled(*tabs)
     return tabs

@@ -272,7 +272,8 @@ for name in list(KINDS):
 
 SETUP = """
         import datetime, functools, sys
-        vars(sys.modules["fastserverstate.shared_widgets"]).update(UNHEARD=0.0, UNSEEN=0.0, UNMADE=0.0)
+        constants = {"DELIVERY_TIME": 0.0, "REACTION_TIME": 0.0, "CREATION_TIME": 0.0}
+        vars(sys.modules["fastserverstate.shared_widgets"]).update(constants)
         DAY = functools.partial(datetime.date, 2026, 1)
 """
 
@@ -557,8 +558,8 @@ def test_messages_that_no_browser_sends(serve: Serve) -> None:
 
 
 def test_a_session_whose_user_does_nothing_keeps_no_old_values() -> None:
-    """What others set goes to it all the time."""
+    """The changes of others are sent to it all the time."""
     idle = _Widget("key", 0.0)
     for second in range(100):
-        idle.tell(second, float(second))
-    assert len(idle.told) <= 2
+        idle.send(second, float(second))
+    assert len(idle.history) <= 2

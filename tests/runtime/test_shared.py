@@ -59,15 +59,15 @@ class Browser(Client):
 
 
 def seconds(**constants: float) -> str:
-    """The part of an app that sets what `shared` goes by: a minute and nothing do not depend on the machine."""
+    """Return code of an app that sets the constants of `shared`. A minute or nothing does not depend on the machine."""
     return f"""
         import sys
         vars(sys.modules["fastserverstate.shared_widgets"]).update({constants})
 """
 
 
-# Whatever a session was told may be on its way for a minute.
-NEWS_IS_SLOW = seconds(UNHEARD=60.0)
+# Updates may be in transit for a minute.
+SLOW_DELIVERY = seconds(DELIVERY_TIME=60.0)
 CLICK = """
         st.button("click")
 """
@@ -82,7 +82,7 @@ BOX = """
 
 
 def test_a_change_runs_every_session_once(serve: Serve) -> None:
-    """No session writes what it was told, and the one that has changed the value is not rerun for it."""
+    """No session writes an update back, and the session that has changed the value is not rerun for it."""
     server = serve(ABOVE + BOX + FENCE)
 
     async def steps(*clients: Browser) -> None:
@@ -117,9 +117,9 @@ def test_the_session_that_changes_is_not_rerun_for_it(serve: Serve) -> None:
 
 
 def test_outdated_value_is_no_change(serve: Serve) -> None:
-    """A click in a session that has not heard of another's change yet comes with the value before it."""
+    """A click in a browser that has not received another session's change is sent with the earlier value."""
     server = serve(
-        NEWS_IS_SLOW
+        SLOW_DELIVERY
         + """
         st.session_state.clicks = st.session_state.get("clicks", 0)
         def count():
@@ -165,9 +165,9 @@ TWO_BOXES = """
 def test_values_that_are_sent_again_do_not_change_newer_values(serve: Serve, first: str) -> None:
     """Most releases of Streamlit send all values again when a slider was moved there and back.
 
-    It is old news of one box that is not taken for one that was set back, or of both: a message sets one back.
+    The other box is outdated, but was not set back; or both are outdated, and a message can set back only one.
     """
-    server = serve(seconds(UNHEARD=60.0, UNSEEN=60.0) + TWO_BOXES)
+    server = serve(seconds(DELIVERY_TIME=60.0, REACTION_TIME=60.0) + TWO_BOXES)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
         ours.deaf = True
@@ -183,7 +183,7 @@ def test_values_that_are_sent_again_do_not_change_newer_values(serve: Serve, fir
 
 def test_a_widget_set_back_after_a_change_of_another_is_a_change(serve: Serve) -> None:
     """The same message, but its user has had the time to see the update."""
-    server = serve(seconds(UNHEARD=60.0, UNSEEN=0.0) + TWO_BOXES)
+    server = serve(seconds(DELIVERY_TIME=60.0, REACTION_TIME=0.0) + TWO_BOXES)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
         await ours.enter("two", "ours")
@@ -198,8 +198,8 @@ def test_a_widget_set_back_after_a_change_of_another_is_a_change(serve: Serve) -
 
 
 def test_a_value_in_transit_when_another_was_set_is_no_change(serve: Serve) -> None:
-    """It comes after that, so the browser shows it and sends it until it is told again."""
-    server = serve(NEWS_IS_SLOW + CLICK + BOX)
+    """It arrives after that, so the browser shows it and sends it until it receives the newer value."""
+    server = serve(SLOW_DELIVERY + CLICK + BOX)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
         ours.deaf = True
@@ -242,9 +242,9 @@ class LateOne(Browser):
     born_deaf = "one"
 
 
-def test_a_new_widget_is_told_again(serve: Serve) -> None:
+def test_a_new_widget_receives_its_value_again(serve: Serve) -> None:
     """A browser that makes a widget late does so as the next run describes it."""
-    server = serve(seconds(UNHEARD=60.0, UNMADE=60.0) + TWO_BOXES)
+    server = serve(seconds(DELIVERY_TIME=60.0, CREATION_TIME=60.0) + TWO_BOXES)
 
     async def steps(ours: LateOne, theirs: LateOne) -> None:
         assert ours.value("one") == ""
@@ -255,10 +255,10 @@ def test_a_new_widget_is_told_again(serve: Serve) -> None:
     with_clients(server, 2, steps, LateOne)
 
 
-def test_a_new_widget_is_not_told_again_without_need(serve: Serve) -> None:
+def test_a_new_widget_receives_its_value_again_only_if_needed(serve: Serve) -> None:
     """It would overwrite text that the user is typing."""
     server = serve(
-        seconds(UNHEARD=60.0, UNMADE=60.0)
+        seconds(DELIVERY_TIME=60.0, CREATION_TIME=60.0)
         + CLICK
         + """
         st.text_input("empty", **shared("empty", default=""))
@@ -267,14 +267,14 @@ def test_a_new_widget_is_not_told_again_without_need(serve: Serve) -> None:
     )
 
     async def steps(ours: Browser, theirs: Browser) -> None:
-        ours.type("empty", "typing")  # what a browser makes without being told is empty too
+        ours.type("empty", "typing")  # a browser that creates the box without an update shows an empty one, too
         await theirs.enter("two", "theirs")
         await ours.has("two", "theirs")
         assert ours.value("empty") == "typing"
         ours.type("empty", "")
         await ours.click("click")
         await ours.until(lambda client: client.settled)
-        ours.type("one", "typing")  # and now it has sent what it was told
+        ours.type("one", "typing")  # now it has sent the value back
         await theirs.enter("two", "theirs again")
         await ours.has("two", "theirs again")
         assert ours.value("one") == "typing"
@@ -283,8 +283,8 @@ def test_a_new_widget_is_not_told_again_without_need(serve: Serve) -> None:
 
 
 def test_first_change_to_the_widgets_own_value_is_a_change(serve: Serve) -> None:
-    """A browser that was not told would send the same; but nothing else is a cause for sending it."""
-    server = serve(NEWS_IS_SLOW + BOX)
+    """A browser without the update would send the same value, but here it has no other reason to send it."""
+    server = serve(SLOW_DELIVERY + BOX)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
         await ours.has("box", "first")
@@ -296,7 +296,7 @@ def test_first_change_to_the_widgets_own_value_is_a_change(serve: Serve) -> None
 
 
 def test_a_widget_set_back_next_to_a_value_that_never_reached_the_browser(serve: Serve) -> None:
-    server = serve(seconds(UNHEARD=60.0, UNMADE=0.0) + TWO_BOXES)
+    server = serve(seconds(DELIVERY_TIME=60.0, CREATION_TIME=0.0) + TWO_BOXES)
 
     async def steps(ours: LateOne, theirs: LateOne) -> None:
         await theirs.enter("two", "theirs")
@@ -347,7 +347,7 @@ has_timers = pytest.mark.skipif(
 def test_outdated_value_with_a_click_in_a_fragment_is_no_change(serve: Serve, fragment: str, by_timer: bool) -> None:
     """Only the fragment with the widget sends what its user has set, and no timer does."""
     server = serve(
-        NEWS_IS_SLOW
+        SLOW_DELIVERY
         + """
         @st.fragment
         def part():
@@ -393,8 +393,8 @@ def test_a_widget_set_back_immediately_is_a_change(serve: Serve) -> None:
 
 
 def test_the_last_of_two_wins_in_both_sessions(serve: Serve) -> None:
-    """A session that sets the value without having heard of the other's ends up with its own, and so does the other."""
-    server = serve(NEWS_IS_SLOW + BOX)
+    """A session sets the value before it receives the other's change. Both end up with the later value."""
+    server = serve(SLOW_DELIVERY + BOX)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
         ours.deaf = True
@@ -471,7 +471,7 @@ def test_callbacks_that_rerun(serve: Serve) -> None:
 def test_values_that_arrive_with_the_next_run(serve: Serve) -> None:
     """A browser keeps what is set in a widget with on_change="ignore" until something else makes it send all values."""
     server = serve(
-        seconds(UNMADE=0.0)
+        seconds(CREATION_TIME=0.0)
         + """
         st.text_input("box", on_change="ignore", **shared("text", default="first"))
         st.button("send")
