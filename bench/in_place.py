@@ -1,4 +1,4 @@
-"""What looking for changes in place costs: processor time of a run with it and without it, in turns on one server.
+"""The cost of `detect_inplace`: processor time of runs with and without it, alternating on one server.
 
 PYTHONPATH=tests python -m bench.in_place
 """
@@ -38,7 +38,7 @@ st.text(f"rows {total}")
 
 MODES = ("off", "sampled", "always")
 ROUNDS = 6
-RUNS = {1: 60, 8: 80, 200: 200}  # in a round, of so many sessions together
+RUNS = {1: 60, 8: 80, 200: 200}  # in a round, by all sessions together
 
 
 async def click(client: Client, label: str) -> None:
@@ -48,7 +48,7 @@ async def click(client: Client, label: str) -> None:
 
 
 async def measure(server: AppServer, sessions: int) -> dict[str, float]:
-    """Milliseconds of processor time of one run, by mode."""
+    """Return the milliseconds of processor time of one run, by mode."""
     spent = dict.fromkeys(MODES, 0.0)
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(Client(server.websocket_url)) for _ in range(sessions)]

@@ -1,4 +1,4 @@
-"""What users get with nothing configured, compared with Streamlit's collections after every run switched off.
+"""The default configuration, compared with Streamlit's collections after every run switched off.
 
     python bench/installed.py [--seconds 5] [--rounds 3] [1 4 8 200]
 
@@ -56,7 +56,7 @@ COLLECTOR_OFF = {"runner.postScriptGC": "false"}
 
 
 async def completed_runs(server: AppServer, sessions: int, seconds: float) -> float:
-    """Completed runs per second and session of a script that sleeps 100 ms, with a write every 10 ms."""
+    """Return completed runs per second and session of a 100 ms script, with a write every 10 ms."""
     async with AsyncExitStack() as stack:
         opened = (stack.enter_async_context(Client(server.websocket_url)) for _ in range(sessions))
         clients = await asyncio.gather(*opened)
@@ -74,7 +74,7 @@ async def completed_runs(server: AppServer, sessions: int, seconds: float) -> fl
 
 
 async def click(server: AppServer) -> float:
-    """Milliseconds until a user's own click is shown, with no other session."""
+    """Return the milliseconds until a user's own click is shown, without other sessions."""
     times = []
     async with Client(server.websocket_url, query="role=clicks") as client:
         await client.until(lambda client: client.settled)
@@ -87,7 +87,7 @@ async def click(server: AppServer) -> float:
 
 
 async def opening(server: AppServer, sessions: int) -> float:
-    """Seconds until this many sessions, opened at the same time, have shown their page."""
+    """Return the seconds until this many sessions, opened at the same time, have shown their page."""
     start = time.perf_counter()
     async with AsyncExitStack() as stack:
         clients = await asyncio.gather(

@@ -1,6 +1,6 @@
 """A real Streamlit server in this process, and sessions whose script run stays open.
 
-Inside of `LiveServer.script_run` the calling thread has the context of such a run, so what it reads and writes is what
+In `LiveServer.script_run` the calling thread has the context of such a run, so what it reads and writes is what
 the session's script reads and writes: that is how the costs in a live, subscribed script run are measured.
 """
 
@@ -38,7 +38,7 @@ if "met" not in st.session_state:
 
 
 class LiveServer:
-    """The server, on a thread of its own."""
+    """A server on a thread of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._script = folder / "app.py"
@@ -72,7 +72,7 @@ class LiveServer:
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
-        """Keep the server's event loop from doing anything for the length of the block."""
+        """Block the server's event loop during the ``with`` block."""
         entered, over = threading.Event(), threading.Event()
 
         def wait() -> None:
@@ -112,7 +112,7 @@ class LiveServer:
 
 @contextlib.contextmanager
 def detached() -> Iterator[None]:
-    """Take the script context away from the calling thread for the length of the block."""
+    """Remove the script context of the calling thread during the ``with`` block."""
     thread = threading.current_thread()
     name = _context_name(thread)
     context = vars(thread).pop(name)

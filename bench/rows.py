@@ -1,4 +1,4 @@
-"""The operations that are measured, and the same with a dict and an RLock."""
+"""The measured operations, and their equivalents with a dict and an RLock."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ UNROLLED = 100
 class Row:
     ours: str
     plain: str
-    at_most: float  # times the cost of `plain`
-    older: str = ""  # the row that streamlit-server-state has in its place, where it has none of its own
+    at_most: float  # the target, as a multiple of the cost of `plain`
+    older: str = ""  # the row of streamlit-server-state to compare with, if it has none of its own
     operations: int = 1
 
 
@@ -25,7 +25,7 @@ PLAIN_INCREMENT = 'with rlock: d["k"] += 1'
 # The session is subscribed to "k", and no session to "unread".
 ROWS = {
     "item read, subscribed": Row('state["k"]', 'd["k"]', 2.0),
-    # There is nothing cheaper to compare an attribute with than an item.
+    # An attribute read is compared with an item read, the cheapest equivalent.
     "attribute read, subscribed": Row("state.k", 'd["k"]', 2.5),
     "membership, subscribed": Row('"k" in state', '"k" in d', 2.5),
     "write, no subscriber": Row(

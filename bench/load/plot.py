@@ -25,7 +25,7 @@ BAR = 0.38
 
 @dataclass(frozen=True)
 class Panel:
-    """Which figures of a scenario are drawn: label -> name of the figure, times `factor` to give the unit."""
+    """The figures of a scenario in a plot: label -> name, multiplied by `factor` for the unit."""
 
     unit: str
     figures: dict[str, str]

@@ -16,7 +16,7 @@ DEADLINE = 30.0
 
 
 class Client:
-    """Keeps the elements that a browser would show, and sends its messages.
+    """Stores the elements that a browser would show, and sends its messages.
 
     Attributes
         ``started`` and ``finished`` count the runs reported to the client; ``session_id`` can resume the session.

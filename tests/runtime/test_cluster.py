@@ -1,4 +1,4 @@
-"""Two servers and one engine: what one of them says goes for the sessions of the other."""
+"""Two servers and one Redis server: changes on one apply to the sessions of the other."""
 
 from __future__ import annotations
 
@@ -96,13 +96,13 @@ def test_changes_on_one_server_apply_to_the_other(servers: list[AppServer]) -> N
             await here.shows("heard 1 1")
             await there.shows("heard 1 1")
 
-            await here.click("transfer")  # a transaction is never seen in parts
+            await here.click("transfer")  # a transaction is visible as a whole
             await there.shows("sum 0 b 1")
 
             await there.until(lambda client: client.settled)
             runs = there.started
             await here.click("same")  # an equal value reruns no session
-            await here.click("quietly")  # nor does a quiet one, though it arrives
+            await here.click("quietly")  # nor does a write in `no_rerun`, which is applied nevertheless
             await here.shows("n 100")
             await here.click("transfer")
             await there.shows("sum 0 b 2")
@@ -171,7 +171,7 @@ def test_server_that_starts_before_the_engine(tmp_path: Path, required: str) -> 
                     await client.shows("n 0")
                 else:
                     await client.shows("n 0")
-                    await client.click("add")  # by itself
+                    await client.click("add")  # reconnected without a click
                     await client.shows("n 1")
                     late.start()
                 async with Client(server.websocket_url) as other:

@@ -1,4 +1,4 @@
-"""`configure`: each option on a real server, and what it refuses."""
+"""`configure`: each option on a real server, and the errors for wrong values."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_always_reruns_for_a_value_that_was_not_shown(serve: Serve) -> None:
 
 
 def test_min_rerun_interval(serve: Serve) -> None:
-    """Reruns that others cause keep the interval; a click of the user's own is served within it."""
+    """Reruns caused by others keep the interval. The user's own clicks are served immediately."""
     server = serve("""
         configure(min_rerun_interval=2)
         @st.cache_resource
@@ -111,7 +111,7 @@ def test_min_rerun_interval(serve: Serve) -> None:
             await reader.shows("n 4")
             gaps = eval(next(text for text in reader.texts if text.startswith("gaps"))[5:])
             assert gaps
-            assert min(gaps) >= 1  # a script starts a moment after the rerun was asked for, and not always the same one
+            assert min(gaps) >= 1  # scripts start a moment after their reruns were requested, in any order
 
     with_clients(server, 1, steps)
 
@@ -154,7 +154,7 @@ def test_reruns_are_admitted_a_few_at_a_time(serve: Serve) -> None:
 
 
 def test_runs_that_wait_do_not_hold_up_the_others(serve: Serve) -> None:
-    """While one rerun waits for something, the others are admitted: all of these have to meet."""
+    """While a rerun waits, others are admitted: here, all of them wait for each other."""
     server = serve("""
         @st.cache_resource
         def meeting():
@@ -407,7 +407,7 @@ def test_paced_collection_when_idle(serve: Serve) -> None:
         done = number(client, "collections")
         deadline = asyncio.get_running_loop().time() + 20
         while number(client, "collections") == done and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.4)  # being at rest is what is waited for
+            await asyncio.sleep(0.4)  # wait until the server is idle
             runs = client.finished
             await client.click("again")
             await client.until(lambda client, n=runs: client.finished > n)
@@ -417,7 +417,7 @@ def test_paced_collection_when_idle(serve: Serve) -> None:
 
 
 def test_objects_that_survive_a_run_are_left_out_of_the_next_collection(serve: Serve) -> None:
-    """Streamlit's collection after every run stays on, and goes through little."""
+    """Streamlit's collection after every run stays on, and traverses few objects."""
     server = serve("""
         import gc as collector
         st.text(f"objects {len(collector.get_objects())}")
@@ -430,13 +430,13 @@ def test_objects_that_survive_a_run_are_left_out_of_the_next_collection(serve: S
         for runs in range(2, 5):
             await client.click("again")
             await client.until(lambda client, runs=runs: client.finished == runs)
-        assert number(client, "objects") < before / 5  # the collector knows the younger ones only
+        assert number(client, "objects") < before / 5  # the other objects are frozen
 
     with_clients(server, 1, steps)
 
 
 def test_number_of_left_out_objects_is_bounded(serve: Serve) -> None:
-    """Reruns of many sessions with no rest between them, 2 MB of cycles in every run."""
+    """Reruns of many sessions without a pause, with 2 MB of cycles in every run."""
     server = serve(GARBAGE.replace('configure(gc="paced")', "").replace("scheduler.gc_policy.collections", "0"))
 
     async def steps(writer: Client, *clients: Client) -> None:
@@ -451,7 +451,7 @@ def test_number_of_left_out_objects_is_bounded(serve: Serve) -> None:
 
 
 def test_big_old_objects_that_an_app_drops_are_freed(serve: Serve) -> None:
-    """Each is in a cycle, and is set aside before it is dropped: 200 of 8 MB."""
+    """200 objects of 8 MB. Each is in a cycle, and is frozen before the app drops it."""
     server = serve("""
         import resource
 

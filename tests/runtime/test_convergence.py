@@ -1,4 +1,4 @@
-"""Whatever became of a session's last run, what is on its screen goes on to be updated, and reruns come to an end."""
+"""However a session's last run has ended, its visible values are updated, and reruns come to an end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 
 HAS_KEYS = "key" in inspect.signature(streamlit.fragment).parameters
 
-# What was executed of a run depends on the way in which it ends. The parts show one number each, at several places.
+# How a run ends determines which parts of it were executed. Each part shows its number in several places.
 APP = """
         import inspect
 
@@ -86,7 +86,7 @@ WAYS += ["reruns a fragment", "reruns fragments of which the first stops"] if HA
 
 
 def is_current(client: Client, number: int) -> bool:
-    """Whether the session shows something, and all of it is of this number."""
+    """Return whether the client shows any number, and shows no other number than this."""
     shown = [text.rpartition(" ") for text in client.texts if text.rpartition(" ")[2].isdigit()]
     return bool(shown) and all(int(value) == number for _, _, value in shown)
 
@@ -110,9 +110,9 @@ def test_visible_values_are_updated(serve: Serve, place: str, way: str) -> None:
         if waits:
             await client.shows("waits")
             await (stop(client) if way == "stopped by the user" else client.rerun())
-        if way != "exits":  # which ends the thread, and the browser hears of no end
+        if way != "exits":  # ends the thread, without a message to the browser
             await client.until(lambda client: client.finished > finished and client.settled)
-        for number in range(1, 6 if way == "exits" else 3):  # such a script never comes to its end
+        for number in range(1, 6 if way == "exits" else 3):  # such a script never ends
             await other.click("plus")
             await client.until(lambda client, number=number: is_current(client, number))
             await other.until(lambda client, number=number: is_current(client, number))
@@ -121,7 +121,7 @@ def test_visible_values_are_updated(serve: Serve, place: str, way: str) -> None:
 
 
 def test_a_run_that_is_stopped_before_it_reads(serve: Serve) -> None:
-    """It has executed nothing, so what is on the screen is still to be updated."""
+    """It has executed nothing, so the visible values must still be updated."""
     server = serve(
         """
         @st.cache_resource
@@ -157,7 +157,7 @@ def test_a_run_that_is_stopped_before_it_reads(serve: Serve) -> None:
     asyncio.run(steps())
 
 
-# Each run shows what another session, or another fragment, changes in each of its runs.
+# Each run shows a value that another session, or another fragment, changes in each of its runs.
 CIRCLES = {
     "three sessions": """
         st.text(f"shows {server_state.get(f'k{(me + 1) % 3}')}")
@@ -199,7 +199,7 @@ CIRCLES = {
 
 @pytest.mark.parametrize("circle", CIRCLES.values(), ids=CIRCLES)
 def test_circles_of_reruns_end(serve: Serve, circle: str) -> None:
-    """However many sessions and fragments are in them; and what comes from outside still reaches all of them."""
+    """For any number of sessions and fragments. Later changes by others still reach all of them."""
     observer = """
         st.text(f"note {server_state.get('note', 0)}")
         if st.button("note"):
@@ -216,17 +216,17 @@ def test_circles_of_reruns_end(serve: Serve, circle: str) -> None:
             await observer.until(lambda client: client.settled)
             clients = [await stack.enter_async_context(Client(server.websocket_url, query=f"me={i}")) for i in range(3)]
             for number in range(4):
-                # A user's click, or a session that comes, feeds the circle: three runs for each of the parts.
+                # A click or a new session restarts the circle: three runs for each part.
                 await observer.click("note")
                 for client in (observer, *clients):
                     await client.until(lambda client, text=f"note {number + 1}": text in client.texts)
             while "would never end" not in server.output:
                 await asyncio.sleep(0.01)
-            for number in (5, 6):  # so that all that was asked for before is over
+            for number in (5, 6):  # all earlier requests are complete
                 await observer.click("note")
                 for client in (observer, *clients):
                     await client.until(lambda client, text=f"note {number}": text in client.texts)
-            # Each of nine feeds allows three runs to six parts, and each run may be two.
+            # Each of nine restarts allows three runs of six parts, and each run may be two.
             assert sum(client.started for client in clients) <= 9 * 3 * 6 * 2
 
     asyncio.run(steps())
@@ -236,7 +236,7 @@ def test_circles_of_reruns_end(serve: Serve, circle: str) -> None:
 
 @pytest.mark.parametrize("where", ["a thread", "a rerun"])
 def test_reruns_without_a_circle_go_on(serve: Serve, where: str) -> None:
-    """A rerun, or a thread that it has started, changes a key many times; another session shows it."""
+    """A rerun, or a thread that it has started, changes a key many times. Another session shows the last value."""
     server = serve(
         """
         from streamlit.runtime.scriptrunner import add_script_run_ctx

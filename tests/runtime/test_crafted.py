@@ -1,4 +1,4 @@
-"""What a browser sends that no browser sends by itself harms its own session only."""
+"""Crafted messages, which no browser sends by itself, affect their own session only."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ OPTIONS = "['a', 'b', 'c']"
 DATE = "datetime.date(2026, 1, {})"
 DAY = "st.date_input('label', {}, DAY(1), DAY(28), **arguments)"
 
-# How a widget is made; the shared default; what the app may rely on; and what its user may set, with its value.
+# How a widget is created, its shared default, the app's assertion, and values that its user may set.
 KINDS = {
     "slider": kind(
         "st.slider('label', 0, 100, **arguments)",
@@ -279,7 +279,7 @@ SETUP = """
 
 
 def widget(name: str) -> str:
-    """A part of an app that relies on what a shared widget promises."""
+    """Return a part of an app that relies on the values of a shared widget."""
     source, default, check, _ = KINDS[name]
     default = "" if default == "None" else f", default={default}"
     return f"""
@@ -328,7 +328,7 @@ VALUES: list[dict[str, Any]] = [
 
 
 def test_values_that_no_widget_offers(serve: Serve) -> None:
-    """After each, the others show no error and follow each other's changes."""
+    """After each message, the other sessions show no error and follow each other's changes."""
     server = serve(SETUP + "".join(widget(name) for name in KINDS), options={"runner.postScriptGC": "false"})
 
     async def attack(name: str) -> None:
@@ -385,7 +385,7 @@ NARROWER = {
 
 @pytest.mark.parametrize("kind", NARROWER)
 def test_a_shared_value_that_does_not_fit_everywhere(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The page shows another value and no error, gives it to no one, and takes over the next that fits."""
+    """The page shows another value and no error, does not share it, and shows the next value that fits."""
     source, wide, narrow, first, second = NARROWER[kind]
     key = f"narrower {kind}"
     script = f"""
@@ -395,7 +395,7 @@ from fastserverstate import shared
 arguments = shared({key!r})
 st.text(repr({{}}))
 """
-    # Some releases of Streamlit do not look at all that is assigned.
+    # Some releases of Streamlit do not check all assigned values.
     assigned = f"import datetime\narguments = dict(key={key!r})\nst.session_state[{key!r}] = {first!r}"
     plain = AppTest.from_string(re.sub("arguments = .*", assigned, script).format(source.format(narrow))).run(
         timeout=30
@@ -425,7 +425,7 @@ st.text(repr({{}}))
 
 
 def test_a_widget_that_gets_other_bounds_keeps_the_shared_value() -> None:
-    """For Streamlit it is another widget then, which would begin with its own value and give that to everyone."""
+    """Streamlit creates another widget, which would start with its own value and share that."""
     script = """
 import streamlit as st
 from fastserverstate import server_state, shared
@@ -542,11 +542,11 @@ def test_messages_that_no_browser_sends(serve: Serve) -> None:
                 message.rerun_script.widget_states.widgets.append(state(attacker.ids["note"], trigger_value=True))
                 await attacker.send(message)
             await attacker.until(lambda client: client.settled)
-        async with CraftedClient(server.websocket_url, resume="unknown") as hasty:  # it asks for no first run
+        async with CraftedClient(server.websocket_url, resume="unknown") as hasty:  # it requests no first run
             for message in messages("x", "y", "z")[2:]:
                 await hasty.send(message)
         await works(victim, honest)
-        assert await count(honest) < scopes + 20  # those of the two sessions, which the server keeps for two minutes
+        assert await count(honest) < scopes + 20  # the server keeps those of the two sessions for two minutes
         await fence(honest, victim)
         runs = victim.started
         await fence(honest, victim)

@@ -1,4 +1,4 @@
-"""The apps of the documentation's guides do on a real server what the guides say."""
+"""The apps of the guides work on a real server as the guides say."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def start(tmp_path: Path):
 
 
 def with_changes(source: str, *changes: tuple[str, str]) -> str:
-    """The source with something else in some places."""
+    """Return the source with some replacements."""
     for old, new in changes:
         assert source.count(old) == 1, old
         source = source.replace(old, new)
@@ -150,7 +150,7 @@ def test_dashboard(start) -> None:
 
 
 def test_dashboard_goes_on_after_a_failure(start, tmp_path: Path) -> None:
-    """And after an edit that mends it: the older thread ends, and the older code with it."""
+    """After an edit that fixes it, the older thread ends, and no longer runs the older code."""
     source = app("docs/guides/dashboard.md")
     broken = with_changes(source, ("return random.random()", 'raise RuntimeError("no sensor")'))
     mended = with_changes(source, ("return random.random()", "return 0.25"))
@@ -189,7 +189,7 @@ def test_jobs(start) -> None:
 
 
 def test_jobs_that_fail_and_an_edit(start, tmp_path: Path) -> None:
-    """More jobs fail than there are workers. Those that run after an edit are done by its code."""
+    """More jobs fail than there are workers. Jobs that start after an edit run its code."""
     source = app("docs/guides/jobs.md")
     broken = with_changes(source, ("time.sleep(0.05)  # what takes long", 'raise RuntimeError("broken")'))
     mended = with_changes(source, ('f"{percent} %"', 'f"{percent} percent"'))
@@ -269,7 +269,7 @@ st.button("Go", on_click=server_state.update, kwargs={"go": True})
 
 @pytest.mark.skipif(not hasattr(AppTest, "file_uploader"), reason="in this Streamlit release AppTest uploads no files")
 def test_upload() -> None:
-    """Two users upload, one of them removes the file, and what was shared stays."""
+    """Two users upload files. After one of them removes a file, its shared copy remains."""
     document = ROOT / "docs/shared-widgets.md"
     (upload,) = (sample.text for sample in samples(document) if "file_uploader" in sample.text)
     source = "import streamlit as st\nfrom fastserverstate import *\n" + upload

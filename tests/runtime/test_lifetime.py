@@ -1,4 +1,4 @@
-"""What many sessions leave behind: nothing. And what idle ones cost: nothing."""
+"""Many sessions leave nothing behind, and idle sessions cost no processor time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ APP = """
 
 
 async def visit(server: AppServer, visits: int) -> None:
-    """Open and close as many sessions, 16 at a time."""
+    """Open and close this many sessions, 16 at a time."""
     places = asyncio.Semaphore(16)
 
     async def one() -> None:
@@ -44,7 +44,7 @@ def test_two_thousand_sessions_leave_nothing(serve: Serve) -> None:
     server = serve(APP, options={"runner.postScriptGC": "false"})
 
     async def leftovers(judge: Client) -> tuple[dict[str, int], int]:
-        """Numbers of the store and the size of the process, when the collector has nothing more to do."""
+        """Return the statistics of the store and the size of the process, after garbage collections."""
         for _ in range(3):
             runs = judge.finished
             await judge.click("collect")
@@ -58,7 +58,7 @@ def test_two_thousand_sessions_leave_nothing(serve: Serve) -> None:
             before, size_before = await leftovers(judge)
             await visit(server, 1400)
             after, size_after = await leftovers(judge)
-        # Two scopes a session, and the one absent key of its own.
+        # Each session has two scopes and one absent key of its own.
         for numbers in (before, after):
             assert numbers["scopes"] <= 2 * (STORED + 16)
             assert numbers["cells"] <= STORED + 16 + 6
@@ -68,7 +68,7 @@ def test_two_thousand_sessions_leave_nothing(serve: Serve) -> None:
     asyncio.run(steps())
 
 
-# What may keep a session alive: pages, fragments, a dialog, locks, transactions, callbacks, shared widgets, threads.
+# Things that may keep a session alive: pages, fragments, dialogs, locks, transactions, callbacks, widgets, threads.
 VISITED = """
         import gc
         from fastserverstate._core import Scope
@@ -133,7 +133,7 @@ VISITED = """
 
 
 async def visit_and_return(server: AppServer, visits: int) -> None:
-    """Some of the sessions open a dialog. Some come back, well after Streamlit has noticed that they have left."""
+    """Some sessions open a dialog. Some reconnect, after Streamlit has noticed that they have left."""
     places = asyncio.Semaphore(8)
     sessions = []
 
@@ -149,11 +149,11 @@ async def visit_and_return(server: AppServer, visits: int) -> None:
 
 
 def test_sessions_that_have_left_are_freed(serve: Serve) -> None:
-    """With the file watcher, which knows every session: Streamlit keeps those that may come back, and no others."""
+    """With the file watcher, which knows every session: Streamlit keeps only sessions that may reconnect."""
     server = serve(VISITED, options={"server.fileWatcherType": "auto", "runner.postScriptGC": "false"})
 
-    here = STORED + 1  # the judge's too
-    # Of runners and contexts there are those of the judge, and what a thread has just left.
+    here = STORED + 1  # including the judge's
+    # The runners and contexts are the judge's, and those that a thread has just left.
     limits = {"AppSession": here, "LiveSession": here, "Scope": 3 * here, "ScriptRunner": 3, "ScriptRunContext": 3}
 
     async def steps() -> None:
@@ -174,13 +174,13 @@ def test_sessions_that_have_left_are_freed(serve: Serve) -> None:
 
 
 def test_idle_sessions_cost_no_processor_time(serve: Serve) -> None:
-    """Nothing is polled: with 60 open sessions that depend on shared state the server does next to nothing."""
+    """Nothing is polled: 60 open sessions that depend on shared state use next to no processor time."""
     seconds = 4.0
 
     async def idle(*_: Client) -> None:
         nonlocal used
         start = server.cpu_seconds()
-        await asyncio.sleep(seconds)  # the length of the measurement
+        await asyncio.sleep(seconds)  # duration of the measurement
         used = server.cpu_seconds() - start
 
     used = 0.0

@@ -62,7 +62,7 @@ def test_waiting_run_ends_when_the_user_interacts(serve: Serve) -> None:
             assert "got through" not in client.texts
         await client.enter("operation", "nothing")
         await client.shows("nothing done, free is free: True")
-        assert "free None" in client.texts  # what the transaction has written is undone
+        assert "free None" in client.texts  # the writes of the transaction were discarded
 
     with_clients(serve(WAITING), 1, steps)
 
@@ -112,7 +112,7 @@ LEAVING = """
 """
 
 
-# Older releases of Streamlit do not say that such a run has ended; `with` is all that helps there.
+# Older releases of Streamlit do not report the end of such a run, so that only `with` releases the lock.
 SAYS_ALWAYS = "finally" in inspect.getsource(ScriptRunner._run_script_thread)
 
 
@@ -173,7 +173,7 @@ LEFT_OPEN = """
 
 @pytest.mark.parametrize("end", ["stop", "rerun"])
 def test_transaction_that_a_run_has_left_open_is_discarded(serve: Serve, end: str) -> None:
-    """What the thread runs next is not in it."""
+    """The next run on the thread is not in the transaction."""
 
     async def steps(client: Client, other: Client) -> None:
         runs = client.finished

@@ -1,4 +1,4 @@
-"""What a run holds ends with its thread's part in it, whatever the session does meanwhile."""
+"""Locks and transactions of a run end with its thread's part in it, whatever the session does meanwhile."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ BODY_HOLDS = """
 
 @parallel_fragments
 def test_parallel_fragment_gets_the_locks_that_the_body_has_left(serve: Serve) -> None:
-    """The script's thread waits for it, and would hold the lock for ever."""
+    """The script's thread waits for the fragment, and would hold the lock forever."""
     server = serve(BODY_HOLDS)
 
     async def steps(client: Client) -> None:
@@ -215,7 +215,7 @@ BOTH_AT_ONCE = """
 
 @parallel_fragments
 def test_write_of_one_parallel_fragment_reruns_the_other(serve: Serve) -> None:
-    """It has read before that, and shows it after that."""
+    """It reads before that write, and shows the value after it."""
 
     async def steps(client: Client) -> None:
         await client.shows("read 1")
@@ -242,12 +242,12 @@ def test_apptest_times_out_in_a_wait(operation: str) -> None:
         at.run(timeout=1)
     done.set()
     holder.join()
-    with server_state_lock["held"]:  # which the script that was stopped does not have
+    with server_state_lock["held"]:  # the stopped script does not hold it
         pass
 
 
 def test_threads_that_are_first_at_the_same_time_make_one_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two parallel fragments, of a session that has not touched shared state before."""
+    """Two parallel fragments of a session that has not used shared state before."""
     bridge = module.Bridge.__new__(module.Bridge)
     bridge._hooking = threading.RLock()
     session = SimpleNamespace()

@@ -1,4 +1,4 @@
-"""The rerun invariants, on a real server. An app shows what it did, the sessions wait for it.
+"""The rerun invariants, on a real server. Apps show what they did, and the clients wait for that.
 
 To see that something does *not* happen, a test has something else happen after it: what is counted up to there is all
 that there was.
@@ -47,7 +47,7 @@ def test_convergence(serve: Serve) -> None:
 
 
 def test_no_needless_rerun(serve: Serve) -> None:
-    """A value that changes during a run, but before the run reads it, is shown by that run and needs no other."""
+    """A run shows a value that changes before the run reads it, and needs no rerun."""
     server = serve(
         """
         @st.cache_resource
@@ -80,7 +80,7 @@ def test_no_needless_rerun(serve: Serve) -> None:
 
 
 def test_a_run_in_progress_is_not_stopped(serve: Serve) -> None:
-    """Every run of a slow script completes although the value changes all the time, and the last one shows the last."""
+    """Every run of a slow script completes although the value changes constantly. The last run shows the last value."""
     server = serve("""
         @st.cache_resource
         def runs():
@@ -260,13 +260,14 @@ def test_own_writes_rerun_only_what_was_shown(serve: Serve, script: str, runs_pe
             await client.shows(f"n {i}")
             await client.until(lambda client, n=1 + i * runs_per_click: client.finished == n)
         await settle(client)
-        assert client.started == 1 + 3 * runs_per_click + 1 + 2  # to settle takes one click that shows, one that reruns
+        # `settle` takes one click that shows and one that reruns.
+        assert client.started == 1 + 3 * runs_per_click + 1 + 2
 
     with_clients(server, 1, steps)
 
 
 def test_a_write_in_every_run_settles_with_one_warning(serve: Serve) -> None:
-    """Defect 1 of the package that this one succeeds: it never finished a run of this script."""
+    """Defect 1 of streamlit-server-state: it never finishes a run of this script."""
     server = serve("""
         st.text(f"before {server_state.get('every_run', 0)}")
         server_state["every_run"] = server_state.get("every_run", 0) + 1

@@ -1,4 +1,4 @@
-"""Which region a read belongs to, for every kind of region that Streamlit has."""
+"""The scope to which a read belongs, for every kind of scope in Streamlit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.client import Client
 from harness.steps import FENCE, Serve, fence, with_clients
 from streamlit.runtime.fragment import MemoryFragmentStorage
 
-# Every region counts its own executions in the session that it runs in, and shows the count.
+# Every scope counts its own executions in its session, and shows the count.
 COUNTING = """
         def count(region):
             counts = st.session_state.setdefault("counts", {})
@@ -64,7 +64,7 @@ def test_nested_fragments(serve: Serve, decorator: str) -> None:
                 for key, affected in (("inner", ["inner"]), ("outer", ["outer", "inner"]), ("body", list(ran))):
                     await writer.click(f"plus {key}")
                     await client.shows(f"{key} {turn}")
-                    for each in (client, writer):  # Streamlit may lose a click that breaks off the writer's last run
+                    for each in (client, writer):  # Streamlit may lose a click that interrupts the writer's last run
                         await each.until(lambda client: client.settled)
                     for region in affected:
                         ran[region] += 1
@@ -171,7 +171,7 @@ def test_run_every(serve: Serve) -> None:
 
 
 def test_a_dialog_is_rerun_alone(serve: Serve) -> None:
-    """A full rerun would close it."""
+    """A full rerun would close the dialog."""
     server = serve(
         COUNTING
         + """
@@ -230,7 +230,7 @@ def test_a_callback_in_a_fragment_belongs_to_the_fragment(serve: Serve) -> None:
 
 
 def test_pages_folder(serve: Serve) -> None:
-    """The multipage apps of old: a session on another page is rerun there, for what that page reads."""
+    """Multipage apps with a pages folder: a session on another page is rerun for the keys that this page reads."""
     server = serve(
         """
         st.text("main")

@@ -1,4 +1,4 @@
-"""Sessions that leave, come back and move between pages; and what a rerun must leave alone."""
+"""Sessions that leave, reconnect and change pages, and user input that a rerun must not change."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def test_a_session_that_comes_back_shows_current_values(serve: Serve) -> None:
 
 
 def test_closed_sessions_depend_on_nothing(serve: Serve) -> None:
-    """Defect 6. Streamlit frees a closed session with the garbage collector; ours goes with it."""
+    """Defect 6. Streamlit's garbage collection frees a closed session together with ours."""
     server = serve("st.text(f\"k {server_state.get('k')}\")\n" + COUNTS.replace("\n        ", "\n"))
 
     async def steps(client: Client) -> None:
         for _ in range(130):  # Streamlit keeps 128 disconnected sessions
             async with Client(server.websocket_url) as other:
                 await other.until(lambda client: client.finished == 1)
-        # Streamlit's storage lets go of the sessions above its limit as others come in, the collector frees them.
+        # Streamlit drops sessions above its limit when others connect, and a garbage collection frees them.
         for _ in range(20):
             runs = client.finished
             await client.click("collect")
@@ -104,7 +104,7 @@ def test_a_left_page_depends_on_nothing(serve: Serve) -> None:
 
 
 def test_a_page_without_shared_state_is_left_alone(serve: Serve) -> None:
-    """The first page reads, the second does not: a session that is there is not rerun."""
+    """The first page reads the key, the second does not: sessions on the second page are not rerun."""
     server = serve(
         """
         page = st.navigation([st.Page("first.py", default=True), st.Page("second.py")])

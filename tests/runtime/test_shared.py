@@ -26,7 +26,7 @@ class Browser(Client):
     """
 
     deaf = False
-    born_deaf = ""  # the box with this label begins with its own value, whatever came with it
+    born_deaf = ""  # the box with this label starts with its own value, whatever the server has sent
 
     def _apply(self, message: ForwardMsg) -> None:
         super()._apply(message)
@@ -105,7 +105,7 @@ def test_the_session_that_changes_is_not_rerun_for_it(serve: Serve) -> None:
     server = serve(ABOVE + BOX + FENCE)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
-        # Its first run has set what is shown above, and that is shown by the next.
+        # The first run sets the value that the next run shows above.
         await ours.until(lambda client: "above first" in client.texts and client.settled)
         runs = ours.started
         await ours.enter("box", "ours")
@@ -219,7 +219,7 @@ def test_a_value_in_transit_when_another_was_set_is_no_change(serve: Serve) -> N
 
 
 def test_a_value_that_never_reached_the_browser_is_no_change_of_it(serve: Serve) -> None:
-    """A busy browser skips what a run has sent if the next run's messages follow immediately."""
+    """A busy browser skips the updates of a run if the next run's messages follow immediately."""
     server = serve(CLICK + BOX)
 
     class Busy(Browser):
@@ -231,7 +231,7 @@ def test_a_value_that_never_reached_the_browser_is_no_change_of_it(serve: Serve)
             await client.click("click")
             await client.shows("text first")
             await client.has("box", "first")
-        # It is the user who changes the box when nothing else is a cause.
+        # Without any other trigger, the user has changed the box.
         await theirs.enter("box", "")
         await ours.has("box", "")
 
@@ -243,7 +243,7 @@ class LateOne(Browser):
 
 
 def test_a_new_widget_receives_its_value_again(serve: Serve) -> None:
-    """A browser that makes a widget late does so as the next run describes it."""
+    """A browser that creates a widget late creates it as the next run describes it."""
     server = serve(seconds(DELIVERY_TIME=60.0, CREATION_TIME=60.0) + TWO_BOXES)
 
     async def steps(ours: LateOne, theirs: LateOne) -> None:
@@ -327,7 +327,7 @@ def test_a_widget_that_the_browser_forgets_is_not_set_to_its_own_value(serve: Se
             for each in (theirs, ours):
                 await each.has("box", "entered")
                 await each.shows("text entered")
-        # It is the user who empties the box when nothing else is a cause.
+        # Without any other trigger, the user has emptied the box.
         await theirs.enter("box", "")
         await ours.has("box", "")
 
@@ -345,7 +345,7 @@ has_timers = pytest.mark.skipif(
     ids=["another fragment", "timer"],
 )
 def test_outdated_value_with_a_click_in_a_fragment_is_no_change(serve: Serve, fragment: str, by_timer: bool) -> None:
-    """Only the fragment with the widget sends what its user has set, and no timer does."""
+    """A change is sent with a run of the widget's own fragment, and never by a timer."""
     server = serve(
         SLOW_DELIVERY
         + """
@@ -482,7 +482,7 @@ def test_values_that_arrive_with_the_next_run(serve: Serve) -> None:
 
     async def steps(ours: Browser, theirs: Browser) -> None:
         ours.type("box", "ours")
-        await theirs.click("count")  # our run for it does not take what we have typed, and sends nothing
+        await theirs.click("count")  # our rerun neither overwrites our text nor sends it
         for client in (ours, theirs):
             await client.shows("first 1")
         assert ours.value("box") == "ours"
@@ -492,7 +492,7 @@ def test_values_that_arrive_with_the_next_run(serve: Serve) -> None:
             await client.has("box", "ours")
         ours.type("box", "lost")
         theirs.type("box", "theirs")
-        await theirs.click("send")  # the last one that arrives wins, and takes what is not sent
+        await theirs.click("send")  # the last change that arrives wins, and overwrites unsent text
         for client in (ours, theirs):
             await client.shows("theirs 1")
             await client.has("box", "theirs")
@@ -519,7 +519,7 @@ def test_two_widgets_of_one_session(serve: Serve) -> None:
 
 
 def test_form(serve: Serve) -> None:
-    """What is submitted is published; what was not changed is not, and neither is what is set but not submitted."""
+    """Only values that the user has changed and submitted are published."""
     server = serve("""
         with st.form("form"):
             st.text_input("name", **shared("name", default="no name"))
@@ -639,7 +639,7 @@ def test_widgets_that_only_their_user_can_set(source: str) -> None:
 
 
 def messages_of_runs(source: str, runs: int) -> list[str]:
-    """What a script raises in each of its runs."""
+    """Return the error that the script raises in each of its runs."""
     app = AppTest.from_string("import datetime\nimport streamlit as st\nfrom fastserverstate import shared\n" + source)
     messages = []
     try:
@@ -778,7 +778,7 @@ for name, kind in NEWER_KINDS.items():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_kinds_of_widgets(kind: str) -> None:
-    """Each has the shared value from its first run on, and sets it."""
+    """Each widget has the shared value from its first run on, and can set it."""
     source, first, second = KINDS[kind]
     script = f"""
 import datetime
@@ -803,7 +803,7 @@ st.text(repr({source}))
 
 
 def test_values_are_not_shared_by_reference() -> None:
-    """What an app changes in place in its session state is its own."""
+    """A change in place in the session state is not shared."""
     script = """
 import streamlit as st
 from fastserverstate import shared
@@ -847,7 +847,7 @@ st.text({source}[-1])
 
 
 def test_values_that_cannot_be_compared() -> None:
-    """Streamlit gets them, and says what it thinks of them."""
+    """They are passed to Streamlit, which raises its own error."""
     script = """
 import streamlit as st
 from fastserverstate import shared

@@ -17,14 +17,14 @@ from harness.engine import engine
 from harness.server import AppServer, uvicorn_run
 from harness.steps import HOLD, Serve, with_clients
 
-ENDS = 30  # seconds in which a server has ended
+ENDS = 30  # seconds until a server has ended
 
 on_release = pytest.mark.skipif(
     "on_release" not in inspect.signature(st.cache_resource.__call__).parameters,
     reason="this Streamlit release releases no resources",
 )
 
-# A session leaves by reading a key that is locked until another session says so.
+# A session that leaves reads a key that is locked until another session releases it.
 PRESENCE = f"""
         import asyncio, os
 {HOLD.replace("threading.Event().wait()", 'wait_for("let go"); server_state_lock["held"].release()')}
@@ -57,7 +57,7 @@ PRESENCE = f"""
 
 @on_release
 def test_resource_that_is_released_with_a_locked_key(serve: Serve) -> None:
-    """The lock is held until another user clicks, who is served."""
+    """The lock is held until another user clicks, and that click is served."""
 
     async def steps(staying: Client, leaving: Client) -> None:
         await leaving.click("join")
@@ -166,7 +166,7 @@ needs_app = pytest.mark.skipif(not hasattr(st, "App"), reason="this Streamlit re
 @needs_app
 @pytest.mark.parametrize("route", ["poll", "poll_without_a_thread"])
 def test_interrupts_end_uvicorn(tmp_path: Path, route: str) -> None:
-    """The first has it wait for requests, as always, and the second does not."""
+    """After the first interrupt, the server waits for requests. The second one ends it."""
     with serving(tmp_path) as server, polls(server, route):
         assert get(server, "poll_on_the_loop").startswith("\"Waiting for a change of 'never' would block")
         if route != "poll":
@@ -197,7 +197,7 @@ WAITING = f"""
 
 
 def test_interrupt_ends_streamlit_run(serve: Serve) -> None:
-    """Scripts wait, and threads that are no daemons."""
+    """Scripts and non-daemon threads wait."""
     server = serve(WAITING)
 
     async def steps(one: Client, two: Client) -> None:
