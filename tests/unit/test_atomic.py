@@ -1,4 +1,4 @@
-"""Changes that depend on the value that is there, `peek` and `touch`."""
+"""Changes that depend on the current value, `peek` and `touch`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ THREADS = 8
 
 @pytest.fixture
 def stale_after(store, state):
-    """Whether a change, made by a thread without a session, makes a reader of ``state["k"]`` stale."""
+    """Return whether a change by a thread without a session makes stale a reader of ``state["k"]``."""
 
     def check(change):
         session = _core.Session(store)
@@ -35,7 +35,7 @@ def stale_after(store, state):
 
 
 class Unreadable:
-    """Not to be compared, added, hashed or copied."""
+    """Refuses to be compared, added, hashed or copied."""
 
     def _refuse(self, *_):
         raise AssertionError("called")
@@ -219,7 +219,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("present", [True, False], ids=["present", "absent"])
 def test_readers_are_told_and_the_writer_is_not(store, state, atomic, stale_after, *, change, present):
-    """A script that changes a key and reads it nowhere is not rerun for it, not even for another session's change."""
+    """A script that changes a key without reading it is not rerun for any change of the key."""
     if present:
         state["k"] = [] if change is CHANGES["append"] else 0
     session = _core.Session(store)
@@ -311,7 +311,7 @@ def test_increment_that_fails_leaves_the_key_unchanged(store, state, locks, atom
 
 @pytest.mark.parametrize("by", [1, 0.5, True])
 def test_no_increment_is_lost(state, atomic, by):
-    """The key does not exist at first, and is looked at and locked by others meanwhile."""
+    """The key does not exist at first. Others read and lock it meanwhile."""
     locked = threading.Event()
 
     def count():
@@ -332,7 +332,7 @@ def test_no_increment_is_lost(state, atomic, by):
 
 
 def test_increment_returns_each_number_once(atomic):
-    """So it can hand out tickets."""
+    """So it can issue unique numbers."""
     tickets = []
 
     def draw():
@@ -354,7 +354,7 @@ def test_increment_waits_for_the_lock(state, locks, atomic):
             threads.go()
             thread.join(0.02)
             assert thread.is_alive()
-            assert atomic.increment("n", 10) == 10  # it is ours
+            assert atomic.increment("n", 10) == 10  # the lock is ours
             state["n"] = 100
     assert state["n"] == 101
 
@@ -470,7 +470,7 @@ def test_other_content_is_not_as_expected(state, compare_and_set, value, expecte
 
 
 def test_same_object_is_as_expected(state, compare_and_set):
-    """Whatever it is: it has the content that it has."""
+    """For any value: an object equals itself."""
     for value in (["list"], object(), Unreadable()):
         state["k"] = value
         assert compare_and_set("k", value, "new") is True

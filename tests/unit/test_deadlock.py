@@ -19,7 +19,7 @@ from fastserverstate.waiting import Waiting
 
 pytestmark = pytest.mark.usefixtures("many_switches")
 
-SOON = 0.02  # in which a thread that does not wait is certainly done
+SOON = 0.02  # long enough for a thread that does not wait
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_several_keys_are_exact_str(locks, keys):
 
 @pytest.mark.parametrize("held", [[], ["a"], ["b"]])
 def test_release_of_several_that_are_not_all_held(locks, held):
-    """As of an RLock that is not held; what is held is released, for no block will do it later."""
+    """Raises an error as an RLock does. Held locks are released, because no block will release them later."""
     with contextlib.ExitStack() as stack:
         for key in held:
             stack.enter_context(locks[key])
@@ -142,7 +142,7 @@ def test_several_locks_are_all_taken_or_none(locks, held, arguments):
 
 
 def test_timeout_is_for_all_locks_together(locks):
-    """The first one comes free after most of the time, and the second one does not get as much again."""
+    """The first lock is released late, and the wait for the second one has only the remaining time."""
     with Holder(locks["a"]) as first, Holder(locks["b"]):
         started = time.monotonic()
         threading.Timer(0.2, first.let_go.set).start()
@@ -175,7 +175,7 @@ def test_locks_are_released_when_the_block_is_interrupted(locks, keys, error):
 
 
 def test_locks_that_were_not_released_by_the_end_of_a_run(store, locks):
-    """`Store.release_locks` is what ends every run of a script."""
+    """`Store.release_locks` is called at the end of every run of a script."""
     for key in ("a", "b", "a", "c"):
         locks[key].acquire()
     locks["c"].release()
@@ -189,7 +189,7 @@ def test_locks_that_were_not_released_by_the_end_of_a_run(store, locks):
 
 
 def test_opposite_orders_do_not_hang(locks):
-    """Thousands of times, by threads that name the keys in all orders."""
+    """Thousands of times, by threads that pass the keys in all orders."""
     inside = [0]
 
     def work(keys):
@@ -208,7 +208,7 @@ def test_opposite_orders_do_not_hang(locks):
 
 
 def line_after():
-    """The number of the line that follows the call."""
+    """Return the number of the line after the call."""
     return inspect.currentframe().f_back.f_lineno + 1
 
 
@@ -228,7 +228,7 @@ def hold_by_acquire(world, key, then):
 
 
 def hold_again(world, key, then):
-    """It is the first time that counts."""
+    """The first acquisition counts."""
     line = line_after()
     with world.locks[key]:
         hold_with(world, key, lambda _: then(line))
@@ -317,7 +317,7 @@ WAITS = {
 
 
 def run_circle(world, keys, hold=hold_with, wait=WAITS["with"]):
-    """One thread for each key, which holds that and waits for the next. Returns the errors, and the holders' lines."""
+    """Run one thread per key, which holds its key and waits for the next. Return the errors and the holders' lines."""
     world.state.update(dict.fromkeys(keys, 1))
     everybody_holds = threading.Barrier(len(keys))
     errors, lines, went_on = [], {}, []
@@ -435,7 +435,7 @@ def test_deadlock_between_sessions_names_them(world):
 
 
 def test_waiters_outside_the_cycle_get_their_locks(world):
-    """Threads that wait for the locks of a circle, and are not in it, get them."""
+    """Threads that wait for locks of a cycle without being part of it get them."""
     got = []
 
     def stand_by():
@@ -448,7 +448,7 @@ def test_waiters_outside_the_cycle_get_their_locks(world):
             for _ in range(3):
                 bystanders.add(stand_by)
             bystanders.go()
-            time.sleep(SOON)  # they may wait by then, which is no condition of anything
+            time.sleep(SOON)  # they may wait by then, which is not required
             then(0)
 
     with ThreadSet() as bystanders:
@@ -461,7 +461,7 @@ def test_waiters_outside_the_cycle_get_their_locks(world):
 
 
 def test_lock_that_is_given_before_the_sleep_is_no_deadlock(world):
-    """A thread looks up its session when it has queued, and may then find itself the owner."""
+    """A thread finds its session after it has queued, and may be the holder by then."""
     queued, given, taken = threading.Event(), threading.Event(), []
 
     def resolve(_context, _part):
@@ -479,13 +479,13 @@ def test_lock_that_is_given_before_the_sleep_is_no_deadlock(world):
             threads.add(wait)
             threads.go()
             assert queued.wait(DEADLINE)
-            time.sleep(0.01)  # for so long that the lock is not only offered to the thread
+            time.sleep(0.01)  # long enough for the lock to be handed over
         given.set()
     assert taken == [1]
 
 
 def test_fifty_contenders_raise_no_deadlock_and_none_starves(world):
-    """Each holds another lock meanwhile. Who waits is passed over by hardly more than those who were there first."""
+    """Each holds another lock meanwhile. A waiter is overtaken by hardly more threads than were there first."""
     contenders = 50
     turns = [0] * contenders
     passed_over = []
@@ -510,7 +510,7 @@ def test_fifty_contenders_raise_no_deadlock_and_none_starves(world):
 
 @pytest.mark.parametrize("timeouts", [(0.05, 0.05), (0.05, -1), (-1, 0.05)])
 def test_timed_waits_end_by_themselves(world, timeouts):
-    """A circle that has a limit of time in it is none."""
+    """A cycle that contains a timed wait is no deadlock."""
     both_hold = threading.Barrier(2)
     outcomes = []
 
@@ -568,7 +568,7 @@ def test_locks_that_change_holders_raise_no_deadlock(world):
 
 
 def test_wait_of_a_condition_is_no_wait_for_a_lock(world):
-    """It gives its lock away, so who waits in it is in no circle."""
+    """It releases its lock, so a waiting thread is in no cycle."""
     condition = threading.Condition(world.locks["a"])
     done = []
 
@@ -590,7 +590,7 @@ def test_wait_of_a_condition_is_no_wait_for_a_lock(world):
 
 
 def test_random_orders_end_in_errors_and_never_hang(world):
-    """Two locks in any order: whatever happens, all threads come to their end, and some were told of a circle."""
+    """Two locks in any order: all threads end, and some of them get a `DeadlockError`."""
     errors = []
 
     def work(seed):
@@ -615,7 +615,7 @@ def test_random_orders_end_in_errors_and_never_hang(world):
 
 
 class StopException(BaseException):
-    """What ends a script's run. As Streamlit's it is no ``Exception``."""
+    """Ends a script's run. Like Streamlit's, it is no ``Exception``."""
 
 
 class StoppableSession(_core.Session):
@@ -712,7 +712,7 @@ def test_waiters_of_other_sessions_go_on(world):
 
 
 def test_stopped_run_still_does_what_need_not_wait(world):
-    """Its ``finally`` blocks and callbacks may have to."""
+    """Its ``finally`` blocks and callbacks may need it."""
     session = StoppableSession(world.store)
     session.stopped = True
     session.start_run()
@@ -724,7 +724,7 @@ def test_stopped_run_still_does_what_need_not_wait(world):
 
 
 def test_stop_passes_the_lock_on(world):
-    """The lock comes free for a waiter at the moment in which its run is stopped: the next one gets it."""
+    """If the lock is released for a waiter while its run is stopped, the next waiter gets it."""
     world.state["k"] = 0
 
     def be_stopped():
@@ -825,7 +825,7 @@ def test_interrupt_while_the_second_lock_is_waited_for_releases_the_first():
 
 
 def test_deadlock_while_the_interpreter_ends():
-    """Daemon threads that wait for each other do not keep it from ending, and nothing is printed."""
+    """Daemon threads that wait for each other do not prevent its end, and nothing is printed."""
     output = run_script(
         """
         both = threading.Barrier(3)

@@ -1,4 +1,4 @@
-"""Durations as Streamlit takes them."""
+"""Durations in the forms that Streamlit accepts."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ WRITERS = 8
 
 @pytest.fixture
 def calls(state, on_change):
-    """The value at each call, None for a key that is gone."""
+    """Record the value at each call, or None for a deleted key."""
     calls = []
     on_change("k", lambda: calls.append(state.get("k")))
     return calls
@@ -152,7 +152,7 @@ def test_script_that_registers_in_every_run_is_called_once(state, on_change):
 
 
 def test_callbacks_that_close_over_lists_of_their_own_are_all_called(state, on_change):
-    """As of two sessions that each note what has happened: that both lists are empty makes them no less different."""
+    """Two sessions that each record events: both lists are empty, but not the same."""
 
     def session():
         events = []
@@ -180,7 +180,7 @@ def test_methods_of_objects_that_are_made_in_every_run_are_warned_of(state, on_c
 
 
 def test_signature_that_cpython_fails_to_parse_is_asked_for_again(state, on_change, monkeypatch):
-    """On 3.11 that of a built-in function, while another thread parses: it has happened in this suite."""
+    """A built-in function raises it on 3.11 while another thread parses."""
     failures = [SystemError("AST constructor recursion depth mismatch")] * 2
     signature = inspect.signature
 
@@ -216,7 +216,7 @@ def test_newest_of_the_same_callbacks_is_called(state, on_change):
 
     old, _ = register("as it was"), register("as it was edited")
     state["k"] = 1
-    old.remove()  # of one that another has replaced
+    old.remove()  # of a callback that another one has replaced
     state["k"] = 2
     assert calls == ["as it was edited"] * 2
 
@@ -232,7 +232,7 @@ def test_same_name_in_another_file_is_another_callback(state, on_change):
 
 
 def test_indistinguishable_callbacks_cause_a_warning(state, on_change, caplog):
-    """Each has closed over a queue of its own."""
+    """Each is a closure over a queue of its own."""
 
     def reporter(target):
         return lambda: target.put(1)
@@ -429,7 +429,7 @@ class Api:
 
 @pytest.mark.parametrize("blocks", LOCKED_WRITES.values(), ids=LOCKED_WRITES)
 def test_callbacks_hold_no_lock(blocks):
-    """They run after the outermost block, so they can wait for whatever they like."""
+    """They run after the outermost block, so they can wait for anything."""
     api = Api()
     found = []
     api.on_change("k", lambda: found.append([is_free(api.locks[key]) for key in ("a", "k", "z")]))
@@ -459,7 +459,7 @@ def test_callbacks_do_not_run_inside_of_atomic(store, state, locks, on_change):
 
 
 def test_writers_need_not_wait_for_callbacks(state, on_change):
-    """They leave their calls to the thread that is calling already."""
+    """They leave their calls to the thread that already calls callbacks."""
     calling, go_on = threading.Event(), threading.Event()
     seen = []
 
@@ -484,7 +484,7 @@ def test_writers_need_not_wait_for_callbacks(state, on_change):
 
 
 def test_callback_that_waits_for_a_writer_is_no_deadlock(state, locks, on_change):
-    """The writer holds the lock that the callback wants, and writes the key that it is called for."""
+    """The writer holds the lock that the callback needs, and writes the key of the callback."""
     calling = threading.Event()
     seen = []
 
@@ -579,7 +579,7 @@ def test_no_call_is_lost_while_others_register_and_leave(state, on_change):
 
 
 def test_callback_is_called_for_every_change_after_its_registration(state, on_change):
-    """And no more once it has left, as far as one thread can tell."""
+    """And for none after its removal, as seen by a single thread."""
 
     def use(thread):
         for n in range(300):
@@ -600,7 +600,7 @@ def test_callback_is_called_for_every_change_after_its_registration(state, on_ch
         for thread in range(3):
             threads.add(use, thread)
         threads.add(write)
-    assert sum(missed) <= 3 * 2  # calls that were on their way
+    assert sum(missed) <= 3 * 2  # calls that had already started
 
 
 # ---------------------------------------------------------------------------------------------------- what can go wrong
@@ -713,7 +713,7 @@ def test_callback_may_register_more(state, on_change):
 
 
 def test_callback_may_remove_the_last_subscription(store, state, on_change):
-    """Also while changes are owed a call, and while the key is gone."""
+    """Also while calls are pending, and while the key is deleted."""
     calls = []
 
     def leave_at_once():
@@ -733,7 +733,7 @@ def test_callback_may_remove_the_last_subscription(store, state, on_change):
 
 
 def test_callback_that_changes_its_own_key(state, on_change):
-    """It is called again after it has returned, for each change: it never runs inside of itself."""
+    """It is called again for each change after it has returned, and never recursively."""
     depth, deepest, calls = [0], [0], []
 
     def count_up():

@@ -46,7 +46,7 @@ def test_block_whose_transaction_was_discarded_passes_exceptions_on(store, state
 
 def test_transaction_without_references_goes_on(store, state, transaction):
     transaction("k").__enter__()
-    others = [transaction("k") for _ in range(10)]  # take the place in memory of what was let go of
+    others = [transaction("k") for _ in range(10)]  # reuse the memory of the released objects
     state["k"] = 1
     assert state["k"] == 1
     assert store.end_holder()[0] == ["k"]
@@ -117,7 +117,7 @@ def test_locks_of_written_keys_belong_to_the_transaction(state, locks, transacti
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @pytest.mark.parametrize("end", ["pass", "raise SystemExit(7)"])
 def test_fork_in_a_transaction(end):
-    """The child is in no transaction, and the parent's goes on."""
+    """The child is in no transaction, and the parent's continues."""
     run_script(
         f"""
 state["k"] = 0

@@ -21,7 +21,7 @@ SOON = 0.02
 
 
 class StopException(BaseException):
-    """What ends a script's run. As Streamlit's it is no ``Exception``."""
+    """Ends a script's run. Like Streamlit's, it is no ``Exception``."""
 
 
 # -------------------------------------------------------------------------------------------------- what is seen inside
@@ -97,7 +97,7 @@ def test_clear_and_popitem(state, transaction):
 
 
 def test_missing_keys_stay_missing(store, state, transaction, atomic):
-    """Whatever asks for them in the block."""
+    """For every operation in the block."""
     asks = [
         lambda: state["k"],
         lambda: state.k,
@@ -131,7 +131,7 @@ def test_touch_does_not_bring_an_old_value_back(store, state, transaction):
 
 
 def test_others_see_nothing_until_the_end(store, state, locks, transaction):
-    """Keys that are not written can be read; those that are locked are waited for, and come out whole."""
+    """Keys without a lock can be read. Reads of locked keys wait, and see whole transactions."""
     state.update(a=1, b=1, free=1)
     seen = []
 
@@ -160,7 +160,7 @@ def test_others_see_nothing_until_the_end(store, state, locks, transaction):
 
 @pytest.mark.parametrize("block", ["transaction", "locks"])
 def test_several_keys_appear_atomically(state, locks, transaction, block):
-    """To readers who hold all of them, through a transaction or through locks."""
+    """For readers that hold all locks, through a transaction or through locks."""
     keys = [f"k{i}" for i in range(5)]
     state.update(dict.fromkeys(keys, 0))
     over = []
@@ -185,7 +185,7 @@ def test_several_keys_appear_atomically(state, locks, transaction, block):
 
 
 def test_keys_appear_and_vanish_atomically(state, transaction):
-    """To those who only count, without any lock."""
+    """For threads that count the keys without a lock."""
     keys = [f"k{i}" for i in range(40)]
     over = threading.Event()
 
@@ -229,7 +229,7 @@ def test_declared_keys_do_not_change_under_the_reader(state, transaction):
 
 
 def test_written_keys_do_not_change_under_the_writer(state, transaction):
-    """From the write on, also when what was written is deleted again."""
+    """From the write on, even if the value is deleted again."""
     with ThreadSet() as threads, transaction():
         state["k"] = 1
         del state["k"]
@@ -335,7 +335,7 @@ def test_discarded_values_are_released(state, transaction):
 
 
 def test_replaced_values_are_released_when_no_lock_is_held(state, locks, transaction):
-    """Their finalizers are foreign code."""
+    """Their finalizers may run any code."""
     found = []
 
     class Value:
@@ -422,7 +422,7 @@ def test_inner_exception_in_the_middle_of_three(state, transaction):
 
 
 def test_touch_that_was_undone_has_not_happened(store, state, transaction):
-    """The outer one assigns the value that there was, which is no change."""
+    """The outer transaction assigns the previous value, which is no change."""
     state["k"] = 1
     before = store.version("k")
     with transaction():
@@ -470,7 +470,7 @@ def test_inner_timeout_leaves_the_outer_alone(state, locks, transaction):
 
 
 def test_locks_of_the_inner_are_kept_until_the_outer_ends(state, locks, transaction):
-    """What they protect can still be discarded."""
+    """Their values can still be discarded."""
     with transaction():
         with transaction("declared"):
             state["written"] = 1
@@ -610,7 +610,7 @@ def test_another_store_is_not_part_of_it(state, transaction):
 
 
 def test_threads_do_not_disturb_each_other(state, transaction):
-    """Each moves things between keys of all, and half of the time it thinks better of it."""
+    """Each moves objects between the keys of all, and discards half of its transactions."""
     keys = [f"k{i}" for i in range(6)]
     state.update(dict.fromkeys(keys, 100))
 
@@ -635,7 +635,7 @@ def test_threads_do_not_disturb_each_other(state, transaction):
 
 @pytest.fixture
 def shows(store, state):
-    """Make a session that depends on keys, and says whether it was made stale since the last question."""
+    """Create a session that depends on keys, and return a function that tells whether it has become stale."""
 
     def make(*keys, presence=False, members=False):
         session = _core.Session(store)
@@ -711,7 +711,7 @@ def test_transaction_in_no_rerun_reruns_no_session(state, transaction, shows):
 
 
 def test_writes_in_no_rerun_inside_of_a_transaction_rerun_no_session(state, transaction, shows):
-    """As anywhere else, it is the write that counts."""
+    """As elsewhere, only the place of the write counts."""
     of_muted, of_loud = shows("muted"), shows("loud")
     with transaction():
         with no_rerun:
@@ -772,7 +772,7 @@ def test_reads_inside_subscribe(store, state, session, transaction):
 
 
 def test_reads_inside_of_a_discarded_transaction_subscribe(store, state, session, transaction):
-    """The script may go on and show what it has read."""
+    """The script may continue and show the value that it has read."""
     state["k"] = 0
     with contextlib.suppress(ZeroDivisionError), transaction("k"):
         state["k"] = state["k"] + 1

@@ -11,7 +11,7 @@ from unit.helpers import DEADLINE, run_script
 
 
 async def started(*coroutines):
-    """Tasks that have all come to their first wait."""
+    """Tasks that have all reached their first wait."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     await asyncio.sleep(0)
     assert not any(task.done() for task in tasks)
