@@ -123,7 +123,7 @@ VISITED = """
         def other():
             st.text(f"other {server_state.get('other')}")
 
-        pool().submit(read_beside, get_script_run_ctx()).result()
+        pool().submit(read_in_thread, get_script_run_ctx()).result()
         page = st.navigation([st.Page(home, default=True), st.Page(other, url_path="other")])
         page.run()
         if st.button("go"):
