@@ -1,4 +1,4 @@
-"""Runs the benchmarks inside of a live script run and prints what they cost beside a dict, and whether that will do."""
+"""Run the benchmarks in a live script run. Print the costs compared with a dict, and whether they meet the targets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from live import LiveServer
 
-# Streamlit-server-state costs at least so many times as much, on every row.
+# The least ratio to streamlit-server-state, on every row.
 OLDER_AT_LEAST = 25
 
 
@@ -27,7 +27,7 @@ def script_run(server: LiveServer) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """A Markdown table: nanoseconds per operation, median of the rounds, and ratios with their targets."""
+    """Print a Markdown table of nanoseconds per operation (medians), and of ratios with their targets."""
     groups: dict[str, dict[str, Any]] = {}
     for bench in config._benchmarksession.benchmarks:  # type: ignore[attr-defined]
         if not bench.has_error and "operations" in bench.extra_info:
@@ -37,7 +37,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     terminalreporter.section("cost per operation")
     terminalreporter.write_line(
-        "| operation | dict | fastserverstate | beside dict | target | streamlit-server-state | beside ours | target |"
+        "| operation | dict | fastserverstate | vs. dict | target | streamlit-server-state | vs. ours | target |"
     )
     terminalreporter.write_line("|---|--:|--:|--:|---|--:|--:|---|")
     for group in groups:
@@ -62,7 +62,7 @@ def _row(groups: dict[str, dict[str, Any]], group: str) -> Iterator[str]:
         yield ""
     older = groups.get(info.get("older_group", group), {}).get("streamlit-server-state")
     if older is not None:
-        # The fastest rounds: the reruns that its writes start slow down its others, up to a thousandfold.
+        # The fastest rounds: reruns that its writes start slow down other rounds, up to a thousandfold.
         cost = _fastest(older)
         times = cost / _fastest(ours)
         yield f"{cost:,.0f} ns"
@@ -71,13 +71,13 @@ def _row(groups: dict[str, dict[str, Any]], group: str) -> Iterator[str]:
 
 
 def _cost(bench: Any) -> float:
-    """Nanoseconds per operation."""
+    """Return the nanoseconds per operation."""
     cost: float = bench.stats.median / bench.extra_info["operations"] * 1e9
     return cost
 
 
 def _fastest(bench: Any) -> float:
-    """The same in the fastest round."""
+    """Return the nanoseconds per operation in the fastest round."""
     cost: float = bench.stats.min / bench.extra_info["operations"] * 1e9
     return cost
 

@@ -13,14 +13,14 @@ ATTRIBUTE = "_session_of_crowd"
 
 
 class Context(SimpleNamespace):
-    """The script context of a thread. Weak references to it can be made."""
+    """The script context of a thread. It supports weak references."""
 
 
 class Crowd:
-    """Sessions that read what all others do. They become stale; since no event loop is theirs, nobody reruns them."""
+    """Sessions that read what all others do. They become stale, but never rerun, because they have no event loop."""
 
     def __init__(self, size: int) -> None:
-        # The core asks once for the scope of a context, so each session needs one of its own.
+        # The core caches the scope of a context, so each session needs a context of its own.
         self._contexts = [
             Context(session=LiveSession(_instances.store, SimpleNamespace()), part=None) for _ in range(size)
         ]

@@ -1,4 +1,4 @@
-"""What looking for changes in place costs: processor time of a run with it and without it, in turns on one server.
+"""The cost of `detect_inplace`: processor time of runs with and without it, alternating on one server.
 
 PYTHONPATH=tests python -m bench.in_place
 """
@@ -11,8 +11,8 @@ import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from harness.client import Client
 from harness.server import AppServer, streamlit_run
-from harness.tab import Tab
 
 SCRIPT = """
 import streamlit as st
@@ -38,32 +38,32 @@ st.text(f"rows {total}")
 
 MODES = ("off", "sampled", "always")
 ROUNDS = 6
-RUNS = {1: 60, 8: 80, 200: 200}  # in a round, of so many sessions together
+RUNS = {1: 60, 8: 80, 200: 200}  # in a round, by all sessions together
 
 
-async def click(tab: Tab, label: str) -> None:
-    finished = tab.finished
-    await tab.click(label)
-    await tab.until(lambda tab: tab.finished > finished and tab.settled)
+async def click(client: Client, label: str) -> None:
+    finished = client.finished
+    await client.click(label)
+    await client.until(lambda client: client.finished > finished and client.settled)
 
 
 async def measure(server: AppServer, sessions: int) -> dict[str, float]:
-    """Milliseconds of processor time of one run, by mode."""
+    """Return the milliseconds of processor time of one run, by mode."""
     spent = dict.fromkeys(MODES, 0.0)
     async with AsyncExitStack() as stack:
-        tabs = [await stack.enter_async_context(Tab(server.websocket_url)) for _ in range(sessions)]
-        for tab in tabs:
-            await tab.shows("rows 800")
+        clients = [await stack.enter_async_context(Client(server.websocket_url)) for _ in range(sessions)]
+        for client in clients:
+            await client.shows("rows 800")
 
-        async def clicks(tab: Tab) -> None:
+        async def clicks(client: Client) -> None:
             for _ in range(RUNS[sessions] // sessions):
-                await click(tab, "run")
+                await click(client, "run")
 
         for number in range(ROUNDS + 1):
             for mode in MODES[number % 3 :] + MODES[: number % 3]:
-                await click(tabs[0], mode)
+                await click(clients[0], mode)
                 start = server.cpu_seconds()
-                await asyncio.gather(*map(clicks, tabs))
+                await asyncio.gather(*map(clicks, clients))
                 if number:  # the first round warms up
                     spent[mode] += server.cpu_seconds() - start
     return {mode: seconds / ROUNDS / RUNS[sessions] * 1e3 for mode, seconds in spent.items()}

@@ -1,4 +1,4 @@
-"""What users get with nothing configured, compared with Streamlit's collections after every run switched off.
+"""The default configuration, compared with Streamlit's collections after every run switched off.
 
     python bench/installed.py [--seconds 5] [--rounds 3] [1 4 8 200]
 
@@ -21,8 +21,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+from harness.client import Client
 from harness.server import AppServer, streamlit_run
-from harness.tab import Tab
 
 APP = """
 import threading, time
@@ -56,43 +56,44 @@ COLLECTOR_OFF = {"runner.postScriptGC": "false"}
 
 
 async def completed_runs(server: AppServer, sessions: int, seconds: float) -> float:
-    """Completed runs per second and session of a script that sleeps 100 ms, beside a write every 10 ms."""
+    """Return completed runs per second and session of a 100 ms script, with a write every 10 ms."""
     async with AsyncExitStack() as stack:
-        tabs = await asyncio.gather(*(stack.enter_async_context(Tab(server.websocket_url)) for _ in range(sessions)))
-        await asyncio.gather(*(tab.until(lambda tab: tab.settled, 120) for tab in tabs))
-        switch = await stack.enter_async_context(Tab(server.websocket_url, query="role=switch"))
-        await switch.until(lambda tab: tab.settled)
+        opened = (stack.enter_async_context(Client(server.websocket_url)) for _ in range(sessions))
+        clients = await asyncio.gather(*opened)
+        await asyncio.gather(*(client.until(lambda client: client.settled, 120) for client in clients))
+        switch = await stack.enter_async_context(Client(server.websocket_url, query="role=switch"))
+        await switch.until(lambda client: client.settled)
         await switch.switch("writes", on=True)
         await asyncio.sleep(1)
-        before = sum(tab.finished for tab in tabs)
+        before = sum(client.finished for client in clients)
         await asyncio.sleep(seconds)
-        runs = sum(tab.finished for tab in tabs) - before
+        runs = sum(client.finished for client in clients) - before
         await switch.switch("writes", on=False)
-        await switch.until(lambda tab: tab.settled)
+        await switch.until(lambda client: client.settled)
     return runs / seconds / sessions
 
 
 async def click(server: AppServer) -> float:
-    """Milliseconds until a user's own click is shown, with no other session."""
+    """Return the milliseconds until a user's own click is shown, without other sessions."""
     times = []
-    async with Tab(server.websocket_url, query="role=clicks") as tab:
-        await tab.until(lambda tab: tab.settled)
+    async with Client(server.websocket_url, query="role=clicks") as client:
+        await client.until(lambda client: client.settled)
         for number in range(1, 21):
             start = time.perf_counter()
-            await tab.click("click")
-            await tab.until(lambda tab, number=number: f"clicks {number}" in tab.texts and tab.settled)
+            await client.click("click")
+            await client.until(lambda client, number=number: f"clicks {number}" in client.texts and client.settled)
             times.append(time.perf_counter() - start)
     return statistics.median(times) * 1000
 
 
 async def opening(server: AppServer, sessions: int) -> float:
-    """Seconds until as many sessions, opened at once, have shown their page."""
+    """Return the seconds until this many sessions, opened at the same time, have shown their page."""
     start = time.perf_counter()
     async with AsyncExitStack() as stack:
-        tabs = await asyncio.gather(
-            *(stack.enter_async_context(Tab(server.websocket_url, query="role=clicks")) for _ in range(sessions))
+        clients = await asyncio.gather(
+            *(stack.enter_async_context(Client(server.websocket_url, query="role=clicks")) for _ in range(sessions))
         )
-        await asyncio.gather(*(tab.until(lambda tab: tab.settled, 300) for tab in tabs))
+        await asyncio.gather(*(client.until(lambda client: client.settled, 300) for client in clients))
         return time.perf_counter() - start
 
 

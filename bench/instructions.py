@@ -1,12 +1,12 @@
-"""Counts the processor instructions of an operation, which no noise can touch.
+"""Count the processor instructions of operations, a measure without noise.
 
-    python bench/instructions.py            count, and put the counts into instructions.json
-    python bench/instructions.py --check    count, and fail where they have risen since
+    python bench/instructions.py            count, and write the counts to instructions.json
+    python bench/instructions.py --check    count, and fail if a count has risen since then
 
 The counting is done by valgrind's callgrind, in an interpreter of its own. Its thread has a real script context, which
 the real bridge resolves to a subscribed session; a server, which takes no part in an access, would only be slow there.
-A function in which the statement stands two hundred times is counted, and one where it stands a hundred times: the
-difference is that of a hundred operations, and nothing else.
+It counts a function that has the statement two hundred times, and one that has it a hundred times: the difference is
+the cost of exactly a hundred operations.
 
 Counts depend on the interpreter and the compiler, so there is an entry for each pair of them. Another build of the
 same interpreter shows in the dict's own counts. There both the counts and their ratios are compared, and with a wider
@@ -47,13 +47,13 @@ from fastserverstate.rerun.session import LiveSession
 TABLE = Path(__file__).with_name("instructions.json")
 RISE = 0.05
 OTHER_BUILD_RISE = 0.15
-SAME_BUILD = 0.03  # how much the dict's counts may differ between processes of one build of the interpreter
+SAME_BUILD = 0.03  # allowed difference of the dict's counts between processes of one build of the interpreter
 
 SCOPES = 10_000
 TO_MANY = f"increment, {SCOPES:,} subscribers"  # for all of them together
 OWN_KEYS = 10_000
 OWN = f"read and write of each of {OWN_KEYS:,} keys, in a run that shows none"  # for one of them
-WARM_UP = 50  # after some calls the interpreter replaces instructions by special ones
+WARM_UP = 50  # after some calls, the interpreter specializes instructions
 
 PROBE = """
 #include <valgrind/callgrind.h>
@@ -64,11 +64,11 @@ void dump(const char *label) { CALLGRIND_DUMP_STATS_AT(label); }
 Counts = dict[str, dict[str, float]]  # operation -> "ours" and "plain" -> instructions
 
 
-# Inside of valgrind
+# In valgrind
 
 
 def enter_script_run() -> LiveSession:
-    """Give this thread a script context of a session that is in a run."""
+    """Give this thread the script context of a running session."""
 
     class Runner:
         _script_thread = threading.current_thread()
@@ -102,17 +102,17 @@ def enter_script_run() -> LiveSession:
 
 
 def count_here(library: str) -> None:
-    """Dump what callgrind counts during each of a number of calls."""
+    """Dump the counts of callgrind for each of several calls."""
     probe = ctypes.PyDLL(library)
     state, locks = fastserverstate.server_state, fastserverstate.server_state_lock
 
     def count_call(label: str, function: Callable[[], object]) -> None:
-        # Setting the counters to zero instead would leave out what called this.
+        # Setting the counters to zero instead would leave out the callers.
         probe.dump(b"")
         function()
         probe.dump(label.encode())
 
-    # With no event loop to tell, the scheduler would collect the stale scopes itself.
+    # Without an event loop, the scheduler would collect the stale scopes itself.
     _instances.store.on_stale(None)
     state["k"] = state["unread"] = state["hot"] = 0
     session = enter_script_run()
@@ -143,7 +143,7 @@ def count_here(library: str) -> None:
     count_call("nothing", lambda: None)
     for name, function in functions.items():
         count_call(name, function)
-    state.update(dict.fromkeys(own, 0))  # only now, for they make chains longer
+    state.update(dict.fromkeys(own, 0))  # only now, because they lengthen chains
     session.start_run()
     count_call("own", increment_own)
     crowd.read("hot")
@@ -153,11 +153,11 @@ def count_here(library: str) -> None:
         sys.exit("The write did not mark every subscriber.")
 
 
-# Outside of it
+# Outside of valgrind
 
 
 def count() -> Counts:
-    """Run this file under valgrind and read what it dumps."""
+    """Run this file under valgrind and read its dumps."""
     if shutil.which("valgrind") is None:
         sys.exit("Counting instructions takes valgrind and its headers: apt-get install valgrind")
     with tempfile.TemporaryDirectory() as folder:
@@ -166,7 +166,7 @@ def count() -> Counts:
         compiler = (sysconfig.get_config_var("CC") or "cc").split()
         subprocess.run([*compiler, "-O1", "-shared", "-fPIC", source, "-o", library], check=True)
         valgrind = ["valgrind", "--quiet", "--vgdb=no", "--tool=callgrind", "--instr-atstart=no"]
-        # Strings hash alike and functions are bound beforehand, so that all processes do the same.
+        # A fixed hash seed and early binding make all processes equal.
         environment = {**os.environ, "PYTHONHASHSEED": "0", "LD_BIND_NOW": "1"}
         command = [*valgrind, f"--callgrind-out-file={dumps}", sys.executable, __file__, "--count-here", str(library)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -185,17 +185,17 @@ def count() -> Counts:
 
 
 def read_dump(text: str) -> tuple[str, int]:
-    """The label of a dump and its count."""
+    """Return the label of a dump and its count."""
     label = re.search(r"^desc: Trigger: Client Request: (.*)$", text, re.MULTILINE)
     total = re.search(r"^summary: (\d+)", text, re.MULTILINE)
     return (label[1] if label else "", int(total[1]) if total else 0)
 
 
 def build() -> str:
-    """What the counts depend on: the interpreter, the compiler of the extension, the machine."""
+    """Return what the counts depend on: the interpreter, the compiler of the extension, the machine."""
     version = ".".join(platform.python_version_tuple()[:2])
     free_threaded = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
-    # Compilers sign what they make. Clang's start-up files may be GCC's.
+    # Compilers write their name into object files. Clang may use start-up files of GCC.
     signs = re.findall(rb"(clang version|GCC: \([^)]*\)) (\d+)", Path(_core.__file__).read_bytes())
     name, major = max(signs, default=(b"unknown", b""))
     compiler = f"{'clang' if name.startswith(b'clang') else 'gcc'} {major.decode()}" if signs else "unknown compiler"
@@ -215,7 +215,7 @@ def ratio(sides: dict[str, float]) -> float:
 
 
 def compare(counts: Counts, table: dict[str, Counts]) -> list[str]:
-    """Say with what the counts are compared; return a sentence for each that has risen."""
+    """Print the entry with which the counts are compared. Return a sentence for each count that has risen."""
     here = build()
     interpreter, _, machine = here.split(", ")
     alike = [known for known in table if known.startswith(f"{interpreter}, ") and known.endswith(f", {machine}")]

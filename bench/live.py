@@ -1,6 +1,6 @@
 """A real Streamlit server in this process, and sessions whose script run stays open.
 
-Inside of `LiveServer.script_run` the calling thread has the context of such a run, so what it reads and writes is what
+In `LiveServer.script_run` the calling thread has the context of such a run, so what it reads and writes is what
 the session's script reads and writes: that is how the costs in a live, subscribed script run are measured.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from harness.client import Client
 from harness.server import QUIET, free_port
-from harness.tab import Tab
 from streamlit import config
 from streamlit.runtime.scriptrunner import add_script_run_ctx
 
@@ -38,7 +38,7 @@ if "met" not in st.session_state:
 
 
 class LiveServer:
-    """The server, on a thread of its own."""
+    """A server on a thread of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._script = folder / "app.py"
@@ -72,7 +72,7 @@ class LiveServer:
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
-        """Keep the server's event loop from doing anything for the length of the block."""
+        """Block the server's event loop during the ``with`` block."""
         entered, over = threading.Event(), threading.Event()
 
         def wait() -> None:
@@ -95,10 +95,10 @@ class LiveServer:
         sys.modules[MEETING] = meeting
 
         async def keep_open() -> None:
-            async with Tab(f"ws://127.0.0.1:{self._port}/_stcore/stream"):
+            async with Client(f"ws://127.0.0.1:{self._port}/_stcore/stream"):
                 await asyncio.to_thread(meeting.over.wait)
 
-        tab = asyncio.run_coroutine_threadsafe(keep_open(), self._loop)
+        opened = asyncio.run_coroutine_threadsafe(keep_open(), self._loop)
         try:
             if not meeting.arrived.wait(30):
                 raise TimeoutError("The session's script did not start.")
@@ -106,13 +106,13 @@ class LiveServer:
             yield
         finally:
             meeting.over.set()
-            tab.result(30)
+            opened.result(30)
             vars(thread).pop(_context_name(thread))
 
 
 @contextlib.contextmanager
 def detached() -> Iterator[None]:
-    """Take the script context away from the calling thread for the length of the block."""
+    """Remove the script context of the calling thread during the ``with`` block."""
     thread = threading.current_thread()
     name = _context_name(thread)
     context = vars(thread).pop(name)

@@ -1,4 +1,4 @@
-"""The operations that are measured, and the same with a dict and an RLock."""
+"""The measured operations, and their equivalents with a dict and an RLock."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ UNROLLED = 100
 class Row:
     ours: str
     plain: str
-    at_most: float  # times the cost of `plain`
-    older: str = ""  # the row that streamlit-server-state has in its place, where it has none of its own
+    at_most: float  # the target, as a multiple of the cost of `plain`
+    older: str = ""  # the row of streamlit-server-state to compare with, if it has none of its own
     operations: int = 1
 
 
 INCREMENT = 'with locks["k"]: state["k"] += 1'
 PLAIN_INCREMENT = 'with rlock: d["k"] += 1'
 
-# The session is subscribed to "k", and nobody to "unread".
+# The session is subscribed to "k", and no session to "unread".
 ROWS = {
     "item read, subscribed": Row('state["k"]', 'd["k"]', 2.0),
-    # There is nothing cheaper to compare an attribute with than an item.
+    # An attribute read is compared with an item read, the cheapest equivalent.
     "attribute read, subscribed": Row("state.k", 'd["k"]', 2.5),
     "membership, subscribed": Row('"k" in state', '"k" in d', 2.5),
     "write, no subscriber": Row(
@@ -37,7 +37,7 @@ ROWS = {
 
 
 def unrolled(statement: str, *, times: int = UNROLLED, repeated: int = 1, **names: Any) -> Callable[[], None]:
-    """A function in which the statement stands so many times, all of it in a loop."""
+    """Return a function that repeats the statement `times` times, all of it in a loop."""
     body = f"        {statement}\n" * times
     exec(compile(f"def run():\n    for _ in range({repeated}):\n{body}", "<benchmark>", "exec"), names)
     run: Callable[[], None] = names["run"]

@@ -1,4 +1,4 @@
-"""How reads and writes scale with threads, beside a dict with an RLock and a plain dict: python bench/scaling.py
+"""How reads and writes scale with threads, compared with a dict with an RLock and a plain dict: python bench/scaling.py
 
 Each of two threads does the same number of operations as one does alone. What is timed alternates between everything
 that is compared, and medians are printed. A round counts only if two threads that share nothing ran nearly twice as
@@ -23,13 +23,13 @@ from fastserverstate import _core, _instances
 
 ROUNDS = 15
 LIMIT = 300  # seconds in all
-SECONDS = 0.05  # that one thread takes
-FREE = 1.85  # times as fast: two threads on a machine that has two processors to spare
+SECONDS = 0.05  # of one thread
+FREE = 1.85  # the speed-up of two threads on two idle processors
 UNROLLED = 50
 
 
 class Context(SimpleNamespace):
-    """The script context of a thread. Weak references to it can be made."""
+    """The script context of a thread. It supports weak references."""
 
 
 PART: ContextVar[SimpleNamespace] = ContextVar("bench_part")
@@ -49,7 +49,7 @@ LOCKED = {
 
 
 class Plain:
-    """A dict, with one lock for all keys or with none."""
+    """A dict, with one lock for all keys or without locks."""
 
     def __init__(self, operations: dict[str, str]) -> None:
         self.state: dict[str, Any] = {}
@@ -65,7 +65,7 @@ class Plain:
 
 
 class Ours:
-    """The process's `server_state`, in the script runs of sessions: each thread in one of its own."""
+    """The process's `server_state`, with each thread in a script run of its own session."""
 
     def __init__(self) -> None:
         _core.locate_scopes(
@@ -92,7 +92,7 @@ class Ours:
 
 
 def compiled(statement: str, implementation: Any, key: str) -> Run:
-    """A function that executes the statement `UNROLLED` times as often as it is told."""
+    """Return a function that executes the statement `UNROLLED` times its argument."""
     body = "\n        ".join([statement.replace("key", repr(key))] * UNROLLED)
     names: dict[str, Any] = {"given_state": implementation.state, "given_lock": implementation.lock(key)}
     head = "def run(times):\n    state, lock = given_state, given_lock\n    for _ in range(times):\n        "
@@ -102,7 +102,7 @@ def compiled(statement: str, implementation: Any, key: str) -> Run:
 
 
 def seconds(implementation: Any, runs: list[Run], times: int) -> float:
-    """From the common start of the threads to the end of the last one."""
+    """Return the time from the common start of the threads to the end of the last one."""
     gate = threading.Barrier(len(runs))
     spans: list[tuple[float, float]] = []
 
@@ -140,19 +140,19 @@ class Case:
         self.together: list[float] = []
 
     def measure(self) -> None:
-        """Millions of operations a second."""
+        """Return millions of operations per second."""
         done = self._times * UNROLLED * self._writes / 1e6
         self.alone.append(done / seconds(self._implementation, self._runs[:1], self._times))
         self.together.append(done * len(self._runs) / seconds(self._implementation, self._runs, self._times))
 
     def forget(self) -> None:
-        """Take the last round back."""
+        """Remove the last round."""
         self.alone.pop()
         self.together.pop()
 
 
 def machine_is_free() -> bool:
-    """Whether there are two processors for two threads at the moment."""
+    """Return whether two processors are idle now."""
 
     def count(times: int) -> None:
         for _ in range(times):
@@ -181,7 +181,7 @@ def main() -> None:
                     case.forget()
     print(f"Python {sys.version.split()[0]}, {'with' if gil else 'without'} the GIL; millions of operations a second")
     print()
-    print("| operation | keys | implementation | 1 thread | 2 threads | beside 1 | rounds |")
+    print("| operation | keys | implementation | 1 thread | 2 threads | compared with 1 | rounds |")
     print("|---|---|---|--:|--:|--:|--:|")
     for case in cases:
         if not case.alone:

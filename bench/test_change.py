@@ -1,5 +1,5 @@
-"""What it costs to tell whether a value has changed, beside the repr of streamlit-server-state and the hasher of
-``st.cache_data``, and beside what the memory takes that has to be read."""
+"""The cost of finding out whether a value has changed, compared with the repr of streamlit-server-state, the hasher of
+``st.cache_data``, and reading the memory of the value."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ VALUES: dict[str, Callable[[], Any]] = {
     "10 MB array, columns first": lambda: np.asfortranarray(RANDOM.random((1250, 1000))),
     "10 MB bytes": lambda: RANDOM.bytes(10_000_000),
 }
-# At least so many times as fast as the older package's repr: of a value that it shows in part, as a repr of all of it.
+# The least ratio to the older package's repr, without ellipses.
 FASTER_THAN_REPR = {"10,000 ints": 5, "2,000,000 ints": 5, "1000x10 DataFrame": 20}
 FASTER_THAN_WHOLE_REPR = {"1000x10 DataFrame": 20, "10 MB array": 20}
-# Less than twice as long as the memory takes: to be read once, or to be put into the order of rows, which comes first.
+# Less than twice the time of reading the memory once, or of copying it into the order of rows.
 MEMORY: dict[str, Callable[[Any], Callable[[], object]]] = {
     "10 MB array": lambda array: partial(np.bitwise_or.reduce, array.reshape(-1).view("u8")),
     "10 MB array, columns first": lambda array: partial(np.copyto, np.empty(array.shape), array),
@@ -56,7 +56,7 @@ OTHERS = ("repr", "whole repr", "st.cache_data", "memory")
 
 @pytest.fixture(autouse=True)
 def script_run() -> None:
-    """No server is needed here."""
+    """Replaced, because no server runs here."""
 
 
 def streamlit_hash(value: Any) -> bytes:
@@ -67,13 +67,13 @@ def streamlit_hash(value: Any) -> bytes:
 
 
 def whole_repr(value: Any) -> object:
-    """Without the dots that stand for the middle."""
+    """Return the hash of the repr without an ellipsis for the middle."""
     with np.printoptions(threshold=sys.maxsize), pd.option_context("display.max_rows", None):
         return calc_hash(value)
 
 
 def least_seconds(run: Callable[[], object]) -> float:
-    """Processor time of a call, in the best of many rounds or of as many as half a second has room for."""
+    """Return the processor time of a call: the best of many rounds, or of the rounds in half a second."""
     least, spent, calls = math.inf, 0.0, 1
     while spent < 0.5:
         started = thread_time()
@@ -89,7 +89,7 @@ def least_seconds(run: Callable[[], object]) -> float:
 
 @pytest.fixture(scope="module")
 def table(request: pytest.FixtureRequest) -> Iterator[list[str]]:
-    """Rows of a Markdown table, printed at the end."""
+    """Collect the rows of a Markdown table, printed at the end."""
     rows: list[str] = []
     yield rows
     terminal = request.config.pluginmanager.get_plugin("terminalreporter")
@@ -122,7 +122,7 @@ def test_fingerprint(benchmark: BenchmarkFixture, table: list[str], value: str) 
 
 
 def test_cycles() -> None:
-    """Each node is written once, as in a pickle. A walk along all paths, like that of a repr, would not end."""
+    """Each node is written once, as in a pickle. Following all paths, as a repr does, would not end."""
     nodes = [SimpleNamespace(number=number, neighbours=[]) for number in range(100)]
     for node in nodes:
         node.neighbours += nodes

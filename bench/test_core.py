@@ -1,4 +1,4 @@
-"""What an access costs in a live, subscribed script run, beside a plain dict with an RLock and beside
+"""The cost of an access in a live, subscribed script run, compared with a plain dict with an RLock and with
 streamlit-server-state."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from streamlit.runtime import Runtime
 import fastserverstate
 from fastserverstate import _instances
 
-REPEATED = 10  # to make the reading of the clock small beside it
+REPEATED = 10  # so that reading the clock costs little in comparison
 ROUNDS = 3000
 WARMUP_ROUNDS = 20
 SCOPES = 10_000
@@ -60,7 +60,7 @@ def test_row(benchmark: BenchmarkFixture, implementation: tuple[Any, Any], name:
     elif row.older:
         pytest.skip(f"It has nothing of the kind, only {row.older}.")
     else:
-        # Its writes ask for reruns, which then go on in the background: nothing can be interleaved with that. The
+        # Its writes request reruns, which continue in the background, so rounds cannot alternate. The
         # request raises when a run ends at that moment, after the rest of the write.
         suffered = f"try:\n            {row.ours}\n        except AttributeError:\n            pass"
         benchmark.extra_info["operations"] = UNROLLED * row.operations
@@ -68,7 +68,7 @@ def test_row(benchmark: BenchmarkFixture, implementation: tuple[Any, Any], name:
 
 
 def compare(benchmark: BenchmarkFixture, ours: Callable[[], None], plain: Callable[[], None]) -> None:
-    """Time rounds of both in turn. The ratio is the median of those of neighbouring rounds.
+    """Time rounds of both in turn. The ratio is the median of the ratios of adjacent rounds.
 
     A shared machine is faster or slower for a tenth of a second or for many at a time, so a block of rounds of one is
     not comparable with a block of the other: over eight processes on a busy machine, the ratio of the blocks' medians
@@ -93,7 +93,7 @@ def compare(benchmark: BenchmarkFixture, ours: Callable[[], None], plain: Callab
 
 
 def test_write_to_many(benchmark: BenchmarkFixture, server: LiveServer) -> None:
-    """One assignment, in a script, of another value to a key that ten thousand other sessions have just read."""
+    """Assign another value, in a script, to a key that ten thousand other sessions have just read."""
     state = fastserverstate.server_state
     others = Crowd(SCOPES)
     values = itertools.count()
@@ -114,7 +114,7 @@ def test_write_to_many(benchmark: BenchmarkFixture, server: LiveServer) -> None:
         stack.close()
 
     benchmark.group = f"write, {SCOPES:,} subscribers, each"
-    # The older package works through its sessions one by one, so the cost of one stands for the cost of each.
+    # The older package works through its sessions one by one, so the cost of one is the cost of each.
     benchmark.extra_info.update(operations=SCOPES, at_most_ns=5, older_group=WRITE_TO_ONE)
     with contextlib.ExitStack() as stack:
         benchmark.pedantic(write, setup=subscribe, teardown=check, rounds=50, warmup_rounds=3)
@@ -123,7 +123,7 @@ def test_write_to_many(benchmark: BenchmarkFixture, server: LiveServer) -> None:
 
 @pytest.mark.parametrize("name", ["dict", "fastserverstate", "streamlit-server-state"], indirect=True)
 def test_write_to_one(benchmark: BenchmarkFixture, implementation: tuple[Any, Any], name: str) -> None:
-    """One assignment of another value, from a thread without a session, to a key that a session has just read."""
+    """Assign another value, from a thread without a session, to a key that a session has just read."""
     state, _ = implementation
     values = itertools.count()
 

@@ -5,7 +5,7 @@ from conversation import choose_name
 
 from fastserverstate import configure
 
-# One garbage collection for many runs instead of one after every run: what busy apps should have.
+# One garbage collection for many runs instead of one after every run, recommended for busy apps.
 configure(gc="paced")
 
 st.set_page_config(page_title="fastserverstate", page_icon="🔗")

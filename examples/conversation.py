@@ -1,4 +1,4 @@
-"""A conversation that is kept in one key of the server state: for the chat, and for every chat room."""
+"""A conversation in one key of the server state, for the chat and for every chat room."""
 
 import random
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class Message(NamedTuple):
 
 
 def choose_name() -> None:
-    """Ask for the visitor's name. Everyone starts as an animal."""
+    """Ask for the user's name. The default is an animal."""
     if "animal" not in st.session_state:
         st.session_state.animal = random.choice(list(ANIMALS))
         st.session_state.name = st.session_state.animal
@@ -26,8 +26,8 @@ def choose_name() -> None:
 
 
 def conversation(key: str, prompt: str = "Say something") -> None:
-    """Show what was said under the key, and a box to say more."""
-    # Not an argument of the fragment: Streamlit 1.37 reruns a fragment with the arguments of its very first call.
+    """Show the messages of the key, and a box for another one."""
+    # Not an argument of the fragment: Streamlit 1.37 reruns a fragment with the arguments of its first call.
     st.session_state.conversation = key
     messages()
     st.chat_input(prompt, key=f"draft of {key}", on_submit=post, args=(key,), max_chars=500)
@@ -35,11 +35,11 @@ def conversation(key: str, prompt: str = "Say something") -> None:
 
 @st.fragment
 def messages() -> None:
-    # Only this fragment reads the messages, so only this fragment runs again when somebody posts one.
+    # Only this fragment reads the messages, so only this fragment runs again when a user posts one.
     with st.container(height=360):
         said = server_state.get(st.session_state.conversation, ())
         if not said:
-            st.caption("Nobody has said anything yet.")
+            st.caption("No messages yet.")
         for message in said:
             with st.chat_message(message.author, avatar=message.avatar):
                 st.caption(message.author)
@@ -49,6 +49,6 @@ def messages() -> None:
 def post(key: str) -> None:
     me = st.session_state
     message = Message(me.name or me.animal, ANIMALS[me.animal], me[f"draft of {key}"])
-    # Reading, adding and assigning are three steps: the lock lets nobody else in between.
+    # Reading, adding and assigning are three steps: the lock keeps other sessions from writing in between.
     with server_state_lock[key]:
         server_state[key] = (*server_state.get(key, ()), message)[-MESSAGES_KEPT:]

@@ -1,4 +1,4 @@
-"""Starts the example app and says where it is: python examples/demo.py
+"""Start the example app and print its URL: python examples/demo.py
 
 It listens on port 8501 or the next free one; PORT chooses another. Ctrl-C ends it.
 """
@@ -71,7 +71,7 @@ def is_healthy(port: int) -> bool:
 
 
 class Demo:
-    """The server in a process of its own, until somebody asks to stop."""
+    """The server in a process of its own, until the user stops it."""
 
     def __init__(self, port: int) -> None:
         self.stopping = False
@@ -82,12 +82,12 @@ class Demo:
         options = {
             "server.port": port,
             "server.headless": "true",
-            "browser.serverAddress": "localhost",  # else it asks the internet for this machine's address
+            "browser.serverAddress": "localhost",  # otherwise it asks the internet for the address of this machine
             "browser.gatherUsageStats": "false",
             "logger.level": "warning",
         }
         command = [sys.executable, "-m", "streamlit", "run", str(APP)]
-        # Streamlit's own announcement is left out for ours; errors are shown.
+        # Replaces Streamlit's own announcement. Errors are shown.
         self.server = subprocess.Popen(
             [*command, *(f"--{name}={value}" for name, value in options.items())], stdout=subprocess.DEVNULL
         )

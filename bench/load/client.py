@@ -1,4 +1,4 @@
-"""A session over Streamlit's websocket protocol that keeps only what the benchmark looks at."""
+"""A session over Streamlit's WebSocket protocol that stores only the data of the benchmark."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Session:
 
     @classmethod
     async def open(cls, url: str, query: str = "") -> Self:
-        """Connect, and wait for the first run to end."""
+        """Connect, and wait until the first run ends."""
         socket = await connect(
             url,
             subprotocols=["streamlit", "PLACEHOLDER_AUTH_TOKEN"],  # type: ignore[list-item]
@@ -57,19 +57,19 @@ class Session:
         await self._socket.close()
 
     async def rerun(self, query: str = "", seconds: float = OPEN_SECONDS) -> bool:
-        """Rerun the script as a browser with this query string does; False when the end does not come in time."""
+        """Rerun the script with this query string. Return False if it does not end in time."""
         before = self.finished
         await self._send(query)
         return await self.until(lambda: self.finished > before, seconds)
 
     async def click(self, label: str, query: str = "") -> float:
-        """Click the button; return the time."""
+        """Click the button, and return the time."""
         now = time.monotonic()
         await self._send(query, WidgetState(id=self._buttons[label], trigger_value=True))
         return now
 
     async def shows(self, name: str, value: str, seconds: float) -> float | None:
-        """Wait for the text; return the time at which it came, or None if it did not."""
+        """Wait for the text. Return the time of its arrival, or None after the timeout."""
         in_time = await self.until(lambda: self.shown.get(name) == value, seconds)
         return self.since[name] if in_time else None
 

@@ -25,7 +25,7 @@ BAR = 0.38
 
 @dataclass(frozen=True)
 class Panel:
-    """Which figures of a scenario are drawn: label -> name of the figure, times `factor` to give the unit."""
+    """The figures of a scenario in a plot: label -> name, multiplied by `factor` for the unit."""
 
     unit: str
     figures: dict[str, str]
@@ -36,7 +36,7 @@ class Panel:
 PANELS = {
     "counter": Panel("milliseconds", {"median": "median", "all": "all"}, factor=1000, log=True),
     "storm": Panel("seconds", {"median session": "median", "p95": "p95", "all": "all"}),
-    "slow-reader": Panel("runs per second", {"alone": "alone_per_second", "beside writes": "completed_per_second"}),
+    "slow-reader": Panel("runs per second", {"alone": "alone_per_second", "during writes": "completed_per_second"}),
     "rooms": Panel("runs", {"outside, per write": "runs_outside_per_write", "all, per write": "runs_per_write"}),
     "click-under-storm": Panel(
         "milliseconds",

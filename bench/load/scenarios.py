@@ -1,4 +1,4 @@
-"""What is measured. Each scenario gets a fresh server and returns named figures; times are in seconds."""
+"""The scenarios. Each has a fresh server and returns named figures. Times are in seconds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Figures = dict[str, float | bool | None]
 
 @dataclass(frozen=True)
 class Size:
-    """How much of a scenario to run; `patience` is how long to wait for what may never come."""
+    """The size of a scenario. `patience` is the timeout of each wait."""
 
     sessions: int
     rounds: int = 0
@@ -103,7 +103,7 @@ async def storm(bench: Bench, size: Size, say: Callable[[str], None]) -> Figures
 
 
 async def slow_reader(bench: Bench, size: Size, say: Callable[[str], None]) -> Figures:
-    """A 100 ms script beside a thread that writes every 10 ms, and the same script alone."""
+    """A 100 ms script while a thread writes every 10 ms, and the same script alone."""
     (session,) = await bench.open([""])
     say("alone")
     alone = 0
@@ -112,7 +112,7 @@ async def slow_reader(bench: Bench, size: Size, say: Callable[[str], None]) -> F
         alone += await session.rerun(seconds=size.patience)
     alone_seconds = time.monotonic() - began
 
-    say("beside the writer")
+    say("during writes")
     before = total(await bench.settled_runs())
     finished = session.finished
     cpu = bench.server.cpu_seconds()
@@ -137,7 +137,7 @@ async def slow_reader(bench: Bench, size: Size, say: Callable[[str], None]) -> F
 
 
 async def rooms(bench: Bench, size: Size, say: Callable[[str], None]) -> Figures:
-    """Posts in some rooms; who else is rerun? Every session has looked into another room before."""
+    """Posts in some rooms, and the reruns of sessions in others. Every session has visited another room before."""
     count = size.sessions // 4
     sessions = await bench.open([f"room={(i + 1) % count}" for i in range(size.sessions)])
     queries = [f"room={i % count}" for i in range(size.sessions)]
@@ -177,7 +177,7 @@ async def rooms(bench: Bench, size: Size, say: Callable[[str], None]) -> Figures
 async def click_under_storm(bench: Bench, size: Size, say: Callable[[str], None]) -> Figures:
     """Clicks of sessions that do not read the hot key, before and while all the others show what a thread writes.
 
-    Every bystander clicks once, at a time of its own that does not depend on how the others fare.
+    Every bystander clicks once, at a time that does not depend on the others.
     """
     bystanders = await bench.open(["role=bystander"] * size.rounds)
     await bench.open([""] * size.sessions)
@@ -191,7 +191,7 @@ async def click_under_storm(bench: Bench, size: Size, say: Callable[[str], None]
         return None if shown is None else shown - clicked
 
     async def clicks(seconds: float) -> tuple[list[float], int]:
-        """The delays, and how many clicks were not answered."""
+        """Return the delays and the number of clicks without an answer."""
         pause = seconds / len(bystanders)
         delays = await asyncio.gather(*(click(session, i * pause) for i, session in enumerate(bystanders)))
         return [delay for delay in delays if delay is not None], delays.count(None)
@@ -219,7 +219,7 @@ async def click_under_storm(bench: Bench, size: Size, say: Callable[[str], None]
 
 
 async def idle(bench: Bench, size: Size, say: Callable[[str], None]) -> Figures:
-    """What open sessions cost while nothing happens."""
+    """The cost of open sessions while nothing happens."""
     await bench.open([""] * size.sessions)
     before = total(await bench.settled_runs())
     say(f"waiting for {size.seconds:.0f} s")
@@ -251,7 +251,7 @@ def run_figures(runs: Runs, writes: int) -> Figures:
 
 
 def percentile(values: list[float], percent: float) -> float | None:
-    """The nearest-rank percentile."""
+    """Return the nearest-rank percentile."""
     return sorted(values)[max(math.ceil(len(values) * percent / 100) - 1, 0)] if values else None
 
 
@@ -261,7 +261,7 @@ def finite(value: float) -> float | None:
 
 SCENARIOS = {
     "counter": Scenario(
-        "A click, until everybody sees it",
+        "A click, until every session shows it",
         "counter.py",
         counter,
         Size(200, rounds=10, patience=40),
@@ -276,7 +276,7 @@ SCENARIOS = {
         Size(20, seconds=1, patience=5),
     ),
     "slow-reader": Scenario(
-        "A 100 ms script beside a write every 10 ms",
+        "A 100 ms script with a write every 10 ms",
         "slow_reader.py",
         slow_reader,
         Size(1, seconds=5, patience=10),

@@ -9,7 +9,7 @@ st.write("Open this page in a second tab and click in either: both show the same
 
 
 def add(amount: int) -> None:
-    # Reading, adding and assigning are three steps: the lock lets nobody else in between.
+    # Reading, adding and assigning are three steps: the lock keeps other sessions from writing in between.
     with server_state_lock["count"]:
         server_state["count"] = server_state.get("count", 0) + amount
 
@@ -19,7 +19,7 @@ def reset() -> None:
 
 
 with st.container(border=True):
-    # Having read the count, this page runs again whenever somebody changes it.
+    # Having read the count, this page runs again whenever any session changes it.
     st.metric("Everyone's count", server_state.get("count", 0))
     less, more, zero, _ = st.columns([1, 1, 2, 4])
     # Callbacks run before the page does, so the click's own run shows the new count already.

@@ -1,4 +1,4 @@
-"""Conversations in rooms: a message only reaches those who are in its room."""
+"""Conversations in rooms: a message reaches only the sessions in its room."""
 
 import streamlit as st
 from conversation import conversation
@@ -22,10 +22,10 @@ def open_room() -> None:
 
 
 rooms = server_state.setdefault("rooms", FIRST_ROOMS)
-# Assigned again in every run, so that the choice outlasts a change of the list.
+# Assigned again in every run, so that the choice survives a change of the list.
 st.session_state.room = st.session_state.get("room", rooms[0])
 room = st.radio("Room", rooms, key="room", horizontal=True)
 st.sidebar.text_input("Open a new room", key="new_room", on_change=open_room, max_chars=30)
 
-# Each room has a key of its own: this tab depends on the room it is in, and no longer on the one it has left.
+# Each room has a key of its own: a session depends on its current room, and no longer on the previous one.
 conversation(f"room {room}", f"Say something in {room}")

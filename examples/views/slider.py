@@ -1,4 +1,4 @@
-"""One slider for everyone: moved in one tab, it moves in all."""
+"""One slider for everyone: when a user moves it, it moves in all sessions."""
 
 import streamlit as st
 

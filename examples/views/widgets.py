@@ -1,4 +1,4 @@
-"""A page of settings that everyone shares: what one changes, all see."""
+"""A page of settings that everyone shares: every user sees all changes."""
 
 import streamlit as st
 
@@ -12,7 +12,7 @@ st.write("Open this page in a second tab and change things in either. In the for
 
 @st.fragment
 def lamp() -> None:
-    # In a fragment, only the fragment runs again: in this tab and in the others.
+    # In a fragment, only the fragment reruns, in this session and in the others.
     with st.container(border=True):
         on = st.toggle("Lamp", **shared("lamp on", default=False))
         color = st.selectbox("Color", COLORS, **shared("lamp color", default="Red"))

@@ -2,10 +2,10 @@
 
 With every action of its user, a browser sends the values of all widgets of a page, without saying which one changed.
 The value of a shared widget may be outdated: another session may have replaced it, and the browser has not received
-that yet. Treating it as a change would undo the other session's change, and two users who move two sliders at the same
-time would keep resetting each other's. So this module remembers which values each browser may be showing.
+the update yet. Treating it as a change would undo the other session's change, and two users who move two sliders at the
+same time would keep resetting each other's. So this module remembers which values each browser may be showing.
 
-A browser may send anything. A value that its widget does not offer is ignored, and a session whose widget cannot take
+A browser may send anything. A value that its widget does not offer is ignored, and a session whose widget cannot show
 the shared value shows another value: one user cannot break another user's page.
 """
 
@@ -16,7 +16,7 @@ import logging
 import reprlib
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Set
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypedDict
 
@@ -26,15 +26,15 @@ from fastserverstate.state import ServerState
 
 logger = logging.getLogger("fastserverstate")
 
-# After this many seconds, a browser shows the value that it was sent, even over a slow connection.
-UNHEARD = 1.0
-# Minimum time in seconds that a user needs to react to an update. Only the time shows that a user has set a widget back
-# when the message may have another cause: in a form, whose values arrive with the click on its button, and after a
-# change whose value most Streamlit releases send again when it is set back.
-UNSEEN = 0.2
+# Within this many seconds, a browser receives and shows an update, even over a slow connection.
+DELIVERY_TIME = 1.0
+# Minimum time in seconds that a user needs to react to an update. An earlier value that arrives sooner was not set by
+# the user, if the message may have another trigger: in a form, whose values arrive with a click on its button, and
+# after a change in another widget, whose value most Streamlit releases send again when it is set back.
+REACTION_TIME = 0.2
 # A browser that is busy, or has to load a kind of widget first, creates a new widget as the newest run describes it,
-# without the value of an earlier run. That takes up to this many seconds.
-UNMADE = 2.0
+# without the value of an earlier run. It does so within this many seconds.
+CREATION_TIME = 2.0
 
 _MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<no default>"})()
 
@@ -52,88 +52,95 @@ class WidgetArguments(TypedDict):
 
 
 class SessionWidgets(Protocol):
-    """The keyed widgets of one session. For its script's threads."""
+    """The keyed widgets of one session.
+
+    Thread-safety
+        Call it from the threads of the session's script.
+    """
 
     shared: Any
-    """A place for what is known of those that are shared."""
+    """A place for the state of the session's shared widgets."""
 
     @property
     def browser_forgets(self) -> bool:
-        """Whether the browser may lose a widget, and with it what it was told of it, at any time."""
+        """Whether the browser may recreate a widget at any time, without the last update."""
 
-    def report(self, receive: Callable[[dict[str, Any]], None], shows: Callable[[str, Any], None]) -> None:
-        """Have two functions called.
+    def report(self, received: Callable[[dict[str, Any]], None], created: Callable[[str, Any], None]) -> None:
+        """Set two callbacks.
 
-        `receive` when a run begins, with what the browser has sent of the expected widgets; `shows` when a widget was
-        made, with its key and the value that it was to show.
+        ``received`` is called when a run begins, with the values that the browser has sent for the expected widgets.
+        ``created`` is called when a widget was created, with its key and the value that it was expected to show.
         """
 
     def offers(self, key: str, value: Any) -> bool:
-        """Whether the user may have set the value, in the widget as it was made last."""
+        """Return whether a user can choose the value in the widget, as it was last created."""
 
     def can_show(self, key: str, value: Any) -> bool:
-        """Whether the user may see the value in the widget as it was made last."""
+        """Return whether the widget can display the value, as it was last created."""
 
-    def is_made(self, key: str) -> bool:
-        """Whether this run has made a widget with the key."""
+    def is_created(self, key: str) -> bool:
+        """Return whether this run has created a widget with the key."""
 
-    def value(self, key: str, default: Any) -> Any: ...
+    def value(self, key: str, default: Any) -> Any:
+        """Return the current value."""
 
     def value_before(self, key: str, default: Any) -> Any:
-        """What the value was before the browser has sent another."""
+        """Return the value from before the last message of the browser."""
 
     def own_value(self, key: str, default: Any) -> Any:
-        """What a browser shows in the widget if it does not hear of any other value."""
+        """Return the value that a browser shows if it receives no other one."""
 
     def discard(self, key: str) -> None:
         """Behave as if the browser had not sent the value."""
 
-    def may_be_cause(self, key: str, shared: Collection[str]) -> bool:
-        """Whether the widget may be the cause of what the browser has sent.
+    def may_be_trigger(self, key: str, shared: Collection[str]) -> bool:
+        """Return whether the user may have triggered the last message with this widget.
 
-        None of the shared ones is if another has changed or was clicked, or if it was a timer. If a fragment is to run,
-        it is a widget of that fragment.
+        No shared widget is the trigger if a timer was, or if another widget has changed or was clicked. The trigger of
+        a fragment's run is a widget of that fragment.
         """
 
     def is_assigned(self, key: str) -> bool:
-        """Whether a value is assigned, of which the browser is told when the widget is made next."""
+        """Return whether the app has assigned a value that the browser receives when the widget is next created."""
 
-    def assign(self, key: str, value: Any) -> None: ...
+    def assign(self, key: str, value: Any) -> None:
+        """Assign a value that the browser receives when the widget is next created."""
 
-    def is_in_form(self) -> bool: ...
+    def is_in_form(self) -> bool:
+        """Return whether a widget that is created now is in a form."""
 
     def expect(self, key: str, refusals: Refusals) -> None:
-        """A widget with the key is made next."""
+        """Expect a widget with the key to be created next."""
 
 
 class Refusals:
-    """What is raised when a widget cannot be shared."""
+    """The errors for widgets that cannot be shared."""
 
     def __init__(self, key: str) -> None:
         self._key = key
 
     @property
     def user_sets(self) -> FastServerStateError:
-        """No value can be assigned to it."""
+        """The error for a widget to which no value can be assigned."""
         key = self._key
         return FastServerStateError(
             f"shared({key!r}) was given to a widget whose value only its user can set, such as a button, an uploader, "
-            "st.chat_input, st.data_editor or a selection in a chart, so other tabs cannot follow it. Assign what it "
-            f"returns to server_state[{key!r}] instead, in its callback. How that is done, also for a table: "
-            "docs/shared-widgets.md"
+            "st.chat_input, st.data_editor or a selection in a chart, so other sessions cannot follow it. Instead, "
+            f"assign the value that it returns to server_state[{key!r}] in its callback. For examples, including a "
+            "table, see docs/shared-widgets.md."
         )
 
     @property
     def no_value(self) -> FastServerStateError:
-        """It is no widget."""
+        """The error for an element that is no widget."""
         return FastServerStateError(
-            f"shared({self._key!r}) was given to an element that has no value to share. Give it to a widget; tabs, "
-            "expanders and popovers are some with on_change='rerun'."
+            f"shared({self._key!r}) was given to an element that has no value to share. Give it to a widget. Tabs, "
+            "expanders and popovers are widgets with on_change='rerun'."
         )
 
     @property
     def second_widget(self) -> FastServerStateError:
-        """The run has made another one with the key."""
+        """The error for a second widget with the same key in a run."""
         key = self._key
         return FastServerStateError(
             f"shared({key!r}) was given to two widgets in this run. Give the second one a key of its own in "
@@ -141,7 +148,7 @@ class Refusals:
         )
 
     def default(self, default: object) -> FastServerStateError:
-        """It does not offer its default."""
+        """Return the error for a widget that does not offer its default."""
         return FastServerStateError(
             f"shared({self._key!r}, default={reprlib.repr(default)}) was given to a widget that does not offer this "
             f"value of type {type(default).__name__}, and would show another. Choose a default among its options and "
@@ -151,67 +158,88 @@ class Refusals:
 
 @dataclass
 class _Widget:
-    """What the browser of a session may be showing in one widget.
+    """The values that the browser of a session may be showing in one widget.
 
-    `told` is what it was told, oldest first, each with the time. The last item is what it will show, and what the value
-    is in this session; the ones before are what it may be showing still.
+    ``history`` has these values, oldest first, each with the time when the browser sent or was sent it. The last one is
+    the value of the session, and the browser will show it. Until then, it may be showing an earlier one.
     """
 
     server_key: str
     new_until: float
     default: Any = _MISSING
     in_form: bool = False
-    told: deque[tuple[Any, float]] = field(default_factory=deque)
-    heard: bool = False  # the browser has sent what it was told, or what its user has set
-    in_doubt: bool = False  # what it was told last may not have reached it, or before what it then has sent
+    history: deque[tuple[Any, float]] = field(default_factory=deque)
+    confirmed: bool = False  # the browser has sent an update back, or a change of its user
+    must_resend: bool = False  # the browser may not show the last value of the history
 
-    def forget_what_is_gone(self, now: float) -> None:
-        while len(self.told) > 1 and now - self.told[1][1] >= UNHEARD:
-            self.told.popleft()
+    @property
+    def last(self) -> int:
+        return len(self.history) - 1
 
-    def place(self, value: Any) -> int | None:
-        """Which of the values it is, the newest first."""
-        return next((place for place in reversed(range(len(self.told))) if _same(self.told[place][0], value)), None)
+    def index(self, value: Any) -> int | None:
+        """Return the newest index of the value in the history."""
+        return next((i for i in reversed(range(len(self.history))) if _same(self.history[i][0], value)), None)
 
-    def may_be_unmade(self, now: float) -> bool:
-        return not self.heard and now < self.new_until
+    def forget_replaced(self, now: float) -> None:
+        """Remove the values that the browser no longer shows, because it has received a later one."""
+        while len(self.history) > 1 and now - self.history[1][1] >= DELIVERY_TIME:
+            self.history.popleft()
+
+    def may_lack_update(self, now: float) -> bool:
+        """Return whether the browser may have created the widget without the last update."""
+        return not self.confirmed and now < self.new_until
 
     def is_seen(self, now: float) -> bool:
-        """Whether the user has had the time to see what it was told last."""
-        return now - self.told[-1][1] >= UNSEEN
+        """Return whether the user has had the time to react to the last value."""
+        return now - self.history[-1][1] >= REACTION_TIME
 
-    def is_at(self, place: int) -> None:
-        """The browser was showing this value when it sent it."""
-        for _ in range(place):
-            self.told.popleft()
-        self.in_doubt = len(self.told) > 1
-        self.heard = self.heard or not self.in_doubt
+    def browser_showed(self, index: int) -> None:
+        """The browser has sent the value with this index, so it does not show earlier ones."""
+        for _ in range(index):
+            self.history.popleft()
+        self.must_resend = self.last > 0
+        self.confirmed = self.confirmed or not self.must_resend
 
     def set_by_user(self, value: Any, now: float) -> None:
-        # A form sends what its user has set, and goes on showing what it was told after that.
-        self.in_doubt = self.in_form or len(self.told) > 1
-        self.heard = True
-        # What is on its way takes the place of what the user has set, until the browser is told of that again.
-        self.told = deque(item for item in self.told if now - item[1] < UNHEARD)
-        self.told.append((value, now))
+        """The user has changed the value."""
+        # After sending the value of its user, a form shows the updates that arrived before.
+        self.must_resend = self.in_form or self.last > 0
+        self.confirmed = True
+        # Updates that are still in transit replace the user's value in the browser, until it is sent again.
+        self.history = deque(item for item in self.history if now - item[1] < DELIVERY_TIME)
+        self.history.append((value, now))
 
-    def tell(self, value: Any, now: float) -> None:
-        self.in_doubt = False
-        self.told.append((value, now))
-        self.forget_what_is_gone(now)
+    def send(self, value: Any, now: float) -> None:
+        """The run sends the value to the browser."""
+        self.must_resend = False
+        self.history.append((value, now))
+        self.forget_replaced(now)
 
-    def refused(self, value: Any, instead: Any, now: float) -> None:
-        """The browser was not told the value, but the other one."""
-        if self.told and _same(self.told[-1][0], value):
-            self.told.pop()
-        self.tell(instead, now)
+    def send_instead(self, value: Any, shown: Any, now: float) -> None:
+        """The run sends the value ``shown`` instead of ``value``, which the widget does not accept."""
+        if self.history and _same(self.history[-1][0], value):
+            self.history.pop()
+        self.send(shown, now)
+
+
+@dataclass(frozen=True, eq=False)
+class _Outdated:
+    """A value that the browser has sent, but not the last one of the widget's history.
+
+    Either the browser had not received the last value yet, or its user has set the widget back to an earlier one.
+    """
+
+    key: str
+    index: int  # in the history
+    is_own: bool = False  # it may be the widget's own value, in a browser that has created it without any update
 
 
 class _Widgets:
     """The shared widgets of one session.
 
     Thread-safety
-        What a browser has sent is received before the run; in the run, each widget belongs to the thread that makes it.
+        The values of the browser are received before the run. During the run, each widget is used by the thread that
+        creates it.
     """
 
     def __init__(self, state: ServerState, session: SessionWidgets, warned: set[str]) -> None:
@@ -220,80 +248,124 @@ class _Widgets:
         self._session = session
         self._widgets: dict[str, _Widget] = {}
         self._last_change: tuple[str | None, float] = None, 0.0
-        session.report(self._received, self._made)
+        session.report(self._received, self._created)
 
     def show(self, server_key: str, key: str, default: Any) -> None:
-        """Before the widget is made: have it show the shared value, and publish what the app has assigned to it."""
+        """Publish the value that the app has assigned, and let the widget show the shared value when it is created."""
         session, now = self._session, time.monotonic()
         refusals = Refusals(server_key)
-        if session.is_made(key):
+        if session.is_created(key):
             raise refusals.second_widget
         widget, mine = self._widgets.get(key), session.value(key, _MISSING)
-        if widget is None or mine is _MISSING:  # a widget that was left out of a run begins anew
-            widget = self._widgets[key] = _Widget(server_key, now + UNMADE)
-        elif session.is_assigned(key) and widget.place(mine) != len(widget.told) - 1:
+        if widget is None or mine is _MISSING:  # a widget that was left out of a run starts anew
+            widget = self._widgets[key] = _Widget(server_key, now + CREATION_TIME)
+        elif session.is_assigned(key) and widget.index(mine) != widget.last:
             self._state[widget.server_key] = copy.deepcopy(mine)
-            widget.tell(mine, now)
+            widget.send(mine, now)
         widget.server_key, widget.default, widget.in_form = server_key, default, session.is_in_form()
         if default is _MISSING:
             value = self._state.get(server_key, _MISSING)
         else:
             value = self._state.setdefault(server_key, default)
-        is_known = mine is not _MISSING and not widget.in_doubt and _same(mine, value)
-        if is_known and widget.may_be_unmade(now):
+        is_known = mine is not _MISSING and not widget.must_resend and _same(mine, value)
+        if is_known and widget.may_lack_update(now):
             is_known = _same(value, session.own_value(key, _MISSING))
         if value is not _MISSING and not is_known:
             session.assign(key, copy.deepcopy(value))
-            widget.tell(value, now)
+            widget.send(value, now)
         session.expect(key, refusals)
 
     def _received(self, values: dict[str, Any]) -> None:
-        """Publish what the user has changed, and discard old news."""
-        session, now = self._session, time.monotonic()
-        changed: list[str] = []
-        unclear: dict[str, int] = {}
-        untold: set[str] = set()
-        for key, widget in self._widgets.items():
-            if not widget.told:
-                widget.told.append((session.value_before(key, _MISSING), now - UNHEARD))
-            widget.forget_what_is_gone(now)
-            if key not in values:  # the browser has no such widget
-                widget.in_doubt = True
-                continue
-            place = widget.place(values[key])
-            if place != len(widget.told) - 1 and not session.offers(key, values[key]):
-                self._warn(widget, values[key], "A browser has sent a value for", "so it is ignored")
-                widget.in_doubt = True
-                session.discard(key)
-                continue
-            if place is None and self._was_made_untold(widget, key, values[key]):
-                widget.told.appendleft((values[key], now))
-                untold.add(key)
-                place = 0
-            if place is None:
-                changed.append(key)
-            elif place < len(widget.told) - 1:
-                unclear[key] = place
+        """Publish the changes of the user, and discard outdated values."""
+        now = time.monotonic()
+        changed, outdated = self._classify(values, now)
+        set_back = None if changed else self._find_set_back(outdated, now)
+        for item in outdated:
+            widget = self._widgets[item.key]
+            if item is set_back or (widget.in_form and widget.is_seen(now)):
+                changed.append(item.key)
             else:
-                widget.is_at(place)
-        set_back = None if changed else self._set_back(unclear.keys(), untold, now)
-        for key, place in unclear.items():
-            widget = self._widgets[key]
-            if key == set_back or (widget.in_form and widget.is_seen(now)):
-                changed.append(key)
-            else:
-                widget.is_at(place)
-                session.discard(key)
+                widget.browser_showed(item.index)
+                self._session.discard(item.key)
         for key in changed:
-            self._state[self._widgets[key].server_key] = copy.deepcopy(values[key])
-            self._widgets[key].set_by_user(values[key], now)
-            self._last_change = key, now
+            self._publish(key, values[key], now)
 
-    def _made(self, key: str, value: Any) -> None:
-        """The widget was made, and shows the value if that fits in."""
+    def _classify(self, values: dict[str, Any], now: float) -> tuple[list[str], list[_Outdated]]:
+        """Return the keys of the widgets that the user has certainly changed, and the outdated values.
+
+        Neither has values that are current, or that their widgets do not offer.
+        """
+        changed: list[str] = []
+        outdated: list[_Outdated] = []
+        for key, widget in self._widgets.items():
+            if not widget.history:
+                widget.history.append((self._session.value_before(key, _MISSING), now - DELIVERY_TIME))
+            widget.forget_replaced(now)
+            if key not in values:  # the browser does not show the widget
+                widget.must_resend = True
+                continue
+            value = values[key]
+            index = widget.index(value)
+            if index == widget.last:
+                widget.browser_showed(index)
+            elif not self._session.offers(key, value):
+                self._reject(key, value)
+            elif index is not None:
+                outdated.append(_Outdated(key, index))
+            elif self._may_be_own_value(key, value):
+                widget.history.appendleft((value, now))
+                outdated.append(_Outdated(key, 0, is_own=True))
+            else:
+                changed.append(key)
+        return changed, outdated
+
+    def _reject(self, key: str, value: Any) -> None:
+        """Ignore a value that the widget does not offer."""
+        widget = self._widgets[key]
+        self._warn(widget, value, "A browser has sent a value for", "so it is ignored")
+        widget.must_resend = True
+        self._session.discard(key)
+
+    def _may_be_own_value(self, key: str, value: Any) -> bool:
+        """Return whether the browser may show the widget's own value, because it has received no update."""
+        widget = self._widgets[key]
+        may_be_new = not widget.confirmed or (self._session.browser_forgets and not widget.in_form)
+        return may_be_new and _same(value, self._session.own_value(key, _MISSING))
+
+    def _find_set_back(self, outdated: Sequence[_Outdated], now: float) -> _Outdated | None:
+        """Find the widget that its user has set back, if that has triggered the message.
+
+        A message has a single trigger. A widget whose earlier value was in the history is more likely to be it than a
+        widget that may show its own value. If several are as likely, none of them counts as set back.
+        """
+        suspects = [item for item in outdated if not item.is_own] or outdated
+        if len(suspects) != 1:
+            return None
+        (suspect,) = suspects
+        if self._may_be_repeated(suspect.key, now):
+            return None
+        return suspect if self._session.may_be_trigger(suspect.key, self._widgets.keys()) else None
+
+    def _may_be_repeated(self, key: str, now: float) -> bool:
+        """Return whether the trigger may be another widget, which was set back after a recent change.
+
+        Then Streamlit sends all values again, and this widget's value is outdated.
+        """
+        changed_key, changed_at = self._last_change
+        return changed_key != key and now - changed_at < DELIVERY_TIME and not self._widgets[key].is_seen(now)
+
+    def _publish(self, key: str, value: Any, now: float) -> None:
+        """Assign the value that the user has set to the shared key."""
+        widget = self._widgets[key]
+        self._state[widget.server_key] = copy.deepcopy(value)
+        widget.set_by_user(value, now)
+        self._last_change = key, now
+
+    def _created(self, key: str, value: Any) -> None:
+        """Check that the widget shows the value with which it was created."""
         widget, shown = self._widgets[key], self._session.value(key, _MISSING)
         if shown is not value:
-            widget.refused(value, shown, time.monotonic())
+            widget.send_instead(value, shown, time.monotonic())
         if _same(value, widget.default) and not (_same(shown, value) and self._session.can_show(key, value)):
             raise Refusals(widget.server_key).default(widget.default)
         if shown is not value:
@@ -314,33 +386,12 @@ class _Widgets:
                 key,
             )
 
-    def _set_back(self, unclear: Set[str], untold: Set[str], now: float) -> str | None:
-        """The widget of these that was set back, if that is why the browser has sent them.
-
-        There is one cause, so the others are old news, and it is none that the browser has made untold if there is one
-        that it has not. Or a widget that was changed a moment ago was set to what it was, and its value is sent again.
-        """
-        suspects = (unclear - untold) or unclear
-        if len(suspects) != 1:
-            return None
-        (lone,) = suspects
-        cause, caused_at = self._last_change
-        may_be_sent_again = cause != lone and now - caused_at < UNHEARD and not self._widgets[lone].is_seen(now)
-        if may_be_sent_again or not self._session.may_be_cause(lone, self._widgets.keys()):
-            return None
-        return lone
-
-    def _was_made_untold(self, widget: _Widget, key: str, value: Any) -> bool:
-        """Whether the browser may have made the widget without what it was told, and shows this value of its own."""
-        may_be_new = not widget.heard or (self._session.browser_forgets and not widget.in_form)
-        return may_be_new and _same(value, self._session.own_value(key, _MISSING))
-
 
 def _same(one: object, other: object) -> bool:
-    """By ``==``. Arrays and others that have no answer to it are not; Streamlit then says what it thinks of them."""
+    """Compare by ``==``. Arrays and other values that raise an error or have no truth value count as different."""
     try:
         return bool(one == other)
-    except Exception:  # it is the values' own code
+    except Exception:  # raised by the code of the values
         return False
 
 

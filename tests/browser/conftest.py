@@ -43,10 +43,10 @@ def probe() -> Iterator[AppServer]:
         yield server
 
 
-# For one module only: while Playwright is started, asyncio.run() cannot be used in this thread, and other tests do.
+# For one module only: while Playwright runs, other tests cannot call asyncio.run() in this thread.
 @pytest.fixture(scope="module")
 def visitors() -> Iterator[Callable[[int], BrowserContext]]:
-    """`visitors(number)` is one browser for each number: from the second test on it has Streamlit's page cached."""
+    """`visitors(number)` returns one browser per number, which caches Streamlit's page for later tests."""
     if not os.access(CHROMIUM, os.X_OK):
         pytest.fail(
             f"The browser tests need Chromium, and there is none at {CHROMIUM}. "
@@ -69,7 +69,7 @@ def visitors() -> Iterator[Callable[[int], BrowserContext]]:
 
 @pytest.fixture
 def open_tab(visitors: Callable[[int], BrowserContext]) -> Iterator[Callable[..., Page]]:
-    """`open_tab(url, page)` opens an app as another visitor and turns to that page. No tab may show an error."""
+    """`open_tab(url, page)` opens a page of an app as another user. No tab may show an error."""
     tabs: list[Page] = []
 
     def open_tab(url: str, page: str | None = None) -> Page:
@@ -77,7 +77,7 @@ def open_tab(visitors: Callable[[int], BrowserContext]) -> Iterator[Callable[...
         tabs.append(tab)
         tab.goto(url)
         if page is not None:
-            # Not by its address: to the first session of a server, Streamlit 1.37 says that there is no such page.
+            # Not by its URL: Streamlit 1.37 does not find it for the first session of a server.
             tab.get_by_test_id("stSidebarNav").get_by_text(page, exact=True).click()
             expect(tab.get_by_role("heading", name=page, exact=True)).to_be_visible()
         expect(tab.locator(IDLE_APP)).to_be_visible()

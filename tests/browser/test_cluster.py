@@ -1,4 +1,4 @@
-"""Two servers and one engine: what is done on one shows on the other, also after the engine has restarted."""
+"""Two servers and one Redis server: changes on one show on the other, also after a restart of Redis."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_click_on_one_server_shows_on_the_other(
                 expect(each.get_by_text(f"Fragment: {lines} lines, the last is {lines}", exact=True)).to_be_visible()
         shared_engine.kill()
         if round_ % 2:
-            click(tabs[1], "Click")  # while there is no engine: it waits, and happens
+            click(tabs[1], "Click")  # while there is no Redis server: the click waits, and then takes effect
             count += 1
         shared_engine.start()
         for each in tabs:

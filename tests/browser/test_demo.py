@@ -38,7 +38,7 @@ def demo(port: int) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_demo_says_where_it_is_and_ends_cleanly(ending: signal.Signals, open_tab: Callable[..., Page]) -> None:
+def test_demo_prints_its_url_and_ends_cleanly(ending: signal.Signals, open_tab: Callable[..., Page]) -> None:
     port = free_port()
     with demo(port) as process:
         assert process.stdout is not None
@@ -60,13 +60,13 @@ def test_demo_says_where_it_is_and_ends_cleanly(ending: signal.Signals, open_tab
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no terminals of this kind")
 def test_ctrl_c_ends_make_demo(open_tab: Callable[..., Page]) -> None:
-    """Typed into a terminal, from where it reaches make and everything that make has started."""
+    """Press Ctrl-C in a terminal, which sends it to make and all its child processes."""
     port = free_port()
     terminal, other_end = os.openpty()
     installed = Path(sys.prefix) / ".installed"
     make = ["make", "--no-print-directory", f"--old-file={installed}", f"VENV={sys.prefix}", "demo"]
     with subprocess.Popen(
-        # The first terminal that a new session opens is the one that its Ctrl-C comes from.
+        # The first terminal that a new session opens becomes its controlling terminal.
         ["sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(other_end), *make],
         cwd=DEMO.parents[1],
         start_new_session=True,
@@ -120,17 +120,17 @@ def test_demo_of_several_servers(ending: signal.Signals, open_tab: Callable[...,
     for url in urls:
         with pytest.raises(urllib.error.URLError):
             urllib.request.urlopen(url, timeout=5)
-    assert len(children) == 3  # the servers and the engine
+    assert len(children) == 3  # the servers and the Redis server
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
 def read_until(terminal: int, text: str | None) -> str:
-    """What comes from a terminal, up to some text, or to the end."""
+    """Return the output of a terminal, up to a text or to the end."""
     said = b""
     while text is None or text.encode() not in said:
         try:
             data = os.read(terminal, 4096)
-        except OSError:  # nobody has the other end any more
+        except OSError:  # the other end is closed
             data = b""
         if not data:
             assert text is None, said.decode()

@@ -1,4 +1,4 @@
-"""The example app, open in the tabs of two or three people."""
+"""The example app, open in the tabs of two or three users."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.browser
 
 
 def unique(text: str) -> str:
-    """The server keeps what earlier tests have written."""
+    """The server keeps the state of earlier tests."""
     return f"{text} {uuid4().hex[:8]}"
 
 
@@ -38,11 +38,11 @@ def enter_room(tab: Page, room: str) -> None:
 def is_in_room(tab: Page, room: str) -> None:
     expect(tab.get_by_role("radio", name=room)).to_be_checked()
     expect(tab.get_by_placeholder(f"Say something in {room}")).to_be_visible()
-    expect(chat_box(tab)).to_have_count(1)  # the last room's is gone
+    expect(chat_box(tab)).to_have_count(1)  # without the element of the previous room
 
 
 def slider_shows(tab: Page, value: int) -> None:
-    """The handle and the text below it."""
+    """Return the handle and the text below it."""
     expect(tab.get_by_role("slider")).to_have_attribute("aria-valuetext", str(value))
     expect(tab.get_by_text(f"Everyone sees {value} %")).to_be_visible()
 
@@ -61,7 +61,7 @@ def test_counter_is_in_step(examples: AppServer, open_tab: Callable[..., Page]) 
 def test_clicks_at_the_same_time_all_count(examples: AppServer, open_tab: Callable[..., Page]) -> None:
     ours, theirs = open_tab(examples.url), open_tab(examples.url)
     ours.get_by_role("button", name="Reset").click()
-    # One click of each at a time: Streamlit itself takes two clicks for one when it has not got round to the first.
+    # One click of each at a time: Streamlit merges two clicks if it has not yet handled the first.
     for count in range(0, 20, 2):
         for page in (ours, theirs):
             expect(page.get_by_test_id("stMetricValue")).to_have_text(str(count))
@@ -115,7 +115,7 @@ def test_message_reaches_its_room_only(examples: AppServer, open_tab: Callable[.
     expect(said(theirs, for_the_kitchen)).to_have_count(1)
 
 
-def test_new_room_opens_for_all_and_moves_nobody(examples: AppServer, open_tab: Callable[..., Page]) -> None:
+def test_new_room_opens_for_all_and_moves_no_user(examples: AppServer, open_tab: Callable[..., Page]) -> None:
     ours, theirs = open_tab(examples.url, "Chat rooms"), open_tab(examples.url, "Chat rooms")
     enter_room(theirs, "Garden")
     room, message = unique("Cellar"), unique("It is dark")
@@ -131,7 +131,7 @@ def test_new_room_opens_for_all_and_moves_nobody(examples: AppServer, open_tab: 
     expect(said(ours, message)).to_have_count(1)
 
 
-# Whether a handle goes straight to where it settles: notes every value that it takes and when it last moved.
+# Record every value of a handle and the time of its last move, to see whether it moves back and forth.
 WATCH_SLIDER = """() => {
     window.values = [];
     const note = () => {
@@ -159,7 +159,7 @@ def test_slider_moves_both_ways_and_settles(examples: AppServer, open_tab: Calla
         for _ in range(15):
             mover.keyboard.press(key)
             level += step
-            # Some releases of Streamlit drop a key that comes before they have shown what the last one did.
+            # Some releases of Streamlit drop a key press before they have shown the effect of the previous one.
             slider_shows(mover, level)
         for tab in (ours, theirs):
             slider_shows(tab, level)

@@ -1,4 +1,4 @@
-"""`shared` widgets, in the tabs of two or three people."""
+"""`shared` widgets, in the tabs of two or three users."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OpenTab = Callable[..., Page]
 
 @pytest.fixture
 def app() -> Iterator[AppServer]:
-    """An app whose values nobody has changed yet."""
+    """An app whose values no user has changed yet."""
     with streamlit_run(Path(__file__).parent / "apps" / "shared_widgets.py") as server:
         yield server
 
@@ -44,7 +44,7 @@ def choose(tab: Page, label: str, option: str) -> None:
         tab.keyboard.press("Escape")
 
 
-# Some releases of Streamlit show what is selected as text, others in a box to type in.
+# Some releases of Streamlit show the selection as text, others in an input box.
 SELECTED = """([kind, option]) => {
     const element = document.querySelector(`[data-testid=${kind}]`);
     const boxes = [...element.querySelectorAll("input")].map(box => box.value);
@@ -62,7 +62,7 @@ def test_every_widget_follows_and_each_tab_runs_once(app: AppServer, open_tab: O
     def check(tab: Page) -> None:
         tab.get_by_test_id("stCheckbox").get_by_text("Check").click()
 
-    # Nobody sets back what came a moment ago after changing something else: a machine may do that too fast for a user.
+    # No step sets back a recent update after changing another widget: the test may be faster than any user.
     steps: list[tuple[Callable[[], None], str]] = [
         (lambda: enter(ours, "Text", "Hello"), "['Hello', False, 10, 'Ant', []]"),
         (lambda: enter(theirs, "Text", "Hello you"), "['Hello you', False, 10, 'Ant', []]"),
@@ -91,7 +91,7 @@ def test_every_widget_follows_and_each_tab_runs_once(app: AppServer, open_tab: O
         assert runs(tab) == len(steps) + 1
 
 
-# The part of a slider that a user takes hold of. Its element for assistive technology may have another size.
+# The visible handle of a slider. Its element for assistive technology may have another size.
 HANDLE = """element => {
     const box = () => element.getBoundingClientRect();
     while (box().width < 8 || box().width > 40) element = element.parentElement;
@@ -100,7 +100,7 @@ HANDLE = """element => {
 
 
 class Drag:
-    """A hand on a slider's handle."""
+    """Drags a slider's handle."""
 
     def __init__(self, tab: Page, slider: Locator) -> None:
         self.tab = tab
@@ -121,15 +121,15 @@ def slider(tab: Page, place: int) -> Locator:
 
 
 def value(tab: Page, place: int) -> int:
-    """What the slider shows when the last move of the mouse is drawn."""
+    """Return the value that the slider shows after the last move of the mouse is drawn."""
     tab.evaluate("() => new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
     return int(slider(tab, place).get_attribute("aria-valuetext") or "")
 
 
 def settled(*tabs: Page) -> tuple[int, int]:
-    """The values that all tabs have come to show."""
+    """Return the values that all tabs show in the end."""
     for tab in tabs:
-        # The runs that are due come before the one that is asked for.
+        # The runs that are due start before the requested one.
         click(tab)
     for tab in tabs:
         click(tab)
@@ -144,7 +144,7 @@ def settled(*tabs: Page) -> tuple[int, int]:
 
 @pytest.fixture
 def tabs(app: AppServer, open_tab: OpenTab) -> list[Page]:
-    """Three with sliders. They have sent something: one that has not is told again, which ends a drag."""
+    """Open three tabs with sliders that have sent their values. Otherwise, a repeated update would end a drag."""
     tabs = [open_tab(app.url, "Sliders") for _ in range(3)]
     settled(*tabs)
     return tabs
@@ -152,7 +152,7 @@ def tabs(app: AppServer, open_tab: OpenTab) -> list[Page]:
 
 forgets_widgets = pytest.mark.skipif(
     streamlit.__version__.startswith("1.37."),
-    reason="in the browser, Streamlit 1.37 loses widgets when runs follow each other at once, and drags with them",
+    reason="in the browser, Streamlit 1.37 loses widgets, and drags with them, when runs follow each other immediately",
 )
 sends_while_dragging = pytest.mark.skipif(
     streamlit.__version__.startswith("1.44."),
@@ -163,7 +163,7 @@ sends_while_dragging = pytest.mark.skipif(
 @forgets_widgets
 @sends_while_dragging
 def test_two_people_drag_two_sliders(tabs: list[Page]) -> None:
-    """Neither drag is lost, although each browser sends along what it last knew of the other's slider."""
+    """Neither drag is lost, although each browser also sends the last value that it knows of the other slider."""
     ours, theirs, _ = tabs
     for direction in (1, -1, 1):
         drags = Drag(ours, slider(ours, 0)), Drag(theirs, slider(theirs, 1))
@@ -181,7 +181,7 @@ def test_two_people_drag_two_sliders(tabs: list[Page]) -> None:
 @forgets_widgets
 @sends_while_dragging
 def test_two_people_drag_one_slider(tabs: list[Page]) -> None:
-    """One of the two wins, and everyone sees the same."""
+    """One of the two wins, and both tabs show the same value."""
     ours, theirs, _ = tabs
     for direction in (1, -1, 1):
         drags = Drag(ours, slider(ours, 0)), Drag(theirs, slider(theirs, 0))
@@ -191,7 +191,7 @@ def test_two_people_drag_one_slider(tabs: list[Page]) -> None:
         for drag in drags:
             drag.release()
         settled(*tabs)
-        # And the next one to move it has it.
+        # The next user who moves it wins.
         before = value(theirs, 0)
         drag = Drag(theirs, slider(theirs, 0))
         for _ in range(10):
@@ -203,7 +203,7 @@ def test_two_people_drag_one_slider(tabs: list[Page]) -> None:
         assert settled(*tabs)[0] == last
 
 
-def test_clicks_beside_a_drag_do_not_pull_at_it(app: AppServer, open_tab: OpenTab) -> None:
+def test_clicks_during_a_drag_do_not_move_the_slider(app: AppServer, open_tab: OpenTab) -> None:
     ours, theirs = tabs = [open_tab(app.url, "Sliders") for _ in range(2)]
     slider(ours, 0).focus()
     for number in range(15):
@@ -234,7 +234,7 @@ def test_form(app: AppServer, open_tab: OpenTab) -> None:
             click(each)
         for each in tabs:
             has_values(each, f"{name!r} {member}")
-    # What is filled in and not submitted is not lost, although the form shows what came in between.
+    # Input that is not submitted is not lost, although the form shows updates in between.
     ours.get_by_label("Name").fill("Mine")
     ours.get_by_label("Name").press("Tab")
     save(theirs, "Theirs", True)
@@ -261,7 +261,7 @@ def test_fragment(app: AppServer, open_tab: OpenTab) -> None:
 
 
 def test_dialog(app: AppServer, open_tab: OpenTab) -> None:
-    """It stays open in both tabs, whoever changes what is in it."""
+    """It remains open in both tabs, whichever of the users changes its widgets."""
     ours, theirs = tabs = [open_tab(app.url, "Dialog") for _ in range(2)]
     for tab in tabs:
         tab.get_by_role("button", name="Open").click()
@@ -307,11 +307,11 @@ def test_unsent_text_stays_when_another_widget_changes(app: AppServer, open_tab:
 
 
 def test_a_table(app: AppServer, open_tab: OpenTab) -> None:
-    """What docs/shared-widgets.md shows for st.data_editor."""
+    """The example for st.data_editor in docs/shared-widgets.md."""
     ours, theirs = tabs = [open_tab(app.url, "Table") for _ in range(2)]
 
     def edit(tab: Page, row: int, text: str) -> None:
-        # The cells are painted on a canvas; its place in the table is from the header's row on.
+        # The cells are painted on a canvas. Click at an offset below the header row.
         canvas = tab.get_by_test_id("stDataFrame").locator("canvas").first
         box = canvas.bounding_box()
         assert box is not None

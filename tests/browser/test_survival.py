@@ -1,4 +1,4 @@
-"""What a visitor has typed, chosen, opened or clicked survives the reruns that somebody else's writes ask for."""
+"""Text, choices, open elements and clicks of a user survive the reruns that another user's writes cause."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def survival() -> Iterator[AppServer]:
 
 
 class Visitors:
-    """Our tab, which shows a section of the app, and the tab of somebody else who writes."""
+    """Our tab, which shows a section of the app, and the tab of another user who writes."""
 
     def __init__(self, open_tab: Callable[..., Page], url: str, section: str, scope: str) -> None:
         self.ours = open_tab(f"{url}/?show={section}&scope={scope}")
         self.theirs = open_tab(f"{url}/?show=writer")
 
     def line(self, received: str, writes: int | None = None) -> Locator:
-        """Our tab's line with the number of writes and what the server has received of us."""
+        """Return our tab's line with the number of writes and the values that the server has received from us."""
         number = r"\d+" if writes is None else writes
         return self.ours.get_by_text(re.compile(f"^Write {number}: {re.escape(received)}$"))
 
@@ -43,13 +43,13 @@ class Visitors:
         return int(tab.get_by_text(re.compile(r"^Write \d+: ")).inner_text().split()[1].rstrip(":"))
 
     def write(self, received: str, times: int = 3) -> int:
-        """They write; after each of their writes a rerun shows us the new value, and what the server has of us."""
+        """Let the other user write. After each write, a rerun shows us the new value and our values on the server."""
         writes = self.writes(self.theirs)
         for _ in range(times):
             self.theirs.get_by_role("button", name="Write", exact=True).click()
             writes += 1
             expect(self.line(received, writes)).to_be_visible()
-        expect(self.theirs.get_by_text(f"Write {writes}: ")).to_be_visible()  # where it is looked up the next time
+        expect(self.theirs.get_by_text(f"Write {writes}: ")).to_be_visible()  # looked up the next time
         return writes
 
     def click(self, button: str) -> None:
@@ -159,7 +159,7 @@ def test_click_is_not_replayed(visit: Callable[..., Visitors], scope: str) -> No
 @loses_clicks
 @in_body_and_fragment
 def test_click_is_not_lost_while_others_write_all_the_time(open_tab: Callable[..., Page], scope: str) -> None:
-    with streamlit_run(APP) as server:  # of its own: if this fails, the writing goes on
+    with streamlit_run(APP) as server:  # a server of its own: if this fails, the writes continue
         click_while_others_write_all_the_time(Visitors(open_tab, server.url, "buttons", scope))
 
 
@@ -173,7 +173,7 @@ def click_while_others_write_all_the_time(visitors: Visitors) -> None:
             visitors.click(button)
             expect(visitors.line(received)).to_be_visible()
             writes = visitors.writes(visitors.ours)
-            # Nobody clicks here until it shows the next write.
+            # No user clicks here until it shows the next write.
             expect(visitors.line(received, writes)).to_have_count(0)
     visitors.theirs.get_by_role("button", name="Stop writing").click()
     expect(visitors.theirs.get_by_text(": at rest")).to_be_visible()

@@ -22,7 +22,7 @@ POINTS = {
     "fastserverstate.cluster.locks": {"Leases._renew": 0.3},
     "fastserverstate.rerun.rerun_queue": {"RerunQueue.run_ended": 0.05},
     "fastserverstate.rerun.scheduler": {"Scheduler._collect": 0.15},
-    "harness.tab": {"Tab._apply": 0.05},
+    "harness.client": {"Client._apply": 0.05},
     "streamlit.runtime.app_session": {"AppSession.handle_backmsg": 0.3},
     "streamlit.runtime.runtime": {"Runtime._send_message": 0.05},
     "streamlit.runtime.scriptrunner.script_runner": {"ScriptRunner._run_script": 0.5},

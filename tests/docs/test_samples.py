@@ -45,7 +45,7 @@ def test_samples_run(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
-def test_samples_are_of_a_kind_that_is_known(document: Path) -> None:
+def test_samples_are_of_a_known_kind(document: Path) -> None:
     assert {sample.language for sample in samples.samples(document)} <= LANGUAGES
 
 
@@ -58,5 +58,5 @@ def test_commands_are_known(document: Path) -> None:
         assert command in COMMANDS or command.removeprefix("make ") in TARGETS, command
 
 
-def test_commands_are_run_where_it_says() -> None:
+def test_files_with_commands_exist() -> None:
     assert [path for path in COMMANDS.values() if not (ROOT / path).is_file()] == []

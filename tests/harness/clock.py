@@ -1,4 +1,4 @@
-"""A clock that moves when a test says so."""
+"""A clock that a test advances."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEADLINE = 20  # real seconds
 
 
 class FakeClock:
-    """Takes the place of the module `time`, of the core's clock and of the clocks of event loops.
+    """Replaces the module `time`, the core's clock and the clocks of event loops.
 
     Thread-safety
         Safe from any thread. `sleep` blocks until another thread has advanced the clock far enough.

@@ -6,25 +6,25 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
+from harness.client import Client
 from harness.server import AppServer
-from harness.tab import Tab
 
 Serve = Callable[..., AppServer]
 
 
-def with_tabs(
-    server: AppServer, count: int, steps: Callable[..., Awaitable[None]], kind: Callable[[str], Tab] = Tab
+def with_clients(
+    server: AppServer, count: int, steps: Callable[..., Awaitable[None]], kind: Callable[[str], Client] = Client
 ) -> None:
-    """Open the tabs in sequence, each after the runs of the last one, and run the steps with them."""
+    """Open the sessions in sequence, each after the runs of the last one, and run the steps with them."""
 
     async def session() -> None:
         async with AsyncExitStack() as stack:
-            tabs = []
+            clients = []
             for _ in range(count):
-                tab = await stack.enter_async_context(kind(server.websocket_url))
-                await tab.until(lambda tab: tab.settled)
-                tabs.append(tab)
-            await steps(*tabs)
+                client = await stack.enter_async_context(kind(server.websocket_url))
+                await client.until(lambda client: client.settled)
+                clients.append(client)
+            await steps(*clients)
 
     asyncio.run(session())
 
@@ -59,31 +59,31 @@ FENCE = """
 """
 
 
-def shown(tab: Tab, name: str) -> int:
+def shown(client: Client, name: str) -> int:
     """Return the number after a name."""
-    return max((int(text.split()[1]) for text in tab.texts if text.startswith(f"{name} ")), default=0)
+    return max((int(text.split()[1]) for text in client.texts if text.startswith(f"{name} ")), default=0)
 
 
-async def settle(tab: Tab) -> None:
-    """Wait until all due reruns have started: the rerun of this tab comes after them."""
-    await tab.until(lambda tab: tab.settled)
-    if "settles from now on" not in tab.texts:
-        await tab.click("settle")
-        await tab.shows("settles from now on")
-        await tab.until(lambda tab: tab.settled)
-    number = shown(tab, "settled")
-    await tab.click("settle")
-    await tab.shows(f"settled {max(number, 1) + 1}")
+async def settle(client: Client) -> None:
+    """Wait until all due reruns have started: the rerun of this session comes after them."""
+    await client.until(lambda client: client.settled)
+    if "settles from now on" not in client.texts:
+        await client.click("settle")
+        await client.shows("settles from now on")
+        await client.until(lambda client: client.settled)
+    number = shown(client, "settled")
+    await client.click("settle")
+    await client.shows(f"settled {max(number, 1) + 1}")
 
 
-async def fence(first: Tab, *others: Tab) -> None:
-    """Wait until every tab shows a change that came after all earlier requests.
+async def fence(first: Client, *others: Client) -> None:
+    """Wait until every session shows a change that came after all earlier requests.
 
-    This adds one run to the other tabs, and several to the first.
+    This adds one run to the other sessions, and several to the first.
     """
     await settle(first)
     number = shown(first, "fence")
     await first.click("fence")
-    for tab in (first, *others):
-        await tab.shows(f"fence {number + 1}")
-        await tab.until(lambda tab: tab.settled)
+    for client in (first, *others):
+        await client.shows(f"fence {number + 1}")
+        await client.until(lambda client: client.settled)

@@ -30,7 +30,7 @@ LINEARIZABLE = {
     ],
     "read during a write sees the old value": [op(1, 0, 9, "set", "a", 1), op(2, 1, 2, "get", "a", returns=10)],
     "read during a write sees the new value": [op(1, 0, 9, "set", "a", 1), op(2, 1, 2, "get", "a", returns=1)],
-    "at the same time is at once": [op(1, 0, 1, "set", "a", 1), op(2, 1, 2, "get", "a", returns=10)],
+    "operations at the same time overlap": [op(1, 0, 1, "set", "a", 1), op(2, 1, 2, "get", "a", returns=10)],
     "writes in the order of neither start nor end": [
         op(1, 0, 9, "set", "a", 1),
         op(2, 1, 8, "set", "a", 2),
@@ -42,7 +42,7 @@ LINEARIZABLE = {
         op(2, 0, 9, "increment", "a", 1, returns=11),
         op(3, 0, 9, "get", "a", returns=11),
     ],
-    "transfer and reader at once": [op(1, 0, 9, *TRANSFER, returns=(None,)), op(2, 1, 8, *READ_BOTH, returns=(10, 20))],
+    "transfer and reader overlap": [op(1, 0, 9, *TRANSFER, returns=(None,)), op(2, 1, 8, *READ_BOTH, returns=(10, 20))],
     "transfer that raises leaves nothing": [
         op(1, 0, 1, *TRANSFER, True, returns=(None,)),
         op(2, 2, 3, *READ_BOTH, returns=(10, 20)),

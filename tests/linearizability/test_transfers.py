@@ -246,7 +246,7 @@ SIGNALS = """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no timer signals")
-@pytest.mark.parametrize("competes", [False, True], ids=["alone", "beside others"])
+@pytest.mark.parametrize("competes", [False, True], ids=["alone", "among others"])
 def test_total_is_constant_despite_signals(competes):
     """The handler may raise after any instruction of the main thread, and while it waits for a lock."""
     assert run_script(SIGNALS.replace("COMPETES", str(competes)), package=True) == "kept\n"

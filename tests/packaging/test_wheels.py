@@ -50,12 +50,12 @@ def test_wheels_of_a_machine(platform: str, arch: str) -> None:
 
 @pytest.mark.parametrize("platform", ["linux", "macos", "windows"])
 def test_wheels_of_a_platform(platform: str) -> None:
-    """All of its machines' wheels are built when nobody says which."""
+    """Without a selection, the wheels of all its machines are built."""
     tags = [tag for (built_on, _), tags in PLATFORMS.items() if built_on == platform for tag in tags]
     assert identifiers(platform) == {f"{python}-{tag}" for python, tag in itertools.product(PYTHONS, tags)}
 
 
-def test_the_readme_on_pypi_has_no_link_into_nowhere() -> None:
+def test_the_readme_on_pypi_has_no_dead_link() -> None:
     specification = importlib.util.spec_from_file_location("wheels", ROOT / "tools" / "wheels.py")
     wheels = importlib.util.module_from_spec(specification)
     with pytest.MonkeyPatch.context() as patch:
@@ -76,7 +76,7 @@ def versions(workflow: str, name: str) -> set[str]:
 
 
 @pytest.mark.skipif(not (ROOT / ".github").is_dir(), reason="the sdist has no workflows")
-def test_what_is_built_is_tested() -> None:
+def test_every_built_wheel_is_tested() -> None:
     built = {f"{python[2]}.{python[3:]}" for python in PYTHONS}
     assert built <= versions("tests", "python") | versions("free-threading", "python")
     assert versions("tests", "python") == versions("matrix", "python")

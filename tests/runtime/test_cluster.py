@@ -1,4 +1,4 @@
-"""Two servers and one engine: what one of them says goes for the sessions of the other."""
+"""Two servers and one Redis server: changes on one apply to the sessions of the other."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from harness.client import DEADLINE, Client
 from harness.engine import engine
 from harness.server import AppServer, streamlit_run
-from harness.tab import DEADLINE, Tab
 
 APP = """
 import os
@@ -70,9 +70,9 @@ def servers(tmp_path: Path) -> Iterator[list[AppServer]]:
 
 def test_widgets_are_shared_by_servers(servers: list[AppServer]) -> None:
     async def scenario() -> None:
-        async with Tab(servers[0].websocket_url) as here, Tab(servers[1].websocket_url) as there:
-            for tab in (here, there):
-                await tab.shows("text first")
+        async with Client(servers[0].websocket_url) as here, Client(servers[1].websocket_url) as there:
+            for client in (here, there):
+                await client.shows("text first")
             await here.enter("box", "typed")
             await there.shows("text typed")
             await there.enter("box", "answered")
@@ -81,11 +81,11 @@ def test_widgets_are_shared_by_servers(servers: list[AppServer]) -> None:
     asyncio.run(scenario())
 
 
-def test_what_is_done_on_one_server_goes_for_the_other(servers: list[AppServer]) -> None:
+def test_changes_on_one_server_apply_to_the_other(servers: list[AppServer]) -> None:
     async def scenario() -> None:
-        async with Tab(servers[0].websocket_url) as here, Tab(servers[1].websocket_url) as there:
-            for tab in (here, there):
-                await tab.shows("n 0")
+        async with Client(servers[0].websocket_url) as here, Client(servers[1].websocket_url) as there:
+            for client in (here, there):
+                await client.shows("n 0")
 
             await here.click("add")  # increments, one after the other
             await there.shows("n 1")
@@ -96,31 +96,31 @@ def test_what_is_done_on_one_server_goes_for_the_other(servers: list[AppServer])
             await here.shows("heard 1 1")
             await there.shows("heard 1 1")
 
-            await here.click("transfer")  # a transaction is never seen in parts
+            await here.click("transfer")  # a transaction is visible as a whole
             await there.shows("sum 0 b 1")
 
-            await there.until(lambda tab: tab.settled)
+            await there.until(lambda client: client.settled)
             runs = there.started
-            await here.click("same")  # an equal value reruns nobody
-            await here.click("quietly")  # nor does a quiet one, though it arrives
+            await here.click("same")  # an equal value reruns no session
+            await here.click("quietly")  # nor does a write in `no_rerun`, which is applied nevertheless
             await here.shows("n 100")
             await here.click("transfer")
             await there.shows("sum 0 b 2")
             assert "n 100" in there.texts
-            await there.until(lambda tab: tab.settled)
+            await there.until(lambda client: client.settled)
             assert there.started == runs + 1
 
             await here.click("touch")  # which behaves as if it were another value
-            await there.until(lambda tab: tab.started == runs + 2)
+            await there.until(lambda client: client.started == runs + 2)
 
     asyncio.run(scenario())
 
 
 def test_one_server_waits_for_the_other(servers: list[AppServer]) -> None:
     async def scenario() -> None:
-        async with Tab(servers[0].websocket_url) as here, Tab(servers[1].websocket_url) as there:
-            for tab in (here, there):
-                await tab.shows("n 0")
+        async with Client(servers[0].websocket_url) as here, Client(servers[1].websocket_url) as there:
+            for client in (here, there):
+                await client.shows("n 0")
             await here.click("ring")
             await there.click("wait")  # for a change
             await here.shows("waiting True holding None")
@@ -132,7 +132,7 @@ def test_one_server_waits_for_the_other(servers: list[AppServer]) -> None:
             await there.click("hold")  # a lock, for which the writes of the other server wait
             await here.shows("waiting True holding True")
             await here.click("add")
-            async with Tab(servers[0].websocket_url) as third:
+            async with Client(servers[0].websocket_url) as third:
                 await third.shows("n 1")
                 await third.click("ring")
                 await third.shows("n 11")
@@ -162,21 +162,21 @@ def test_server_that_starts_before_the_engine(tmp_path: Path, required: str) -> 
         late.kill()
 
         async def scenario(server: AppServer) -> None:
-            async with Tab(server.websocket_url) as tab:
+            async with Client(server.websocket_url) as client:
                 if required == "yes":
-                    await tab.until(lambda tab: bool(tab.exceptions))
-                    assert f"NotConnectedError: {late.url} cannot be reached" in tab.exceptions[0]
+                    await client.until(lambda client: bool(client.exceptions))
+                    assert f"NotConnectedError: {late.url} cannot be reached" in client.exceptions[0]
                     late.start()
-                    await tab.rerun()
-                    await tab.shows("n 0")
+                    await client.rerun()
+                    await client.shows("n 0")
                 else:
-                    await tab.shows("n 0")
-                    await tab.click("add")  # by itself
-                    await tab.shows("n 1")
+                    await client.shows("n 0")
+                    await client.click("add")  # reconnected without a click
+                    await client.shows("n 1")
                     late.start()
-                async with Tab(server.websocket_url) as other:
-                    await tab.click("add")
-                    for each in (tab, other):
+                async with Client(server.websocket_url) as other:
+                    await client.click("add")
+                    for each in (client, other):
                         await each.shows("n 1" if required == "yes" else "n 2")
             with late.client() as client:
                 end = asyncio.get_running_loop().time() + DEADLINE

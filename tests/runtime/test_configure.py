@@ -1,4 +1,4 @@
-"""`configure`: each option on a real server, and what it refuses."""
+"""`configure`: each option on a real server, and the errors for wrong values."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.steps import FENCE, Serve, fence, with_tabs
-from harness.tab import Tab
+from harness.client import Client
+from harness.steps import FENCE, Serve, fence, with_clients
 
 from fastserverstate import configure
 from fastserverstate._instances import settings
@@ -51,17 +51,17 @@ def test_rerun_writer(serve: Serve, policy: str, runs_per_click: int) -> None:
         """
     )
 
-    async def steps(tab: Tab) -> None:
+    async def steps(client: Client) -> None:
         for i in (1, 2, 3):
-            await tab.click("plus")
-            await tab.shows(f"n {i}")
-            await tab.until(lambda tab, n=1 + i * runs_per_click: tab.finished == n)
-        assert tab.started == 1 + 3 * runs_per_click
+            await client.click("plus")
+            await client.shows(f"n {i}")
+            await client.until(lambda client, n=1 + i * runs_per_click: client.finished == n)
+        assert client.started == 1 + 3 * runs_per_click
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
-def test_always_reruns_for_what_was_not_shown(serve: Serve) -> None:
+def test_always_reruns_for_a_value_that_was_not_shown(serve: Serve) -> None:
     server = serve("""
         configure(rerun_writer="always")
         if st.button("plus"):
@@ -69,16 +69,16 @@ def test_always_reruns_for_what_was_not_shown(serve: Serve) -> None:
         st.text(f"n {server_state.get('n', 0)}")
     """)
 
-    async def steps(tab: Tab) -> None:
-        await tab.click("plus")
-        await tab.until(lambda tab: tab.finished == 3)
-        assert "n 1" in tab.texts
+    async def steps(client: Client) -> None:
+        await client.click("plus")
+        await client.until(lambda client: client.finished == 3)
+        assert "n 1" in client.texts
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
 def test_min_rerun_interval(serve: Serve) -> None:
-    """Reruns that others cause keep the interval; a click of the user's own is served within it."""
+    """Reruns caused by others keep the interval. The user's own clicks are served immediately."""
     server = serve("""
         configure(min_rerun_interval=2)
         @st.cache_resource
@@ -98,9 +98,9 @@ def test_min_rerun_interval(serve: Serve) -> None:
         st.text(f"n {server_state.get('n', 0)}")
     """)
 
-    async def steps(writer: Tab) -> None:
-        async with Tab(server.websocket_url, query="role=reader") as reader:
-            await reader.until(lambda tab: tab.settled)
+    async def steps(writer: Client) -> None:
+        async with Client(server.websocket_url, query="role=reader") as reader:
+            await reader.until(lambda client: client.settled)
             await writer.click("plus")
             await reader.shows("n 1")
             await reader.click("mine")
@@ -111,13 +111,13 @@ def test_min_rerun_interval(serve: Serve) -> None:
             await reader.shows("n 4")
             gaps = eval(next(text for text in reader.texts if text.startswith("gaps"))[5:])
             assert gaps
-            assert min(gaps) >= 1  # a script starts a moment after the rerun was asked for, and not always the same one
+            assert min(gaps) >= 1  # scripts start a moment after their reruns were requested, in any order
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
 def test_reruns_are_admitted_a_few_at_a_time(serve: Serve) -> None:
-    """Invariant 7: of many sessions that are due, no more run at once than can make progress."""
+    """Invariant 7: of many sessions that are due, no more run at the same time than can make progress."""
     server = serve("""
         @st.cache_resource
         def load():
@@ -139,21 +139,22 @@ def test_reruns_are_admitted_a_few_at_a_time(serve: Serve) -> None:
             load["most"] = 0
     """)
 
-    async def steps(*tabs: Tab) -> None:
-        await tabs[0].click("reset")
-        await tabs[0].until(lambda tab: tab.finished == 2 and tab.settled)
-        await tabs[0].click("plus")
-        for tab in tabs:
-            await tab.shows("n 1")
-        # The writer's own run and one rerun, and a few more where the processor had a rest. Unpaced, all run at once.
-        most = max(int(text.split()[1]) for tab in tabs for text in tab.texts if text.startswith("most"))
+    async def steps(*clients: Client) -> None:
+        await clients[0].click("reset")
+        await clients[0].until(lambda client: client.finished == 2 and client.settled)
+        await clients[0].click("plus")
+        for client in clients:
+            await client.shows("n 1")
+        # The writer's own run and one rerun, and a few more when the processor was idle. Without the
+        # rerun queue, all run at the same time.
+        most = max(int(text.split()[1]) for client in clients for text in client.texts if text.startswith("most"))
         assert most <= 12
 
-    with_tabs(server, 24, steps)
+    with_clients(server, 24, steps)
 
 
 def test_runs_that_wait_do_not_hold_up_the_others(serve: Serve) -> None:
-    """While one rerun waits for something, the others are admitted: all of these have to meet."""
+    """While a rerun waits, others are admitted: here, all of them wait for each other."""
     server = serve("""
         @st.cache_resource
         def meeting():
@@ -165,15 +166,15 @@ def test_runs_that_wait_do_not_hold_up_the_others(serve: Serve) -> None:
         st.text(f"n {server_state.get('n', 0)}")
     """)
 
-    async def steps(writer: Tab, *tabs: Tab) -> None:
+    async def steps(writer: Client, *clients: Client) -> None:
         await writer.click("plus")
-        for tab in tabs:
-            await tab.shows("n 1")
+        for client in clients:
+            await client.shows("n 1")
 
-    with_tabs(server, 17, steps)
+    with_clients(server, 17, steps)
 
 
-def test_a_run_that_never_ends_takes_nobody_s_place(serve: Serve) -> None:
+def test_a_run_that_never_ends_blocks_no_other_session(serve: Serve) -> None:
     server = serve("""
         if st.query_params.get("role") == "endless" and server_state.get("n"):
             st.text("endless")
@@ -187,18 +188,18 @@ def test_a_run_that_never_ends_takes_nobody_s_place(serve: Serve) -> None:
         st.text(f"n {server_state.get('n', 0)}")
     """)
 
-    async def steps(tab: Tab, writer: Tab) -> None:
-        async with Tab(server.websocket_url, query="role=endless") as endless:
-            await endless.until(lambda tab: tab.settled)
+    async def steps(client: Client, writer: Client) -> None:
+        async with Client(server.websocket_url, query="role=endless") as endless:
+            await endless.until(lambda client: client.settled)
             await writer.click("plus")
             await endless.shows("endless")
             for i in (2, 3):
                 await writer.click("plus")
-                await tab.shows(f"n {i}")
+                await client.shows(f"n {i}")
             await writer.click("stop")
             await endless.shows("stopped")
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 VOTES = """
@@ -227,21 +228,21 @@ VOTES = """
 
 @pytest.mark.parametrize("configured", ["", "configure(detect_inplace=True)"])
 def test_detect_inplace(serve: Serve, tmp_path: Path, configured: str) -> None:
-    """One warning for each key, with the line of the app that reads it, whoever reads it how often."""
+    """One warning for each key, with the line of the app that reads it, however many sessions read it."""
     server = serve(VOTES.format(configured=configured))
 
-    async def steps(tab: Tab, _other: Tab) -> None:
+    async def steps(client: Client, _other: Client) -> None:
         for n in (1, 2):
-            await tab.click("assign")
-            await tab.shows(f"votes {n}")
+            await client.click("assign")
+            await client.shows(f"votes {n}")
         assert "in place" not in server.output
         for n in (3, 4):
-            await tab.click("vote")
-            await tab.shows(f"votes {n}")
-        await tab.click("add")
-        await tab.until(lambda tab: tab.settled)
+            await client.click("vote")
+            await client.shows(f"votes {n}")
+        await client.click("add")
+        await client.until(lambda client: client.settled)
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
     warnings = [line for line in server.output.splitlines() if "was changed in place" in line]
     assert len(warnings) == 2
     script = tmp_path / "app" / "main.py"
@@ -255,11 +256,11 @@ def test_detect_inplace(serve: Serve, tmp_path: Path, configured: str) -> None:
 def test_detect_inplace_can_be_switched_off(serve: Serve) -> None:
     server = serve(VOTES.format(configured="configure(detect_inplace=False)"))
 
-    async def steps(tab: Tab) -> None:
-        await tab.click("vote")
-        await tab.shows("votes 1")
+    async def steps(client: Client) -> None:
+        await client.click("vote")
+        await client.shows("votes 1")
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
     assert "in place" not in server.output
 
 
@@ -276,22 +277,22 @@ def test_min_rerun_interval_of_a_key(serve: Serve) -> None:
         st.text(f"slow {server_state.get('slow/n')} quick {server_state.get('quick')}")
     """)
 
-    async def steps(writer: Tab, tab: Tab) -> None:
+    async def steps(writer: Client, client: Client) -> None:
         await writer.click("slow")
-        await tab.shows("slow 1 quick None")
+        await client.shows("slow 1 quick None")
         for n in (2, 3):
             await writer.click("slow")
             await writer.shows(f"slow {n} quick None")
-        await tab.until(lambda tab: tab.settled)
-        assert "slow 1 quick None" in tab.texts
+        await client.until(lambda client: client.settled)
+        assert "slow 1 quick None" in client.texts
         await writer.click("quick")
-        await tab.shows("slow 3 quick 1")
+        await client.shows("slow 3 quick 1")
         await writer.click("slow")
         await writer.shows("slow 4 quick 1")
         await writer.click("release")
-        await tab.shows("slow 4 quick 1")
+        await client.shows("slow 4 quick 1")
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 def test_interval_of_a_key_ends_by_itself(serve: Serve) -> None:
@@ -303,13 +304,13 @@ def test_interval_of_a_key_ends_by_itself(serve: Serve) -> None:
         st.text(f"n {server_state.get('n')}")
     """)
 
-    async def steps(writer: Tab, tab: Tab) -> None:
+    async def steps(writer: Client, client: Client) -> None:
         for n in (5, 10, 15):
             await writer.click("plus")
             await writer.shows(f"n {n}")
-        await tab.shows("n 15")
+        await client.shows("n 15")
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 def test_on_change_in_a_script_calls_once(serve: Serve) -> None:
@@ -325,12 +326,12 @@ def test_on_change_in_a_script_calls_once(serve: Serve) -> None:
         st.text(f"n {server_state.get('n')}, calls {server_state.get('calls')}")
     """)
 
-    async def steps(writer: Tab, tab: Tab) -> None:
+    async def steps(writer: Client, client: Client) -> None:
         for n in (1, 2, 3, 4):
             await writer.click("plus")
-            await tab.shows(f"n {n}, calls {n}")
+            await client.shows(f"n {n}, calls {n}")
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 def test_force_rerun_of_a_key_that_is_watched_and_not_set(serve: Serve) -> None:
@@ -344,13 +345,13 @@ def test_force_rerun_of_a_key_that_is_watched_and_not_set(serve: Serve) -> None:
             st.text(f"run {st.session_state.runs}, {'absent' in server_state}")
     """)
 
-    async def steps(writer: Tab, tab: Tab) -> None:
+    async def steps(writer: Client, client: Client) -> None:
         for run in (2, 3):
             await writer.click("force")
             await writer.shows(f"run {run}, False")
-            await tab.shows(f"run {run}, False")
+            await client.shows(f"run {run}, False")
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 GARBAGE = """
@@ -376,47 +377,47 @@ GARBAGE = """
 """
 
 
-def number(tab: Tab, name: str) -> int:
-    return next(int(text.rpartition(" ")[2]) for text in tab.texts if text.startswith(name))
+def number(client: Client, name: str) -> int:
+    return next(int(text.rpartition(" ")[2]) for text in client.texts if text.startswith(name))
 
 
 def test_paced_collection_bounds_garbage(serve: Serve) -> None:
     """2 MB of cycles in every run: 400 runs would be 800 MB. The bound is 64 MiB or a quarter, twice in a fan-out."""
     server = serve(GARBAGE)
 
-    async def steps(tab: Tab, other: Tab) -> None:
-        await tab.shows("streamlit collects False")
-        start = number(tab, "megabytes")
+    async def steps(client: Client, other: Client) -> None:
+        await client.shows("streamlit collects False")
+        start = number(client, "megabytes")
         for i in range(1, 201):
-            await tab.click("plus")
-            await tab.shows(f"n {i}")
+            await client.click("plus")
+            await client.shows(f"n {i}")
             await other.shows(f"n {i}")
-        assert number(tab, "megabytes") - start < 2 * 64 + 60
-        assert number(tab, "collections") < 100
+        assert number(client, "megabytes") - start < 2 * 64 + 60
+        assert number(client, "collections") < 100
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
-def test_paced_collection_when_at_rest(serve: Serve) -> None:
+def test_paced_collection_when_idle(serve: Serve) -> None:
     server = serve(GARBAGE)
 
-    async def steps(tab: Tab) -> None:
-        await tab.click("again")
-        await tab.until(lambda tab: tab.settled)
-        done = number(tab, "collections")
+    async def steps(client: Client) -> None:
+        await client.click("again")
+        await client.until(lambda client: client.settled)
+        done = number(client, "collections")
         deadline = asyncio.get_running_loop().time() + 20
-        while number(tab, "collections") == done and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.4)  # being at rest is what is waited for
-            runs = tab.finished
-            await tab.click("again")
-            await tab.until(lambda tab, n=runs: tab.finished > n)
-        assert number(tab, "collections") > done
+        while number(client, "collections") == done and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.4)  # wait until the server is idle
+            runs = client.finished
+            await client.click("again")
+            await client.until(lambda client, n=runs: client.finished > n)
+        assert number(client, "collections") > done
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
-def test_what_survives_a_run_is_set_aside_from_the_next_collection(serve: Serve) -> None:
-    """Streamlit's collection after every run stays on, and goes through little."""
+def test_objects_that_survive_a_run_are_left_out_of_the_next_collection(serve: Serve) -> None:
+    """Streamlit's collection after every run stays on, and traverses few objects."""
     server = serve("""
         import gc as collector
         st.text(f"objects {len(collector.get_objects())}")
@@ -424,33 +425,33 @@ def test_what_survives_a_run_is_set_aside_from_the_next_collection(serve: Serve)
         st.button("again")
     """)
 
-    async def steps(tab: Tab) -> None:
-        before = number(tab, "objects")
+    async def steps(client: Client) -> None:
+        before = number(client, "objects")
         for runs in range(2, 5):
-            await tab.click("again")
-            await tab.until(lambda tab, runs=runs: tab.finished == runs)
-        assert number(tab, "objects") < before / 5  # the collector knows the younger ones only
+            await client.click("again")
+            await client.until(lambda client, runs=runs: client.finished == runs)
+        assert number(client, "objects") < before / 5  # the other objects are frozen
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
-def test_what_is_set_aside_is_bounded(serve: Serve) -> None:
-    """Reruns of many sessions with no rest between them, 2 MB of cycles in every run."""
+def test_number_of_left_out_objects_is_bounded(serve: Serve) -> None:
+    """Reruns of many sessions without a pause, with 2 MB of cycles in every run."""
     server = serve(GARBAGE.replace('configure(gc="paced")', "").replace("scheduler.gc_policy.collections", "0"))
 
-    async def steps(writer: Tab, *tabs: Tab) -> None:
+    async def steps(writer: Client, *clients: Client) -> None:
         start = number(writer, "megabytes")
         for i in range(1, 31):
             await writer.click("plus")
-            for tab in tabs:
-                await tab.shows(f"n {i}")
+            for client in clients:
+                await client.shows(f"n {i}")
         assert number(writer, "megabytes") - start < 2 * 64 + 60
 
-    with_tabs(server, 16, steps)
+    with_clients(server, 16, steps)
 
 
 def test_big_old_objects_that_an_app_drops_are_freed(serve: Serve) -> None:
-    """Each is in a cycle, and is set aside before it is dropped: 200 of 8 MB."""
+    """200 objects of 8 MB. Each is in a cycle, and is frozen before the app drops it."""
     server = serve("""
         import resource
 
@@ -467,14 +468,14 @@ def test_big_old_objects_that_an_app_drops_are_freed(serve: Serve) -> None:
         st.text(f"megabytes {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}")
     """)
 
-    async def steps(tab: Tab) -> None:
-        start = number(tab, "megabytes")
+    async def steps(client: Client) -> None:
+        start = number(client, "megabytes")
         for runs in range(2, 401):
-            await tab.click("again")
-            await tab.until(lambda tab, runs=runs: tab.finished == runs)
-        assert number(tab, "megabytes") - start < 2 * 64 + 60
+            await client.click("again")
+            await client.until(lambda client, runs=runs: client.finished == runs)
+        assert number(client, "megabytes") - start < 2 * 64 + 60
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
 def test_streamlit_s_own_collection_is_given_back(serve: Serve) -> None:
@@ -490,8 +491,8 @@ def test_streamlit_s_own_collection_is_given_back(serve: Serve) -> None:
         + FENCE
     )
 
-    async def steps(tab: Tab, other: Tab) -> None:
-        await tab.shows("True False True")
-        await fence(tab, other)
+    async def steps(client: Client, other: Client) -> None:
+        await client.shows("True False True")
+        await fence(client, other)
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)

@@ -1,4 +1,4 @@
-"""Whatever became of a session's last run, what is on its screen goes on to be updated, and reruns come to an end."""
+"""However a session's last run has ended, its visible values are updated, and reruns come to an end."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from urllib.parse import urlencode
 
 import pytest
 import streamlit
-from harness.steps import Serve, with_tabs
-from harness.tab import Tab
+from harness.client import Client
+from harness.steps import Serve, with_clients
 from streamlit.proto.BackMsg_pb2 import BackMsg
 
 HAS_KEYS = "key" in inspect.signature(streamlit.fragment).parameters
 
-# What was executed of a run depends on the way in which it ends. The parts show one number each, at several places.
+# How a run ends determines which parts of it were executed. Each part shows its number in several places.
 APP = """
         import inspect
 
@@ -85,43 +85,43 @@ WAYS = ["stops", "fails", "reruns", "exits", "stopped by the user", "replaced"]
 WAYS += ["reruns a fragment", "reruns fragments of which the first stops"] if HAS_KEYS else []
 
 
-def is_current(tab: Tab, number: int) -> bool:
-    """Whether the tab shows something, and all of it is of this number."""
-    shown = [text.rpartition(" ") for text in tab.texts if text.rpartition(" ")[2].isdigit()]
+def is_current(client: Client, number: int) -> bool:
+    """Return whether the client shows any number, and shows no other number than this."""
+    shown = [text.rpartition(" ") for text in client.texts if text.rpartition(" ")[2].isdigit()]
     return bool(shown) and all(int(value) == number for _, _, value in shown)
 
 
-async def stop(tab: Tab) -> None:
+async def stop(client: Client) -> None:
     """Click on Streamlit's Stop button."""
     message = BackMsg()
     message.stop_script = True
-    await tab._socket.send(message.SerializeToString())
+    await client._socket.send(message.SerializeToString())
 
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_on_the_screen_is_updated(serve: Serve, place: str, way: str) -> None:
-    async def steps(tab: Tab, other: Tab) -> None:
+def test_visible_values_are_updated(serve: Serve, place: str, way: str) -> None:
+    async def steps(client: Client, other: Client) -> None:
         waits = way in {"stopped by the user", "replaced"}
-        await tab.enter("way", "waits" if waits else way)
-        await tab.until(lambda tab: tab.settled)
-        finished = tab.finished
-        await tab.click(place)
+        await client.enter("way", "waits" if waits else way)
+        await client.until(lambda client: client.settled)
+        finished = client.finished
+        await client.click(place)
         if waits:
-            await tab.shows("waits")
-            await (stop(tab) if way == "stopped by the user" else tab.rerun())
-        if way != "exits":  # which ends the thread, and the browser hears of no end
-            await tab.until(lambda tab: tab.finished > finished and tab.settled)
-        for number in range(1, 6 if way == "exits" else 3):  # such a script never comes to its end
+            await client.shows("waits")
+            await (stop(client) if way == "stopped by the user" else client.rerun())
+        if way != "exits":  # ends the thread, without a message to the browser
+            await client.until(lambda client: client.finished > finished and client.settled)
+        for number in range(1, 6 if way == "exits" else 3):  # such a script never ends
             await other.click("plus")
-            await tab.until(lambda tab, number=number: is_current(tab, number))
-            await other.until(lambda tab, number=number: is_current(tab, number))
+            await client.until(lambda client, number=number: is_current(client, number))
+            await other.until(lambda client, number=number: is_current(client, number))
 
-    with_tabs(serve(APP), 2, steps)
+    with_clients(serve(APP), 2, steps)
 
 
 def test_a_run_that_is_stopped_before_it_reads(serve: Serve) -> None:
-    """It has executed nothing, so what is on the screen is still to be updated."""
+    """It has executed nothing, so the visible values must still be updated."""
     server = serve(
         """
         @st.cache_resource
@@ -144,20 +144,20 @@ def test_a_run_that_is_stopped_before_it_reads(serve: Serve) -> None:
     )
 
     async def steps() -> None:
-        async with Tab(server.websocket_url) as tab, Tab(server.websocket_url, query="writes=1") as writer:
-            await tab.until(lambda tab: tab.settled)
-            await writer.until(lambda tab: tab.settled)
+        async with Client(server.websocket_url) as client, Client(server.websocket_url, query="writes=1") as writer:
+            await client.until(lambda client: client.settled)
+            await writer.until(lambda client: client.settled)
             await writer.click("close the gate, and write")
-            await tab.until(lambda tab: tab.started == 2)
-            await stop(tab)
-            await tab.until(lambda tab: tab.finished == 2)
+            await client.until(lambda client: client.started == 2)
+            await stop(client)
+            await client.until(lambda client: client.finished == 2)
             await writer.click("open the gate")
-            await tab.shows("n 1")
+            await client.shows("n 1")
 
     asyncio.run(steps())
 
 
-# Each run shows what another session, or another fragment, changes in each of its runs.
+# Each run shows a value that another session, or another fragment, changes in each of its runs.
 CIRCLES = {
     "three sessions": """
         st.text(f"shows {server_state.get(f'k{(me + 1) % 3}')}")
@@ -199,7 +199,7 @@ CIRCLES = {
 
 @pytest.mark.parametrize("circle", CIRCLES.values(), ids=CIRCLES)
 def test_circles_of_reruns_end(serve: Serve, circle: str) -> None:
-    """However many sessions and fragments are in them; and what comes from outside still reaches all of them."""
+    """For any number of sessions and fragments. Later changes by others still reach all of them."""
     observer = """
         st.text(f"note {server_state.get('note', 0)}")
         if st.button("note"):
@@ -212,22 +212,22 @@ def test_circles_of_reruns_end(serve: Serve, circle: str) -> None:
 
     async def steps() -> None:
         async with AsyncExitStack() as stack:
-            observer = await stack.enter_async_context(Tab(server.websocket_url))
-            await observer.until(lambda tab: tab.settled)
-            tabs = [await stack.enter_async_context(Tab(server.websocket_url, query=f"me={i}")) for i in range(3)]
+            observer = await stack.enter_async_context(Client(server.websocket_url))
+            await observer.until(lambda client: client.settled)
+            clients = [await stack.enter_async_context(Client(server.websocket_url, query=f"me={i}")) for i in range(3)]
             for number in range(4):
-                # A user's click, or a session that comes, feeds the circle: three runs for each of the parts.
+                # A click or a new session restarts the circle: three runs for each part.
                 await observer.click("note")
-                for tab in (observer, *tabs):
-                    await tab.until(lambda tab, text=f"note {number + 1}": text in tab.texts)
+                for client in (observer, *clients):
+                    await client.until(lambda client, text=f"note {number + 1}": text in client.texts)
             while "would never end" not in server.output:
                 await asyncio.sleep(0.01)
-            for number in (5, 6):  # so that all that was asked for before is over
+            for number in (5, 6):  # all earlier requests are complete
                 await observer.click("note")
-                for tab in (observer, *tabs):
-                    await tab.until(lambda tab, text=f"note {number}": text in tab.texts)
-            # Each of nine feeds allows three runs to six parts, and each run may be two.
-            assert sum(tab.started for tab in tabs) <= 9 * 3 * 6 * 2
+                for client in (observer, *clients):
+                    await client.until(lambda client, text=f"note {number}": text in client.texts)
+            # Each of nine restarts allows three runs of six parts, and each run may be two.
+            assert sum(client.started for client in clients) <= 9 * 3 * 6 * 2
 
     asyncio.run(steps())
     warning = next(line for line in server.output.splitlines() if "would never end" in line)
@@ -235,8 +235,8 @@ def test_circles_of_reruns_end(serve: Serve, circle: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["a thread", "a rerun"])
-def test_what_is_no_circle_goes_on(serve: Serve, where: str) -> None:
-    """A rerun, or a thread that it has started, changes a key many times; another session shows it."""
+def test_reruns_without_a_circle_go_on(serve: Serve, where: str) -> None:
+    """A rerun, or a thread that it has started, changes a key many times. Another session shows the last value."""
     server = serve(
         """
         from streamlit.runtime.scriptrunner import add_script_run_ctx
@@ -264,11 +264,11 @@ def test_what_is_no_circle_goes_on(serve: Serve, where: str) -> None:
 
     async def steps() -> None:
         query = urlencode({"ticks": where})
-        async with Tab(server.websocket_url, query=query) as ticks, Tab(server.websocket_url) as tab:
-            await ticks.until(lambda tab: tab.settled)
-            await tab.until(lambda tab: tab.settled)
-            await tab.click("go")
-            await tab.shows("tick 10")
+        async with Client(server.websocket_url, query=query) as ticks, Client(server.websocket_url) as client:
+            await ticks.until(lambda client: client.settled)
+            await client.until(lambda client: client.settled)
+            await client.click("go")
+            await client.shows("tick 10")
 
     asyncio.run(steps())
     assert "would never end" not in server.output

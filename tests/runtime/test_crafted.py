@@ -1,4 +1,4 @@
-"""What a browser sends that no browser sends by itself harms its own session only."""
+"""Crafted messages, which no browser sends by itself, affect their own session only."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import streamlit
-from harness.steps import FENCE, Serve, fence, shown, with_tabs
-from harness.tab import Tab
+from harness.client import Client
+from harness.steps import FENCE, Serve, fence, shown, with_clients
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ButtonGroup_pb2 import ButtonGroup
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
@@ -37,8 +37,8 @@ NAMES_BUTTONS = "raw_values" in ButtonGroup.DESCRIPTOR.fields_by_name
 NAMES_PLACES = "raw_value" in Slider.DESCRIPTOR.fields_by_name
 
 
-class Anyone(Tab):
-    """A tab that sends what it is told to, of any widget, and remembers all errors that it has shown."""
+class CraftedClient(Client):
+    """A client that sends any value for any widget, and records all errors that the page has shown."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -60,7 +60,7 @@ class Anyone(Tab):
         """Send the value of one widget, and wait until the run is over."""
         runs = self.finished
         await self.rerun(state(self.ids[key], **value))
-        await self.until(lambda tab: tab.settled and tab.finished > runs)
+        await self.until(lambda client: client.settled and client.finished > runs)
 
 
 def state(widget: str, **value: Any) -> WidgetState:
@@ -98,7 +98,7 @@ OPTIONS = "['a', 'b', 'c']"
 DATE = "datetime.date(2026, 1, {})"
 DAY = "st.date_input('label', {}, DAY(1), DAY(28), **arguments)"
 
-# How a widget is made; the shared default; what the app may rely on; and what its user may set, with its value.
+# How a widget is created, its shared default, the app's assertion, and values that its user may set.
 KINDS = {
     "slider": kind(
         "st.slider('label', 0, 100, **arguments)",
@@ -272,13 +272,14 @@ for name in list(KINDS):
 
 SETUP = """
         import datetime, functools, sys
-        vars(sys.modules["fastserverstate.shared_widgets"]).update(UNHEARD=0.0, UNSEEN=0.0, UNMADE=0.0)
+        constants = {"DELIVERY_TIME": 0.0, "REACTION_TIME": 0.0, "CREATION_TIME": 0.0}
+        vars(sys.modules["fastserverstate.shared_widgets"]).update(constants)
         DAY = functools.partial(datetime.date, 2026, 1)
 """
 
 
 def widget(name: str) -> str:
-    """A part of an app that relies on what a shared widget promises."""
+    """Return a part of an app that relies on the values of a shared widget."""
     source, default, check, _ = KINDS[name]
     default = "" if default == "None" else f", default={default}"
     return f"""
@@ -327,22 +328,22 @@ VALUES: list[dict[str, Any]] = [
 
 
 def test_values_that_no_widget_offers(serve: Serve) -> None:
-    """After each, the others show no error and follow each other's changes."""
+    """After each message, the other sessions show no error and follow each other's changes."""
     server = serve(SETUP + "".join(widget(name) for name in KINDS), options={"runner.postScriptGC": "false"})
 
     async def attack(name: str) -> None:
         async with AsyncExitStack() as stack:
-            tabs = [Anyone(server.websocket_url, query=f"kind={name}") for _ in range(3)]
-            for tab in tabs:
-                await stack.enter_async_context(tab)
-                await tab.until(lambda tab: tab.settled)
-            attacker, honest, victim = tabs
+            clients = [CraftedClient(server.websocket_url, query=f"kind={name}") for _ in range(3)]
+            for client in clients:
+                await stack.enter_async_context(client)
+                await client.until(lambda client: client.settled)
+            attacker, honest, victim = clients
             for value in VALUES:
                 await attacker.set(name, **value)
                 assert not victim.errors, (name, value)
             first, second = KINDS[name][3]
-            for tab, (value, text) in ((honest, first), (victim, second)):
-                await tab.set(name, **value)
+            for client, (value, text) in ((honest, first), (victim, second)):
+                await client.set(name, **value)
                 await honest.shows(f"shows {text}")
                 await victim.shows(f"shows {text}")
             assert not honest.errors
@@ -355,7 +356,7 @@ def test_values_that_no_widget_offers(serve: Serve) -> None:
     asyncio.run(attack_all())
 
 
-# What makes a widget in one tab, and in another with fewer options or closer bounds; a value that fits in the first
+# What makes a widget in one session, and in another with fewer options or closer bounds; a value that fits in the first
 # only, and one that fits in both.
 NARROWER = {
     "slider": ("st.slider('label', 0, {}, **arguments)", "100", "10", 50, 7),
@@ -384,7 +385,7 @@ NARROWER = {
 
 @pytest.mark.parametrize("kind", NARROWER)
 def test_a_shared_value_that_does_not_fit_everywhere(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The page shows another value and no error, gives it to no one, and takes over the next that fits."""
+    """The page shows another value and no error, does not share it, and shows the next value that fits."""
     source, wide, narrow, first, second = NARROWER[kind]
     key = f"narrower {kind}"
     script = f"""
@@ -394,7 +395,7 @@ from fastserverstate import shared
 arguments = shared({key!r})
 st.text(repr({{}}))
 """
-    # Some releases of Streamlit do not look at all that is assigned.
+    # Some releases of Streamlit do not check all assigned values.
     assigned = f"import datetime\narguments = dict(key={key!r})\nst.session_state[{key!r}] = {first!r}"
     plain = AppTest.from_string(re.sub("arguments = .*", assigned, script).format(source.format(narrow))).run(
         timeout=30
@@ -424,7 +425,7 @@ st.text(repr({{}}))
 
 
 def test_a_widget_that_gets_other_bounds_keeps_the_shared_value() -> None:
-    """For Streamlit it is another widget then, which would begin with its own value and give that to everyone."""
+    """Streamlit creates another widget, which would start with its own value and share that."""
     script = """
 import streamlit as st
 from fastserverstate import server_state, shared
@@ -501,51 +502,51 @@ def messages(*fragments: str) -> list[Any]:
 
 
 def test_messages_that_no_browser_sends(serve: Serve) -> None:
-    """Nobody else notices them; the server comes to rest, and keeps nothing of them."""
+    """Other sessions do not notice them, and the server becomes idle and keeps no data of them."""
     server = serve(PLAIN + FENCE, options={"runner.postScriptGC": "false"})
 
-    async def works(victim: Anyone, honest: Anyone) -> None:
+    async def works(victim: CraftedClient, honest: CraftedClient) -> None:
         number, noted = shown(victim, "body"), shown(victim, "noted")
         await honest.click("add")
-        for tab in (victim, honest):
-            await tab.shows(f"part {number + 1}")
-            await tab.shows(f"body {number + 1}")
-            await tab.until(lambda tab: tab.settled)
+        for client in (victim, honest):
+            await client.shows(f"part {number + 1}")
+            await client.shows(f"body {number + 1}")
+            await client.until(lambda client: client.settled)
         await victim.click("note")
-        await honest.until(lambda tab: shown(tab, "noted") > noted)
+        await honest.until(lambda client: shown(client, "noted") > noted)
 
-    async def count(tab: Anyone) -> int:
-        await tab.click("count")
-        await tab.until(lambda tab: shown(tab, "scopes") > 0)
-        return shown(tab, "scopes")
+    async def count(client: CraftedClient) -> int:
+        await client.click("count")
+        await client.until(lambda client: shown(client, "scopes") > 0)
+        return shown(client, "scopes")
 
-    async def steps(honest: Anyone, victim: Anyone) -> None:
+    async def steps(honest: CraftedClient, victim: CraftedClient) -> None:
         for place in range(len(messages("", "", ""))):
-            async with Anyone(server.websocket_url) as attacker:
-                await attacker.until(lambda tab: tab.settled)
+            async with CraftedClient(server.websocket_url) as attacker:
+                await attacker.until(lambda client: client.settled)
                 mine, gone = attacker.element("note")[1], attacker.element("go")[1]
                 await attacker.click("go")
-                await attacker.until(lambda tab: "part" in " ".join(tab.texts) and tab.settled)
+                await attacker.until(lambda client: "part" in " ".join(client.texts) and client.settled)
                 message = messages(victim.element("note")[1], mine, gone)[place]
-                for tab in (attacker, victim):
+                for client in (attacker, victim):
                     if isinstance(message, BackMsg) and message.WhichOneof("type") == "rerun_script":
-                        message.rerun_script.widget_states.widgets.append(state(tab.ids["note"], trigger_value=True))
+                        message.rerun_script.widget_states.widgets.append(state(client.ids["note"], trigger_value=True))
                     with suppress(ConnectionClosed):
                         await attacker.send(message)
                 await works(victim, honest)
         scopes = await count(honest)
-        async with Anyone(server.websocket_url) as attacker:
-            await attacker.until(lambda tab: tab.settled)
+        async with CraftedClient(server.websocket_url) as attacker:
+            await attacker.until(lambda client: client.settled)
             for number in range(1000):
                 message = rerun(fragment_id=f"none {number}")
                 message.rerun_script.widget_states.widgets.append(state(attacker.ids["note"], trigger_value=True))
                 await attacker.send(message)
-            await attacker.until(lambda tab: tab.settled)
-        async with Anyone(server.websocket_url, resume="unknown") as hasty:  # it asks for no first run
+            await attacker.until(lambda client: client.settled)
+        async with CraftedClient(server.websocket_url, resume="unknown") as hasty:  # it requests no first run
             for message in messages("x", "y", "z")[2:]:
                 await hasty.send(message)
         await works(victim, honest)
-        assert await count(honest) < scopes + 20  # those of the two sessions, which the server keeps for two minutes
+        assert await count(honest) < scopes + 20  # the server keeps those of the two sessions for two minutes
         await fence(honest, victim)
         runs = victim.started
         await fence(honest, victim)
@@ -553,12 +554,12 @@ def test_messages_that_no_browser_sends(serve: Serve) -> None:
         assert not victim.errors
         assert not honest.errors
 
-    with_tabs(server, 2, steps, Anyone)
+    with_clients(server, 2, steps, CraftedClient)
 
 
-def test_a_tab_whose_user_does_nothing_keeps_no_old_values() -> None:
-    """What others set goes to it all the time."""
+def test_a_session_whose_user_does_nothing_keeps_no_old_values() -> None:
+    """The changes of others are sent to it all the time."""
     idle = _Widget("key", 0.0)
     for second in range(100):
-        idle.tell(second, float(second))
-    assert len(idle.told) <= 2
+        idle.send(second, float(second))
+    assert len(idle.history) <= 2

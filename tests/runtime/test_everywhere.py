@@ -30,9 +30,9 @@ import pytest
 import streamlit
 import streamlit.proto
 from google.protobuf.message import Message
+from harness.client import Client
 from harness.server import streamlit_run, uvicorn_run
-from harness.steps import with_tabs
-from harness.tab import Tab
+from harness.steps import with_clients
 from streamlit import config
 from streamlit.testing.v1 import AppTest
 
@@ -50,8 +50,8 @@ st.text(f"n {server_state.get('n', 0)}")
 
 
 @pytest.mark.skipif("server.enableAgentApi" not in config.get_config_options(), reason="needs Streamlit 1.67")
-def test_agents_are_answered_beside_a_hot_key(tmp_path: Path) -> None:
-    """They are sessions without a browser, and wait until no run of theirs is due any more."""
+def test_agents_are_answered_while_a_key_changes_often(tmp_path: Path) -> None:
+    """Agents are sessions without a browser. They wait until none of their runs is due."""
     script = tmp_path / "app.py"
     script.write_text(
         """
@@ -111,7 +111,7 @@ def python(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-async def count_in_step(one: Tab, two: Tab) -> None:
+async def count_in_step(one: Client, two: Client) -> None:
     for i in (1, 2):
         await one.click("plus")
         await two.shows(f"n {i}")
@@ -123,11 +123,11 @@ def test_uvicorn(tmp_path: Path) -> None:
     (tmp_path / "counter.py").write_text(COUNTER)
     (tmp_path / "service.py").write_text('import streamlit as st\napp = st.App("counter.py")\n')
     with uvicorn_run(tmp_path) as server:
-        with_tabs(server, 2, count_in_step)
+        with_clients(server, 2, count_in_step)
 
 
 def test_app_test() -> None:
-    """In AppTest there is no server: state is shared, nobody is rerun."""
+    """In AppTest there is no server: state is shared, and no session is rerun."""
     try:
         one = AppTest.from_string(COUNTER).run(timeout=30)
         two = AppTest.from_string(COUNTER).run(timeout=30)
@@ -163,8 +163,8 @@ def test_plain_python_and_threads() -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("4000\n", "", 0)
 
 
-def test_a_long_lived_thread_updates_every_tab(serve) -> None:  # type: ignore[no-untyped-def]
-    """The pattern of dashboards: one thread feeds all sessions, started once, with no session of its own."""
+def test_a_long_lived_thread_updates_every_session(serve) -> None:  # type: ignore[no-untyped-def]
+    """The pattern of dashboards: a thread without a session, started once, writes for all sessions."""
     server = serve("""
         @st.cache_resource
         def feed():
@@ -181,17 +181,17 @@ def test_a_long_lived_thread_updates_every_tab(serve) -> None:  # type: ignore[n
         st.text(f"reading {server_state.get('reading', 0)}")
     """)
 
-    async def steps(one: Tab, two: Tab) -> None:
+    async def steps(one: Client, two: Client) -> None:
         for i in range(1, 6):
             await one.click("next")
             await two.shows(f"reading {i}")
             await one.shows(f"reading {i}")
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 def test_a_thread_with_a_script_context(serve) -> None:  # type: ignore[no-untyped-def]
-    """A helper thread that got the run's context reads for the run; it outlives it without harm."""
+    """A helper thread with the context of a run reads for that run. It may outlive the run."""
     server = serve("""
         from streamlit.runtime.scriptrunner import add_script_run_ctx
         def read(result):
@@ -204,11 +204,11 @@ def test_a_thread_with_a_script_context(serve) -> None:  # type: ignore[no-untyp
         thread.join()
         st.text(f"n {result[0]}")
     """)
-    with_tabs(server, 2, count_in_step)
+    with_clients(server, 2, count_in_step)
 
 
 def test_a_thread_that_writes_after_its_run(serve) -> None:  # type: ignore[no-untyped-def]
-    """What it writes is news to the session whose context it has: that session shows the older value."""
+    """Its write reruns the session whose context it has, because that session shows the older value."""
     server = serve("""
         from streamlit.runtime.scriptrunner import add_script_run_ctx
         @st.cache_resource
@@ -223,19 +223,19 @@ def test_a_thread_that_writes_after_its_run(serve) -> None:  # type: ignore[no-u
         st.text(f"result {server_state.get('result')}")
     """)
 
-    async def steps(tab: Tab, other: Tab) -> None:
-        await tab.click("work")
-        await tab.until(lambda tab: tab.finished == 2)
+    async def steps(client: Client, other: Client) -> None:
+        await client.click("work")
+        await client.until(lambda client: client.finished == 2)
         await other.click("finish")
-        await tab.shows("result done")
+        await client.shows("result done")
         await other.shows("result done")
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["package installed", "package among the app's files"])
 def test_hot_reload(tmp_path: Path, inside: bool) -> None:
-    """State outlives the reload of the app's modules, even if the package lies among them."""
+    """State survives the reload of the app's modules, even if the package is in the same folder."""
     (tmp_path / "main.py").write_text(COUNTER + "import helper\nst.text(helper.TEXT)\n")
     helper = tmp_path / "helper.py"
     helper.write_text("TEXT = 'before'\n")
@@ -245,7 +245,7 @@ def test_hot_reload(tmp_path: Path, inside: bool) -> None:
         environment["PYTHONPATH"] = str(tmp_path)
     options = {"server.fileWatcherType": "poll", "server.runOnSave": "true"}
 
-    async def steps(one: Tab, two: Tab) -> None:
+    async def steps(one: Client, two: Client) -> None:
         await count_in_step(one, two)
         helper.write_text("TEXT = 'after the reload'\n")
         await one.shows("after the reload")
@@ -257,7 +257,7 @@ def test_hot_reload(tmp_path: Path, inside: bool) -> None:
         assert (one.exceptions, two.exceptions) == ([], [])
 
     with streamlit_run(tmp_path / "main.py", options=options, env=environment) as server:
-        with_tabs(server, 2, steps)
+        with_clients(server, 2, steps)
 
 
 def test_uncompiled_checkout(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_uncompiled_checkout(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["_scriptrunner", "_on_scriptrunner_event", "_session_mgr", "SHUTDOWN"])
 def test_streamlit_without_what_is_needed(name: str) -> None:
-    """A release that lacks a private name is refused with one sentence."""
+    """A release that lacks a private name causes an error of one sentence."""
     script = f"""
         import streamlit
         from fastserverstate._streamlit import names as adapter
@@ -306,7 +306,7 @@ def test_no_private_name_is_missing() -> None:
 
 
 def names_of_messages() -> set[str]:
-    """Of Streamlit's protobuf messages, which are its protocol."""
+    """Return the fields of Streamlit's protobuf messages, which are its protocol."""
     names = set(dir(Message))
     for module in pkgutil.iter_modules(streamlit.proto.__path__):
         if module.name.endswith("_pb2"):
@@ -322,7 +322,7 @@ def names_of_messages() -> set[str]:
 
 @pytest.mark.skipif(not streamlit.__version__.startswith(NEWEST), reason="older releases lack what is optional")
 def test_every_name_of_streamlits_is_checked_at_import() -> None:
-    """The attributes that the adapter uses are its own, Python's, those of messages, or listed as needed."""
+    """The adapter uses its own attributes, Python's, those of messages, and those that are listed as required."""
     package = Path(fastserverstate.__file__).parent
     used, own = set(), set()
     for path in [*package.rglob("*.py"), package / "_core.pyi"]:
@@ -342,7 +342,7 @@ def test_every_name_of_streamlits_is_checked_at_import() -> None:
         for name in dir(value)
     } | {name for kind in (type, str, dict, set, list, types.FrameType, types.FunctionType) for name in dir(kind)}
     modules = {"ParallelFragmentCoordinator", "SCRIPT_RUN_CONTEXT_ATTR_NAME", "SharedRunState", "StatsManager"}
-    modules |= {"_create_scriptrunner", "check_widget_policies", "reset"}  # owners, of which the check is by name
+    modules |= {"_create_scriptrunner", "check_widget_policies", "reset"}  # owners, which are checked by name
     needed = set().union(*NEEDED.values())
     optional = {"STOP", "stats_families"}
     assert sorted(used - own - python - names_of_messages() - modules - optional - needed) == []

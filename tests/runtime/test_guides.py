@@ -1,4 +1,4 @@
-"""The apps of the documentation's guides do on a real server what the guides say."""
+"""The apps of the guides work on a real server as the guides say."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import streamlit
+from harness.client import Client
 from harness.samples import ROOT, app, samples
 from harness.server import AppServer, streamlit_run, uvicorn_run
-from harness.steps import with_tabs
-from harness.tab import Tab
+from harness.steps import with_clients
 from streamlit.testing.v1 import AppTest
 
 from fastserverstate import server_state
@@ -23,7 +23,7 @@ Start = Callable[[str], AppServer]
 
 @pytest.fixture
 def start(tmp_path: Path):
-    """`with start(source) as server:` serves an app. Writing another source to the file reruns every tab."""
+    """`with start(source) as server:` serves an app. Writing another source to the file reruns every session."""
 
     def start(source: str):
         (tmp_path / "app.py").write_text(source)
@@ -35,17 +35,17 @@ def start(tmp_path: Path):
 
 
 def with_changes(source: str, *changes: tuple[str, str]) -> str:
-    """The source with something else in some places."""
+    """Return the source with some replacements."""
     for old, new in changes:
         assert source.count(old) == 1, old
         source = source.replace(old, new)
     return source
 
 
-def metric(label: str, body: str) -> Callable[[Tab], bool]:
-    def shows(tab: Tab) -> bool:
+def metric(label: str, body: str) -> Callable[[Client], bool]:
+    def shows(client: Client) -> bool:
         try:
-            return bool(tab.element(label)[0].body == body)
+            return bool(client.element(label)[0].body == body)
         except LookupError:
             return False
 
@@ -54,51 +54,51 @@ def metric(label: str, body: str) -> Callable[[Tab], bool]:
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_quick_start(start, number: int) -> None:
-    async def steps(one: Tab, two: Tab) -> None:
-        for tab, clicks in [(one, "1"), (two, "2")]:
-            await tab.click("Click")
+    async def steps(one: Client, two: Client) -> None:
+        for client, clicks in [(one, "1"), (two, "2")]:
+            await client.click("Click")
             for each in (one, two):
                 await each.until(metric("Clicks of everyone", clicks))
 
     with start(app("docs/quickstart.md", number)) as server:
-        with_tabs(server, 2, steps)
+        with_clients(server, 2, steps)
 
 
 def test_readme(start) -> None:
-    async def steps(one: Tab, two: Tab) -> None:
+    async def steps(one: Client, two: Client) -> None:
         await one.click("Click")
         await two.until(metric("Clicks of everyone", "1"))
-        await two.until(lambda tab: tab.settled)
+        await two.until(lambda client: client.settled)
         assert (two.started, two.fragment_runs) == (2, 1), "the page is built once, and the fragment once more"
 
     with start(app("README.md", 1)) as server:
-        with_tabs(server, 2, steps)
+        with_clients(server, 2, steps)
 
 
 def test_which(start) -> None:
-    async def steps(one: Tab, two: Tab) -> None:
+    async def steps(one: Client, two: Client) -> None:
         assert two.exceptions == []
         await one.click("Load again, for everyone")
-        await two.until(lambda tab: tab.finished == 2)
+        await two.until(lambda client: client.finished == 2)
         assert two.exceptions == []
 
     with start(app("docs/which.md")) as server:
-        with_tabs(server, 2, steps)
+        with_clients(server, 2, steps)
 
 
 def test_counter(start) -> None:
-    async def steps(one: Tab, two: Tab) -> None:
-        for tab in (one, two):
-            await tab.shows("You are one of 2 visitors.")
-        for tab, tea in [(one, "1"), (two, "2")]:
-            await tab.until(lambda tab: tab.settled)
-            await tab.click("Vote for Tea")
+    async def steps(one: Client, two: Client) -> None:
+        for client in (one, two):
+            await client.shows("You are one of 2 visitors.")
+        for client, tea in [(one, "1"), (two, "2")]:
+            await client.until(lambda client: client.settled)
+            await client.click("Vote for Tea")
             for each in (one, two):
                 await each.until(metric("Tea", tea))
                 await each.until(metric("Coffee", "0"))
 
     with start(app("docs/guides/counter.md")) as server:
-        with_tabs(server, 2, steps)
+        with_clients(server, 2, steps)
 
 
 def test_counter_after_its_keys_were_deleted(start) -> None:
@@ -109,16 +109,16 @@ st.button("Delete all", on_click=server_state.clear)
 """
     )
 
-    async def steps(one: Tab, two: Tab) -> None:
+    async def steps(one: Client, two: Client) -> None:
         await one.click("Delete all")
-        for tab in (one, two):
-            await tab.shows("You are one of 0 visitors.")
+        for client in (one, two):
+            await client.shows("You are one of 0 visitors.")
         await two.click("Vote for Tea")
         await one.until(metric("Tea", "1"))
         assert one.exceptions == two.exceptions == []
 
     with start(source) as server:
-        with_tabs(server, 2, steps)
+        with_clients(server, 2, steps)
 
 
 def test_chat() -> None:
@@ -127,7 +127,7 @@ def test_chat() -> None:
         one, two, elsewhere = (AppTest.from_string(source).run(timeout=60) for _ in range(3))
         elsewhere.text_input(key="room").set_value("Garden").run(timeout=60)
         one.chat_input(key="draft").set_value("Hello").run(timeout=60)
-        said = [[message.text[0].value for message in tab.run(timeout=60).chat_message] for tab in (two, elsewhere)]
+        said = [[message.text[0].value for message in app.run(timeout=60).chat_message] for app in (two, elsewhere)]
         assert said == [["Somebody: Hello"], []]
         del server_state["room Kitchen"]
         assert not one.run(timeout=60).chat_message
@@ -139,77 +139,77 @@ def test_chat() -> None:
 
 
 def test_dashboard(start) -> None:
-    async def steps(one: Tab, two: Tab) -> None:
-        for tab in (one, two):
-            await tab.until(lambda tab: tab.fragment_runs >= 3)
-            assert tab.finished - tab.fragment_runs == 1, "whole pages were rerun"
-            assert not metric("Load", "0%")(tab)
+    async def steps(one: Client, two: Client) -> None:
+        for client in (one, two):
+            await client.until(lambda client: client.fragment_runs >= 3)
+            assert client.finished - client.fragment_runs == 1, "whole pages were rerun"
+            assert not metric("Load", "0%")(client)
 
     with start(app("docs/guides/dashboard.md")) as server:
-        with_tabs(server, 2, steps)
+        with_clients(server, 2, steps)
 
 
 def test_dashboard_goes_on_after_a_failure(start, tmp_path: Path) -> None:
-    """And after an edit that mends it: the older thread ends, and the older code with it."""
+    """After an edit that fixes it, the older thread ends, and no longer runs the older code."""
     source = app("docs/guides/dashboard.md")
     broken = with_changes(source, ("return random.random()", 'raise RuntimeError("no sensor")'))
     mended = with_changes(source, ("return random.random()", "return 0.25"))
 
-    async def steps(one: Tab, two: Tab) -> None:
-        for tab in (one, two):
-            await tab.until(lambda tab: any("no sensor" in text for text in alerts(tab)))
+    async def steps(one: Client, two: Client) -> None:
+        for client in (one, two):
+            await client.until(lambda client: any("no sensor" in text for text in alerts(client)))
         (tmp_path / "app.py").write_text(mended)
-        for tab in (one, two):
-            await tab.until(metric("Load", "25%"))
-            await tab.until(lambda tab: not alerts(tab))
+        for client in (one, two):
+            await client.until(metric("Load", "25%"))
+            await client.until(lambda client: not alerts(client))
 
     with start(broken) as server:
-        with_tabs(server, 2, steps)
+        with_clients(server, 2, steps)
 
 
-def alerts(tab: Tab) -> list[str]:
-    return [element.alert.body for kind, element, _ in tab._elements.values() if kind == "alert"]
+def alerts(client: Client) -> list[str]:
+    return [element.alert.body for kind, element, _ in client._elements.values() if kind == "alert"]
 
 
-async def submit_job(tab: Tab, number: int) -> None:
-    await tab.click("Submit a job")
-    await tab.until(lambda tab: any(f"Job {number}:" in text for text in tab.texts))
+async def submit_job(client: Client, number: int) -> None:
+    await client.click("Submit a job")
+    await client.until(lambda client: any(f"Job {number}:" in text for text in client.texts))
 
 
 def test_jobs(start) -> None:
-    async def steps(one: Tab, two: Tab) -> None:
-        for number, tab in [(1, one), (2, two), (3, one)]:
-            await submit_job(tab, number)
-        for tab in (one, two):
+    async def steps(one: Client, two: Client) -> None:
+        for number, client in [(1, one), (2, two), (3, one)]:
+            await submit_job(client, number)
+        for client in (one, two):
             for number in (1, 2, 3):
-                await tab.shows(f"Job {number}: 100 %")
+                await client.shows(f"Job {number}: 100 %")
 
     with start(app("docs/guides/jobs.md")) as server:
-        with_tabs(server, 2, steps)
+        with_clients(server, 2, steps)
 
 
 def test_jobs_that_fail_and_an_edit(start, tmp_path: Path) -> None:
-    """More jobs fail than there are workers. Those that run after an edit are done by its code."""
+    """More jobs fail than there are workers. Jobs that start after an edit run its code."""
     source = app("docs/guides/jobs.md")
     broken = with_changes(source, ("time.sleep(0.05)  # what takes long", 'raise RuntimeError("broken")'))
     mended = with_changes(source, ('f"{percent} %"', 'f"{percent} percent"'))
 
-    async def steps(one: Tab, two: Tab) -> None:
+    async def steps(one: Client, two: Client) -> None:
         for number in (1, 2, 3):
             await submit_job(one, number)
-            for tab in (one, two):
-                await tab.shows(f"Job {number}: failed: broken")
+            for client in (one, two):
+                await client.shows(f"Job {number}: failed: broken")
         (tmp_path / "app.py").write_text(mended + '\nst.text("edited")\n')
-        for tab in (one, two):
-            await tab.shows("edited")
-        for number, tab in enumerate((one, two, one), 4):
-            await submit_job(tab, number)
-        for tab in (one, two):
+        for client in (one, two):
+            await client.shows("edited")
+        for number, client in enumerate((one, two, one), 4):
+            await submit_job(client, number)
+        for client in (one, two):
             for number in (4, 5, 6):
-                await tab.shows(f"Job {number}: 100 percent")
+                await client.shows(f"Job {number}: 100 percent")
 
     with start(broken) as server:
-        with_tabs(server, 2, steps)
+        with_clients(server, 2, steps)
 
 
 def test_jobs_whose_user_leaves(start) -> None:
@@ -222,16 +222,16 @@ def test_jobs_whose_user_leaves(start) -> None:
         ),
     )
 
-    async def steps(one: Tab) -> None:
-        async with Tab(server.websocket_url) as leaving:
-            await leaving.until(lambda tab: tab.settled)
+    async def steps(one: Client) -> None:
+        async with Client(server.websocket_url) as leaving:
+            await leaving.until(lambda client: client.settled)
             await submit_job(leaving, 1)
-        await one.until(lambda tab: "Job 1: waiting" in tab.texts)
+        await one.until(lambda client: "Job 1: waiting" in client.texts)
         await one.click("Go")
         await one.shows("Job 1: 100 %")
 
     with start(source) as server:
-        with_tabs(server, 1, steps)
+        with_clients(server, 1, steps)
 
 
 def test_a_job_that_a_session_does_is_given_back(start) -> None:
@@ -246,30 +246,30 @@ st.button("Go", on_click=server_state.update, kwargs={"go": True})
 """
     )
 
-    async def steps(one: Tab, two: Tab) -> None:
-        async with Tab(server.websocket_url) as leaving:
-            await leaving.until(lambda tab: tab.settled)
+    async def steps(one: Client, two: Client) -> None:
+        async with Client(server.websocket_url) as leaving:
+            await leaving.until(lambda client: client.settled)
             await leaving.click("Review")
-            for tab in (one, two):
-                await tab.shows("The review is in progress.")
-        for tab in (one, two):
-            await tab.shows("The review is waiting.")
+            for client in (one, two):
+                await client.shows("The review is in progress.")
+        for client in (one, two):
+            await client.shows("The review is waiting.")
         await one.click("Review")
         await two.shows("The review is in progress.")
         await two.click("Review")  # it is claimed
-        await two.until(lambda tab: tab.settled)
+        await two.until(lambda client: client.settled)
         assert "Page 0" not in two.texts
         await two.click("Go")
-        for tab in (one, two):
-            await tab.shows("The review is done.")
+        for client in (one, two):
+            await client.shows("The review is done.")
 
     with start(source) as server:
-        with_tabs(server, 2, steps)
+        with_clients(server, 2, steps)
 
 
 @pytest.mark.skipif(not hasattr(AppTest, "file_uploader"), reason="in this Streamlit release AppTest uploads no files")
 def test_upload() -> None:
-    """Two users upload, one of them removes the file, and what was shared stays."""
+    """Two users upload files. After one of them removes a file, its shared copy remains."""
     document = ROOT / "docs/shared-widgets.md"
     (upload,) = (sample.text for sample in samples(document) if "file_uploader" in sample.text)
     source = "import streamlit as st\nfrom fastserverstate import *\n" + upload
@@ -280,9 +280,9 @@ def test_upload() -> None:
         two.file_uploader[0].set_value(("b.txt", b"second!", "text/plain"))
         two.run(timeout=60)
         one.file_uploader[0].set_value(None)
-        for tab in (one.run(timeout=60), two.run(timeout=60)):
-            assert not tab.exception
-            assert [text.value for text in tab.text] == ["a.txt: 5 bytes", "b.txt: 7 bytes"]
+        for app in (one.run(timeout=60), two.run(timeout=60)):
+            assert not app.exception
+            assert [text.value for text in app.text] == ["a.txt: 5 bytes", "b.txt: 7 bytes"]
     finally:
         server_state.clear()
 
@@ -291,25 +291,26 @@ def test_results_that_vanish_and_results_that_stay(start) -> None:
     document = ROOT / "docs/troubleshooting.md"
     vanishing, staying = (sample.text for sample in samples(document) if "Roll" in sample.text)
 
-    async def vanishes(one: Tab) -> None:
+    async def vanishes(one: Client) -> None:
         await one.click("Roll")
-        await one.until(lambda tab: tab.settled and tab.finished == 3)
+        await one.until(lambda client: client.settled and client.finished == 3)
         assert metric("Rolls", "1")(one)
         assert alerts(one) == []
 
-    async def stays(one: Tab, two: Tab) -> None:
+    async def stays(one: Client, two: Client) -> None:
         await one.click("Roll")
-        await one.until(lambda tab: alerts(tab) == ["You are number 1"])
+        await one.until(lambda client: alerts(client) == ["You are number 1"])
         await two.until(metric("Rolls", "1"))
         await two.click("Roll")
-        for tab, number in ((one, 1), (two, 2)):
-            await tab.until(metric("Rolls", "2"))
-            await tab.until(lambda tab, number=number: tab.settled and alerts(tab) == [f"You are number {number}"])
+        for client, number in ((one, 1), (two, 2)):
+            await client.until(metric("Rolls", "2"))
+            expected = [f"You are number {number}"]
+            await client.until(lambda client, expected=expected: client.settled and alerts(client) == expected)
 
     with start(vanishing) as server:
-        with_tabs(server, 1, vanishes)
+        with_clients(server, 1, vanishes)
     with start(staying) as server:
-        with_tabs(server, 2, stays)
+        with_clients(server, 2, stays)
 
 
 @pytest.mark.skipif(not hasattr(streamlit, "App"), reason="this Streamlit release has no st.App")
@@ -319,17 +320,17 @@ def test_webhook(tmp_path: Path) -> None:
 
     with uvicorn_run(tmp_path) as server:
 
-        async def steps(one: Tab, two: Tab) -> None:
+        async def steps(one: Client, two: Client) -> None:
             for text in ("Deployed", "Rolled back"):
                 body = json.dumps({"text": text}).encode()
                 with urllib.request.urlopen(f"{server.url}/hooks/events", body, timeout=30) as answer:
                     assert json.load(answer) == {"received": True}
-                for tab in (one, two):
-                    await tab.shows(text)
+                for client in (one, two):
+                    await client.shows(text)
             for body in (b"{}", b"[]", b"no JSON"):
                 with pytest.raises(urllib.error.HTTPError, match="400"):
                     urllib.request.urlopen(f"{server.url}/hooks/events", body, timeout=30)
-            for tab in (one, two):
-                await tab.until(lambda tab: tab.settled and tab.texts == ["Rolled back", "Deployed"])
+            for client in (one, two):
+                await client.until(lambda client: client.settled and client.texts == ["Rolled back", "Deployed"])
 
-        with_tabs(server, 2, steps)
+        with_clients(server, 2, steps)

@@ -1,12 +1,12 @@
-"""What many sessions leave behind: nothing. And what idle ones cost: nothing."""
+"""Many sessions leave nothing behind, and idle sessions cost no processor time."""
 
 from __future__ import annotations
 
 import asyncio
 
+from harness.client import Client
 from harness.server import AppServer
-from harness.steps import Serve, with_tabs
-from harness.tab import Tab
+from harness.steps import Serve, with_clients
 
 # Streamlit keeps this many disconnected sessions, to resume them.
 STORED = 128
@@ -30,12 +30,12 @@ APP = """
 
 
 async def visit(server: AppServer, visits: int) -> None:
-    """Open and close as many sessions, 16 at a time."""
+    """Open and close this many sessions, 16 at a time."""
     places = asyncio.Semaphore(16)
 
     async def one() -> None:
-        async with places, Tab(server.websocket_url) as tab:
-            await tab.until(lambda tab: tab.settled, 60)
+        async with places, Client(server.websocket_url) as client:
+            await client.until(lambda client: client.settled, 60)
 
     await asyncio.gather(*(one() for _ in range(visits)))
 
@@ -43,22 +43,22 @@ async def visit(server: AppServer, visits: int) -> None:
 def test_two_thousand_sessions_leave_nothing(serve: Serve) -> None:
     server = serve(APP, options={"runner.postScriptGC": "false"})
 
-    async def leftovers(judge: Tab) -> tuple[dict[str, int], int]:
-        """Numbers of the store and the size of the process, when the collector has nothing more to do."""
+    async def leftovers(judge: Client) -> tuple[dict[str, int], int]:
+        """Return the statistics of the store and the size of the process, after garbage collections."""
         for _ in range(3):
             runs = judge.finished
             await judge.click("collect")
-            await judge.until(lambda tab, n=runs: tab.finished > n)
+            await judge.until(lambda client, n=runs: client.finished > n)
         return eval(judge.texts[0].removeprefix("statistics ")), server.resident_bytes()
 
     async def steps() -> None:
-        async with Tab(server.websocket_url, query="role=judge") as judge:
-            await judge.until(lambda tab: tab.settled)
+        async with Client(server.websocket_url, query="role=judge") as judge:
+            await judge.until(lambda client: client.settled)
             await visit(server, 600)
             before, size_before = await leftovers(judge)
             await visit(server, 1400)
             after, size_after = await leftovers(judge)
-        # Two scopes a session, and the one absent key of its own.
+        # Each session has two scopes and one absent key of its own.
         for numbers in (before, after):
             assert numbers["scopes"] <= 2 * (STORED + 16)
             assert numbers["cells"] <= STORED + 16 + 6
@@ -68,7 +68,7 @@ def test_two_thousand_sessions_leave_nothing(serve: Serve) -> None:
     asyncio.run(steps())
 
 
-# What may keep a session alive: pages, fragments, a dialog, locks, transactions, callbacks, shared widgets, threads.
+# Things that may keep a session alive: pages, fragments, dialogs, locks, transactions, callbacks, widgets, threads.
 VISITED = """
         import gc
         from fastserverstate._core import Scope
@@ -91,10 +91,10 @@ VISITED = """
             from concurrent.futures import ThreadPoolExecutor
             return ThreadPoolExecutor(4)
 
-        def read_beside(context):
+        def read_in_thread(context):
             add_script_run_ctx(ctx=context)
             try:
-                return server_state.get("beside")
+                return server_state.get("thread")
             finally:
                 del threading.current_thread().streamlit_script_run_ctx
 
@@ -123,7 +123,7 @@ VISITED = """
         def other():
             st.text(f"other {server_state.get('other')}")
 
-        pool().submit(read_beside, get_script_run_ctx()).result()
+        pool().submit(read_in_thread, get_script_run_ctx()).result()
         page = st.navigation([st.Page(home, default=True), st.Page(other, url_path="other")])
         page.run()
         if st.button("go"):
@@ -133,37 +133,37 @@ VISITED = """
 
 
 async def visit_and_return(server: AppServer, visits: int) -> None:
-    """Some of the sessions open a dialog. Some come back, well after Streamlit has noticed that they have left."""
+    """Some sessions open a dialog. Some reconnect, after Streamlit has noticed that they have left."""
     places = asyncio.Semaphore(8)
     sessions = []
 
     async def one(*, query: str = "", resume: str | None = None) -> None:
-        async with places, Tab(server.websocket_url, query=query, resume=resume) as tab:
+        async with places, Client(server.websocket_url, query=query, resume=resume) as client:
             if resume is not None:
-                await tab.rerun()
-            await tab.until(lambda tab: tab.settled and "visited" in tab.texts, 60)
-            sessions.append(tab.session_id)
+                await client.rerun()
+            await client.until(lambda client: client.settled and "visited" in client.texts, 60)
+            sessions.append(client.session_id)
 
     await asyncio.gather(*(one(query="role=dialog" if number % 3 == 0 else "") for number in range(visits)))
     await asyncio.gather(*(one(resume=session) for session in sessions[visits - STORED // 2 : visits - 16]))
 
 
 def test_sessions_that_have_left_are_freed(serve: Serve) -> None:
-    """With the file watcher, which knows every session: Streamlit keeps those that may come back, and no others."""
+    """With the file watcher, which knows every session: Streamlit keeps only sessions that may reconnect."""
     server = serve(VISITED, options={"server.fileWatcherType": "auto", "runner.postScriptGC": "false"})
 
-    here = STORED + 1  # the judge's too
-    # Of runners and contexts there are those of the judge, and what a thread has just left.
+    here = STORED + 1  # including the judge's
+    # The runners and contexts are the judge's, and those that a thread has just left.
     limits = {"AppSession": here, "LiveSession": here, "Scope": 3 * here, "ScriptRunner": 3, "ScriptRunContext": 3}
 
     async def steps() -> None:
-        async with Tab(server.websocket_url, query="role=judge") as judge:
-            await judge.until(lambda tab: tab.settled)
+        async with Client(server.websocket_url, query="role=judge") as judge:
+            await judge.until(lambda client: client.settled)
             await visit_and_return(server, 300)
             for _ in range(50):  # Streamlit's own timers go on for a moment
                 runs = judge.finished
                 await judge.click("count")
-                await judge.until(lambda tab, runs=runs: tab.finished > runs, 60)
+                await judge.until(lambda client, runs=runs: client.finished > runs, 60)
                 counts = eval(next(text for text in judge.texts if text.startswith("counts")).removeprefix("counts "))
                 over = {name: count for name, count in counts.items() if count > limits[name]}
                 if not over:
@@ -174,16 +174,16 @@ def test_sessions_that_have_left_are_freed(serve: Serve) -> None:
 
 
 def test_idle_sessions_cost_no_processor_time(serve: Serve) -> None:
-    """Nothing is polled: with 60 open sessions that depend on shared state the server does next to nothing."""
+    """Nothing is polled: 60 open sessions that depend on shared state use next to no processor time."""
     seconds = 4.0
 
-    async def idle(*_: Tab) -> None:
+    async def idle(*_: Client) -> None:
         nonlocal used
         start = server.cpu_seconds()
-        await asyncio.sleep(seconds)  # the length of the measurement
+        await asyncio.sleep(seconds)  # duration of the measurement
         used = server.cpu_seconds() - start
 
     used = 0.0
     server = serve(APP)
-    with_tabs(server, 60, idle)
+    with_clients(server, 60, idle)
     assert used < 0.05 * seconds

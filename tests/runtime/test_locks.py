@@ -1,4 +1,4 @@
-"""Locks, transactions and waits in scripts that are stopped: nobody hangs, nothing stays held, nothing is half done."""
+"""Locks, transactions and waits in stopped scripts: no thread hangs, no lock stays held, no write is partial."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 import inspect
 
 import pytest
-from harness.steps import FENCE, HOLD, Serve, fence, settle, shown, with_tabs
-from harness.tab import Tab
+from harness.client import Client
+from harness.steps import FENCE, HOLD, Serve, fence, settle, shown, with_clients
 from streamlit.runtime.scriptrunner import ScriptRunner
 
 WAITING = (
@@ -55,27 +55,27 @@ OPERATIONS = [line.split('"')[1] for line in WAITING.splitlines() if line.strip(
 
 
 def test_waiting_run_ends_when_the_user_interacts(serve: Serve) -> None:
-    async def steps(tab: Tab) -> None:
+    async def steps(client: Client) -> None:
         for name in OPERATIONS:
-            await tab.enter("operation", name)
-            await tab.shows(f"waits for {name}")
-            assert "got through" not in tab.texts
-        await tab.enter("operation", "nothing")
-        await tab.shows("nothing done, free is free: True")
-        assert "free None" in tab.texts  # what the transaction has written is undone
+            await client.enter("operation", name)
+            await client.shows(f"waits for {name}")
+            assert "got through" not in client.texts
+        await client.enter("operation", "nothing")
+        await client.shows("nothing done, free is free: True")
+        assert "free None" in client.texts  # the writes of the transaction were discarded
 
-    with_tabs(serve(WAITING), 1, steps)
+    with_clients(serve(WAITING), 1, steps)
 
 
-def test_waiting_run_ends_when_its_tab_is_closed(serve: Serve) -> None:
+def test_waiting_run_ends_when_its_session_is_closed(serve: Serve) -> None:
     server = serve(WAITING)
 
-    async def steps(judge: Tab) -> None:
+    async def steps(judge: Client) -> None:
         for name in OPERATIONS:
-            async with Tab(server.websocket_url) as tab:
-                await tab.until(lambda tab: tab.settled)
-                await tab.enter("operation", name)
-                await tab.shows(f"waits for {name}")
+            async with Client(server.websocket_url) as client:
+                await client.until(lambda client: client.settled)
+                await client.enter("operation", name)
+                await client.shows(f"waits for {name}")
         for number in range(1000):
             await judge.enter("operation", f"look {number}")
             await judge.shows(f"look {number} done, free is free: True")
@@ -83,7 +83,7 @@ def test_waiting_run_ends_when_its_tab_is_closed(serve: Serve) -> None:
                 break
         assert "runners 1" in judge.texts
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
 LEAVING = """
@@ -112,7 +112,7 @@ LEAVING = """
 """
 
 
-# Older releases of Streamlit do not say that such a run has ended; `with` is all that helps there.
+# Older releases of Streamlit do not report the end of such a run, so that only `with` releases the lock.
 SAYS_ALWAYS = "finally" in inspect.getsource(ScriptRunner._run_script_thread)
 
 
@@ -120,12 +120,12 @@ SAYS_ALWAYS = "finally" in inspect.getsource(ScriptRunner._run_script_thread)
 def test_lock_that_a_run_has_left_is_released(serve: Serve, end: str) -> None:
     server = serve(LEAVING)
 
-    async def steps(tab: Tab, other: Tab) -> None:
-        await tab.enter("end", end)
+    async def steps(client: Client, other: Client) -> None:
+        await client.enter("end", end)
         await other.enter("end", "look")
         await other.shows(f"{end} has ended")
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
     assert "has ended while it held server_state_lock['k'], which was released" in server.output
 
 
@@ -149,12 +149,12 @@ INTERRUPTED = f"""
 def test_run_that_is_interrupted_in_locks_and_a_transaction_leaves_nothing(serve: Serve, end: str) -> None:
     server = serve(INTERRUPTED)
 
-    async def steps(tab: Tab, other: Tab) -> None:
-        await tab.enter("end", end)
+    async def steps(client: Client, other: Client) -> None:
+        await client.enter("end", end)
         await other.enter("end", "look")
         await other.shows("['began'] is set")
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
     assert "has ended while it held" not in server.output
 
 
@@ -173,20 +173,20 @@ LEFT_OPEN = """
 
 @pytest.mark.parametrize("end", ["stop", "rerun"])
 def test_transaction_that_a_run_has_left_open_is_discarded(serve: Serve, end: str) -> None:
-    """What the thread runs next is not in it."""
+    """The next run on the thread is not in the transaction."""
 
-    async def steps(tab: Tab, other: Tab) -> None:
-        runs = tab.finished
-        await tab.enter("end", end)
-        await tab.until(lambda tab: tab.finished > runs and tab.settled)
-        await tab.enter("end", "next")
-        await tab.until(lambda tab: any("next" in text for text in tab.texts))
+    async def steps(client: Client, other: Client) -> None:
+        runs = client.finished
+        await client.enter("end", end)
+        await client.until(lambda client: client.finished > runs and client.settled)
+        await client.enter("end", "next")
+        await client.until(lambda client: any("next" in text for text in client.texts))
         await other.enter("end", "look")
-        await other.until(lambda tab: any("look" in text for text in tab.texts))
+        await other.until(lambda client: any("look" in text for text in client.texts))
         assert any("'next'" in text for text in other.texts)
         assert not any("'c'" in text for text in other.texts)
 
-    with_tabs(serve(LEFT_OPEN), 2, steps)
+    with_clients(serve(LEFT_OPEN), 2, steps)
 
 
 TRANSFERS = """
@@ -214,25 +214,25 @@ def test_sum_is_kept_by_runs_that_are_interrupted(serve: Serve) -> None:
 """
     server = serve(source.replace(FENCE, FENCE.replace("\n        ", "\n            ")))
 
-    async def steps(judge: Tab) -> None:
-        async def click(tab: Tab) -> None:
-            async with tab:
-                await tab.until(lambda tab: tab.started > 0)
+    async def steps(judge: Client) -> None:
+        async def click(client: Client) -> None:
+            async with client:
+                await client.until(lambda client: client.started > 0)
                 for _ in range(40):
-                    started = tab.started
-                    await tab.rerun()
-                    await tab.until(lambda tab, n=started: tab.started > n)
+                    started = client.started
+                    await client.rerun()
+                    await client.until(lambda client, n=started: client.started > n)
 
-        tabs = [Tab(server.websocket_url) for _ in range(3)]
-        clicking = asyncio.gather(*map(click, tabs))
+        clients = [Client(server.websocket_url) for _ in range(3)]
+        clicking = asyncio.gather(*map(click, clients))
         while not clicking.done():
             await fence(judge)
             assert shown(judge, "sum") == 100
         await clicking
-        assert sum(tab.started for tab in tabs) >= 120
+        assert sum(client.started for client in clients) >= 120
 
     async def with_judge() -> None:
-        async with Tab(server.websocket_url, query="role=judge") as judge:
+        async with Client(server.websocket_url, query="role=judge") as judge:
             await settle(judge)
             await steps(judge)
 
@@ -255,15 +255,15 @@ DEADLOCK = """
 
 
 def test_deadlock_of_two_sessions_is_an_error_in_one(serve: Serve) -> None:
-    async def steps(one: Tab, other: Tab) -> None:
+    async def steps(one: Client, other: Client) -> None:
         await one.enter("order", "a b")
         await other.enter("order", "b a")
-        for tab in (one, other):
-            await tab.until(lambda tab: bool(tab.texts))
+        for client in (one, other):
+            await client.until(lambda client: bool(client.texts))
         messages = [text for text in one.texts + other.texts if text.startswith("deadlock ")]
         assert len(messages) == 1
-        for tab in (one, other):
-            assert f"of session {tab.session_id}" in messages[0]
+        for client in (one, other):
+            assert f"of session {client.session_id}" in messages[0]
         assert ("got both" in one.texts) != ("got both" in other.texts)
 
-    with_tabs(serve(DEADLOCK), 2, steps)
+    with_clients(serve(DEADLOCK), 2, steps)

@@ -1,4 +1,4 @@
-"""A server's standing in its cluster, on Streamlit's metrics endpoint."""
+"""The cluster status of a server, on Streamlit's metrics endpoint."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 import urllib.request
 
 import pytest
+from harness.client import DEADLINE, Client
 from harness.engine import engine
-from harness.tab import DEADLINE, Tab
 from streamlit.proto.openmetrics_data_model_pb2 import MetricSet
 
 from fastserverstate.metrics import CLUSTER_NAMES
@@ -32,7 +32,7 @@ def get(server, accept="*/*"):
 
 
 def figures(text):
-    """The samples by name, of a text in the form of OpenMetrics."""
+    """Return the samples of an OpenMetrics text by name."""
     found = {}
     family = kind = None
     lines = text.splitlines()
@@ -66,14 +66,14 @@ def test_status_is_among_the_metrics(serve, own_engine):
     server = serve(APP.format(url=own_engine.url))
 
     async def scenario():
-        async with Tab(server.websocket_url) as tab:
-            await tab.shows("False 0")
+        async with Client(server.websocket_url) as client:
+            await client.shows("False 0")
             assert figures(get(server).decode()) == {}
-            await tab.click("connect")
-            await tab.shows("True 0")
-            await tab.click("write")
-            await tab.shows("True 1000")
-            # What a server writes, it sees ahead of the cursor, which follows the log.
+            await client.click("connect")
+            await client.shows("True 0")
+            await client.click("write")
+            await client.shows("True 1000")
+            # A server applies its own writes ahead of the cursor, which follows the log.
             seen = await figures_when(server, lambda seen: seen["fastserverstate_cluster_cursor_seq"] > 1)
             assert set(seen) == set(CLUSTER_NAMES)
             assert seen["fastserverstate_cluster_connected"] == 1
@@ -83,7 +83,7 @@ def test_status_is_among_the_metrics(serve, own_engine):
 
             families = MetricSet.FromString(get(server, "application/x-protobuf")).metric_families
             ours = {family.name: family.metrics for family in families if family.name in CLUSTER_NAMES}
-            for name, metrics in ours.items():  # releases before 1.53 have room for the sizes of caches only
+            for name, metrics in ours.items():  # releases before 1.53 report sizes of caches only
                 point = metrics[0].metric_points[0]
                 assert point.WhichOneof("value") in {"gauge_value", "counter_value"}
                 assert metrics[0].labels[0].value == "metrics", name
@@ -93,8 +93,8 @@ def test_status_is_among_the_metrics(serve, own_engine):
             assert seen["fastserverstate_cluster_outages"] == 1
             assert seen["fastserverstate_cluster_errors"] >= 1
             own_engine.start()
-            await tab.click("disconnect")
-            await tab.shows("False 1000")
+            await client.click("disconnect")
+            await client.shows("False 1000")
             assert figures(get(server).decode()) == {}
 
     asyncio.run(scenario())

@@ -1,4 +1,4 @@
-"""What a run holds ends with its thread's part in it, whatever the session does meanwhile."""
+"""Locks and transactions of a run end with its thread's part in it, whatever the session does meanwhile."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import streamlit
-from harness.steps import HOLD, Serve, with_tabs
-from harness.tab import Tab
+from harness.client import Client
+from harness.steps import HOLD, Serve, with_clients
 from streamlit.testing.v1 import AppTest
 
 from fastserverstate import server_state_lock
@@ -41,18 +41,18 @@ HOLDING = """
 
 
 @pytest.mark.parametrize("what", ["lock", "locks", "transaction"])
-def test_what_a_replaced_run_holds_is_released(serve: Serve, what: str) -> None:
+def test_locks_of_a_replaced_run_are_released(serve: Serve, what: str) -> None:
     server = serve(HOLDING)
 
-    async def steps(tab: Tab) -> None:
-        await tab.enter("step", what)
-        await tab.shows(f"holds {what}")
-        await tab.enter("step", "next")
-        await tab.shows("next: k is None")
-        async with Tab(server.websocket_url) as visitor:
+    async def steps(client: Client) -> None:
+        await client.enter("step", what)
+        await client.shows(f"holds {what}")
+        await client.enter("step", "next")
+        await client.shows("next: k is None")
+        async with Client(server.websocket_url) as visitor:
             await visitor.shows("start: k is None")
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
     assert "has ended" in server.output
     assert ("transaction(...)" if what == "transaction" else "server_state_lock['k']") in server.output
 
@@ -88,17 +88,18 @@ LATE = (
 
 @pytest.mark.parametrize("name", ["lock", "read", "write", "transaction", "wait_for"])
 def test_run_that_waits_after_it_was_replaced_ends(serve: Serve, name: str) -> None:
-    async def steps(tab: Tab) -> None:
-        await tab.enter("step", f"late {name}")
-        await tab.shows(f"{name} runs")
+    async def steps(client: Client) -> None:
+        await client.enter("step", f"late {name}")
+        await client.shows(f"{name} runs")
         for number in range(1000):
-            await tab.enter("step", f"look {number}")
-            await tab.until(lambda tab, number=number: any(text.startswith(f"look {number}:") for text in tab.texts))
-            if f"look {number}: 1 runs" in tab.texts:
+            await client.enter("step", f"look {number}")
+            look = f"look {number}:"
+            await client.until(lambda client, look=look: any(text.startswith(look) for text in client.texts))
+            if f"look {number}: 1 runs" in client.texts:
                 return
-        raise AssertionError(tab.texts)
+        raise AssertionError(client.texts)
 
-    with_tabs(serve(LATE), 1, steps)
+    with_clients(serve(LATE), 1, steps)
 
 
 PARALLEL = """
@@ -120,17 +121,17 @@ PARALLEL = """
 
 
 @parallel_fragments
-def test_what_a_parallel_fragment_holds_is_released(serve: Serve) -> None:
+def test_locks_of_a_parallel_fragment_are_released(serve: Serve) -> None:
     server = serve(PARALLEL)
 
-    async def steps(tab: Tab) -> None:
-        await tab.enter("step", "leave")
-        await tab.shows("left a")
-        await tab.shows("left b")
-        await tab.enter("step", "look")
-        await tab.shows("all free {}")
+    async def steps(client: Client) -> None:
+        await client.enter("step", "leave")
+        await client.shows("left a")
+        await client.shows("left b")
+        await client.enter("step", "look")
+        await client.shows("all free {}")
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
     for key in ("a", "b"):
         assert f"server_state_lock['{key}'], which was released" in server.output
         assert f"discarded: server_state['{key} too']" in server.output
@@ -155,14 +156,14 @@ WAITING_FRAGMENT = (
 
 @parallel_fragments
 def test_parallel_fragment_that_waits_does_not_keep_the_session(serve: Serve) -> None:
-    async def steps(tab: Tab) -> None:
-        await tab.enter("step", "wait")
-        await tab.shows("waits")
-        await tab.enter("step", "next")
-        await tab.shows("step next")
-        await tab.until(lambda tab: tab.settled)
+    async def steps(client: Client) -> None:
+        await client.enter("step", "wait")
+        await client.shows("waits")
+        await client.enter("step", "next")
+        await client.shows("step next")
+        await client.until(lambda client: client.settled)
 
-    with_tabs(serve(WAITING_FRAGMENT), 1, steps)
+    with_clients(serve(WAITING_FRAGMENT), 1, steps)
 
 
 BODY_HOLDS = """
@@ -177,15 +178,15 @@ BODY_HOLDS = """
 
 
 @parallel_fragments
-def test_parallel_fragment_gets_what_the_body_has_left_locked(serve: Serve) -> None:
-    """The script's thread waits for it, and would hold the lock for ever."""
+def test_parallel_fragment_gets_the_locks_that_the_body_has_left(serve: Serve) -> None:
+    """The script's thread waits for the fragment, and would hold the lock forever."""
     server = serve(BODY_HOLDS)
 
-    async def steps(tab: Tab) -> None:
-        await tab.shows("n 0")
-        await tab.until(lambda tab: tab.settled)
+    async def steps(client: Client) -> None:
+        await client.shows("n 0")
+        await client.until(lambda client: client.settled)
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
     assert "server_state_lock['n'], which was released" in server.output
 
 
@@ -214,12 +215,12 @@ BOTH_AT_ONCE = """
 
 @parallel_fragments
 def test_write_of_one_parallel_fragment_reruns_the_other(serve: Serve) -> None:
-    """It has read before that, and shows it after that."""
+    """It reads before that write, and shows the value after it."""
 
-    async def steps(tab: Tab) -> None:
-        await tab.shows("read 1")
+    async def steps(client: Client) -> None:
+        await client.shows("read 1")
 
-    with_tabs(serve(BOTH_AT_ONCE), 1, steps)
+    with_clients(serve(BOTH_AT_ONCE), 1, steps)
 
 
 @pytest.mark.parametrize(
@@ -241,12 +242,12 @@ def test_apptest_times_out_in_a_wait(operation: str) -> None:
         at.run(timeout=1)
     done.set()
     holder.join()
-    with server_state_lock["held"]:  # which the script that was stopped does not have
+    with server_state_lock["held"]:  # the stopped script does not hold it
         pass
 
 
 def test_threads_that_are_first_at_the_same_time_make_one_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two parallel fragments, of a session that has not touched shared state before."""
+    """Two parallel fragments of a session that has not used shared state before."""
     bridge = module.Bridge.__new__(module.Bridge)
     bridge._hooking = threading.RLock()
     session = SimpleNamespace()

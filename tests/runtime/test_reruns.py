@@ -1,4 +1,4 @@
-"""The rerun invariants, on a real server. An app shows what it did, the tabs wait for it.
+"""The rerun invariants, on a real server. Apps show what they did, and the clients wait for that.
 
 To see that something does *not* happen, a test has something else happen after it: what is counted up to there is all
 that there was.
@@ -10,12 +10,12 @@ import asyncio
 import textwrap
 
 import pytest
-from harness.steps import FENCE, Serve, fence, settle, with_tabs
-from harness.tab import Tab
+from harness.client import Client
+from harness.steps import FENCE, Serve, fence, settle, with_clients
 
 
 def test_convergence(serve: Serve) -> None:
-    """Every tab ends up with the last of many values, written by a thread and by the tabs at once."""
+    """Every session ends up with the last of many values that a thread and the sessions write at the same time."""
     server = serve("""
         def write():
             for i in range(300):
@@ -33,21 +33,21 @@ def test_convergence(serve: Serve) -> None:
         st.text(f"n {server_state.get('n', 0)}")
     """)
 
-    async def steps(*tabs: Tab) -> None:
-        await tabs[0].click("start")
-        await tabs[0].until(lambda tab: "thread None" not in tab.texts and tab.settled)
+    async def steps(*clients: Client) -> None:
+        await clients[0].click("start")
+        await clients[0].until(lambda client: "thread None" not in client.texts and client.settled)
         for i in range(1, 5):
-            await asyncio.gather(*(tab.click("plus") for tab in tabs))
-            await asyncio.gather(*(tab.shows(f"mine {i}") for tab in tabs))
-        for tab in tabs:
-            await tab.shows("thread 299")
-            await tab.shows(f"n {4 * len(tabs)}")
+            await asyncio.gather(*(client.click("plus") for client in clients))
+            await asyncio.gather(*(client.shows(f"mine {i}") for client in clients))
+        for client in clients:
+            await client.shows("thread 299")
+            await client.shows(f"n {4 * len(clients)}")
 
-    with_tabs(server, 4, steps)
+    with_clients(server, 4, steps)
 
 
 def test_no_needless_rerun(serve: Serve) -> None:
-    """A value that changes during a run, but before the run reads it, is shown by that run and needs no other."""
+    """A run shows a value that changes before the run reads it, and needs no rerun."""
     server = serve(
         """
         @st.cache_resource
@@ -67,20 +67,20 @@ def test_no_needless_rerun(serve: Serve) -> None:
         + FENCE
     )
 
-    async def steps(slow: Tab, writer: Tab) -> None:
+    async def steps(slow: Client, writer: Client) -> None:
         runs = slow.started
         await slow.click("slow")
         await writer.click("write")
         await slow.shows("k new")
-        await slow.until(lambda tab: tab.settled)
+        await slow.until(lambda client: client.settled)
         await fence(writer, slow)
         assert slow.started == runs + 2  # the click and the fence
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 def test_a_run_in_progress_is_not_stopped(serve: Serve) -> None:
-    """Every run of a slow script completes although the value changes all the time, and the last one shows the last."""
+    """Every run of a slow script completes although the value changes constantly. The last run shows the last value."""
     server = serve("""
         @st.cache_resource
         def runs():
@@ -103,13 +103,13 @@ def test_a_run_in_progress_is_not_stopped(serve: Serve) -> None:
         st.text(f"lost {counts['started'] - counts['completed']}")
     """)
 
-    async def steps(tab: Tab) -> None:
-        await tab.click("start")
-        await tab.shows("k last")
-        await tab.shows("lost 0")
-        assert tab.started > 6
+    async def steps(client: Client) -> None:
+        await client.click("start")
+        await client.shows("k last")
+        await client.shows("lost 0")
+        assert client.started > 6
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
 def test_clicks_are_served_while_others_write(serve: Serve) -> None:
@@ -131,18 +131,18 @@ def test_clicks_are_served_while_others_write(serve: Serve) -> None:
         st.text(f"k {server_state.get('k')}")
     """)
 
-    async def steps(tab: Tab, other: Tab) -> None:
+    async def steps(client: Client, other: Client) -> None:
         await other.click("start")
         for i in range(1, 21):
-            await tab.click("count")
-            await tab.shows(f"clicks {i}")
+            await client.click("count")
+            await client.shows(f"clicks {i}")
         await other.click("stop")
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 def test_writes_are_coalesced(serve: Serve) -> None:
-    """A burst of writes within one run costs each other tab one rerun."""
+    """A burst of writes within one run costs each other session one rerun."""
     server = serve("""
         if st.button("burst"):
             for i in range(100):
@@ -150,12 +150,12 @@ def test_writes_are_coalesced(serve: Serve) -> None:
         st.text(f"k {server_state.get('k')}")
     """)
 
-    async def steps(reader: Tab, writer: Tab) -> None:
+    async def steps(reader: Client, writer: Client) -> None:
         await writer.click("burst")
         await reader.shows("k 99")
         assert reader.started <= 3  # opened, the first of the burst, the last of the burst
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 def test_only_the_fragment_that_read_is_rerun(serve: Serve) -> None:
@@ -178,18 +178,18 @@ def test_only_the_fragment_that_read_is_rerun(serve: Serve) -> None:
             counter("b")
     """)
 
-    async def steps(one: Tab, two: Tab) -> None:
-        bodies = [text for tab in (one, two) for text in tab.texts if text.startswith("body")]
+    async def steps(one: Client, two: Client) -> None:
+        bodies = [text for client in (one, two) for text in client.texts if text.startswith("body")]
         for i in (1, 2):
             await one.click("plus a")
             await two.shows(f"a {i}")
             await two.click("plus b")
             await one.shows(f"b {i}")
             await one.shows(f"a {i}")
-        assert [text for tab in (one, two) for text in tab.texts if text.startswith("body")] == bodies
+        assert [text for client in (one, two) for text in client.texts if text.startswith("body")] == bodies
         assert (one.exceptions, two.exceptions) == ([], [])
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 def test_several_stale_fragments_are_all_rerun(serve: Serve) -> None:
@@ -204,15 +204,15 @@ def test_several_stale_fragments_are_all_rerun(serve: Serve) -> None:
             server_state["k"] = server_state.get("k", 0) + 1
     """)
 
-    async def steps(reader: Tab, writer: Tab) -> None:
+    async def steps(reader: Client, writer: Client) -> None:
         await writer.click("plus")
-        for tab in (reader, writer):
+        for client in (reader, writer):
             for name in "abcd":
-                await tab.shows(f"{name} 1")
+                await client.shows(f"{name} 1")
         assert reader.started == 1 + 4
         assert reader.fragment_runs == 4
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 def test_value_read_in_body_and_fragment_reruns_the_body_once(serve: Serve) -> None:
@@ -229,14 +229,14 @@ def test_value_read_in_body_and_fragment_reruns_the_body_once(serve: Serve) -> N
         + FENCE
     )
 
-    async def steps(reader: Tab, writer: Tab) -> None:
+    async def steps(reader: Client, writer: Client) -> None:
         await writer.click("plus")
         await reader.shows("body 1")
         await reader.shows("part 1")
         await fence(writer, reader)
         assert (reader.started, reader.fragment_runs) == (3, 0)
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 @pytest.mark.parametrize(
@@ -254,19 +254,20 @@ def test_value_read_in_body_and_fragment_reruns_the_body_once(serve: Serve) -> N
 def test_own_writes_rerun_only_what_was_shown(serve: Serve, script: str, runs_per_click: int) -> None:
     server = serve("if 'n' not in server_state:\n    server_state.n = 0\n" + script + textwrap.dedent(FENCE))
 
-    async def steps(tab: Tab) -> None:
+    async def steps(client: Client) -> None:
         for i in range(1, 4):
-            await tab.click("go")
-            await tab.shows(f"n {i}")
-            await tab.until(lambda tab, n=1 + i * runs_per_click: tab.finished == n)
-        await settle(tab)
-        assert tab.started == 1 + 3 * runs_per_click + 1 + 2  # to settle takes one click that shows, one that reruns
+            await client.click("go")
+            await client.shows(f"n {i}")
+            await client.until(lambda client, n=1 + i * runs_per_click: client.finished == n)
+        await settle(client)
+        # `settle` takes one click that shows and one that reruns.
+        assert client.started == 1 + 3 * runs_per_click + 1 + 2
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
 def test_a_write_in_every_run_settles_with_one_warning(serve: Serve) -> None:
-    """Defect 1 of the package that this one succeeds: it never finished a run of this script."""
+    """Defect 1 of streamlit-server-state: it never finishes a run of this script."""
     server = serve("""
         st.text(f"before {server_state.get('every_run', 0)}")
         server_state["every_run"] = server_state.get("every_run", 0) + 1
@@ -275,16 +276,17 @@ def test_a_write_in_every_run_settles_with_one_warning(serve: Serve) -> None:
         st.text("end")
     """)
 
-    async def steps(tab: Tab) -> None:
+    async def steps(client: Client) -> None:
         for clicks in range(3):
             if clicks:
-                await tab.click("again")
-            await tab.until(lambda tab, n=3 * (clicks + 1): tab.finished == n)  # the run, and two that it owes itself
-            await tab.shows("end")
+                await client.click("again")
+            # The run, and two more for the session's own writes.
+            await client.until(lambda client, n=3 * (clicks + 1): client.finished == n)
+            await client.shows("end")
             while "would never end" not in server.output:
                 await asyncio.sleep(0.01)
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
     assert server.output.count("server_state['every_run'] is changed at ") == 1
 
 
@@ -296,13 +298,13 @@ def test_increment_without_showing_never_reruns(serve: Serve) -> None:
         st.button("again")
     """)
 
-    async def steps(tab: Tab) -> None:
+    async def steps(client: Client) -> None:
         for i in range(2, 5):
-            await tab.click("again")
-            await tab.shows(f"visits {i}")
-        assert tab.started == 4
+            await client.click("again")
+            await client.shows(f"visits {i}")
+        assert client.started == 4
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
 def test_a_write_from_a_fragment_refreshes_its_own_body(serve: Serve) -> None:
@@ -316,17 +318,17 @@ def test_a_write_from_a_fragment_refreshes_its_own_body(serve: Serve) -> None:
         part()
     """)
 
-    async def steps(tab: Tab) -> None:
-        await tab.click("plus")
-        await tab.shows("body 1")
-        await tab.click("plus")
-        await tab.shows("body 2")
+    async def steps(client: Client) -> None:
+        await client.click("plus")
+        await client.shows("body 1")
+        await client.click("plus")
+        await client.shows("body 2")
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
 def test_a_transfer_is_never_torn(serve: Serve) -> None:
-    """Defect 2: a script that holds a lock between a debit and a credit is not killed by somebody else's write."""
+    """Defect 2: a script that holds a lock between a debit and a credit is not killed by another session's write."""
     server = serve("""
         server_state.setdefault("left", 1000)
         server_state.setdefault("right", 0)
@@ -346,18 +348,18 @@ def test_a_transfer_is_never_torn(serve: Serve) -> None:
         st.text(f"sum {server_state.left + server_state.right}")
     """)
 
-    async def steps(*tabs: Tab) -> None:
-        async def transfers(tab: Tab) -> None:
+    async def steps(*clients: Client) -> None:
+        async def transfers(client: Client) -> None:
             for i in range(1, 11):
-                await tab.click("go")
-                await tab.shows(f"done {i}")
+                await client.click("go")
+                await client.shows(f"done {i}")
 
-        await asyncio.gather(*map(transfers, tabs))
-        for tab in tabs:
-            await tab.shows(f"right {10 * len(tabs)}")
-            await tab.shows("sum 1000")
+        await asyncio.gather(*map(transfers, clients))
+        for client in clients:
+            await client.shows(f"right {10 * len(clients)}")
+            await client.shows("sum 1000")
 
-    with_tabs(server, 3, steps)
+    with_clients(server, 3, steps)
 
 
 def test_a_script_that_raises_does_not_loop(serve: Serve) -> None:
@@ -373,13 +375,13 @@ def test_a_script_that_raises_does_not_loop(serve: Serve) -> None:
     """
     )
 
-    async def steps(tab: Tab, other: Tab) -> None:
+    async def steps(client: Client, other: Client) -> None:
         await other.click("break")
-        await tab.until(lambda tab: "ValueError: on purpose" in tab.exceptions)
-        await fence(other, tab)
-        assert tab.started == 3
+        await client.until(lambda client: "ValueError: on purpose" in client.exceptions)
+        await fence(other, client)
+        assert client.started == 3
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 def test_no_rerun_and_force(serve: Serve) -> None:
@@ -402,20 +404,20 @@ def test_no_rerun_and_force(serve: Serve) -> None:
         + FENCE
     )
 
-    async def steps(reader: Tab, writer: Tab) -> None:
+    async def steps(reader: Client, writer: Client) -> None:
         await writer.click("quiet")
         await writer.shows("k still quiet")
         await writer.shows("refused True")
         await fence(writer, reader)
         assert reader.started == 2  # the fence
         await writer.click("force")
-        await reader.until(lambda tab: tab.finished == 3)
+        await reader.until(lambda client: client.finished == 3)
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
-def test_a_run_that_was_replaced_subscribes_nobody(serve: Serve) -> None:
-    """A click replaces a run at once; what the old run reads until it notices is nobody's."""
+def test_a_run_that_was_replaced_subscribes_no_session(serve: Serve) -> None:
+    """A click replaces a run immediately. The reads of the old run until it notices subscribe no session."""
     server = serve(
         """
         @st.cache_resource
@@ -437,17 +439,17 @@ def test_a_run_that_was_replaced_subscribes_nobody(serve: Serve) -> None:
         + FENCE
     )
 
-    async def steps(tab: Tab, other: Tab) -> None:
-        await tab.click("slow")
-        await tab.shows("waiting")
-        await tab.click("fence")  # replaces the slow run
-        await tab.shows("fence 1")
-        await other.until(lambda tab: "fence 1" in tab.texts and tab.settled)
+    async def steps(client: Client, other: Client) -> None:
+        await client.click("slow")
+        await client.shows("waiting")
+        await client.click("fence")  # replaces the slow run
+        await client.shows("fence 1")
+        await other.until(lambda client: "fence 1" in client.texts and client.settled)
         await other.click("release")
-        await other.until(lambda tab: tab.finished == 3)
-        runs = tab.started
+        await other.until(lambda client: client.finished == 3)
+        runs = client.started
         await other.click("write")
-        await fence(other, tab)
-        assert tab.started == runs + 1
+        await fence(other, client)
+        assert client.started == runs + 1
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)

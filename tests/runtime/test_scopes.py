@@ -1,4 +1,4 @@
-"""Which region a read belongs to, for every kind of region that Streamlit has."""
+"""The scope to which a read belongs, for every kind of scope in Streamlit."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import inspect
 
 import pytest
 import streamlit as st
-from harness.steps import FENCE, Serve, fence, with_tabs
-from harness.tab import Tab
+from harness.client import Client
+from harness.steps import FENCE, Serve, fence, with_clients
 from streamlit.runtime.fragment import MemoryFragmentStorage
 
-# Every region counts its own executions in the session that it runs in, and shows the count.
+# Every scope counts its own executions in its session, and shows the count.
 COUNTING = """
         def count(region):
             counts = st.session_state.setdefault("counts", {})
@@ -56,22 +56,22 @@ def test_nested_fragments(serve: Serve, decorator: str) -> None:
         pytest.skip("this Streamlit release has no parallel fragments")
     server = serve(nested(decorator))
 
-    async def steps(tab: Tab) -> None:
-        async with Tab(server.websocket_url, query="role=writer") as writer:
-            await writer.until(lambda tab: tab.settled)
+    async def steps(client: Client) -> None:
+        async with Client(server.websocket_url, query="role=writer") as writer:
+            await writer.until(lambda client: client.settled)
             ran = {"body": 1, "outer": 1, "inner": 1}
             for turn in (1, 2):
                 for key, affected in (("inner", ["inner"]), ("outer", ["outer", "inner"]), ("body", list(ran))):
                     await writer.click(f"plus {key}")
-                    await tab.shows(f"{key} {turn}")
-                    for each in (tab, writer):  # Streamlit may lose a click that breaks off the writer's last run
-                        await each.until(lambda tab: tab.settled)
+                    await client.shows(f"{key} {turn}")
+                    for each in (client, writer):  # Streamlit may lose a click that interrupts the writer's last run
+                        await each.until(lambda client: client.settled)
                     for region in affected:
                         ran[region] += 1
                     for region, runs in ran.items():
-                        assert f"the {region} ran {runs}" in tab.texts
+                        assert f"the {region} ran {runs}" in client.texts
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
 @pytest.mark.skipif(
@@ -99,16 +99,16 @@ def test_a_nested_fragment_that_was_left_out_costs_nothing(serve: Serve) -> None
         """
     )
 
-    async def steps(tab: Tab) -> None:
-        async with Tab(server.websocket_url, query="role=writer") as writer:
-            await writer.until(lambda tab: tab.settled)
-            await tab.click("leave out")
-            await tab.until(lambda tab: tab.fragment_runs == 1)
+    async def steps(client: Client) -> None:
+        async with Client(server.websocket_url, query="role=writer") as writer:
+            await writer.until(lambda client: client.settled)
+            await client.click("leave out")
+            await client.until(lambda client: client.fragment_runs == 1)
             await writer.click("plus inner")
-            await fence(writer, tab)
-            assert (tab.started, tab.fragment_runs) == (3, 1)
+            await fence(writer, client)
+            assert (client.started, client.fragment_runs) == (3, 1)
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
 def test_a_nested_fragment_that_no_longer_reads_depends_on_nothing(serve: Serve) -> None:
@@ -131,17 +131,17 @@ def test_a_nested_fragment_that_no_longer_reads_depends_on_nothing(serve: Serve)
         """
     )
 
-    async def steps(tab: Tab) -> None:
-        async with Tab(server.websocket_url, query="role=writer") as writer:
-            await writer.until(lambda tab: tab.settled)
-            await tab.click("be quiet")
-            await tab.shows("quiet")
-            await tab.until(lambda tab: tab.settled)
+    async def steps(client: Client) -> None:
+        async with Client(server.websocket_url, query="role=writer") as writer:
+            await writer.until(lambda client: client.settled)
+            await client.click("be quiet")
+            await client.shows("quiet")
+            await client.until(lambda client: client.settled)
             await writer.click("write")
-            await fence(writer, tab)
-            assert (tab.started, tab.fragment_runs) == (3, 1)
+            await fence(writer, client)
+            assert (client.started, client.fragment_runs) == (3, 1)
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
 def test_run_every(serve: Serve) -> None:
@@ -159,19 +159,19 @@ def test_run_every(serve: Serve) -> None:
         """
     )
 
-    async def steps(tab: Tab) -> None:
-        async with Tab(server.websocket_url, query="role=writer") as writer:
-            await writer.until(lambda tab: tab.settled)
+    async def steps(client: Client) -> None:
+        async with Client(server.websocket_url, query="role=writer") as writer:
+            await writer.until(lambda client: client.settled)
             for i in (1, 2, 3):
                 await writer.click("plus ticking")
-                await tab.shows(f"ticking {i}")
-            assert "the body ran 1" in tab.texts
+                await client.shows(f"ticking {i}")
+            assert "the body ran 1" in client.texts
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
 def test_a_dialog_is_rerun_alone(serve: Serve) -> None:
-    """A full rerun would close it."""
+    """A full rerun would close the dialog."""
     server = serve(
         COUNTING
         + """
@@ -181,29 +181,29 @@ def test_a_dialog_is_rerun_alone(serve: Serve) -> None:
         @st.dialog("Details")
         def details():
             name = st.text_input("name")
-            st.text(f"inside {server_state.get('inside', 0)} {name or 'nobody'}")
+            st.text(f"inside {server_state.get('inside', 0)} {name or 'unnamed'}")
         if st.button("open"):
             details()
         """
     )
 
-    async def steps(tab: Tab) -> None:
-        async with Tab(server.websocket_url, query="role=writer") as writer:
-            await writer.until(lambda tab: tab.settled)
-            await tab.click("open")
-            await tab.shows("inside 0 nobody")
-            await tab.enter("name", "Ada")
-            await tab.shows("inside 0 Ada")
+    async def steps(client: Client) -> None:
+        async with Client(server.websocket_url, query="role=writer") as writer:
+            await writer.until(lambda client: client.settled)
+            await client.click("open")
+            await client.shows("inside 0 unnamed")
+            await client.enter("name", "Ada")
+            await client.shows("inside 0 Ada")
             for i in (1, 2):
                 await writer.click("plus inside")
-                await tab.shows(f"inside {i} Ada")
-            assert "the body ran 2" in tab.texts
+                await client.shows(f"inside {i} Ada")
+            assert "the body ran 2" in client.texts
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
 def test_a_callback_in_a_fragment_belongs_to_the_fragment(serve: Serve) -> None:
-    """It reads and writes a key that the body does not show, so the body stands."""
+    """It reads and writes a key that the body does not show, so the body does not rerun."""
     server = serve(
         COUNTING
         + """
@@ -218,19 +218,19 @@ def test_a_callback_in_a_fragment_belongs_to_the_fragment(serve: Serve) -> None:
         """
     )
 
-    async def steps(tab: Tab, other: Tab) -> None:
+    async def steps(client: Client, other: Client) -> None:
         for i in (1, 2, 3):
-            await tab.click("add")
-            await tab.shows(f"n {i}")
+            await client.click("add")
+            await client.shows(f"n {i}")
             await other.shows(f"n {i}")
-            for each in (tab, other):
+            for each in (client, other):
                 assert "the body ran 1" in each.texts
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 def test_pages_folder(serve: Serve) -> None:
-    """The multipage apps of old: a session on another page is rerun there, for what that page reads."""
+    """Multipage apps with a pages folder: a session on another page is rerun for the keys that this page reads."""
     server = serve(
         """
         st.text("main")
@@ -242,12 +242,12 @@ def test_pages_folder(serve: Serve) -> None:
         **{"pages/second": "st.text(f\"second {server_state.get('n', 0)}\")"},
     )
 
-    async def steps(tab: Tab, writer: Tab) -> None:
-        await tab.click("go")
-        await tab.shows("second 0")
+    async def steps(client: Client, writer: Client) -> None:
+        await client.click("go")
+        await client.shows("second 0")
         for i in (1, 2):
             await writer.click("plus")
-            await tab.shows(f"second {i}")
-        assert tab.texts == ["second 2"]
+            await client.shows(f"second {i}")
+        assert client.texts == ["second 2"]
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)

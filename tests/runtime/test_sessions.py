@@ -1,11 +1,11 @@
-"""Sessions that leave, come back and move between pages; and what a rerun must leave alone."""
+"""Sessions that leave, reconnect and change pages, and user input that a rerun must not change."""
 
 from __future__ import annotations
 
 import asyncio
 
-from harness.steps import FENCE, Serve, fence, with_tabs
-from harness.tab import Tab
+from harness.client import Client
+from harness.steps import FENCE, Serve, fence, with_clients
 
 COUNTS = """
         import gc
@@ -17,7 +17,7 @@ COUNTS = """
 
 
 def test_a_session_that_comes_back_shows_current_values(serve: Serve) -> None:
-    """It does not run while nobody sees it, and is refreshed when its connection is back."""
+    """It does not run while it has no connection, and is refreshed when its connection is back."""
     server = serve(
         """
         @st.cache_resource
@@ -34,43 +34,43 @@ def test_a_session_that_comes_back_shows_current_values(serve: Serve) -> None:
         + FENCE
     )
 
-    async def steps(writer: Tab) -> None:
-        async with Tab(server.websocket_url) as tab:
-            await tab.shows("k None")
-            await tab.until(lambda tab: tab.finished == 1)
-            session = tab.session_id
+    async def steps(writer: Client) -> None:
+        async with Client(server.websocket_url) as client:
+            await client.shows("k None")
+            await client.until(lambda client: client.finished == 1)
+            session = client.session_id
         for i in (1, 2, 3):
             await writer.click("write")
             await writer.shows(f"k {i}")
         await fence(writer)
         await writer.click("report")
-        await writer.until(lambda tab: any("'session 1': 1" in text for text in tab.texts))
-        async with Tab(server.websocket_url, resume=session) as tab:
-            await tab.shows("k 3")
-            assert tab.session_id == session
+        await writer.until(lambda client: any("'session 1': 1" in text for text in client.texts))
+        async with Client(server.websocket_url, resume=session) as client:
+            await client.shows("k 3")
+            assert client.session_id == session
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
 def test_closed_sessions_depend_on_nothing(serve: Serve) -> None:
-    """Defect 6. Streamlit frees a closed session with the garbage collector; ours goes with it."""
+    """Defect 6. Streamlit's garbage collection frees a closed session together with ours."""
     server = serve("st.text(f\"k {server_state.get('k')}\")\n" + COUNTS.replace("\n        ", "\n"))
 
-    async def steps(tab: Tab) -> None:
+    async def steps(client: Client) -> None:
         for _ in range(130):  # Streamlit keeps 128 disconnected sessions
-            async with Tab(server.websocket_url) as other:
-                await other.until(lambda tab: tab.finished == 1)
-        # Streamlit's storage lets go of the sessions above its limit as others come in, the collector frees them.
+            async with Client(server.websocket_url) as other:
+                await other.until(lambda client: client.finished == 1)
+        # Streamlit drops sessions above its limit when others connect, and a garbage collection frees them.
         for _ in range(20):
-            runs = tab.finished
-            await tab.click("collect")
-            await tab.until(lambda tab, n=runs: tab.finished > n)
-            scopes = next(int(text.split()[1]) for text in tab.texts if text.startswith("scopes"))
+            runs = client.finished
+            await client.click("collect")
+            await client.until(lambda client, n=runs: client.finished > n)
+            scopes = next(int(text.split()[1]) for text in client.texts if text.startswith("scopes"))
             if scopes <= 129:
                 break
         assert scopes <= 129
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
 def test_a_left_page_depends_on_nothing(serve: Serve) -> None:
@@ -87,24 +87,24 @@ def test_a_left_page_depends_on_nothing(serve: Serve) -> None:
         + FENCE
     )
 
-    async def steps(tab: Tab, writer: Tab) -> None:
-        await tab.enter("room", "one")
-        await tab.shows("one None")
-        await tab.enter("room", "two")
-        await tab.shows("two None")
-        await tab.until(lambda tab: tab.settled)
+    async def steps(client: Client, writer: Client) -> None:
+        await client.enter("room", "one")
+        await client.shows("one None")
+        await client.enter("room", "two")
+        await client.shows("two None")
+        await client.until(lambda client: client.settled)
         await writer.enter("write to", "one")
-        await writer.until(lambda tab: tab.finished == 2)
-        runs = tab.started
+        await writer.until(lambda client: client.finished == 2)
+        runs = client.started
         await writer.click("write")
-        await fence(writer, tab)
-        assert tab.started == runs + 1
+        await fence(writer, client)
+        assert client.started == runs + 1
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 def test_a_page_without_shared_state_is_left_alone(serve: Serve) -> None:
-    """The first page reads, the second does not: a session that is there is not rerun."""
+    """The first page reads the key, the second does not: sessions on the second page are not rerun."""
     server = serve(
         """
         page = st.navigation([st.Page("first.py", default=True), st.Page("second.py")])
@@ -123,20 +123,20 @@ def test_a_page_without_shared_state_is_left_alone(serve: Serve) -> None:
         """,
     )
 
-    async def steps(tab: Tab, writer: Tab) -> None:
-        await tab.click("leave")
-        await tab.shows("second")
-        await tab.until(lambda tab: tab.settled)
-        runs = tab.started
+    async def steps(client: Client, writer: Client) -> None:
+        await client.click("leave")
+        await client.shows("second")
+        await client.until(lambda client: client.settled)
+        runs = client.started
         for i in (1, 2, 3):
             await writer.click("write")
             await writer.shows(f"k {i}")
-        await tab.click("again")
-        await tab.until(lambda tab: tab.finished > runs)
-        assert tab.started == runs + 1
-        assert "second" in tab.texts
+        await client.click("again")
+        await client.until(lambda client: client.finished > runs)
+        assert client.started == runs + 1
+        assert "second" in client.texts
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 def test_the_page_that_a_session_is_on_is_rerun(serve: Serve) -> None:
@@ -156,19 +156,19 @@ def test_the_page_that_a_session_is_on_is_rerun(serve: Serve) -> None:
         """,
     )
 
-    async def steps(tab: Tab, writer: Tab) -> None:
-        await tab.click("leave")
-        await tab.shows("second 0")
+    async def steps(client: Client, writer: Client) -> None:
+        await client.click("leave")
+        await client.shows("second 0")
         for i in (1, 2, 3):
             await writer.click("write")
-            await tab.shows(f"second {i}")
-        assert tab.texts == ["second 3"]
+            await client.shows(f"second {i}")
+        assert client.texts == ["second 3"]
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 def test_widgets_query_and_triggers_survive(serve: Serve) -> None:
-    """A rerun that somebody else causes keeps what the user entered and replays no click."""
+    """A rerun that another session causes keeps what the user entered and replays no click."""
     server = serve("""
         name = st.text_input("name")
         if st.button("once"):
@@ -181,20 +181,20 @@ def test_widgets_query_and_triggers_survive(serve: Serve) -> None:
         st.text(f"query {st.query_params.to_dict()}")
     """)
 
-    async def steps(writer: Tab) -> None:
-        async with Tab(server.websocket_url, query="room=7") as tab:
-            await tab.until(lambda tab: tab.finished == 1)
-            await tab.enter("name", "Ada")
-            await tab.shows("name Ada")
-            await tab.click("once")
-            await tab.shows("clicks 1")
-            await tab.until(lambda tab: tab.settled)
+    async def steps(writer: Client) -> None:
+        async with Client(server.websocket_url, query="room=7") as client:
+            await client.until(lambda client: client.finished == 1)
+            await client.enter("name", "Ada")
+            await client.shows("name Ada")
+            await client.click("once")
+            await client.shows("clicks 1")
+            await client.until(lambda client: client.settled)
             for i in (1, 2, 3):
                 await writer.click("write")
-                await tab.shows(f"k {i}")
-            assert tab.texts == ["k 3", "name Ada", "clicks 1", "query {'room': '7'}"]
+                await client.shows(f"k {i}")
+            assert client.texts == ["k 3", "name Ada", "clicks 1", "query {'room': '7'}"]
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
 def test_a_fragment_that_is_gone_is_not_rerun(serve: Serve) -> None:
@@ -218,14 +218,14 @@ def test_a_fragment_that_is_gone_is_not_rerun(serve: Serve) -> None:
         + FENCE
     )
 
-    async def steps(tab: Tab, writer: Tab) -> None:
-        await tab.click("toggle")
-        await tab.until(lambda tab: tab.finished == 2 and "other None" not in tab.texts)
+    async def steps(client: Client, writer: Client) -> None:
+        await client.click("toggle")
+        await client.until(lambda client: client.finished == 2 and "other None" not in client.texts)
         await writer.click("write")
-        await fence(writer, tab)
-        assert (tab.started, tab.fragment_runs) == (3, 0)
+        await fence(writer, client)
+        assert (client.started, client.fragment_runs) == (3, 0)
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)
 
 
 def test_requests_are_made_on_the_event_loop_only(serve: Serve) -> None:
@@ -254,13 +254,16 @@ def test_requests_are_made_on_the_event_loop_only(serve: Serve) -> None:
         st.text(f"callers {sorted(callers())}")
     """)
 
-    async def steps(*tabs: Tab) -> None:
+    async def steps(*clients: Client) -> None:
         for _ in range(3):
-            runs = [tab.finished for tab in tabs]
-            await tabs[0].click("write")
+            runs = [client.finished for client in clients]
+            await clients[0].click("write")
             await asyncio.gather(
-                *(tab.until(lambda tab, n=n: tab.finished > n) for tab, n in zip(tabs, runs, strict=True))
+                *(
+                    client.until(lambda client, n=n: client.finished > n)
+                    for client, n in zip(clients, runs, strict=True)
+                )
             )
-        await tabs[0].shows("callers ['MainThread']")
+        await clients[0].shows("callers ['MainThread']")
 
-    with_tabs(server, 3, steps)
+    with_clients(server, 3, steps)

@@ -1,4 +1,4 @@
-"""`shared`: one value in the widgets of all tabs."""
+"""`shared`: one value in the widgets of all sessions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import streamlit
-from harness.steps import FENCE, Serve, fence, with_tabs
-from harness.tab import Tab
+from harness.client import Client
+from harness.steps import FENCE, Serve, fence, with_clients
 from streamlit.proto.ClientState_pb2 import ClientState
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.proto.WidgetStates_pb2 import WidgetState
@@ -18,13 +18,15 @@ from streamlit.testing.v1 import AppTest
 from fastserverstate import server_state
 
 
-class Browser(Tab):
-    """A tab with text inputs as a browser has them: it sends the values of all that it shows, and takes over what the
-    server gives them; not while it is `deaf`, as if that were still on its way.
+class Browser(Client):
+    """A client that treats text inputs as a browser does.
+
+    It sends the values of all inputs that it shows, and adopts the values that the server sends, except while it is
+    `deaf`, as if these were still on their way.
     """
 
     deaf = False
-    born_deaf = ""  # the box with this label begins with its own value, whatever came with it
+    born_deaf = ""  # the box with this label starts with its own value, whatever the server has sent
 
     def _apply(self, message: ForwardMsg) -> None:
         super()._apply(message)
@@ -42,7 +44,7 @@ class Browser(Tab):
         return self._widgets[self.element(label)[0].id].string_value
 
     async def has(self, label: str, value: str) -> None:
-        await self.until(lambda tab: tab.settled and tab.value(label) == value)
+        await self.until(lambda client: client.settled and client.value(label) == value)
 
     def type(self, label: str, text: str) -> None:
         """Fill in a box, and send nothing."""
@@ -57,15 +59,15 @@ class Browser(Tab):
 
 
 def seconds(**constants: float) -> str:
-    """The part of an app that sets what `shared` goes by: a minute and nothing do not depend on the machine."""
+    """Return code of an app that sets the constants of `shared`. A minute or nothing does not depend on the machine."""
     return f"""
         import sys
         vars(sys.modules["fastserverstate.shared_widgets"]).update({constants})
 """
 
 
-# Whatever a tab was told may be on its way for a minute.
-NEWS_IS_SLOW = seconds(UNHEARD=60.0)
+# Updates may be in transit for a minute.
+SLOW_DELIVERY = seconds(DELIVERY_TIME=60.0)
 CLICK = """
         st.button("click")
 """
@@ -79,45 +81,45 @@ BOX = """
 """
 
 
-def test_a_change_runs_every_tab_once(serve: Serve) -> None:
-    """No tab writes what it was told, and the one that has changed the value is not rerun for it."""
+def test_a_change_runs_every_session_once(serve: Serve) -> None:
+    """No session writes an update back, and the session that has changed the value is not rerun for it."""
     server = serve(ABOVE + BOX + FENCE)
 
-    async def steps(*tabs: Browser) -> None:
+    async def steps(*clients: Browser) -> None:
         for number in range(4):
-            tab = tabs[number % len(tabs)]
-            runs = [each.started for each in tabs]
-            await tab.enter("box", f"text {number}")
-            for each in tabs:
+            client = clients[number % len(clients)]
+            runs = [each.started for each in clients]
+            await client.enter("box", f"text {number}")
+            for each in clients:
                 await each.has("box", f"text {number}")
                 await each.shows(f"text text {number}")
                 await each.shows(f"above text {number}")
-            await fence(*tabs)
-            others = [each.started - before for each, before in zip(tabs[1:], runs[1:], strict=True)]
+            await fence(*clients)
+            others = [each.started - before for each, before in zip(clients[1:], runs[1:], strict=True)]
             assert others == [2, 2]  # the change and the fence
 
-    with_tabs(server, 3, steps, Browser)
+    with_clients(server, 3, steps, Browser)
 
 
-def test_the_tab_that_changes_is_not_rerun_for_it(serve: Serve) -> None:
+def test_the_session_that_changes_is_not_rerun_for_it(serve: Serve) -> None:
     server = serve(ABOVE + BOX + FENCE)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
-        # Its first run has set what is shown above, and that is shown by the next.
-        await ours.until(lambda tab: "above first" in tab.texts and tab.settled)
+        # The first run sets the value that the next run shows above.
+        await ours.until(lambda client: "above first" in client.texts and client.settled)
         runs = ours.started
         await ours.enter("box", "ours")
         await theirs.has("box", "ours")
         await fence(theirs, ours)
         assert ours.started - runs == 2  # the change and the fence
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
-def test_old_news_is_no_change(serve: Serve) -> None:
-    """A click in a tab that has not heard of another's change yet comes with the value before it."""
+def test_outdated_value_is_no_change(serve: Serve) -> None:
+    """A click in a browser that has not received another session's change is sent with the earlier value."""
     server = serve(
-        NEWS_IS_SLOW
+        SLOW_DELIVERY
         + """
         st.session_state.clicks = st.session_state.get("clicks", 0)
         def count():
@@ -148,7 +150,7 @@ def test_old_news_is_no_change(serve: Serve) -> None:
         await ours.has("box", "newer 2")
         await theirs.has("box", "newer 2")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 TWO_BOXES = """
@@ -160,12 +162,12 @@ TWO_BOXES = """
 
 
 @pytest.mark.parametrize("first", ["ours", "theirs"])
-def test_values_that_are_sent_again_change_none_that_was_not_heard(serve: Serve, first: str) -> None:
+def test_values_that_are_sent_again_do_not_change_newer_values(serve: Serve, first: str) -> None:
     """Most releases of Streamlit send all values again when a slider was moved there and back.
 
-    It is old news of one box that is not taken for one that was set back, or of both: a message sets one back.
+    The other box is outdated, but was not set back; or both are outdated, and a message can set back only one.
     """
-    server = serve(seconds(UNHEARD=60.0, UNSEEN=60.0) + TWO_BOXES)
+    server = serve(seconds(DELIVERY_TIME=60.0, REACTION_TIME=60.0) + TWO_BOXES)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
         ours.deaf = True
@@ -176,12 +178,12 @@ def test_values_that_are_sent_again_change_none_that_was_not_heard(serve: Serve,
         await ours.rerun()
         await ours.shows("theirs changed 4")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
-def test_what_is_set_back_after_a_change_of_another_is_a_change(serve: Serve) -> None:
-    """The same message; but whoever sent it has had the time to see what came."""
-    server = serve(seconds(UNHEARD=60.0, UNSEEN=0.0) + TWO_BOXES)
+def test_a_widget_set_back_after_a_change_of_another_is_a_change(serve: Serve) -> None:
+    """The same message, but its user has had the time to see the update."""
+    server = serve(seconds(DELIVERY_TIME=60.0, REACTION_TIME=0.0) + TWO_BOXES)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
         await ours.enter("two", "ours")
@@ -192,12 +194,12 @@ def test_what_is_set_back_after_a_change_of_another_is_a_change(serve: Serve) ->
         await theirs.has("one", "first")
         assert (ours.value("one"), ours.value("two")) == ("first", "ours")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
-def test_what_was_on_its_way_when_another_value_was_set_is_no_change(serve: Serve) -> None:
-    """It comes after that, so the browser shows it and sends it until it is told again."""
-    server = serve(NEWS_IS_SLOW + CLICK + BOX)
+def test_a_value_in_transit_when_another_was_set_is_no_change(serve: Serve) -> None:
+    """It arrives after that, so the browser shows it and sends it until it receives the newer value."""
+    server = serve(SLOW_DELIVERY + CLICK + BOX)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
         ours.deaf = True
@@ -205,7 +207,7 @@ def test_what_was_on_its_way_when_another_value_was_set_is_no_change(serve: Serv
         await ours.shows("text theirs")
         await ours.enter("box", "ours")
         await theirs.has("box", "ours")
-        await ours.until(lambda tab: tab.settled)
+        await ours.until(lambda client: client.settled)
         ours.deaf = False
         ours.type("box", "theirs")
         await ours.click("click")
@@ -213,36 +215,36 @@ def test_what_was_on_its_way_when_another_value_was_set_is_no_change(serve: Serv
         await theirs.click("click")
         await theirs.has("box", "ours")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_a_value_that_never_reached_the_browser_is_no_change_of_it(serve: Serve) -> None:
-    """A busy browser skips what a run has sent if the next run's comes at once."""
+    """A busy browser skips the updates of a run if the next run's messages follow immediately."""
     server = serve(CLICK + BOX)
 
     class Busy(Browser):
         born_deaf = "box"
 
     async def steps(ours: Browser, theirs: Browser) -> None:
-        for tab in (theirs, ours):
-            assert tab.value("box") == ""
-            await tab.click("click")
-            await tab.shows("text first")
-            await tab.has("box", "first")
-        # It is the user who changes the box when nothing else is a cause.
+        for client in (theirs, ours):
+            assert client.value("box") == ""
+            await client.click("click")
+            await client.shows("text first")
+            await client.has("box", "first")
+        # Without any other trigger, the user has changed the box.
         await theirs.enter("box", "")
         await ours.has("box", "")
 
-    with_tabs(server, 2, steps, Busy)
+    with_clients(server, 2, steps, Busy)
 
 
 class LateOne(Browser):
     born_deaf = "one"
 
 
-def test_a_new_widget_is_told_again(serve: Serve) -> None:
-    """A browser that makes a widget late does so as the next run describes it."""
-    server = serve(seconds(UNHEARD=60.0, UNMADE=60.0) + TWO_BOXES)
+def test_a_new_widget_receives_its_value_again(serve: Serve) -> None:
+    """A browser that creates a widget late creates it as the next run describes it."""
+    server = serve(seconds(DELIVERY_TIME=60.0, CREATION_TIME=60.0) + TWO_BOXES)
 
     async def steps(ours: LateOne, theirs: LateOne) -> None:
         assert ours.value("one") == ""
@@ -250,13 +252,13 @@ def test_a_new_widget_is_told_again(serve: Serve) -> None:
         await ours.has("two", "theirs")
         assert ours.value("one") == "first"
 
-    with_tabs(server, 2, steps, LateOne)
+    with_clients(server, 2, steps, LateOne)
 
 
-def test_a_new_widget_is_not_told_again_without_need(serve: Serve) -> None:
-    """It would take what somebody is typing."""
+def test_a_new_widget_receives_its_value_again_only_if_needed(serve: Serve) -> None:
+    """It would overwrite text that the user is typing."""
     server = serve(
-        seconds(UNHEARD=60.0, UNMADE=60.0)
+        seconds(DELIVERY_TIME=60.0, CREATION_TIME=60.0)
         + CLICK
         + """
         st.text_input("empty", **shared("empty", default=""))
@@ -265,24 +267,24 @@ def test_a_new_widget_is_not_told_again_without_need(serve: Serve) -> None:
     )
 
     async def steps(ours: Browser, theirs: Browser) -> None:
-        ours.type("empty", "typing")  # what a browser makes without being told is empty too
+        ours.type("empty", "typing")  # a browser that creates the box without an update shows an empty one, too
         await theirs.enter("two", "theirs")
         await ours.has("two", "theirs")
         assert ours.value("empty") == "typing"
         ours.type("empty", "")
         await ours.click("click")
-        await ours.until(lambda tab: tab.settled)
-        ours.type("one", "typing")  # and now it has sent what it was told
+        await ours.until(lambda client: client.settled)
+        ours.type("one", "typing")  # now it has sent the value back
         await theirs.enter("two", "theirs again")
         await ours.has("two", "theirs again")
         assert ours.value("one") == "typing"
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
-def test_what_is_set_to_the_widgets_own_value_at_first_is_a_change(serve: Serve) -> None:
-    """A browser that was not told would send the same; but nothing else is a cause for sending it."""
-    server = serve(NEWS_IS_SLOW + BOX)
+def test_first_change_to_the_widgets_own_value_is_a_change(serve: Serve) -> None:
+    """A browser without the update would send the same value, but here it has no other reason to send it."""
+    server = serve(SLOW_DELIVERY + BOX)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
         await ours.has("box", "first")
@@ -290,11 +292,11 @@ def test_what_is_set_to_the_widgets_own_value_at_first_is_a_change(serve: Serve)
         await theirs.has("box", "")
         assert ours.value("box") == ""
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
-def test_what_is_set_back_beside_a_value_that_never_reached_the_browser(serve: Serve) -> None:
-    server = serve(seconds(UNHEARD=60.0, UNMADE=0.0) + TWO_BOXES)
+def test_a_widget_set_back_next_to_a_value_that_never_reached_the_browser(serve: Serve) -> None:
+    server = serve(seconds(DELIVERY_TIME=60.0, CREATION_TIME=0.0) + TWO_BOXES)
 
     async def steps(ours: LateOne, theirs: LateOne) -> None:
         await theirs.enter("two", "theirs")
@@ -302,11 +304,11 @@ def test_what_is_set_back_beside_a_value_that_never_reached_the_browser(serve: S
         assert ours.value("one") == ""
         await ours.enter("two", "first")
         await ours.has("one", "first")
-        for tab in (ours, theirs):
-            await tab.has("two", "first")
-            await tab.has("one", "first")
+        for client in (ours, theirs):
+            await client.has("two", "first")
+            await client.has("one", "first")
 
-    with_tabs(server, 2, steps, LateOne)
+    with_clients(server, 2, steps, LateOne)
 
 
 @pytest.mark.skipif(
@@ -319,17 +321,17 @@ def test_a_widget_that_the_browser_forgets_is_not_set_to_its_own_value(serve: Se
     async def steps(ours: Browser, theirs: Browser) -> None:
         await ours.enter("box", "entered")
         await theirs.has("box", "entered")
-        for tab in (theirs, ours):
-            tab.type("box", "")
-            await tab.click("click")
+        for client in (theirs, ours):
+            client.type("box", "")
+            await client.click("click")
             for each in (theirs, ours):
                 await each.has("box", "entered")
                 await each.shows("text entered")
-        # It is the user who empties the box when nothing else is a cause.
+        # Without any other trigger, the user has emptied the box.
         await theirs.enter("box", "")
         await ours.has("box", "")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 has_timers = pytest.mark.skipif(
@@ -342,10 +344,10 @@ has_timers = pytest.mark.skipif(
     [("below", False), pytest.param("box", True, marks=has_timers)],
     ids=["another fragment", "timer"],
 )
-def test_old_news_that_a_fragment_asks_for_is_no_change(serve: Serve, fragment: str, by_timer: bool) -> None:
-    """Only the fragment with the widget sends what its user has set, and no timer does."""
+def test_outdated_value_with_a_click_in_a_fragment_is_no_change(serve: Serve, fragment: str, by_timer: bool) -> None:
+    """A change is sent with a run of the widget's own fragment, and never by a timer."""
     server = serve(
-        NEWS_IS_SLOW
+        SLOW_DELIVERY
         + """
         @st.fragment
         def part():
@@ -368,16 +370,16 @@ def test_old_news_that_a_fragment_asks_for_is_no_change(serve: Serve, fragment: 
             await ours.shows(f"shown {text}")
             runs = ours.finished
             await ours.rerun(fragment=ours.element(fragment)[1], by_timer=by_timer)
-            await ours.until(lambda tab, runs=runs: tab.settled and tab.finished > runs)
+            await ours.until(lambda client, runs=runs: client.settled and client.finished > runs)
             await theirs.click("look")
             await theirs.shows(f"{number}: {text}")
             assert theirs.value("box") == text
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
-def test_what_is_set_back_at_once_is_a_change(serve: Serve) -> None:
-    """It is the same value as that of a tab that has not heard; but nothing else is a cause for sending it."""
+def test_a_widget_set_back_immediately_is_a_change(serve: Serve) -> None:
+    """An outdated session would send the same value, but here the browser has no other reason to send it."""
     server = serve(BOX)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
@@ -387,12 +389,12 @@ def test_what_is_set_back_at_once_is_a_change(serve: Serve) -> None:
             await theirs.enter("box", "first")
             await ours.has("box", "first")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
-def test_the_last_of_two_wins_in_both_tabs(serve: Serve) -> None:
-    """A tab that sets the value without having heard of the other's ends up with its own, and so does the other."""
-    server = serve(NEWS_IS_SLOW + BOX)
+def test_the_last_of_two_wins_in_both_sessions(serve: Serve) -> None:
+    """A session sets the value before it receives the other's change. Both end up with the later value."""
+    server = serve(SLOW_DELIVERY + BOX)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
         ours.deaf = True
@@ -404,7 +406,7 @@ def test_the_last_of_two_wins_in_both_tabs(serve: Serve) -> None:
         await ours.has("box", "ours")
         await theirs.has("box", "ours")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_callbacks_see_and_set_the_value(serve: Serve) -> None:
@@ -433,7 +435,7 @@ def test_callbacks_see_and_set_the_value(serve: Serve) -> None:
             await ours.has("box", f"by {name}")
             await theirs.has("box", f"by {name}")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_callbacks_that_rerun(serve: Serve) -> None:
@@ -456,11 +458,11 @@ def test_callbacks_that_rerun(serve: Serve) -> None:
             await ours.shows(f"text text {number} {number}")
             await theirs.has("box", f"text {number}")
             await theirs.click("set")
-            for tab in (ours, theirs):
-                await tab.has("box", "set")
+            for client in (ours, theirs):
+                await client.has("box", "set")
             await theirs.shows("text set 0")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 @pytest.mark.skipif(
@@ -469,7 +471,7 @@ def test_callbacks_that_rerun(serve: Serve) -> None:
 def test_values_that_arrive_with_the_next_run(serve: Serve) -> None:
     """A browser keeps what is set in a widget with on_change="ignore" until something else makes it send all values."""
     server = serve(
-        seconds(UNMADE=0.0)
+        seconds(CREATION_TIME=0.0)
         + """
         st.text_input("box", on_change="ignore", **shared("text", default="first"))
         st.button("send")
@@ -480,22 +482,22 @@ def test_values_that_arrive_with_the_next_run(serve: Serve) -> None:
 
     async def steps(ours: Browser, theirs: Browser) -> None:
         ours.type("box", "ours")
-        await theirs.click("count")  # our run for it does not take what we have typed, and sends nothing
-        for tab in (ours, theirs):
-            await tab.shows("first 1")
+        await theirs.click("count")  # our rerun neither overwrites our text nor sends it
+        for client in (ours, theirs):
+            await client.shows("first 1")
         assert ours.value("box") == "ours"
         await ours.click("send")
-        for tab in (ours, theirs):
-            await tab.shows("ours 1")
-            await tab.has("box", "ours")
+        for client in (ours, theirs):
+            await client.shows("ours 1")
+            await client.has("box", "ours")
         ours.type("box", "lost")
         theirs.type("box", "theirs")
-        await theirs.click("send")  # the last one that arrives wins, and takes what is not sent
-        for tab in (ours, theirs):
-            await tab.shows("theirs 1")
-            await tab.has("box", "theirs")
+        await theirs.click("send")  # the last change that arrives wins, and overwrites unsent text
+        for client in (ours, theirs):
+            await client.shows("theirs 1")
+            await client.has("box", "theirs")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_two_widgets_of_one_session(serve: Serve) -> None:
@@ -508,19 +510,19 @@ def test_two_widgets_of_one_session(serve: Serve) -> None:
         for number, label in enumerate(("one", "two", "two", "one")):
             runs = ours.started
             await ours.enter(label, f"text {number}")
-            for tab in (ours, theirs):
-                await tab.has("one", f"text {number}")
-                await tab.has("two", f"text {number}")
+            for client in (ours, theirs):
+                await client.has("one", f"text {number}")
+                await client.has("two", f"text {number}")
             assert ours.started == runs + 1
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_form(serve: Serve) -> None:
-    """What is submitted is published; what was not changed is not, and neither is what is set but not submitted."""
+    """Only values that the user has changed and submitted are published."""
     server = serve("""
         with st.form("form"):
-            st.text_input("name", **shared("name", default="nobody"))
+            st.text_input("name", **shared("name", default="no name"))
             st.text_input("place", **shared("place", default="nowhere"))
             st.form_submit_button("submit")
         st.button("elsewhere")
@@ -534,22 +536,22 @@ def test_form(serve: Serve) -> None:
         await theirs.submit("submit", place="London")
         await ours.has("place", "London")
         await ours.shows("Ada London")
-        await theirs.until(lambda tab: tab.settled)
+        await theirs.until(lambda client: client.settled)
         await theirs.submit("submit", name="Bob", place="Paris")
-        for tab in (ours, theirs):
-            await tab.has("name", "Bob")
-            await tab.has("place", "Paris")
+        for client in (ours, theirs):
+            await client.has("name", "Bob")
+            await client.has("place", "Paris")
         await ours.click("elsewhere")
         await theirs.click("elsewhere")
-        for tab in (ours, theirs):
-            await tab.until(lambda tab: tab.settled)
-            assert "Bob Paris" in tab.texts
+        for client in (ours, theirs):
+            await client.until(lambda client: client.settled)
+            assert "Bob Paris" in client.texts
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_fragment(serve: Serve) -> None:
-    """Only the fragment runs, in both tabs."""
+    """Only the fragment runs, in both sessions."""
     server = serve("""
         st.session_state.body = st.session_state.get("body", 0) + 1
         st.text(f"body {st.session_state.body}")
@@ -560,15 +562,15 @@ def test_fragment(serve: Serve) -> None:
         """)
 
     async def steps(ours: Browser, theirs: Browser) -> None:
-        for tab, text in ((ours, "one"), (theirs, "two"), (ours, "three")):
-            await tab.enter("box", text)
+        for client, text in ((ours, "one"), (theirs, "two"), (ours, "three")):
+            await client.enter("box", text)
             for each in (ours, theirs):
                 await each.shows(f"shown {text}")
                 await each.has("box", text)
         assert "body 1" in ours.texts
         assert "body 1" in theirs.texts
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_a_widget_that_was_left_out_comes_back_with_the_current_value(serve: Serve) -> None:
@@ -588,13 +590,13 @@ def test_a_widget_that_was_left_out_comes_back_with_the_current_value(serve: Ser
         await ours.click("turn")
         await ours.shows("hidden True")
         await theirs.enter("box", "newer")
-        await theirs.until(lambda tab: tab.settled)
+        await theirs.until(lambda client: client.settled)
         await ours.click("turn")
         await ours.shows("hidden False")
         await ours.has("box", "newer")
         assert theirs.value("box") == "newer"
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 def test_without_a_default_the_widget_has_its_own(serve: Serve) -> None:
@@ -609,7 +611,7 @@ def test_without_a_default_the_widget_has_its_own(serve: Serve) -> None:
         await ours.shows("set True ours")
         await theirs.has("box", "ours")
 
-    with_tabs(server, 2, steps, Browser)
+    with_clients(server, 2, steps, Browser)
 
 
 REFUSED = {
@@ -637,7 +639,7 @@ def test_widgets_that_only_their_user_can_set(source: str) -> None:
 
 
 def messages_of_runs(source: str, runs: int) -> list[str]:
-    """What a script raises in each of its runs."""
+    """Return the error that the script raises in each of its runs."""
     app = AppTest.from_string("import datetime\nimport streamlit as st\nfrom fastserverstate import shared\n" + source)
     messages = []
     try:
@@ -735,10 +737,10 @@ def test_the_first_widget_of_a_process_is_checked(serve: Serve) -> None:
             st.text(str(error)[:34])
         """)
 
-    async def steps(tab: Tab) -> None:
-        await tab.shows("shared('value', default='z') was g")
+    async def steps(client: Client) -> None:
+        await client.shows("shared('value', default='z') was g")
 
-    with_tabs(server, 1, steps)
+    with_clients(server, 1, steps)
 
 
 DAYS = [date(2026, 1, 2), date(2026, 1, 5), date(2026, 3, 4)]
@@ -776,7 +778,7 @@ for name, kind in NEWER_KINDS.items():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_kinds_of_widgets(kind: str) -> None:
-    """Each has the shared value from its first run on, and sets it."""
+    """Each widget has the shared value from its first run on, and can set it."""
     source, first, second = KINDS[kind]
     script = f"""
 import datetime
@@ -801,7 +803,7 @@ st.text(repr({source}))
 
 
 def test_values_are_not_shared_by_reference() -> None:
-    """What an app changes in place in its session state is its own."""
+    """A change in place in the session state is not shared."""
     script = """
 import streamlit as st
 from fastserverstate import shared
@@ -826,7 +828,7 @@ OPENED = {
 
 @pytest.mark.skipif(not hasattr(streamlit, "pagination"), reason="in this Streamlit release they have no value")
 @pytest.mark.parametrize("kind", OPENED)
-def test_what_can_be_opened_and_closed(kind: str) -> None:
+def test_elements_that_open_and_close(kind: str) -> None:
     source, values = OPENED[kind]
     script = f"""
 import streamlit as st
@@ -845,7 +847,7 @@ st.text({source}[-1])
 
 
 def test_values_that_cannot_be_compared() -> None:
-    """Streamlit gets them, and says what it thinks of them."""
+    """They are passed to Streamlit, which raises its own error."""
     script = """
 import streamlit as st
 from fastserverstate import shared
@@ -862,7 +864,7 @@ st.text(type(st.session_state["value"]).__name__)
         server_state.clear()
 
 
-def test_nothing_is_left_for_the_app_to_see() -> None:
+def test_session_state_shows_no_private_keys() -> None:
     script = """
 import streamlit as st
 from fastserverstate import shared
@@ -882,9 +884,9 @@ def test_pills(serve: Serve) -> None:
         st.text(f"chosen {st.pills('label', ['a', 'b'], **shared('value', default='a'))}")
         """)
 
-    async def steps(ours: Tab, theirs: Tab) -> None:
+    async def steps(ours: Client, theirs: Client) -> None:
         await ours.shows("chosen a")
         await ours.click("other")
         await theirs.shows("chosen b")
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)

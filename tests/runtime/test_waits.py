@@ -1,4 +1,4 @@
-"""A server's event loop never stands still for a wait, and no wait keeps the server from ending."""
+"""No wait blocks a server's event loop or keeps the server from ending."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
+from harness.client import Client
 from harness.engine import engine
 from harness.server import AppServer, uvicorn_run
-from harness.steps import HOLD, Serve, with_tabs
-from harness.tab import Tab
+from harness.steps import HOLD, Serve, with_clients
 
-ENDS = 30  # seconds in which a server has ended
+ENDS = 30  # seconds until a server has ended
 
 on_release = pytest.mark.skipif(
     "on_release" not in inspect.signature(st.cache_resource.__call__).parameters,
     reason="this Streamlit release releases no resources",
 )
 
-# A session leaves by reading a key that is locked until another session says so.
+# A session that leaves reads a key that is locked until another session releases it.
 PRESENCE = f"""
         import asyncio, os
 {HOLD.replace("threading.Event().wait()", 'wait_for("let go"); server_state_lock["held"].release()')}
@@ -57,9 +57,9 @@ PRESENCE = f"""
 
 @on_release
 def test_resource_that_is_released_with_a_locked_key(serve: Serve) -> None:
-    """The lock is held until another user clicks, who is served."""
+    """The lock is held until another user clicks, and that click is served."""
 
-    async def steps(staying: Tab, leaving: Tab) -> None:
+    async def steps(staying: Client, leaving: Client) -> None:
         await leaving.click("join")
         await leaving.shows("joined")
         await leaving.__aexit__(None, None, None)
@@ -67,7 +67,7 @@ def test_resource_that_is_released_with_a_locked_key(serve: Serve) -> None:
         await staying.click("let go")
         await staying.shows("held left")
 
-    with_tabs(serve(PRESENCE), 2, steps)
+    with_clients(serve(PRESENCE), 2, steps)
 
 
 CONNECTED = """
@@ -94,10 +94,10 @@ CONNECTED = """
 
 
 @on_release
-def test_resource_that_is_released_while_the_engine_stands_still(serve: Serve) -> None:
-    """It stands still until another user clicks, who is served. The change is made then."""
+def test_resource_that_is_released_while_the_engine_does_not_answer(serve: Serve) -> None:
+    """The release blocks until another user clicks. That click is served, and the change is made then."""
 
-    async def steps(staying: Tab, leaving: Tab) -> None:
+    async def steps(staying: Client, leaving: Client) -> None:
         await leaving.click("join")
         await leaving.shows("joined")
         await leaving.__aexit__(None, None, None)
@@ -105,7 +105,7 @@ def test_resource_that_is_released_while_the_engine_stands_still(serve: Serve) -
         await staying.shows("left True")
 
     with engine() as stopped:
-        with_tabs(serve(CONNECTED.format(url=stopped.url, pid=stopped.pid)), 2, steps)
+        with_clients(serve(CONNECTED.format(url=stopped.url, pid=stopped.pid)), 2, steps)
 
 
 SERVICE = """
@@ -166,7 +166,7 @@ needs_app = pytest.mark.skipif(not hasattr(st, "App"), reason="this Streamlit re
 @needs_app
 @pytest.mark.parametrize("route", ["poll", "poll_without_a_thread"])
 def test_interrupts_end_uvicorn(tmp_path: Path, route: str) -> None:
-    """The first has it wait for requests, as always, and the second does not."""
+    """After the first interrupt, the server waits for requests. The second one ends it."""
     with serving(tmp_path) as server, polls(server, route):
         assert get(server, "poll_on_the_loop").startswith("\"Waiting for a change of 'never' would block")
         if route != "poll":
@@ -197,14 +197,14 @@ WAITING = f"""
 
 
 def test_interrupt_ends_streamlit_run(serve: Serve) -> None:
-    """Scripts wait, and threads that are no daemons."""
+    """Scripts and non-daemon threads wait."""
     server = serve(WAITING)
 
-    async def steps(one: Tab, two: Tab) -> None:
-        for tab in (one, two):
-            await tab.click("wait")
-            await tab.shows("waiting")
+    async def steps(one: Client, two: Client) -> None:
+        for client in (one, two):
+            await client.click("wait")
+            await client.shows("waiting")
         server.process.send_signal(signal.SIGINT)
         server.process.wait(ENDS)
 
-    with_tabs(server, 2, steps)
+    with_clients(server, 2, steps)

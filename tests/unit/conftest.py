@@ -100,7 +100,7 @@ def force_rerun(operations: KeyOperations):
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeClock]:
-    """The clock of reruns, in place of the system's."""
+    """Replace the clock of reruns by a fake clock."""
     clock = FakeClock()
     for module in (gc_policy, observer, rerun_queue):
         monkeypatch.setattr(module, "time", clock)

@@ -45,7 +45,7 @@ def locate_in_streamlit() -> None:
 
 
 def refuse(*_args: object) -> Any:
-    """Stand in for a method that must not be called."""
+    """Replace a method that must not be called."""
     raise AssertionError("called")
 
 

@@ -1,4 +1,4 @@
-"""The store in plain Python, as the tests understand it: who depends on what, and who is made stale by whom.
+"""A model of the store in plain Python: which scopes depend on which keys, and which writes make them stale.
 
 No chains, bitsets or logs: each execution of a scope has two dictionaries that say which keys it depends on, by value
 or by presence, and how many messages the session had sent when it first read them.
@@ -13,12 +13,12 @@ from typing import Any
 from fastserverstate._core import CAUSE_DEPTHS
 
 ABSENT: Any = type("Absent", (), {"__repr__": lambda _self: "ABSENT"})()
-MEMBERS = None  # in the place of a key: the set of keys
+MEMBERS = None  # in place of a key: the set of keys
 STALE, NEVER, ALWAYS = range(3)
 
 
 def same(old: object, new: object) -> bool:
-    """Enough for the values that the tests write: plain ones are told by type and repr, others always differ."""
+    """Compare the values that the tests write: plain values by type and repr. Others always differ."""
     plain = (int, bool, float, str, tuple, type(None))
     return type(old) is type(new) and isinstance(old, plain) and repr(old) == repr(new)
 
@@ -32,11 +32,11 @@ class ModelExecution:
     values: dict[str | None, int] = field(default_factory=dict)
     presence: dict[str | None, int] = field(default_factory=dict)
     pending: bool = False
-    echoed: bool = False  # pending for what a rerun has changed
+    echoed: bool = False  # pending for changes by a rerun
     subscribed: bool = False
 
 
-# A scope, one of its executions, whether that has asked for the presence only, and the key.
+# A scope, one of its executions, whether this has read only the presence, and the key.
 Dependency = tuple["ModelScope", ModelExecution, bool, "str | None"]
 
 
@@ -144,8 +144,8 @@ class ModelStore:
         self.versions: dict[str, int] = {}
         self.clock = 0
         self.scopes: list[ModelScope] = []
-        self.touched: set[str] = set()  # and not assigned since: what they hold may be another than it was
-        self.owed: set[str] = set()  # appeared or vanished unseen by those who watch for it
+        self.touched: set[str] = set()  # and not assigned since: their content may have changed
+        self.owed: set[str] = set()  # appeared or vanished without a rerun of the sessions that depend on it
         self.policy = STALE
         self.told = False
         self.wakes = 0
@@ -287,7 +287,7 @@ class ModelStore:
                 execution.pending = execution.echoed = False
         return found
 
-    # What must be there
+    # Expected state
 
     def dependencies(self) -> Iterator[str]:
         for execution in self.executions():

@@ -1,4 +1,4 @@
-"""docs/architecture.md is true: its files and functions exist, its calls are made, and imports go one way."""
+"""docs/architecture.md is correct: its files, functions and calls exist, and imports go one way."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILES = re.compile(r"^\| ((?:`[\w./]+`(?:, )?)+) \|", re.MULTILINE)
 
 
 class Step(NamedTuple):
-    """A line of a drawing, and the one that it hangs on: a call of it, unless it is handed over."""
+    """A line of a drawing and its parent line, which calls it or passes it on."""
 
     name: str
     file: str
@@ -66,7 +66,7 @@ def read(file: str) -> str:
 
 
 def block(text: str, definition: str) -> str | None:
-    """The first definition that matches, with the lines that are indented below it."""
+    """Return the first definition that matches, with its indented lines."""
     found = re.search(rf"^(?P<indent> *){definition}", text, re.MULTILINE)
     if found is None:
         return None
@@ -82,7 +82,7 @@ def block(text: str, definition: str) -> str | None:
 
 
 def definition_of(step: Step) -> str | None:
-    """The source of a function, or of a method as Class.method, in Python or Cython."""
+    """Return the source of a function, or of a method as Class.method, in Python or Cython."""
     text: str | None = read(step.file)
     *classes, function = step.name.split(".")
     for name in classes:
@@ -119,7 +119,7 @@ ADAPTER = LAYERS["the Streamlit adapter"]
 
 
 def listed_as(path: Path) -> str:
-    """How the page lists a file of the package: by name, or by the folder that it is in."""
+    """Return how the page lists a file of the package: by name, or by its folder."""
     folder, separator, _ = path.relative_to(SOURCE).as_posix().partition("/")
     return folder + separator
 
@@ -135,13 +135,13 @@ def test_every_file_is_in_one_layer() -> None:
 
 
 class Imports(ast.NodeVisitor):
-    """What a module imports when it is imported itself: neither for type checkers only, nor within a function."""
+    """Return the imports that run with the module: neither those for type checkers, nor those in functions."""
 
     def __init__(self) -> None:
         self.modules: list[str] = []
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        """Its body runs later."""
+        """Skip the function, whose body runs later."""
 
     def visit_If(self, node: ast.If) -> None:
         if ast.unparse(node.test) != "TYPE_CHECKING":

@@ -1,4 +1,4 @@
-"""When an assignment counts as a change: content, policies, and values that were changed in place."""
+"""Assignments that count as changes: content, policies, and values that were changed in place."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def configure(store, in_place):
 
 @pytest.fixture
 def changed(store) -> Callable[[Callable[[], object]], bool]:
-    """Whether something changes the key "k": by its version, and for a session that has read it."""
+    """Return whether something changes the key "k": by its version, and for a session that has read it."""
     reader = _core.Session(store)
     state = _core.Namespace(store)
 
@@ -91,7 +91,7 @@ def in_transaction(store, action):
 
 @pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES)
 def test_content_from_before_a_touch_is_a_change(store, state, changed, touch):
-    """Sessions have been shown what was touched, so going back is news."""
+    """Sessions have shown the touched content, so the earlier content is a change."""
     state["k"] = rows = [1]
     rows.append(2)
     assert changed(lambda: touch(store, state))
@@ -129,7 +129,7 @@ UNTELLABLE = {
 
 
 @pytest.mark.parametrize("value", UNTELLABLE.values(), ids=UNTELLABLE)
-def test_what_cannot_be_told_counts_as_changed(state, changed, value):
+def test_values_of_unknown_content_count_as_changed(state, changed, value):
     assert changed(assign(state, value))
     assert changed(assign(state, value))
 
@@ -163,7 +163,7 @@ def test_content_counts_in_atomic_changes(state, store, changed):
 
 
 class Answers:
-    """Equal to what it is told, and counts how often it is asked."""
+    """Equals the given values, and counts its comparisons."""
 
     def __init__(self, answer):
         self.answer = answer
@@ -186,7 +186,7 @@ def test_equality(state, configure, changed):
     assert changed(assign(state, 2))
     assert changed(assign(state, [1]))
     state["k"].append(2)
-    assert not changed(assign(state, state["k"]))  # it equals itself
+    assert not changed(assign(state, state["k"]))  # equals itself
 
 
 @pytest.mark.parametrize("answer", [False, 0, ValueError(), RecursionError(), np.array([True, True])], ids=repr)
@@ -198,7 +198,7 @@ def test_values_that_do_not_say_that_they_are_equal(state, configure, changed, a
 
 
 class Slow:
-    """Takes its time to say what it holds: others write meanwhile."""
+    """Is compared slowly, so that others write meanwhile."""
 
     meanwhile: list[Callable[[], object]] = []  # noqa: RUF012
     thoughts = 0
@@ -235,7 +235,7 @@ COMPARISONS = {
 
 @pytest.fixture(params=COMPARISONS.values(), ids=COMPARISONS)
 def overtaken(request, state, store, configure):
-    """Assign what equals the value that is there. Meanwhile another thread assigns. Which of them has changed it."""
+    """Assign an equal value while another thread assigns. Return which of them has changed the key."""
 
     def overtaken(newer: str) -> tuple[bool, bool]:
         configure("k", **request.param)
@@ -256,11 +256,11 @@ def overtaken(request, state, store, configure):
 
 
 def test_slow_comparison_hides_no_change_that_was_made_meanwhile(overtaken):
-    """What counts is what is there at its end, not what it began with."""
+    """The result depends on the value at the end of the comparison."""
     assert overtaken("newer") == (True, True)
 
 
-def test_slow_comparison_beside_an_equal_assignment(overtaken):
+def test_slow_comparison_overtaken_by_an_equal_assignment(overtaken):
     assert overtaken("same") == (False, False)
 
 
@@ -280,14 +280,14 @@ def test_comparison_after_a_wait_holds_up_no_reader(state, locks, configure, opt
         threads.add(write)
         threads.go()
         assert writing.wait(DEADLINE)
-        time.sleep(0.02)  # it may wait for the lock by then, which is no condition of anything
+        time.sleep(0.02)  # the thread may wait for the lock by then, which is not required
     assert seen == ["old"]
     assert state["k"].content == "new"
     assert not locks["k"].locked()
 
 
-def test_slow_comparison_beside_quick_writers_comes_to_an_end(state, configure):
-    """It counts as changed after some tries, each of which another write has overtaken."""
+def test_slow_comparison_ends_while_others_write_quickly(state, configure):
+    """The value counts as changed after several comparisons that other writes have overtaken."""
 
     def overtake():
         state["k"] = object()
@@ -302,13 +302,13 @@ def test_slow_comparison_beside_quick_writers_comes_to_an_end(state, configure):
     assert 2 < Slow.thoughts < 100
 
 
-def test_content_is_looked_at_again_after_a_wait_for_the_lock(state, locks, changed):
-    """It may have changed in place since then, and readers are shown what it is now."""
+def test_content_is_compared_again_after_a_wait_for_the_lock(state, locks, changed):
+    """It may have changed in place since then, and readers show its current content."""
 
     def hold(rows, held):
         with locks["k"]:
             held.set()
-            time.sleep(0.02)  # the assignment mostly waits for the lock by then: if not, it is tried again
+            time.sleep(0.02)  # the assignment usually waits for the lock by then. Otherwise, it is tried again
             rows.append(2)
 
     Slow.thoughts = 0
@@ -349,7 +349,7 @@ def test_stopped_comparison_gives_back_the_lock_that_it_has_waited_for(state, lo
         threads.add(write)
         threads.go()
         assert writing.wait(DEADLINE)
-        time.sleep(0.02)  # it may wait for the lock by then, which is no condition of anything
+        time.sleep(0.02)  # the thread may wait for the lock by then, which is not required
     assert stopped == [True]
     assert not locks["k"].locked()
 
@@ -376,9 +376,9 @@ def test_hash_funcs(state, configure, changed):
 
     assert changed(assign(state, Connection("a")))
     assert changed(assign(state, Connection("a")))
-    for _ in range(2):  # as a script does it that is run again, with another function
+    for _ in range(2):  # as in the next run of a script, with another function object
         configure("k", hash_funcs={Connection: lambda connection: connection.url})
-    assert changed(assign(state, Connection("a")))  # nothing is known of how the other one would be told
+    assert changed(assign(state, Connection("a")))  # the fingerprints of the other function are unknown
     assert not changed(assign(state, Connection("a")))
     configure("k", hash_funcs={Connection: lambda connection: connection.url})
     assert not changed(assign(state, Connection("a")))
@@ -471,7 +471,7 @@ def test_keys_that_match_a_pattern_leave_nothing_behind(store, state, configure)
 
 
 def test_key_is_configured_while_others_are_first_assigned(store, state, configure):
-    """Whichever comes first, what is configured holds afterwards."""
+    """In either order, the configured options apply afterwards."""
     for _ in range(30):
         with ThreadSet() as threads:
             threads.add(configure, "r/*")
@@ -518,7 +518,7 @@ def test_wrong_options(configure, arguments, options, error, message):
 
 
 class PutsTheClockOn:
-    """Takes a second to look at."""
+    """Takes a second to compare."""
 
     def __reduce__(self):
         _core.advance_clock(1)
@@ -549,8 +549,8 @@ def test_value_that_takes_too_long_in_a_transaction(store, state):
     assert len(set(versions)) == 3
 
 
-def test_walk_that_was_given_up_leaves_no_fingerprint(state, changed):
-    """A value that is looked through in time afterwards differs from all that went before."""
+def test_fingerprint_that_was_given_up_is_not_kept(state, changed):
+    """The next value that is compared in time differs from all earlier ones."""
     assert changed(assign(state, slow()))
     assert changed(assign(state, [*range(3000)]))
     assert not changed(assign(state, [*range(3000)]))
@@ -558,8 +558,8 @@ def test_walk_that_was_given_up_leaves_no_fingerprint(state, changed):
     assert changed(assign(state, [*range(3000)]))
 
 
-def test_small_value_is_looked_through_whatever_it_takes(state, changed):
-    """The clock is looked at now and then only."""
+def test_small_value_is_always_compared_completely(state, changed):
+    """The clock is read only now and then."""
     assert changed(assign(state, [PutsTheClockOn()]))
     assert not changed(assign(state, [PutsTheClockOn()]))
 
@@ -607,7 +607,7 @@ def test_change_in_place_is_reported_once_with_the_line_that_reads_it(
 
 
 def test_change_in_place_in_a_callback_is_reported(state, store, session, in_place, detecting):
-    """Its reads subscribe nothing."""
+    """Reads of the comparison subscribe nothing."""
     state["k"] = {"Tea": 0}
     leave()
     context = Context(session=session, part=None)
@@ -669,7 +669,7 @@ def test_nothing_is_noted(store, state, session, in_place, *, configure, detecti
     assert detecting.messages == []
 
 
-def test_nothing_is_looked_at_while_sessions_are_due(store, state, session, detecting):
+def test_nothing_is_checked_while_sessions_are_due(store, state, session, detecting):
     due = [False]
     watch = InPlaceWatch(store, is_busy=lambda: due[0])
     state["k"] = rows = [1]
@@ -682,12 +682,12 @@ def test_nothing_is_looked_at_while_sessions_are_due(store, state, session, dete
     assert len(detecting.messages) == 1
 
 
-def test_looks_take_no_more_than_their_share(store, state, session, detecting):
-    """A look that has used up what was saved is followed by none before runs have taken long enough."""
+def test_checks_take_no_more_than_their_share(store, state, session, detecting):
+    """After a check that has used up the time budget, no check follows before runs have taken long enough."""
     now = [0.0]
 
     def clock():
-        now[0] += 2 * MOST_SAVED  # of each look
+        now[0] += 2 * MOST_SAVED  # of each check
         return now[0]
 
     watch = InPlaceWatch(store, is_busy=lambda: False, clock=clock)
@@ -705,11 +705,11 @@ def test_looks_take_no_more_than_their_share(store, state, session, detecting):
 
     assert run(0) == 1
     assert run(0) == 0
-    assert run(3 * MOST_SAVED / SHARE) == 0  # nothing was noted, as nothing could be looked at
+    assert run(3 * MOST_SAVED / SHARE) == 0  # nothing was recorded, because nothing could be checked
     assert run(0) == 1
 
 
-def test_value_that_takes_too_long_to_look_at_is_left_alone(store, state, session, in_place, detecting):
+def test_value_that_takes_too_long_to_check_is_skipped(store, state, session, in_place, detecting):
     state["k"] = rows = [*range(3000)]
     session.start_run()
     assert state["k"] is rows
@@ -721,7 +721,7 @@ def test_value_that_takes_too_long_to_look_at_is_left_alone(store, state, sessio
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
-def test_look_raises_nothing_into_the_run(state, session, in_place, detecting, error):
+def test_check_raises_nothing_into_the_run(state, session, in_place, detecting, error):
     class Raises:
         def __reduce__(self):
             raise error
@@ -734,7 +734,7 @@ def test_look_raises_nothing_into_the_run(state, session, in_place, detecting, e
     assert detecting.messages == []
 
 
-def test_look_at_a_value_that_reads_the_state_subscribes_nothing(store, state, session, in_place):
+def test_check_of_a_value_that_reads_the_state_subscribes_nothing(store, state, session, in_place):
     class Reads:
         def __reduce__(self):
             state.get("other")

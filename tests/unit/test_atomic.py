@@ -1,4 +1,4 @@
-"""Changes that depend on the value that is there, `peek` and `touch`."""
+"""Changes that depend on the current value, `peek` and `touch`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ THREADS = 8
 
 @pytest.fixture
 def stale_after(store, state):
-    """Whether a change, made by a thread without a session, makes a reader of ``state["k"]`` stale."""
+    """Return whether a change by a thread without a session makes stale a reader of ``state["k"]``."""
 
     def check(change):
         session = _core.Session(store)
@@ -35,7 +35,7 @@ def stale_after(store, state):
 
 
 class Unreadable:
-    """Not to be compared, added, hashed or copied."""
+    """Refuses to be compared, added, hashed or copied."""
 
     def _refuse(self, *_):
         raise AssertionError("called")
@@ -74,7 +74,7 @@ async def yielding_async(value):
         (lambda value: value.update(a=1), r"has returned None for a dict. server_state\['\w+'\] was not assigned"),
     ],
 )
-def test_functions_that_cannot_be_meant(store, state, atomic, function, message):
+def test_functions_that_are_probably_mistakes(store, state, atomic, function, message):
     state["k"] = value = {}
     version = store.version("k")
     with pytest.raises(TypeError, match=message) as caught:
@@ -119,7 +119,7 @@ def test_atomic_takes_its_default_by_name(atomic):
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyError, KeyboardInterrupt, SystemExit, GeneratorExit])
 @pytest.mark.parametrize("present", [True, False], ids=["present", "absent"])
-def test_what_the_function_raises_leaves_the_key_as_it_was(store, state, locks, atomic, *, error, present):
+def test_exception_of_the_function_leaves_the_key_unchanged(store, state, locks, atomic, *, error, present):
     if present:
         state["k"] = "old"
     before = store.version("k")
@@ -219,7 +219,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("present", [True, False], ids=["present", "absent"])
 def test_readers_are_told_and_the_writer_is_not(store, state, atomic, stale_after, *, change, present):
-    """A script that changes a key and reads it nowhere is not rerun for it, not even for another session's change."""
+    """A script that changes a key without reading it is not rerun for any change of the key."""
     if present:
         state["k"] = [] if change is CHANGES["append"] else 0
     session = _core.Session(store)
@@ -287,7 +287,7 @@ def test_increment_goes_beyond_machine_words(state, atomic):
     assert atomic.increment("k", -(2**200)) == state["k"] == 2**63
 
 
-def test_increment_by_what_can_be_added(state, atomic):
+def test_increment_by_any_addable_value(state, atomic):
     state.update(text="a", flag=True, money=(1,))
     assert atomic.increment("text", "b") == "ab"
     assert atomic.increment("flag") == 2
@@ -296,7 +296,7 @@ def test_increment_by_what_can_be_added(state, atomic):
 
 
 @pytest.mark.parametrize("value", [None, "text", [], Unreadable()], ids=["None", "str", "list", "hostile"])
-def test_increment_that_fails_leaves_the_key_as_it_was(store, state, locks, atomic, value):
+def test_increment_that_fails_leaves_the_key_unchanged(store, state, locks, atomic, value):
     state["k"] = value
     before = store.version("k")
     with pytest.raises((TypeError, AssertionError)):
@@ -311,7 +311,7 @@ def test_increment_that_fails_leaves_the_key_as_it_was(store, state, locks, atom
 
 @pytest.mark.parametrize("by", [1, 0.5, True])
 def test_no_increment_is_lost(state, atomic, by):
-    """The key does not exist at first, and is looked at and locked by others meanwhile."""
+    """The key does not exist at first. Others read and lock it meanwhile."""
     locked = threading.Event()
 
     def count():
@@ -332,7 +332,7 @@ def test_no_increment_is_lost(state, atomic, by):
 
 
 def test_increment_returns_each_number_once(atomic):
-    """So it can hand out tickets."""
+    """So it can issue unique numbers."""
     tickets = []
 
     def draw():
@@ -354,7 +354,7 @@ def test_increment_waits_for_the_lock(state, locks, atomic):
             threads.go()
             thread.join(0.02)
             assert thread.is_alive()
-            assert atomic.increment("n", 10) == 10  # it is ours
+            assert atomic.increment("n", 10) == 10  # the lock is ours
             state["n"] = 100
     assert state["n"] == 101
 
@@ -470,13 +470,13 @@ def test_other_content_is_not_as_expected(state, compare_and_set, value, expecte
 
 
 def test_same_object_is_as_expected(state, compare_and_set):
-    """Whatever it is: it has the content that it has."""
+    """For any value: an object equals itself."""
     for value in (["list"], object(), Unreadable()):
         state["k"] = value
         assert compare_and_set("k", value, "new") is True
 
 
-def test_set_to_what_it_was_is_no_change(store, state, compare_and_set, stale_after):
+def test_set_to_an_equal_value_is_no_change(store, state, compare_and_set, stale_after):
     state["k"] = 1
     before = store.version("k")
     assert not stale_after(lambda: compare_and_set("k", 1, 1))
@@ -559,7 +559,7 @@ def test_touch_of_a_missing_key_reruns_the_sessions_that_have_looked_for_it(
     assert "k" not in state
 
 
-def test_touch_of_a_missing_key_calls_who_listens(state, touch, on_change):
+def test_touch_of_a_missing_key_calls_listeners(state, touch, on_change):
     calls = []
     on_change("k", lambda: calls.append("k" in state))
     touch("k")

@@ -18,7 +18,7 @@ class Failure(BaseException):
 
 
 def test_failed_wake_is_called_again(store, state, session):
-    """No session heard of the first change, so the second change must call it again."""
+    """No session was informed of the first change, so the second change must call it again."""
     other = _core.Session(store)
     other.start_run()
     wakes = []

@@ -1,4 +1,4 @@
-"""`content_fingerprint`: equal values have equal ones, and a change anywhere in a value gives it another."""
+"""`content_fingerprint`: equal values have equal fingerprints, and any change in a value changes it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ TESTS = Path(__file__).parents[1]
 def deep_copied(value):
     try:
         return copy.deepcopy(value)
-    except (AttributeError, TypeError, RuntimeError):  # it cannot be copied, or refuses
+    except (AttributeError, TypeError, RuntimeError):  # it cannot be copied
         return value
 
 
@@ -99,7 +99,7 @@ def test_different_values_have_different_fingerprints(make):
 
 
 def test_hardly_any_two_of_all_values_share_a_fingerprint():
-    """A few values stand in two lists."""
+    """A few values are in two lists."""
     found = Counter(content_fingerprint(value) for make in CASES.values() for value in make())
     assert None not in found
     assert len(found) > 0.95 * found.total()
@@ -118,20 +118,20 @@ def test_change_in_place_is_seen(name):
 
 @pytest.mark.parametrize("make", EXTENDED.values(), ids=EXTENDED)
 @pytest.mark.parametrize("slots", [None, ("note",)], ids=["attribute", "slot"])
-def test_what_a_subclass_adds_counts(make, slots):
+def test_attributes_of_a_subclass_count(make, slots):
     one, same, other = make(slots=slots), make(slots=slots), make(slots=slots, note=2)
     assert content_fingerprint(one) == content_fingerprint(same) != content_fingerprint(other)
     assert content_fingerprint(other) is not None
 
 
 def test_transparency_of_a_palette():
-    """Which Pillow loses in copies and pickles."""
+    """Pillow loses it in copies and pickles."""
     assert content_fingerprint(palette_image(0, alpha=1)) == content_fingerprint(palette_image(0, alpha=1))
     assert content_fingerprint(palette_image(0, alpha=1)) != content_fingerprint(palette_image(0, alpha=2))
 
 
 def test_image_from_a_file():
-    """Copies lose what the file says beside the pixels."""
+    """Copies lose the metadata of the file."""
     value = values.image_file()
     before = content_fingerprint(value)
     assert content_fingerprint(value) == content_fingerprint(values.image_file()) == before is not None
@@ -192,7 +192,7 @@ VALUES = st.recursive(
 
 
 def model(value):
-    """What a fingerprint has to tell apart, spelt out."""
+    """A plain description of the content that a fingerprint must distinguish."""
     content = repr(value)
     if isinstance(value, float):
         content = "nan" if math.isnan(value) else value.hex()
@@ -221,7 +221,7 @@ def test_fingerprints_agree_with_the_model(one, other):
 @given(st.data())
 @settings(max_examples=400)
 def test_fingerprints_agree_with_the_model_on_near_misses(data):
-    """Of two values that are put together from the same few parts."""
+    """For pairs of values made of the same few parts."""
     parts = st.sampled_from(data.draw(st.lists(VALUES, min_size=1, max_size=3)))
     build = st.lists(parts, max_size=3) | st.tuples(parts, parts) | st.builds(Point, parts, parts) | parts
     nested = st.lists(build, max_size=2) | build
@@ -231,7 +231,7 @@ def test_fingerprints_agree_with_the_model_on_near_misses(data):
 
 @given(VALUES, st.integers(1, 300), st.data())
 def test_a_change_anywhere_in_a_long_value_is_seen(part, times, data):
-    """Around the lengths at which runs are replaced by their hashes."""
+    """Lengths around those at which buffers are replaced by their hashes."""
     values = [part, *range(times)] * data.draw(st.integers(1, 30))
     fingerprint = content_fingerprint(values)
     assert content_fingerprint([*values]) == fingerprint
@@ -241,7 +241,7 @@ def test_a_change_anywhere_in_a_long_value_is_seen(part, times, data):
 
 
 def changes(value):
-    """Whatever changes a value in place, or one that it holds."""
+    """Any change in place, of a value or of its parts."""
     held = []
     if isinstance(value, list | deque):
         held = [*value]
@@ -268,7 +268,7 @@ def changes(value):
 @given(VALUES.map(lambda value: [value]), st.data())
 @settings(max_examples=300)
 def test_any_single_change_is_seen(value, data):
-    """Copies and pickles equal the value until then."""
+    """Copies and pickles equal the value before the change."""
     before = content_fingerprint(value)
     twin = copy.deepcopy(value)
     assert content_fingerprint(twin) == content_fingerprint(pickle.loads(pickle.dumps(value))) == before
@@ -281,7 +281,7 @@ def test_any_single_change_is_seen(value, data):
 @given(st.data())
 @settings(max_examples=300)
 def test_any_single_change_of_a_graph_is_seen(data):
-    """Lists with a label, which refer to others, and to themselves."""
+    """Lists with a label, which refer to others and to themselves."""
     size = data.draw(st.integers(1, 7))
     numbers = st.integers(0, size - 1)
     nodes = [[data.draw(st.integers(0, 1))] for _ in range(size)]
@@ -297,14 +297,14 @@ def test_any_single_change_of_a_graph_is_seen(data):
 
 
 def unfolded(node, depth=8):
-    """All paths that begin at a node, as far as that goes."""
+    """Return all paths from a node, up to a limit."""
     if not depth:
         return None
     return (node[0], *(unfolded(other, depth - 1) for other in node[1:]))
 
 
 @given(VALUES)
-def test_who_shares_what_makes_no_difference(value):
+def test_shared_references_make_no_difference(value):
     shared = [value, (value, {"k": value}), Plain(a=value, b=[value])]
     apart = [copy.deepcopy(value), (copy.deepcopy(value), {"k": copy.deepcopy(value)})]
     apart.append(Plain(b=[copy.deepcopy(value)], a=copy.deepcopy(value)))
@@ -319,7 +319,7 @@ def test_lengths_around_those_that_are_special(make, length):
 
 
 def test_order_of_a_sets_members_makes_no_difference():
-    """Sets that have grown in another way iterate in another order."""
+    """Sets with another history iterate in another order."""
     small, large = {8, 0}, {*range(1000)}
     large.intersection_update({8, 0})
     assert [*small] != [*{0, 8, 16} - {16}] or [*small] != [*large]
@@ -340,7 +340,7 @@ def test_order_of_attributes_makes_no_difference():
     assert content_fingerprint(namespaces[0]) == content_fingerprint(namespaces[1])
 
 
-def test_what_a_read_computes_makes_no_difference():
+def test_cached_properties_make_no_difference():
     for value in (
         Measured([1, 2]),
         values.CachingAccount([1, 2]),
@@ -382,7 +382,7 @@ def test_layout_of_an_array_makes_no_difference(shape, dtype):
 
 
 def test_large_array_in_any_layout():
-    """Longer than one block of what is read at a time."""
+    """Longer than a block that is read at a time."""
     value = np.random.default_rng(1).random((700, 600))
     fingerprint = content_fingerprint(value)
     assert content_fingerprint(np.asfortranarray(value)) == fingerprint
@@ -416,13 +416,13 @@ def test_blocks_of_a_frame_make_no_difference():
 
 
 @pytest.mark.parametrize("name", ARROW_COLUMNS)
-def test_chunks_offsets_and_what_lies_under_nulls_make_no_difference(name):
+def test_chunks_offsets_and_values_under_nulls_make_no_difference(name):
     items, _ = ARROW_COLUMNS[name]
     value = arrow_array(name)
     chunked = pa.chunked_array([value])
     fingerprint = content_fingerprint(value)
     longer = arrow_array(name, [*items[1:], *items, *items])
-    if name == "dictionary":  # a longer one has its entries in another order
+    if name == "dictionary":  # a longer dict has its entries in another order
         longer = pa.concat_arrays([value[1:], value, value])
     assert content_fingerprint(longer.slice(3, 4)) == fingerprint
     in_pieces = pa.chunked_array([longer.slice(3, 2), longer.slice(9, 2)])
@@ -449,7 +449,7 @@ def test_arrow_values_under_nulls():
 
 
 def test_nanoseconds_of_an_arrow_scalar():
-    """Which no object of Python shows, nor a copy."""
+    """Neither Python objects nor copies show them."""
     one, same, other = (pa.scalar(number, pa.time64("ns")) for number in (1, 1, 2))
     assert content_fingerprint(one) == content_fingerprint(same) != content_fingerprint(other)
 
@@ -467,10 +467,10 @@ def test_chunks_of_polars_frames_make_no_difference():
     assert content_fingerprint(in_pieces) == content_fingerprint(whole)
 
 
-# Cycles, and values that are far larger than what holds them
+# Cycles, and small containers of very large values
 
 
-def test_cycles_are_told_by_where_they_lead():
+def test_cycles_are_distinguished_by_their_targets():
     assert content_fingerprint(ring(1)) == content_fingerprint(ring(1))
     one, other = [[], []], [[], []]
     one[0].append(one)
@@ -492,13 +492,13 @@ def test_sharing_counts_where_a_cycle_can_be_reached():
     assert content_fingerprint(outer) == content_fingerprint(copy.deepcopy(outer)) != content_fingerprint(twin)
 
 
-def test_sharing_makes_no_difference_beside_a_cycle():
+def test_sharing_makes_no_difference_outside_a_cycle():
     shared = [*range(100)]
     assert content_fingerprint([ring(1), shared, shared]) == content_fingerprint([ring(1), shared, [*shared]])
 
 
 def test_order_of_a_set_in_a_cycle_hides_no_change():
-    """The members refer back to what holds them, and one of them is named after the set."""
+    """The members refer back to their set, and one of them is named after it."""
 
     def hub(names, chosen):
         value = Plain()
@@ -511,7 +511,7 @@ def test_order_of_a_set_in_a_cycle_hides_no_change():
             super().__init__(name=name, back=back)
 
         def __hash__(self):
-            return 1  # the order of the set is the order in which it was filled
+            return 1  # the set iterates in the order of insertion
 
     assert content_fingerprint(hub("ab", 0)) == content_fingerprint(hub("ab", 0))
     assert len({content_fingerprint(hub(names, chosen)) for names in ("ab", "ba") for chosen in (0, 1)}) == 4
@@ -605,7 +605,7 @@ print(ends.count(True), ends.count(False))
 
 @pytest.mark.parametrize("size", [128, 224, 512, 4096])
 def test_depth_fits_the_stack_of_the_thread(size):
-    """A value for which it is too small has no fingerprint."""
+    """A value that needs more stack has no fingerprint."""
     known, unknown = map(int, run_script(SMALL_STACK.replace("SIZE", str(size)), package=True).split())
     assert known + unknown == 18
     assert known >= (9 if size >= 224 else 0)
@@ -623,7 +623,7 @@ def test_endless_values_are_given_up():
     assert time.thread_time() - started < 30
 
 
-# What has no fingerprint
+# Values without a fingerprint
 
 
 def raising(exception):
@@ -639,7 +639,7 @@ def with_lock():
 
 
 class Singleton:
-    """It is pickled as its name, which says nothing of its attributes."""
+    """It is pickled as its name, without its attributes."""
 
     def __reduce__(self):
         return "singleton"
@@ -649,7 +649,7 @@ singleton = Singleton()
 
 
 def zone_from_file():
-    """It may bear any name."""
+    """It may have any name."""
     with zoneinfo._common.load_tzdata("Europe/Berlin") as file:
         return zoneinfo.ZoneInfo.from_file(file, key="Europe/Paris")
 
@@ -690,7 +690,7 @@ NONE = {
 
 @pytest.mark.parametrize("make", NONE.values(), ids=NONE)
 @pytest.mark.parametrize("wrap", [lambda v: v, lambda v: [1, v], lambda v: {"k": v}, lambda v: Account("a", [v])])
-def test_what_cannot_be_told_has_no_fingerprint(make, wrap):
+def test_values_of_unknown_content_have_no_fingerprint(make, wrap):
     value = make()
     assert content_fingerprint(wrap(value)) is None
     if hasattr(type(value), "close"):
@@ -702,7 +702,7 @@ class Stop(BaseException):
 
 
 @pytest.mark.parametrize("exception", [KeyboardInterrupt, Stop, SystemExit])
-def test_what_stops_a_script_passes_through(exception):
+def test_exceptions_that_stop_a_script_pass_through(exception):
     with pytest.raises(exception):
         content_fingerprint([1, {"k": raising(exception)}])
     with pytest.raises(exception):
@@ -711,7 +711,7 @@ def test_what_stops_a_script_passes_through(exception):
 
 
 def test_panic_of_a_library_in_rust_is_no_wish_to_stop():
-    """It comes as a `BaseException`, as polars raises it for series that it cannot hand over."""
+    """It is a `BaseException`. Polars raises one for series that it cannot convert."""
     panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
     assert content_fingerprint([1, {"k": raising(panic("called `unwrap()`"))}]) is None
 
@@ -732,7 +732,7 @@ def test_one_debug_line_for_each_type(caplog, monkeypatch):
     assert "list" in messages[2]
 
 
-# Changes meanwhile
+# Concurrent changes
 
 
 def test_class_that_changes_has_another_plan():
@@ -791,7 +791,7 @@ def test_values_whose_classes_other_threads_change():
 
 
 class Meddling:
-    """Changes what holds it while it is written."""
+    """Changes its container during the fingerprint."""
 
     def __init__(self, meddle):
         self.meddle = meddle
@@ -819,7 +819,7 @@ def test_container_that_changes_its_size_has_no_fingerprint(holder, meddle):
 
 
 def test_values_that_other_threads_change():
-    """Nothing crashes, and what stands still at the end has its fingerprint."""
+    """Nothing crashes, and the values that no thread changes at the end have their fingerprints."""
     value = {"list": [], "dict": {}, "set": set(), "object": Plain(), "array": np.zeros(9)}
     stop = threading.Event()
 
@@ -903,7 +903,7 @@ def test_function_that_raises():
     assert content_fingerprint([Plain(a=1)], {Plain: lambda value: value.missing}) is None
 
 
-# What is left behind
+# Leaks
 
 
 @pytest.mark.skipif(sysconfig.get_config_var("Py_GIL_DISABLED") == 1, reason="it keeps classes of its own accord")
@@ -918,7 +918,7 @@ def test_nothing_is_retained():
 
 
 def test_plan_of_a_dead_class_is_not_that_of_its_successor():
-    """Classes that are made and dropped in turn mostly lie in the same place."""
+    """Classes that are created and dropped in turn usually have the same address."""
     for i in range(20):
         slots = ("a",) if i % 2 else ("b",)
         kind = type(f"Kind{i % 2}", (), {"__slots__": slots})

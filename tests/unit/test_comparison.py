@@ -32,7 +32,7 @@ COMPARING_ACTS: dict[str, Callable[[Any, Any], object]] = {
 @pytest.mark.parametrize(("policy", "method"), COMPARISONS.values(), ids=COMPARISONS)
 @pytest.mark.parametrize("act", COMPARING_ACTS.values(), ids=COMPARING_ACTS)
 def test_comparison_uses_the_store(store, state, session, *, policy, method, act):
-    """The assignment follows, on the state as it is by then, and counts as a change."""
+    """The assignment then applies to the state as it is, and counts as a change."""
     acts: list[bool] = []
 
     def acting(self: object, *_: object) -> Any:
@@ -61,7 +61,7 @@ def test_comparison_uses_the_store(store, state, session, *, policy, method, act
 
 
 def test_blocking_comparison_stalls_no_other_thread(store, state):
-    """A value that is written meanwhile is compared in its turn."""
+    """A value that is written meanwhile is compared next."""
     entered, used = threading.Event(), threading.Event()
     waits: list[bool] = []
 

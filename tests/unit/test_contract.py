@@ -1,4 +1,4 @@
-"""The drop-in contract: what `server_state`, its locks, `no_rerun` and `force_rerun_bound_sessions` promise."""
+"""The drop-in contract of `server_state`, its locks, `no_rerun` and `force_rerun_bound_sessions`."""
 
 import contextlib
 import math
@@ -28,7 +28,7 @@ from fastserverstate import (
 
 
 class Name(str):
-    """A `str` whose own methods may do anything."""
+    """A `str` with methods of its own, which may do anything."""
 
     __slots__ = ()
 
@@ -149,7 +149,7 @@ def test_keys_are_str(store, state, locks, force_rerun, key):
         lambda: state.pop(key),
         lambda: state.pop(key, None),
         lambda: state.update([(key, 1)]),
-        lambda: locks[key, 1] if type(key) is tuple else locks[key],  # a tuple of keys has locks
+        lambda: locks[key, 1] if type(key) is tuple else locks[key],  # a tuple of keys returns several locks
         lambda: force_rerun(key),
         lambda: store.peek(key),
         lambda: store.version(key),
@@ -202,7 +202,7 @@ def test_subclasses_of_str_count_as_the_text_that_they_hold(key):
 def test_iteration_is_a_snapshot_in_order_of_appearance(state):
     for key in ("b", "a", "c"):
         state[key] = 0
-    state["b"] = 1  # a change is no new appearance
+    state["b"] = 1  # a change is no insertion
     assert list(state) == list(state.keys()) == ["b", "a", "c"]
     del state["b"]
     state["b"] = 2
@@ -302,7 +302,7 @@ def test_methods_win_over_keys(state, name):
 
 
 def test_double_underscores_are_never_keys_by_attribute(state):
-    """Libraries probe objects for such names (copy, numpy, IPython): a value there would be taken for a protocol."""
+    """Libraries such as copy, numpy and IPython probe objects for such names, and would use a value as a method."""
     state["__probe__"] = 1
     with pytest.raises(AttributeError):
         state.__probe__ = 2
@@ -446,7 +446,7 @@ def test_locks_cannot_be_replaced(locks):
 
 
 def outcome(function):
-    """What a call does, so that two can be compared: its result or the type of its error."""
+    """Return the result of a call or the type of its error, to compare two calls."""
     try:
         return function()
     except Exception as error:
@@ -557,7 +557,7 @@ def test_lock_is_saved_by_its_owner_only(locks):
 
 
 def test_lock_of_a_condition(state, locks):
-    """`Condition.wait` lets go of all levels of a re-entrant lock and takes them back."""
+    """`Condition.wait` releases all levels of a re-entrant lock and acquires them again."""
     condition = threading.Condition(locks["k"])
     with pytest.raises(RuntimeError):
         condition.notify()
@@ -588,7 +588,7 @@ def test_lock_of_a_condition(state, locks):
 
 @pytest.fixture
 def stale_after(store, state, session):
-    """Whether a change, made by a thread without a session, makes a reader of ``state["k"]`` stale."""
+    """Return whether a change by a thread without a session makes stale a reader of ``state["k"]``."""
     state["k"] = 0
 
     def check(change):
@@ -606,7 +606,7 @@ def change(state):
     state["k"] += 1
 
 
-def test_writes_in_no_rerun_are_stored_and_rerun_nobody(state, stale_after):
+def test_writes_in_no_rerun_are_stored_and_rerun_no_session(state, stale_after):
     def muted():
         with no_rerun:
             change(state)
@@ -657,7 +657,7 @@ def test_no_rerun_as_decorator(state, stale_after):
     assert stale_after(lambda: change(state))
 
 
-def test_no_rerun_keeps_what_is_said_of_methods(state, stale_after):
+def test_no_rerun_decorates_methods(state, stale_after):
     class Counter:
         @no_rerun
         def add(self, *, by):
@@ -670,7 +670,7 @@ def test_no_rerun_keeps_what_is_said_of_methods(state, stale_after):
     assert state["k"] == 3
 
 
-def test_no_rerun_is_for_its_own_thread(state, stale_after):
+def test_no_rerun_affects_its_own_thread_only(state, stale_after):
     def elsewhere(function):
         with ThreadSet() as threads:
             threads.add(function, state)
@@ -680,7 +680,7 @@ def test_no_rerun_is_for_its_own_thread(state, stale_after):
     assert stale_after(lambda: change(state))
 
 
-def test_force_rerun_reaches_who_depends_on_the_key(store, state, force_rerun, stale_after):
+def test_force_rerun_reruns_the_sessions_that_depend_on_the_key(store, state, force_rerun, stale_after):
     before = store.version("k")
     assert stale_after(lambda: force_rerun("k"))
     assert state["k"] == 0

@@ -1,4 +1,4 @@
-"""The examples in docstrings and documents run, and the documents name what exists."""
+"""The examples in docstrings and documents run, and names in the documents exist."""
 
 from __future__ import annotations
 

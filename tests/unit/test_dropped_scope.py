@@ -1,6 +1,6 @@
-"""What a value read of a missing key depends on, and that scopes which were dropped depend on nothing.
+"""The dependencies of a read of a missing key. Dropped scopes depend on nothing.
 
-The script thread of a session goes on for a while after the event loop has closed the session.
+The script thread of a session continues for a while after the event loop has closed the session.
 """
 
 import threading

@@ -1,4 +1,4 @@
-"""Durations as Streamlit takes them."""
+"""Durations in the forms that Streamlit accepts."""
 
 from __future__ import annotations
 
@@ -41,6 +41,6 @@ def test_durations_below_zero(duration):
 
 
 @pytest.mark.parametrize("duration", [[], True, 1j, b"1s"])
-def test_what_is_no_duration(duration):
+def test_values_that_are_no_duration(duration):
     with pytest.raises(TypeError, match="timeout is a number of seconds, a timedelta, or text"):
         seconds_of(duration, "timeout")

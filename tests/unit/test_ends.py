@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from unit.helpers import run_script
 
-# What waits for ever, in a function that says how its wait has ended.
+# Functions that wait forever, and print how their wait has ended.
 WAITS = """
     import asyncio
     import sys
@@ -43,7 +43,7 @@ WAITS = """
                 began.release()
             call()
         except RuntimeError as error:
-            sys.stdout.write(f"{error}\\n")  # at once, for several threads do it
+            sys.stdout.write(f"{error}\\n")  # in one write, because several threads do it
 
     CALLS = [
         lambda: wait_for("k"),
@@ -60,7 +60,7 @@ PROCESS = "This wait has ended, because the process ends: all threads that it wa
 
 
 def test_event_loop_that_closes():
-    """The tasks were cancelled, but what runs on the executor's threads cannot be."""
+    """The tasks were cancelled, but not the calls on the executor's threads."""
     output = run_script(
         WAITS
         + """
@@ -86,7 +86,7 @@ def test_event_loop_that_closes():
 
 
 def test_event_loop_that_closes_ends_no_wait_of_another_pool():
-    """The pool is shut down while its threads go on, and the loop waits for a thread of its own."""
+    """The pool is shut down while its threads continue, and the loop waits for a thread of its own."""
     output = run_script(
         WAITS
         + """
@@ -159,7 +159,7 @@ def test_threads_that_go_on_after_the_main_thread_end_each_other_s_waits():
 
 
 def test_pool_that_is_left_goes_on():
-    """Its threads may end each other's waits, and other threads may."""
+    """Its threads or other threads may end the waits."""
     output = run_script(
         WAITS
         + """

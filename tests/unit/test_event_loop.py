@@ -1,4 +1,4 @@
-"""Threads that run an event loop: no call keeps them waiting, and what would wait has done nothing."""
+"""Threads that run an event loop: no call blocks them, and a call that would block has no effect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastserverstate.callers import Callers
 
 @contextlib.contextmanager
 def held(locks, *keys):
-    """The locks of the keys are held by another thread in the ``with`` block."""
+    """Another thread holds the locks of the keys during the ``with`` block."""
     taken, over = threading.Event(), threading.Event()
 
     def hold():
@@ -36,7 +36,7 @@ def held(locks, *keys):
 
 
 def on_loop(function):
-    """What a function returns that an event loop calls."""
+    """Return the result of a function that an event loop calls."""
 
     async def call():
         return function()
@@ -72,7 +72,7 @@ CALLS = {
 
 
 class Use:
-    """All that can be done with a store."""
+    """All operations of a store."""
 
     def __init__(self, request):
         names = ("store", "state", "locks", "atomic", "compare_and_set", "peek", "touch", "transaction", "wait_for")
@@ -87,7 +87,7 @@ def use(request):
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_no_call_waits_for_a_lock(use, call):
-    """It names the key and the way out, and has done nothing."""
+    """The error names the key and an alternative, and the call has no effect."""
     use.state["k"] = 1
     with held(use.locks, "k"), pytest.raises(WouldBlockError, match=r"'k'.*asyncio\.to_thread.*run_in_executor"):
         on_loop(lambda: call(use))
@@ -97,7 +97,7 @@ def test_no_call_waits_for_a_lock(use, call):
 
 
 def test_write_in_a_transaction_does_not_wait(use):
-    """What was written before is discarded with the rest."""
+    """Earlier writes of the transaction are discarded."""
 
     def write():
         with use.transaction("a"):
@@ -118,7 +118,7 @@ def test_waiting_for_a_change_is_refused(use):
     assert use.store.statistics()["cells"] == 1
 
 
-def test_what_needs_no_wait_works(use):
+def test_calls_that_need_not_wait_work(use):
     use.state["k"] = 1
     assert on_loop(lambda: use.wait_for("k")) == 1
     with pytest.raises(TimeoutError):
@@ -163,8 +163,8 @@ def test_condition_is_not_waited_on(use):
     assert not use.locks["k"].locked()
 
 
-def test_way_out_that_the_message_names(use):
-    """It waits on another thread, and the loop goes on meanwhile."""
+def test_the_alternative_in_the_message_works(use):
+    """The wait is on another thread, and the loop continues meanwhile."""
 
     async def serve():
         with held(use.locks, "k"):
@@ -179,7 +179,7 @@ def test_way_out_that_the_message_names(use):
 
 
 def test_callbacks_are_called_on_another_thread(use, on_change):
-    """One of them waits for what the loop does after the change."""
+    """One callback waits for the event loop."""
     use.store.offload_callbacks(Callers(lambda key: use.store.flush([key])).add)
     go_on, called, seen = threading.Event(), threading.Semaphore(0), []
 

@@ -1,4 +1,4 @@
-"""Objects of the core that were made, copied or restored by other means than its own raise errors, and never crash."""
+"""Objects of the core that were created, copied or unpickled in unsupported ways raise errors and never crash."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from unit.helpers import run_script
 
-# Each of these makes a value that calls `act` when it is deallocated.
+# Each of these creates a value that calls `act` when it is deallocated.
 BOMBS = """
 class Finalizer:
     def __init__(self, act): self.act = act

@@ -1,4 +1,4 @@
-"""A forked process has an empty store that works; its parent's is as it was."""
+"""A forked process has an empty store that works. The store of its parent is unchanged."""
 
 from __future__ import annotations
 

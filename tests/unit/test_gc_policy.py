@@ -23,7 +23,7 @@ class Cycle:
 
 
 class Server:
-    """Runs that end, each with a collection as Streamlit makes it."""
+    """End runs, each with a collection as Streamlit runs it."""
 
     def __init__(self, clock: FakeClock) -> None:
         self.collects = True

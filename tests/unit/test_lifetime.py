@@ -1,6 +1,6 @@
-"""Values die when they are replaced, memory stays flat, and the interpreter ends in silence.
+"""Replaced values are freed, memory use is constant, and the interpreter ends without output.
 
-Each in an interpreter of its own: what goes wrong here ends a process.
+Each test has an interpreter of its own, because a failure may end the process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ REPLACEMENTS = {
 
 @pytest.mark.parametrize("replace", REPLACEMENTS.values(), ids=REPLACEMENTS)
 @pytest.mark.parametrize("subscribed", [False, True], ids=["unread", "read"])
-def test_replaced_value_dies_at_once(replace, subscribed):
+def test_replaced_value_is_freed_immediately(replace, subscribed):
     run_script(
         f"""
         class Value: pass
@@ -49,7 +49,7 @@ def test_replaced_value_dies_at_once(replace, subscribed):
 
 
 def test_equal_value_takes_the_place_of_the_old_one():
-    """The writer goes on with the object that it has just assigned, and the store must not keep another."""
+    """The writer continues with the object that it has just assigned, and the store must not keep the equal one."""
     run_script(
         """
         old, new = [1, 2], [1, 2]
@@ -122,7 +122,7 @@ def test_finalizer_that_uses_the_store(re_entry):
 
 @pytest.mark.parametrize("re_entry", RE_ENTRIES.values(), ids=RE_ENTRIES)
 def test_finalizer_run_by_the_garbage_collector(re_entry):
-    """It may come between any two allocations of the core."""
+    """A collection may start at any allocation of the core."""
     run_script(
         f"""
         class Garbage:
@@ -171,7 +171,7 @@ SHARED = {
 
 @pytest.mark.parametrize(("owner", "use"), SHARED.values(), ids=SHARED)
 def test_attributes_that_a_finalizer_asks_for_too(owner, use):
-    """The collector may start while the dict of somebody's attributes is made, and must not make it twice."""
+    """A garbage collection may start while the `__dict__` is created, and must not create it twice."""
     run_script(
         f"""
         class Garbage:
@@ -254,7 +254,7 @@ ready.wait()
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(("script", "rounds"), [(ROUND, 30_000), (WAITED, 30_000)], ids=["sessions", "locks"])
 def test_memory_stays_flat(script, rounds):
-    """Each round of sessions makes 12 scopes, with sets of subscribers that outgrow their struct."""
+    """Each round of sessions creates 12 scopes, with sets of subscribers that outgrow their struct."""
     run_script(
         script
         + f"""
@@ -303,7 +303,7 @@ def test_caches_of_ended_threads_are_freed():
 
 @pytest.mark.parametrize("package", [False, True], ids=["core", "package"])
 def test_interpreter_ends_in_silence(package):
-    """With threads that wait, hold locks and write, and with values whose finalizers come too late."""
+    """With threads that wait, hold locks and write, and with values that are finalized too late."""
     run_script(
         """
         class Late:

@@ -1,6 +1,6 @@
-"""What the store costs in memory, beyond the keys and values themselves.
+"""The memory of the store, in addition to the keys and values themselves.
 
-Measured in bytes that were asked of Python's allocators, which the core uses for all that it keeps. A *pair* is a key
+Measured in bytes requested from Python's allocators, which the core uses for all its memory. A *pair* is a key
 that a scope has read. The sets of subscribers hold the pairs; a run that goes on may remember its own besides.
 """
 
@@ -72,7 +72,7 @@ def test_bytes_of_a_key(subscribers):
 
 
 def test_bytes_of_a_key_just_after_growth():
-    """The table is never much larger than what is in it."""
+    """The table is never much larger than its content."""
     measured = measure(
         """
         keys, value = [f"key{i}" for i in range(300_000)], []
@@ -138,7 +138,7 @@ def test_many_keys_of_one_session_each():
 
 
 def test_few_keys_of_many_scopes():
-    """1,000 keys, each read by 10,000 scopes: the sets, and whatever else ten million pairs cost."""
+    """1,000 keys, each read by 10,000 scopes: all memory for ten million pairs."""
     measured = measure(
         """
         keys = [f"key{i}" for i in range(1_000)]
@@ -175,7 +175,7 @@ def test_bytes_of_a_session():
     assert measured["closed"] <= 64, measured  # the slots, for the next ones
 
 
-# A million rounds each, in which nothing may stay behind.
+# A million rounds each, without leaks.
 ROUNDS = {
     "keys": """
         def batch(i):
@@ -273,6 +273,6 @@ def test_no_growth_in_a_million_rounds(rounds):
             """
         )
     )
-    assert measured["traced"] < 1_000_000, measured  # what two runs have missed
+    assert measured["traced"] < 1_000_000, measured  # reads of missing keys in two runs
     assert measured["grown"] < 4_000_000, measured
-    assert measured["at first"] < 60_000_000, measured  # 100,000 keys at once are 30 MB
+    assert measured["at first"] < 60_000_000, measured  # 100,000 keys need 30 MB

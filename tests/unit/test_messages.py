@@ -1,4 +1,4 @@
-"""What is typed wrongly is answered with a sentence that says what to type instead."""
+"""Wrong code raises errors that say what to write instead."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def decorated_by_block():
     def save(): ...
 
 
-# What is typed -> the error, and what its message has to say.
+# Code -> the error, and a part of its message.
 MESSAGES = {
     'server_state["n"]': (
         lambda: server_state["n"],

@@ -26,7 +26,7 @@ ACTORS = st.integers(0, 4)  # the last one is a thread without a session
 MUTED = st.sampled_from([False, False, True])
 VALUES = st.one_of(
     st.sampled_from([0, 1, True, 1.0, 0.0, -0.0, float("nan"), None, "", "x", (1, 2), (1, True)]),
-    st.builds(object),  # never certain to be what it was
+    st.builds(object),  # never compared as equal
 )
 
 
@@ -35,7 +35,7 @@ def muting(muted):
 
 
 class Actor:
-    """One session as it is and as the model sees it."""
+    """A session and its model."""
 
     def __init__(self, store: _core.Store, model: ModelStore) -> None:
         self.real = _core.Session(store)
@@ -43,7 +43,7 @@ class Actor:
         self.renew()
 
     def renew(self) -> None:
-        """A new script context, where the old one may have led to a scope that was dropped."""
+        """Create a new script context, because the old one may refer to a dropped scope."""
         self.context = Context(session=self.real, part=None)
 
 
@@ -65,7 +65,7 @@ class Histories(RuleBasedStateMachine):
 
     @initialize(size=st.sampled_from([0, 3, 6, 70]))
     def idle_sessions(self, size):
-        """They take the low slots, so that the sets of the others go from a few slots to words of bits and back."""
+        """They take the low slots, so that other sets change between lists of slots and bit sets."""
         for _ in range(size):
             actor = Actor(self.store, self.model)
             self.crowd.append(actor)
@@ -78,7 +78,7 @@ class Histories(RuleBasedStateMachine):
         actor.model.start_run(cause)
 
     def become(self, number, part):
-        """Have this thread run in a part of a session; the model's scope of it."""
+        """Run this thread in a part of a session. Return the scope of the model."""
         if number >= len(self.actors):
             leave()
             return None
@@ -178,7 +178,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 3), part=PARTS, key=KEYS, value=VALUES, sends=st.booleans())
     def read_and_write_in_one_run(self, number, part, key, *, value, sends):
-        """What most scripts do, and random steps seldom: with or without showing what was read."""
+        """Common in scripts and rare in random steps: write with or without showing the value that was read."""
         self.start_run(number)
         self.read(number, part, key, "get")
         if sends:
@@ -210,7 +210,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 3))
     def close(self, number):
-        """Its script goes on for a while, with the same context."""
+        """Its script continues for a while, with the same context."""
         self.actors[number].real.close()
         self.actors[number].model.close()
 
@@ -231,7 +231,7 @@ class Histories(RuleBasedStateMachine):
         self.store.set_rerun_writer(policy)
         self.model.policy = policy
 
-    # What holds at any time
+    # Invariants
 
     @invariant()
     def equals_the_model(self):

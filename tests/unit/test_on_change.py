@@ -28,7 +28,7 @@ WRITERS = 8
 
 @pytest.fixture
 def calls(state, on_change):
-    """The value at each call, None for a key that is gone."""
+    """Record the value at each call, or None for a deleted key."""
     calls = []
     on_change("k", lambda: calls.append(state.get("k")))
     return calls
@@ -152,7 +152,7 @@ def test_script_that_registers_in_every_run_is_called_once(state, on_change):
 
 
 def test_callbacks_that_close_over_lists_of_their_own_are_all_called(state, on_change):
-    """As of two sessions that each note what has happened: that both lists are empty makes them no less different."""
+    """Two sessions that each record events: both lists are empty, but not the same."""
 
     def session():
         events = []
@@ -180,7 +180,7 @@ def test_methods_of_objects_that_are_made_in_every_run_are_warned_of(state, on_c
 
 
 def test_signature_that_cpython_fails_to_parse_is_asked_for_again(state, on_change, monkeypatch):
-    """On 3.11 that of a built-in function, while another thread parses: it has happened in this suite."""
+    """A built-in function raises it on 3.11 while another thread parses."""
     failures = [SystemError("AST constructor recursion depth mismatch")] * 2
     signature = inspect.signature
 
@@ -216,7 +216,7 @@ def test_newest_of_the_same_callbacks_is_called(state, on_change):
 
     old, _ = register("as it was"), register("as it was edited")
     state["k"] = 1
-    old.remove()  # of one that another has replaced
+    old.remove()  # of a callback that another one has replaced
     state["k"] = 2
     assert calls == ["as it was edited"] * 2
 
@@ -231,8 +231,8 @@ def test_same_name_in_another_file_is_another_callback(state, on_change):
     assert calls == ["one.py", "two.py"]
 
 
-def test_callbacks_that_cannot_be_told_apart_are_warned_of(state, on_change, caplog):
-    """Each has closed over a queue of its own."""
+def test_indistinguishable_callbacks_cause_a_warning(state, on_change, caplog):
+    """Each is a closure over a queue of its own."""
 
     def reporter(target):
         return lambda: target.put(1)
@@ -364,7 +364,7 @@ def test_no_call_without_a_change(state, calls):
     assert calls == [(1, "x"), None]
 
 
-def test_callbacks_are_called_where_nobody_is_rerun(state, calls):
+def test_callbacks_are_called_in_no_rerun(state, calls):
     with no_rerun:
         state["k"] = 1
     assert calls == [1]
@@ -380,7 +380,7 @@ def test_callbacks_run_on_the_writer_s_thread(state, on_change):
 
 
 def test_readers_are_marked_before_callbacks_run(store, state, on_change):
-    """So a callback that wakes somebody finds the sessions stale."""
+    """So a callback that wakes another thread finds the sessions stale."""
     session = _core.Session(store)
     session.start_run()
     enter(session)
@@ -412,13 +412,13 @@ LOCKED_WRITES = {
     "only another lock": lambda s: [s.locks["z"]],
     "transaction": lambda s: [s.transaction("a", "k", "z")],
     "undeclared": lambda s: [s.transaction()],
-    "undeclared beside declared": lambda s: [s.transaction("z", "a")],
+    "undeclared and declared": lambda s: [s.transaction("z", "a")],
     "nested": lambda s: [s.transaction("z"), s.transaction("k")],
     "transaction in a lock": lambda s: [s.locks["a"], s.transaction("k")],
 }
 
 
-class Stand:
+class Api:
     def __init__(self):
         self.store = _core.Store(reserved=dir(ServerState))
         self.state = ServerState(self.store)
@@ -429,14 +429,14 @@ class Stand:
 
 @pytest.mark.parametrize("blocks", LOCKED_WRITES.values(), ids=LOCKED_WRITES)
 def test_callbacks_hold_no_lock(blocks):
-    """They run after the outermost block, so they can wait for whatever they like."""
-    stand = Stand()
+    """They run after the outermost block, so they can wait for anything."""
+    api = Api()
     found = []
-    stand.on_change("k", lambda: found.append([is_free(stand.locks[key]) for key in ("a", "k", "z")]))
-    entered = blocks(stand)
+    api.on_change("k", lambda: found.append([is_free(api.locks[key]) for key in ("a", "k", "z")]))
+    entered = blocks(api)
     for block in entered:
         block.__enter__()
-    stand.state["k"] = 1
+    api.state["k"] = 1
     for block in entered[::-1]:
         assert found == []
         block.__exit__(None, None, None)
@@ -459,7 +459,7 @@ def test_callbacks_do_not_run_inside_of_atomic(store, state, locks, on_change):
 
 
 def test_writers_need_not_wait_for_callbacks(state, on_change):
-    """They leave their calls to the thread that is calling already."""
+    """They leave their calls to the thread that already calls callbacks."""
     calling, go_on = threading.Event(), threading.Event()
     seen = []
 
@@ -484,7 +484,7 @@ def test_writers_need_not_wait_for_callbacks(state, on_change):
 
 
 def test_callback_that_waits_for_a_writer_is_no_deadlock(state, locks, on_change):
-    """The writer holds the lock that the callback wants, and writes the key that it is called for."""
+    """The writer holds the lock that the callback needs, and writes the key of the callback."""
     calling = threading.Event()
     seen = []
 
@@ -509,7 +509,7 @@ def test_callback_that_waits_for_a_writer_is_no_deadlock(state, locks, on_change
 
 @pytest.mark.parametrize("how", ["set", "increment", "lock", "transaction", "mixed"])
 def test_calls_are_as_many_as_changes_and_in_their_order(store, state, locks, transaction, on_change, *, how):
-    """With eight writers: what a callback sees never goes back, and no two calls run at once."""
+    """With eight writers: the values that a callback sees never go back, and calls never overlap."""
     each = 200
     atomic = Atomic(store)
     versions, inside = [], [0]
@@ -578,8 +578,8 @@ def test_no_call_is_lost_while_others_register_and_leave(state, on_change):
     assert len(counted) == 4_001
 
 
-def test_who_registers_is_called_for_every_change_after_that(state, on_change):
-    """And no more once it has left, as far as one thread can tell."""
+def test_callback_is_called_for_every_change_after_its_registration(state, on_change):
+    """And for none after its removal, as seen by a single thread."""
 
     def use(thread):
         for n in range(300):
@@ -600,14 +600,14 @@ def test_who_registers_is_called_for_every_change_after_that(state, on_change):
         for thread in range(3):
             threads.add(use, thread)
         threads.add(write)
-    assert sum(missed) <= 3 * 2  # calls that were on their way
+    assert sum(missed) <= 3 * 2  # calls that had already started
 
 
 # ---------------------------------------------------------------------------------------------------- what can go wrong
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyError, RecursionError, TimeoutError])
-def test_errors_are_logged_and_harm_nobody(state, on_change, caplog, error):
+def test_errors_are_logged_and_stop_no_other_callback(state, on_change, caplog, error):
     calls = []
 
     def fail():
@@ -636,7 +636,7 @@ def test_arguments_that_do_not_fit_are_refused(on_change):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
 @pytest.mark.parametrize("write", ["set", "lock", "several locks", "transaction"])
 def test_interrupted_callback_leaves_everything_usable(state, locks, transaction, on_change, *, error, write):
-    """The change has happened, all locks are free, and nobody's calls stop for good."""
+    """The change has happened, all locks are free, and later changes still call all callbacks."""
     calls = []
     interrupt = [True, False, False]
 
@@ -713,7 +713,7 @@ def test_callback_may_register_more(state, on_change):
 
 
 def test_callback_may_remove_the_last_subscription(store, state, on_change):
-    """Also while changes are owed a call, and while the key is gone."""
+    """Also while calls are pending, and while the key is deleted."""
     calls = []
 
     def leave_at_once():
@@ -733,7 +733,7 @@ def test_callback_may_remove_the_last_subscription(store, state, on_change):
 
 
 def test_callback_that_changes_its_own_key(state, on_change):
-    """It is called again after it has returned, for each change: it never runs inside of itself."""
+    """It is called again for each change after it has returned, and never recursively."""
     depth, deepest, calls = [0], [0], []
 
     def count_up():
@@ -801,7 +801,7 @@ def test_transaction_calls_once_for_each_key_that_changed(state, transaction, on
     assert all(seen == after for _, seen in calls)
 
 
-def test_transaction_that_is_discarded_calls_nobody(state, transaction, calls):
+def test_discarded_transaction_calls_no_callback(state, transaction, calls):
     state["k"] = 1
     with suppress(ZeroDivisionError), transaction("k"):
         state["k"] = 2

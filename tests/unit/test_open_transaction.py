@@ -1,4 +1,4 @@
-"""Transactions that are left open: by a generator, a run that ends, a fork. Nobody finds what they have written."""
+"""Transactions that are left open: by a generator, a run that ends, a fork. Their writes are never visible."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from unit.helpers import ThreadSet, elsewhere, is_free, run_script
 
 
-def test_what_a_run_leaves_open_is_discarded_with_its_locks(store, state, locks, transaction):
+def test_transaction_that_a_run_leaves_open_is_discarded_with_its_locks(store, state, locks, transaction):
     state["k"] = 0
     left_open = transaction("k", "other")
     left_open.__enter__()
@@ -26,7 +26,7 @@ def test_what_a_run_leaves_open_is_discarded_with_its_locks(store, state, locks,
             return found
 
     assert elsewhere(change) == (0, False)
-    state["new"] = 1  # at once, as in no transaction
+    state["new"] = 1  # visible immediately, as outside of a transaction
     assert elsewhere(dict, state) == {"k": "changed", "new": 1}
     with pytest.raises(RuntimeError, match="in the run"):
         left_open.__exit__(None, None, None)
@@ -44,9 +44,9 @@ def test_block_whose_transaction_was_discarded_passes_exceptions_on(store, state
     assert "k" not in state
 
 
-def test_transaction_that_nobody_holds_goes_on(store, state, transaction):
+def test_transaction_without_references_goes_on(store, state, transaction):
     transaction("k").__enter__()
-    others = [transaction("k") for _ in range(10)]  # take the place in memory of what was let go of
+    others = [transaction("k") for _ in range(10)]  # reuse the memory of the released objects
     state["k"] = 1
     assert state["k"] == 1
     assert store.end_holder()[0] == ["k"]
@@ -97,7 +97,7 @@ def test_generator_that_another_thread_closes(state, locks, transaction):
     assert seen == [{"other": 2}]
 
 
-def test_lock_of_what_is_written_stays_with_the_transaction(state, locks, transaction):
+def test_locks_of_written_keys_belong_to_the_transaction(state, locks, transaction):
     condition = threading.Condition(locks["k"])
     with transaction():
         state["k"] = 1
@@ -117,7 +117,7 @@ def test_lock_of_what_is_written_stays_with_the_transaction(state, locks, transa
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @pytest.mark.parametrize("end", ["pass", "raise SystemExit(7)"])
 def test_fork_in_a_transaction(end):
-    """The child is in no transaction, and the parent's goes on."""
+    """The child is in no transaction, and the parent's continues."""
     run_script(
         f"""
 state["k"] = 0

@@ -1,4 +1,4 @@
-"""Nothing outlives its owner: what a thread, a run, a task or a process holds ends with it."""
+"""Locks and transactions end with their holder: a thread, a run, a task or a process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ no_rerun = NoRerun()
 
 @pytest.fixture(autouse=True)
 def leftovers():
-    """What is reported of threads that have ended."""
+    """Return the warnings about threads that have ended."""
     reported = []
     _core.on_leftovers(lambda keys, written: reported.append((sorted(keys), written)))
     yield reported
@@ -51,7 +51,7 @@ def test_locks_of_a_thread_that_ends_are_free(locks, leftovers):
 
 
 def test_thread_with_the_ident_of_one_that_has_ended_holds_nothing(locks):
-    """The system gives idents again."""
+    """The system reuses thread idents."""
     idents, owners = set(), []
 
     def take():
@@ -177,7 +177,7 @@ def test_thread_goes_on_after_its_part_with_a_new_one(state, locks, store):
 
 
 def test_readers_that_waited_never_hold_the_lock(state, store, locks):
-    """What another server has written is applied while they get by."""
+    """Writes of another server are applied while they read."""
     state["k"] = 0
     readers, seen, left = 20, [], []
     waiting = threading.Barrier(readers + 1)
@@ -202,7 +202,7 @@ def test_readers_that_waited_never_hold_the_lock(state, store, locks):
 
 
 def test_writer_that_waited_compares_while_others_read(state, locks):
-    """Nobody waits for the comparison of what is assigned."""
+    """No thread waits for the comparison of the assigned value."""
     compares, read = threading.Event(), threading.Event()
 
     class Slow:
@@ -228,7 +228,7 @@ def test_writer_that_waited_compares_while_others_read(state, locks):
 
 
 def test_one_reader_after_the_other_gets_by_a_greedy_thread(state, locks):
-    """It takes the lock again as soon as it has released it, and would be sooner each time."""
+    """It acquires the lock again immediately after releasing it, and would always be first."""
     state["k"] = 0
     reads, done = [], threading.Event()
     ready = threading.Barrier(9)
@@ -290,7 +290,7 @@ def test_exceptions_pass_a_transaction_that_was_discarded(locks, transaction):
 
 
 def test_tasks_do_not_share_a_transaction(state, locks, transaction):
-    """One that awaits in its transaction keeps the other tasks of the thread from beginning one."""
+    """A task that awaits in its transaction prevents other tasks of the thread from beginning one."""
     refused = []
 
     async def hold(begun, end):
@@ -469,7 +469,7 @@ class Stop(BaseException):
 
 
 def test_callback_that_stops_loses_no_call(state, locks, on_change):
-    """Not those that other threads have left to it, nor those of other keys."""
+    """Not calls that other threads have left to it, nor those of other keys."""
     calls = []
     calling, written = threading.Event(), threading.Event()
 
@@ -517,7 +517,7 @@ def test_callbacks_of_a_transaction_are_all_made(state, transaction, on_change):
 
 
 def test_callbacks_that_take_locks_are_called_one_after_the_other(state, transaction, on_change, atomic):
-    """Each leaves a lock while others are still to be called."""
+    """Each callback leaves a lock while others are still pending."""
     order, depth, deepest = [], [], []
 
     def count(key):
@@ -563,7 +563,7 @@ def test_what_the_writer_reads_after_a_callback_is(store, state, on_change, sess
 
 @pytest.mark.parametrize("same_task", [True, False])
 def test_write_of_another_task_is_none_of_the_reader(state, session, same_task):
-    """What a task has read may be shown by it later, whatever another one does meanwhile."""
+    """A task may show later what it has read, whatever another task does meanwhile."""
     state["k"] = 0
     enter(session)
 
@@ -597,7 +597,7 @@ def test_blocks_do_not_make_another_task_of_a_thread(state, session):
 
 
 def test_write_of_another_thread_of_the_session_is_none_of_the_reader(state, session):
-    """The reader goes on with what it has read, and shows it."""
+    """The reader continues with the value that it has read, and shows it."""
     state["k"] = 0
     state["k"]
 
@@ -649,7 +649,7 @@ def test_execution_that_is_broken_off_leaves_the_one_before_it_subscribed(store,
     state["tail"]
     leave()
     session.finish_run()
-    for _ in range(70):  # more than there is room for
+    for _ in range(70):  # more than the capacity
         execute(state, session, complete=False)
     state["tail"] = 1
     store.collect_stale()
@@ -662,7 +662,7 @@ def test_execution_that_is_broken_off_leaves_the_one_before_it_subscribed(store,
 
 
 def test_own_change_in_an_execution_that_is_broken_off_is_shown(store, state):
-    """An earlier one still shows the older value."""
+    """An earlier run still shows the older value."""
     session = _core.Session(store)
     state["k"] = 0
     execute(state, session, complete=True)
@@ -797,7 +797,7 @@ def test_loop_that_closes_during_a_fan_out_leaves_nothing_behind(clock):
 
 @pytest.mark.parametrize("point", ["adopt", "_wake"])
 def test_finalizer_that_writes_where_the_scheduler_is_locked(store, state, point):
-    """The collector may run one at any allocation."""
+    """A garbage collection may run one at any allocation."""
     scheduler = Scheduler(store, Settings(), NO_POST_SCRIPT_GC)
     loop = asyncio.new_event_loop()
     read_in_session(store, state, "k")
@@ -829,7 +829,7 @@ PLAIN_LOCKS += ["threading.Condition()", "queue.Queue("]
 
 
 def test_no_plain_lock_where_foreign_code_can_run():
-    """A finalizer may come back to any of our code on the same thread, whatever a comment says."""
+    """A finalizer may call any of our code on the same thread."""
     package = os.path.dirname(_core.__file__)
     found = []
     for folder, _, names in os.walk(package):

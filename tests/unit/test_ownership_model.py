@@ -1,6 +1,6 @@
-"""Threads that take, leave, lose and end things in any order, against a model in which nothing outlives its owner.
+"""Threads that acquire, release, lose and end locks and transactions in any order, compared with a model.
 
-Every actor is a real thread, and takes one step at a time. What would wait is tried without waiting.
+Every actor is a real thread that executes one step at a time. Calls that would wait are tried without waiting.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ no_rerun = NoRerun()
 
 
 class Stop(BaseException):
-    """What ends a script."""
+    """Ends a script."""
 
 
 class Actor:
-    """A thread that does what it is told, and the model of what it holds."""
+    """A thread that executes commands, and the model of its locks and transactions."""
 
     def __init__(self) -> None:
         self._asked: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
@@ -53,7 +53,7 @@ class Actor:
         self.staged: dict[str, int] = {}
         self.savepoints: list[dict[str, int]] = []
         self.suppressed = 0
-        self.due: list[str] = []  # keys whose callbacks it is to call when it holds no lock
+        self.due: list[str] = []  # keys with pending callbacks, to be called when it holds no lock
 
     def holds(self, key: str) -> bool:
         return self.depths[key] > 0 or key in self.staged or any(key in keys for keys in self.declared)
@@ -92,7 +92,7 @@ class Owners(RuleBasedStateMachine):
         self.state.update(self.values)
         self.calls: list[str] = []
         self.expected_calls: list[str] = []
-        self.due = dict.fromkeys(KEYS, 0)  # calls that are still to be made, by whichever thread comes first
+        self.due = dict.fromkeys(KEYS, 0)  # pending calls, to be made by any thread
         self.number = 0
         self.retired: list[Actor] = []
         self.stop_next = False
@@ -169,7 +169,7 @@ class Owners(RuleBasedStateMachine):
 
     @rule(number=ACTORS, stops=st.booleans())
     def release_several(self, number, stops):
-        """What of it is held is released, and the rest is an error."""
+        """Held locks are released, and the rest is an error."""
         actor = self.actors[number]
         keys = [key for key in ("a", "b") if actor.depths[key]]
         if any(actor.holds(key) and not actor.depths[key] for key in ("a", "b")):
@@ -265,7 +265,7 @@ class Owners(RuleBasedStateMachine):
 
     @rule(number=ACTORS, key=st.sampled_from(KEYS))
     def begin_in_two_tasks(self, number, key):
-        """One of them awaits in its transaction; the other one is refused, and nothing else happens to the first."""
+        """One of them awaits in its transaction. The other one gets an error, without an effect on the first."""
         actor = self.actors[number]
         if actor.blocks or self.is_held_by_others(actor, key):
             return
@@ -340,7 +340,7 @@ class Owners(RuleBasedStateMachine):
     @precondition(lambda _: hasattr(os, "fork"))
     @rule(number=ACTORS)
     def fork(self, number):
-        """The child has nothing of it, and leaves the parent's as it is."""
+        """The child has no locks or transactions, and leaves the parent's unchanged."""
 
         def in_child():
             with warnings.catch_warnings():
@@ -361,7 +361,7 @@ class Owners(RuleBasedStateMachine):
 
     @rule(number=ACTORS)
     def take_part(self, number):
-        """Whether a thread is in a session's run makes no difference for what it holds."""
+        """A thread's locks do not depend on whether it runs in a session."""
         session = _core.Session(self.store)
         session.start_run()
         self.actors[number].does(lambda: enter(session))
@@ -370,7 +370,7 @@ class Owners(RuleBasedStateMachine):
     def take_no_part(self, number):
         self.actors[number].does(leave)
 
-    # What holds at any time
+    # Invariants
 
     @invariant()
     def equals_the_model(self):

@@ -1,4 +1,4 @@
-"""`min_rerun_interval` of a key: readers are made stale once in an interval, unless they have seen the last value."""
+"""`min_rerun_interval` of a key: readers become stale once per interval, unless they show the last value."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def paced(key_options):
 
 
 class Screen:
-    """A session that reads in a run what it shows."""
+    """A session whose runs read the keys that it shows."""
 
     def __init__(self, store, state, *keys):
         self.session = _core.Session(store)
@@ -40,7 +40,7 @@ class Screen:
 
 @pytest.fixture
 def stale(store):
-    """The sessions that are to be rerun now."""
+    """Return the sessions that are due."""
 
     def stale():
         store.release_throttled()
@@ -79,7 +79,7 @@ def test_session_that_has_seen_the_newest_value_is_not_stale(store, state, stale
     early.run("k", "j")
     state["k"] = 2
     state["j"] = 1
-    assert stale() == {early.session}  # changes of other keys are not held back
+    assert stale() == {early.session}  # changes of other keys are not delayed
     early.run("k", "j")
     newcomer = Screen(store, state, "k")
     _core.advance_clock(INTERVAL)
@@ -90,7 +90,7 @@ def test_session_that_has_seen_the_newest_value_is_not_stale(store, state, stale
 
 
 @pytest.mark.usefixtures("paced")
-def test_change_after_a_rest_is_told_at_once(store, state, stale):
+def test_change_after_idle_time_is_announced_immediately(store, state, stale):
     screen = Screen(store, state, "k")
     for number in range(3):
         _core.advance_clock(INTERVAL)
@@ -122,7 +122,7 @@ def test_who_comes_and_goes_of_the_key_is_paced_too(store, state, stale):
     assert not look()
 
 
-def test_shorter_interval_holds_at_once(store, state, stale, key_options, paced):  # noqa: ARG001
+def test_shorter_interval_applies_immediately(store, state, stale, key_options, paced):  # noqa: ARG001
     screen = Screen(store, state, "k")
     woken = []
     store.on_stale(lambda: woken.append(True))
@@ -178,7 +178,7 @@ def test_closed_sessions_are_not_told(store, state, stale, key_options, sessions
     state["k"] = 2
     for screen in screens[::2]:
         screen.session.close()
-    more = [Screen(store, state, "j") for _ in range(sessions)]  # in slots that were given back
+    more = [Screen(store, state, "j") for _ in range(sessions)]  # in reused slots
     _core.advance_clock(INTERVAL)
     assert stale() == {screen.session for screen in screens[1::2]}
     state["j"] = 1

@@ -1,6 +1,6 @@
-"""The package belongs to the main interpreter. A subinterpreter is told so, and does no harm by asking.
+"""The package works only in the main interpreter. Importing it in a subinterpreter raises an error without harm.
 
-Each test has a process of its own: what goes wrong here ends a process, or locks the main interpreter out for ever.
+Each test has a process of its own, because a failure may end the process or block it forever.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Many threads in one table and at one lock: nothing is lost, nothing happens twice, nobody waits for ever."""
+"""Many threads in one table and at one lock: nothing is lost, nothing happens twice, no thread waits forever."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_setdefault_has_one_winner(state, locks, waiting):
             if waiting:
                 with locks[f"k{i}"]:
                     arrived.wait(DEADLINE)
-                    time.sleep(0.005)  # after which the lock goes from waiter to waiter, each between read and write
+                    time.sleep(0.005)  # then the lock is handed from waiter to waiter, each between read and write
             else:
                 arrived.wait(DEADLINE)
     for i, values in enumerate(got):
@@ -135,7 +135,7 @@ def test_only_one_thread_gets_a_value(state, take):
 
 
 def test_no_change_is_lost_on_a_reader(store, state):
-    """Every reader runs again until it has read the last value, and only when it was told to."""
+    """Every reader runs again until it has read the last value, and only when it is stale."""
     last = 2_000
     state["n"] = 0
     stale = {}
@@ -254,7 +254,7 @@ def test_lock_excludes(lock):
             with lock:
                 inside.append(i)
                 most[0] = max(most[0], len(inside))
-                time.sleep(0)  # gives the GIL away
+                time.sleep(0)  # releases the GIL
                 inside.pop()
             lock.release()
 
@@ -325,7 +325,7 @@ def test_waiter_that_gave_up_does_not_swallow_the_lock(lock):
 
 
 def test_waiter_is_not_starved(lock):
-    sys.setswitchinterval(5)  # who releases takes the lock again before anybody else has the GIL
+    sys.setswitchinterval(5)  # the releasing thread takes the lock again before another thread has the GIL
     stop, entered, turns, passed_over = threading.Event(), threading.Event(), [0], []
 
     def greedy():
@@ -333,7 +333,7 @@ def test_waiter_is_not_starved(lock):
             with lock:
                 turns[0] += 1
                 entered.set()
-                time.sleep(0.0005)  # at work
+                time.sleep(0.0005)  # running
 
     with ThreadSet() as threads:
         threads.add(greedy)
@@ -348,7 +348,7 @@ def test_waiter_is_not_starved(lock):
                 lock.release()
         finally:
             stop.set()
-    assert max(passed_over) < 100  # handed over after 2 ms, which are four turns
+    assert max(passed_over) < 100  # handed over after 2 ms, or four turns
 
 
 READS = {
@@ -438,7 +438,7 @@ WAITS = ["lock.acquire()", "lock.acquire(timeout=60)", "state['k']", "state['k']
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no timer signals")
 @pytest.mark.parametrize("use", WAITS)
 def test_signal_reaches_a_waiting_main_thread(use):
-    """The first signal's handler returns, and the wait goes on; the second one's raises, and the lock is intact."""
+    """The first signal's handler returns, and the wait continues. The second one's raises, and the lock is intact."""
     output = run_script(
         f"""
         lock = store.lock("k")

@@ -1,4 +1,4 @@
-"""`transaction`: several changes that appear at once or not at all."""
+"""`transaction`: several changes that become visible atomically or not at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SOON = 0.02
 
 
 class StopException(BaseException):
-    """What ends a script's run. As Streamlit's it is no ``Exception``."""
+    """Ends a script's run. Like Streamlit's, it is no ``Exception``."""
 
 
 # -------------------------------------------------------------------------------------------------- what is seen inside
@@ -97,7 +97,7 @@ def test_clear_and_popitem(state, transaction):
 
 
 def test_missing_keys_stay_missing(store, state, transaction, atomic):
-    """Whatever asks for them in the block."""
+    """For every operation in the block."""
     asks = [
         lambda: state["k"],
         lambda: state.k,
@@ -131,7 +131,7 @@ def test_touch_does_not_bring_an_old_value_back(store, state, transaction):
 
 
 def test_others_see_nothing_until_the_end(store, state, locks, transaction):
-    """Keys that are not written can be read; those that are locked are waited for, and come out whole."""
+    """Keys without a lock can be read. Reads of locked keys wait, and see whole transactions."""
     state.update(a=1, b=1, free=1)
     seen = []
 
@@ -159,8 +159,8 @@ def test_others_see_nothing_until_the_end(store, state, locks, transaction):
 
 
 @pytest.mark.parametrize("block", ["transaction", "locks"])
-def test_several_keys_appear_at_once(state, locks, transaction, block):
-    """To readers who hold all of them, through a transaction or through locks."""
+def test_several_keys_appear_atomically(state, locks, transaction, block):
+    """For readers that hold all locks, through a transaction or through locks."""
     keys = [f"k{i}" for i in range(5)]
     state.update(dict.fromkeys(keys, 0))
     over = []
@@ -184,8 +184,8 @@ def test_several_keys_appear_at_once(state, locks, transaction, block):
         threads.add(read)
 
 
-def test_keys_appear_and_vanish_at_once(state, transaction):
-    """To those who only count, without any lock."""
+def test_keys_appear_and_vanish_atomically(state, transaction):
+    """For threads that count the keys without a lock."""
     keys = [f"k{i}" for i in range(40)]
     over = threading.Event()
 
@@ -229,7 +229,7 @@ def test_declared_keys_do_not_change_under_the_reader(state, transaction):
 
 
 def test_written_keys_do_not_change_under_the_writer(state, transaction):
-    """From the write on, also when what was written is deleted again."""
+    """From the write on, even if the value is deleted again."""
     with ThreadSet() as threads, transaction():
         state["k"] = 1
         del state["k"]
@@ -320,7 +320,7 @@ def test_caught_inside_is_not_an_exception_of_the_block(state, transaction):
     assert state["k"] == 1
 
 
-def test_discarded_values_are_let_go_of(state, transaction):
+def test_discarded_values_are_released(state, transaction):
     class Value:
         pass
 
@@ -334,8 +334,8 @@ def test_discarded_values_are_let_go_of(state, transaction):
     assert gone() is None
 
 
-def test_replaced_values_are_let_go_of_when_nothing_is_locked(state, locks, transaction):
-    """Their finalizers are foreign code."""
+def test_replaced_values_are_released_when_no_lock_is_held(state, locks, transaction):
+    """Their finalizers may run any code."""
     found = []
 
     class Value:
@@ -348,7 +348,7 @@ def test_replaced_values_are_let_go_of_when_nothing_is_locked(state, locks, tran
         del state["b"]
         state["c"] = Value()
         state["c"] = 2
-        assert [entry for entry in found if entry[0]] == []  # the one that was never seen may die at once
+        assert [entry for entry in found if entry[0]] == []  # the one that was never seen may be freed immediately
     gc.collect()
     assert len(found) == 3
     assert sum(entry == [True] * 3 for entry in found) >= 2
@@ -371,7 +371,7 @@ def test_nested_transaction_joins_the_outer(state, transaction):
     assert elsewhere(dict, state) == {"a": 2, "b": 2, "c": 4}
 
 
-def test_outer_exception_discards_what_the_inner_has_written(state, transaction):
+def test_outer_exception_discards_the_writes_of_the_inner_block(state, transaction):
     with contextlib.suppress(ZeroDivisionError), transaction():
         with transaction():
             state["k"] = 1
@@ -380,7 +380,7 @@ def test_outer_exception_discards_what_the_inner_has_written(state, transaction)
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_inner_exception_undoes_what_was_written_since_it_began(store, state, locks, transaction, error):
+def test_inner_exception_undoes_the_writes_of_the_inner_block(store, state, locks, transaction, error):
     state.update(kept=0, changed=0, deleted=0)
     with transaction("kept"):
         state["kept"] = 1
@@ -422,7 +422,7 @@ def test_inner_exception_in_the_middle_of_three(state, transaction):
 
 
 def test_touch_that_was_undone_has_not_happened(store, state, transaction):
-    """The outer one assigns the value that there was, which is no change."""
+    """The outer transaction assigns the previous value, which is no change."""
     state["k"] = 1
     before = store.version("k")
     with transaction():
@@ -470,7 +470,7 @@ def test_inner_timeout_leaves_the_outer_alone(state, locks, transaction):
 
 
 def test_locks_of_the_inner_are_kept_until_the_outer_ends(state, locks, transaction):
-    """What they protect can still be discarded."""
+    """Their values can still be discarded."""
     with transaction():
         with transaction("declared"):
             state["written"] = 1
@@ -483,7 +483,7 @@ def test_locks_of_the_inner_are_kept_until_the_outer_ends(state, locks, transact
 # --------------------------------------------------------------------------------------------------- locks and timeouts
 
 
-def test_declared_keys_are_locked_at_once_and_written_ones_when_written(state, locks, transaction):
+def test_declared_keys_are_locked_at_the_start_and_others_when_written(state, locks, transaction):
     with transaction("a", "b"):
         assert [is_free(locks[key]) for key in "abc"] == [False, False, True]
         state["c"] = 1
@@ -572,7 +572,7 @@ def test_keys_are_str(state, transaction, key):
                 use()
 
 
-def test_transaction_object_can_be_used_again_but_not_at_once(state, transaction):
+def test_transaction_object_can_be_reused_but_not_nested(state, transaction):
     block = transaction("k")
     for n in range(3):
         with block:
@@ -610,7 +610,7 @@ def test_another_store_is_not_part_of_it(state, transaction):
 
 
 def test_threads_do_not_disturb_each_other(state, transaction):
-    """Each moves things between keys of all, and half of the time it thinks better of it."""
+    """Each moves objects between the keys of all, and discards half of its transactions."""
     keys = [f"k{i}" for i in range(6)]
     state.update(dict.fromkeys(keys, 100))
 
@@ -635,7 +635,7 @@ def test_threads_do_not_disturb_each_other(state, transaction):
 
 @pytest.fixture
 def shows(store, state):
-    """Make a session that depends on keys, and says whether it was made stale since the last question."""
+    """Create a session that depends on keys, and return a function that tells whether it has become stale."""
 
     def make(*keys, presence=False, members=False):
         session = _core.Session(store)
@@ -672,7 +672,7 @@ def test_scope_that_depends_on_both_keys_is_told_once_at_the_end(store, state, t
     assert is_stale()
 
 
-def test_only_who_depends_on_a_change_is_told(state, transaction, shows):
+def test_only_sessions_that_depend_on_a_change_are_rerun(state, transaction, shows):
     state.update(changed=0, same=0, deleted=0, passing=0, untouched=0)
     of = {key: shows(key) for key in (*state, "new")}
     of_presence = {key: shows(key, presence=True) for key in (*state, "new")}
@@ -690,7 +690,7 @@ def test_only_who_depends_on_a_change_is_told(state, transaction, shows):
     assert of_members()
 
 
-def test_discarded_transaction_tells_nobody(state, transaction, shows):
+def test_discarded_transaction_reruns_no_session(state, transaction, shows):
     state.update(a=0, b=0)
     readers = [shows("a"), shows("b", presence=True), shows(members=True), shows("new")]
     with contextlib.suppress(ZeroDivisionError), transaction():
@@ -701,7 +701,7 @@ def test_discarded_transaction_tells_nobody(state, transaction, shows):
     assert not any(is_stale() for is_stale in readers)
 
 
-def test_transaction_in_no_rerun_tells_nobody(state, transaction, shows):
+def test_transaction_in_no_rerun_reruns_no_session(state, transaction, shows):
     is_stale = shows("a", "b")
     with no_rerun, transaction("a", "b"):
         state["a"] = 1
@@ -710,8 +710,8 @@ def test_transaction_in_no_rerun_tells_nobody(state, transaction, shows):
     assert dict(state) == {"a": 1, "b": 1}
 
 
-def test_writes_in_no_rerun_inside_of_a_transaction_tell_nobody(state, transaction, shows):
-    """As anywhere else, it is the write that counts."""
+def test_writes_in_no_rerun_inside_of_a_transaction_rerun_no_session(state, transaction, shows):
+    """As elsewhere, only the place of the write counts."""
     of_muted, of_loud = shows("muted"), shows("loud")
     with transaction():
         with no_rerun:
@@ -771,8 +771,8 @@ def test_reads_inside_subscribe(store, state, session, transaction):
         leave()
 
 
-def test_reads_inside_of_what_is_discarded_subscribe(store, state, session, transaction):
-    """The script may go on and show what it has read."""
+def test_reads_inside_of_a_discarded_transaction_subscribe(store, state, session, transaction):
+    """The script may continue and show the value that it has read."""
     state["k"] = 0
     with contextlib.suppress(ZeroDivisionError), transaction("k"):
         state["k"] = state["k"] + 1

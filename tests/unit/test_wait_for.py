@@ -1,4 +1,4 @@
-"""`wait_for`: sleeping until a key has the value that is wanted."""
+"""`wait_for`: sleep until a key has an expected value."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SOON = 0.02
 
 @contextlib.contextmanager
 def waiting(function, *args):
-    """Another thread that waits in the ``with`` block, and what it returned after it."""
+    """Wait on another thread during the ``with`` block. It yields a list for the result."""
     results = []
     with ThreadSet() as threads:
         thread = threads.add(lambda: results.append(function(*args)))
@@ -31,7 +31,7 @@ def waiting(function, *args):
         yield results
 
 
-def test_value_that_is_there_is_returned_at_once(state, wait_for):
+def test_existing_value_is_returned_immediately(state, wait_for):
     state["k"] = value = [1]
     assert wait_for("k") is value
     assert wait_for("k", lambda value: value == [1]) is value
@@ -76,7 +76,7 @@ def test_predicate_may_return_anything(state, wait_for):
 
 
 def test_goes_on_across_deletion(state, wait_for):
-    """A key that is gone does not have the value, and need not have a predicate that can look at it."""
+    """A deleted key never has the value, and the predicate is not called for it."""
     state["k"] = 1
     with waiting(wait_for, "k", lambda value: value > 1) as results:
         for _ in range(50):
@@ -126,8 +126,8 @@ def test_is_woken_by_a_transaction_at_its_end(state, transaction, wait_for):
     assert results == ["whole"]
 
 
-def test_is_woken_when_the_writer_lets_go(state, locks, wait_for):
-    """While the writer holds the lock its values are not there to be read."""
+def test_is_woken_when_the_writer_releases_the_lock(state, locks, wait_for):
+    """Values are not visible while their writer holds the lock."""
     with waiting(wait_for, "k") as results, locks["k"]:
         state["k"] = "half"
         time.sleep(SOON)
@@ -149,7 +149,7 @@ def test_timeout(state, wait_for, *, timeout, present):
 
 
 def test_timeout_counts_from_the_call(state, wait_for):
-    """Changes that are not wanted do not extend it."""
+    """Other changes do not extend it."""
     over = threading.Event()
 
     def change():
@@ -224,10 +224,10 @@ def test_keys_are_exact_str(wait_for, key):
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyError, KeyboardInterrupt])
-@pytest.mark.parametrize("when", ["at once", "later"])
+@pytest.mark.parametrize("when", ["immediately", "later"])
 def test_predicate_that_raises_ends_the_wait(store, state, wait_for, error, when):
     outcomes = []
-    state["k"] = 1 if when == "at once" else 0
+    state["k"] = 1 if when == "immediately" else 0
 
     def fail(value):
         if value:
@@ -249,14 +249,14 @@ def test_predicate_that_raises_ends_the_wait(store, state, wait_for, error, when
 
 
 def test_predicate_may_use_the_store(state, locks, wait_for):
-    """It holds no lock, of its key neither."""
+    """No lock is held, not even that of the key."""
     state["k"] = 0
     held = []
 
     def change_it(value):
         held.append(locks["k"].locked())
         if value < 3:
-            state["k"] = value + 1  # which is seen without another one's change
+            state["k"] = value + 1  # visible without another change
         return value == 3
 
     assert wait_for("k", change_it, timeout=DEADLINE) == 3
@@ -264,7 +264,7 @@ def test_predicate_may_use_the_store(state, locks, wait_for):
 
 
 def test_waiting_for_a_lock_of_one_s_own_is_an_error(state, locks, transaction, wait_for):
-    """Nobody could ever change the key."""
+    """No thread could ever change the key."""
     with locks["k"], pytest.raises(RuntimeError, match="'k'"):
         wait_for("k", timeout=1)
     with transaction("k"), pytest.raises(RuntimeError, match="'k'"):
@@ -288,7 +288,7 @@ def test_subscribes_to_nothing(store, state, session, wait_for):
     assert store.collect_stale() == []
 
 
-def test_nothing_is_left_of_waits(store, state, wait_for):
+def test_waits_leave_nothing_behind(store, state, wait_for):
     for i in range(1_000):
         with pytest.raises(TimeoutError):
             wait_for(f"k{i}", timeout=0)
@@ -296,7 +296,7 @@ def test_nothing_is_left_of_waits(store, state, wait_for):
     assert len(state) == 0
 
 
-def test_all_who_wait_are_woken(state, wait_for):
+def test_all_waiters_are_woken(state, wait_for):
     waiters = 40
     got = []
 
@@ -315,7 +315,7 @@ def test_all_who_wait_are_woken(state, wait_for):
 
 
 def test_no_change_is_missed(state, wait_for):
-    """Two threads that pass a ball: each change is seen by the other, or both would wait for ever."""
+    """Two threads wait for each other's changes, and would hang if one were missed."""
     passes = 3_000
     state["ball"] = 0
 
@@ -331,7 +331,7 @@ def test_no_change_is_missed(state, wait_for):
 
 
 def test_queue_between_threads(store, state, wait_for):
-    """What a background job and its clients do: append, wait, take all."""
+    """The operations of a background job and its clients: append, wait, take all."""
     atomic = Atomic(store)
     items, taken = 600, []
 
@@ -352,7 +352,7 @@ def test_queue_between_threads(store, state, wait_for):
 
 
 def test_waiting_costs_no_time(state, wait_for):
-    """It sleeps, however many wait and however many other keys change."""
+    """Waiting threads sleep, however many wait and however many other keys change."""
     with contextlib.ExitStack() as stack:
         results = [stack.enter_context(waiting(wait_for, "k")) for _ in range(5)]
         started = time.process_time()
@@ -364,7 +364,7 @@ def test_waiting_costs_no_time(state, wait_for):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no timer signals")
 def test_signal_interrupts_the_wait():
-    """The first signal's handler returns, and the wait goes on; the second one's raises."""
+    """The first signal's handler returns, and the wait continues. The second one's raises."""
     output = run_script(
         """
         from fastserverstate.listeners import Listeners

@@ -11,14 +11,14 @@ from unit.helpers import DEADLINE, run_script
 
 
 async def started(*coroutines):
-    """Tasks that have all come to their first wait."""
+    """Tasks that have all reached their first wait."""
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     await asyncio.sleep(0)
     assert not any(task.done() for task in tasks)
     return tasks
 
 
-def test_value_that_is_there_is_returned(state, wait_for_async):
+def test_existing_value_is_returned(state, wait_for_async):
     state["k"] = value = [1]
     assert asyncio.run(wait_for_async("k")) is value
     assert asyncio.run(wait_for_async("k", lambda value: value == [1], timeout=0)) is value
@@ -44,7 +44,7 @@ def test_change_of_the_loop_s_own_thread_ends_the_wait(state, wait_for_async):
 
 
 def test_key_that_is_locked_is_waited_for(state, locks, wait_for_async):
-    """And nothing stands still meanwhile."""
+    """The event loop keeps running meanwhile."""
     state["k"] = 1
     taken, over = threading.Event(), threading.Event()
 
@@ -78,7 +78,7 @@ def test_cancelling_ends_the_wait(state, store, wait_for_async):
     asyncio.run(serve())
     assert threading.active_count() == before
     assert store.statistics()["cells"] == 0
-    state["k"] = 1  # tells nobody
+    state["k"] = 1  # notifies no waiter
 
 
 @pytest.mark.parametrize("timeout", [0, 0.01, timedelta(milliseconds=10)], ids=str)
@@ -102,7 +102,7 @@ def test_errors(state, wait_for_async):
 
 
 def test_loop_that_was_closed_is_not_told():
-    """Its task was never cancelled, and the change is made as if nobody waited."""
+    """Its task was never cancelled, and the change is made as if no task waited."""
     output = run_script(
         """
         import asyncio

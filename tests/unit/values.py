@@ -1,6 +1,6 @@
-"""Values of every kind that apps store, each with neighbours that differ from it in one place.
+"""Values of every kind that apps store, each with variants that differ in one place.
 
-Imported under one name by the tests and by the processes that they start: names of classes are part of what differs.
+The tests and their processes import it under the same name, because names of classes are compared.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Covering(Slotted):
 
 
 class Stateful:
-    """Says itself what of it is to be pickled."""
+    """Defines its own pickled state."""
 
     def __init__(self, content):
         self.content = content
@@ -150,15 +150,15 @@ class Reducing:
 
 
 class MoreStateful(Stateful):
-    """Says nothing of what it adds to what the base class says."""
+    """Adds nothing to the pickled state of the base class."""
 
     def __init__(self):
         super().__init__([1])
-        del self.cache  # which no fingerprint could be taken of
+        del self.cache  # which has no fingerprint
 
 
 class MoreReducing(Reducing):
-    """So does this."""
+    """Also adds nothing to the pickled state of the base class."""
 
     def __init__(self, content=(1,)):
         super().__init__(content)
@@ -170,7 +170,7 @@ class Sibling(Plain):
 
 
 class Node:
-    """With references to its neighbours, and theirs to it."""
+    """Has references to and from its neighbours."""
 
     def __init__(self, name):
         self.name = name
@@ -202,7 +202,7 @@ def raised(error: BaseException) -> BaseException:
 
 
 class OffsetZone(dt.tzinfo):
-    """Zones of one name."""
+    """Zones of the same name."""
 
     def __init__(self, hours):
         self.hours = hours
@@ -230,7 +230,7 @@ def zoned(hours: int) -> Any:
 
 
 class OddEquality:
-    """Claims to equal everything, or nothing."""
+    """Equals everything, or nothing."""
 
     def __init__(self, answer, content):
         self.answer, self.content = answer, content
@@ -242,7 +242,7 @@ class OddEquality:
 
 
 class Refusing:
-    """Every special method that could be called raises."""
+    """Has special methods that raise."""
 
     def __init__(self, content):
         object.__setattr__(self, "content", content)
@@ -258,7 +258,7 @@ class Refusing:
 
 
 def subclass(base: type) -> type:
-    """With attributes, and special methods that refuse."""
+    """Has attributes, and special methods that raise."""
 
     def refuse(*_args):
         raise RuntimeError("called")
@@ -277,7 +277,7 @@ class Account:
 
 @attrs.define
 class LooseAccount(Plain):
-    """Its slots are beside the attributes that its base class has."""
+    """Has slots in addition to the attributes of its base class."""
 
     owner: str
 
@@ -327,7 +327,7 @@ class NumericArray(np.ndarray):
 
 
 class Frame(pd.DataFrame):
-    """As a library would extend it."""
+    """Extends it as a library would."""
 
     _metadata = ["crs"]  # noqa: RUF012
 
@@ -345,14 +345,14 @@ class Column(pd.Series):
 
 
 def extended(base: type, *arguments: Any, slots: tuple[str, ...] | None = None, note: object = 1) -> Any:
-    """A value of a subclass that adds an attribute or a slot, which is not among what the base says of its values."""
+    """Return a value of a subclass with an attribute or slot that the state of the base class lacks."""
     namespace = {"__module__": __name__} if slots is None else {"__module__": __name__, "__slots__": slots}
     value = type(f"Extended{base.__name__}{slots or ''}", (base,), namespace)(*arguments)
     object.__setattr__(value, "note", note)
     return value
 
 
-# What is pickled its own way, or taken apart by a function, and knows nothing of what subclasses add.
+# Values with their own pickled state, or split by a function, without the additions of subclasses.
 EXTENDED: dict[str, Callable[..., Any]] = {
     "Decimal": lambda **k: extended(Decimal, 1, **k),
     "Fraction": lambda **k: extended(fractions.Fraction, 1, 2, **k),
@@ -555,7 +555,7 @@ def described_union(code: int) -> pa.Array:
 
 LONG = 1 << 17
 
-# Each makes a value and its neighbours: all differ from each other.
+# Each creates a value and its variants, which all differ from each other.
 CASES: dict[str, Callable[[], list[Any]]] = {
     "ints": lambda: [
         0, 1, -1, 2**30, 2**62, 2**63 - 1, -(2**63), 2**63, 2**64 - 1, 2**64, 10**30, -(10**30), 10**400
@@ -801,7 +801,7 @@ CASES: dict[str, Callable[[], list[Any]]] = {
 
 
 def set_note(value: Any) -> None:
-    """As an app may with any object that lets it."""
+    """Set an attribute, as an app may."""
     object.__setattr__(value, "note", 1)
 
 
@@ -813,7 +813,7 @@ def set_field(name: str, content: object) -> Callable[[Any], None]:
     return lambda value: setattr(value, name, content)
 
 
-# A value, and something that changes it in place. Another one that is made, and a copy, equal it before.
+# A value, and a change in place. Before the change, a new value and a copy equal it.
 MUTATIONS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "list": (lambda: [[1], [2]], lambda value: value[0].append(3)),
     "long list": (lambda: list(range(50_000)), lambda value: value.__setitem__(25_000, -1)),
@@ -843,9 +843,9 @@ MUTATIONS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "cycle": (lambda: ring(1), lambda value: value[1].append(5)),
     "field over a cached property": (lambda: Overriding(1), set_field("total", 2)),
     "slot under a property": (Covering, lambda value: Slotted.left.__set__(value, 2)),
-    "attribute beside a reduction": (MoreReducing, set_note),
-    "attribute beside a state": (MoreStateful, set_note),
-    "attribute beside the slots of attrs": (lambda: LooseAccount("a"), set_note),
+    "attribute outside a reduction": (MoreReducing, set_note),
+    "attribute outside a state": (MoreStateful, set_note),
+    "attribute outside the slots of attrs": (lambda: LooseAccount("a"), set_note),
     "attribute of an enum's member": (lambda: enum.Enum("Shade", "RED", module=__name__).RED, set_note),
     "attribute of a function": (lambda: function("a"), set_field("note", 1)),
     "defaults of a function": (lambda: function("a=1"), set_field("__defaults__", (2,))),

@@ -1,4 +1,4 @@
-"""Takes the benchmark's requests over HTTP, beside Streamlit: counters out, commands in."""
+"""Serves the benchmark's requests over HTTP, on a port of its own: returns counters and executes commands."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def _answer(path: str, arguments: dict[str, str]) -> Any:
 
 
 def start() -> None:
-    """Listen on the port that `FSS_CONTROL_PORT` names. Every run calls this, the first one does it."""
+    """Listen on the port `FSS_CONTROL_PORT`. Every run calls this, but only the first call has an effect."""
     global _server  # noqa: PLW0603
     with _lock:
         if _server is None:

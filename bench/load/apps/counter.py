@@ -1,4 +1,4 @@
-"""A number that everybody sees and anybody increments."""
+"""A number that every session shows and any session increments."""
 
 import control
 import streamlit as st

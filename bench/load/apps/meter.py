@@ -1,4 +1,4 @@
-"""Counts the runs of a script from inside of the script, so that killed runs are seen too."""
+"""Count the runs of a script in the script itself, which includes killed runs."""
 
 import threading
 from collections.abc import Iterator
@@ -20,6 +20,6 @@ def counted(group: str = "") -> Iterator[None]:
 
 
 def snapshot() -> dict[str, tuple[int, int]]:
-    """Runs started and completed, by group."""
+    """Return the runs started and completed, by group."""
     with _lock:
         return {group: (started, completed) for group, (started, completed) in _runs.items()}

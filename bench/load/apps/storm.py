@@ -1,4 +1,4 @@
-"""Everybody shows a number that a thread writes, after 20 ms of work; a bystander only clicks."""
+"""Every session shows a number that a thread writes, after 20 ms of work. A bystander only clicks."""
 
 import time
 

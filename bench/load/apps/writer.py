@@ -8,7 +8,7 @@ from package import server_state
 
 
 class Writer(threading.Thread):
-    """Writes 1, 2, 3... every `interval` seconds for so many seconds; later when a write takes longer than that."""
+    """Writes 1, 2, 3... every `interval` seconds for a number of seconds, or later if a write takes longer."""
 
     def __init__(self, key: str, interval: float, seconds: float) -> None:
         super().__init__(daemon=True)

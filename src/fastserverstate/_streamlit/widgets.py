@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fastserverstate.shared_widgets import Refusals
 
 _NOTHING: Any = object()
-_UNREADABLE = type("unreadable", (), {})()  # stands for a value that Streamlit cannot read
+_UNREADABLE = type("unreadable", (), {})()  # in place of a value that Streamlit cannot read
 
 # Kinds of values that Streamlit resets at the end of a run.
 _TRIGGERS = {"trigger_value", "string_trigger_value", "json_trigger_value", "chat_input_value"}
@@ -39,29 +39,29 @@ class StreamlitWidgets:
         self._state = state
         self._refusals: dict[str, Refusals] = {}  # of all shared widgets so far
         self._offers: dict[str, Offer] = {}
-        self._unmade: set[str] = set()
-        self._in_the_making: set[str] = set()
-        self._receive: Callable[[dict[str, Any]], None] = lambda _: None
-        self._show: Callable[[str, Any], None] = lambda *_: None
-        self.timed: Any = None  # the last message that a timer of the page caused
-        self._received: Any = None  # the last message of the browser
+        self._expected: set[str] = set()
+        self._being_created: set[str] = set()
+        self._on_received: Callable[[dict[str, Any]], None] = lambda _: None
+        self._on_created: Callable[[str, Any], None] = lambda *_: None
+        self.timed: Any = None  # the last message that a timer of the page has triggered
+        self._message: Any = None  # the last message of the browser
         self.shared: Any = None  # state of `fastserverstate.shared_widgets`
 
     def __reduce__(self) -> Any:
-        """The session state keeps this object, and may be configured to allow only objects that can be pickled."""
+        """Support pickle: the session state has this object, and may be configured to require that."""
         return object, ()
 
-    def report(self, receive: Callable[[dict[str, Any]], None], shows: Callable[[str, Any], None]) -> None:
-        self._receive, self._show = receive, shows
+    def report(self, received: Callable[[dict[str, Any]], None], created: Callable[[str, Any], None]) -> None:
+        self._on_received, self._on_created = received, created
 
     def received(self, states: Any) -> None:
-        """Streamlit has stored the values that the browser sent for a run."""
-        self._received = states
+        """Streamlit has stored the values that the browser has sent for a run."""
+        self._message = states
         sent = {widget.id for widget in states.widgets}
-        if sent:  # a run that no browser has requested has none
+        if sent:  # empty if no browser has requested the run
             keys = [key for key in self._offers if self._state._get_widget_id(key) in sent]
             values = {key: self._read(key) for key in keys}
-            self._receive({key: value for key, value in values.items() if value is not _NOTHING})
+            self._on_received({key: value for key, value in values.items() if value is not _NOTHING})
 
     def _read(self, key: str) -> Any:
         """Return a value that the browser has sent."""
@@ -100,9 +100,9 @@ class StreamlitWidgets:
     def discard(self, key: str) -> None:
         del self._state._new_widget_state[self._state._get_widget_id(key)]
 
-    def may_be_cause(self, key: str, shared: Collection[str]) -> bool:
+    def may_be_trigger(self, key: str, shared: Collection[str]) -> bool:
         state, context = self._state, get_script_run_ctx(suppress_warning=True)
-        if self._received is self.timed:
+        if self._message is self.timed:
             return False
         known = {state._get_widget_id(key) for key in shared}
         if any(_has_changed(state, other) for other in state._new_widget_state if other not in known):
@@ -120,26 +120,26 @@ class StreamlitWidgets:
     def is_in_form(self) -> bool:
         return bool(is_in_form(streamlit._main))
 
-    def is_made(self, key: str) -> bool:
+    def is_created(self, key: str) -> bool:
         run: Any = get_script_run_ctx(suppress_warning=True)
         return run is not None and key in getattr(run, "shared", run).widget_user_keys_this_run
 
     def expect(self, key: str, refusals: Refusals) -> None:
         self._refusals[key] = refusals
-        self._unmade.add(key)
+        self._expected.add(key)
 
     def expects(self, key: object) -> bool:
-        return isinstance(key, str) and key in self._unmade
+        return isinstance(key, str) and key in self._expected
 
-    def made(self, key: str, assignable: bool) -> bool:
+    def creates(self, key: str, assignable: bool) -> bool:
         """A widget with the key is about to be created. Return whether it was expected."""
-        if key in self._refusals and self.is_made(key):
+        if key in self._refusals and self.is_created(key):
             raise self._refusals[key].second_widget
-        if key not in self._unmade:
+        if key not in self._expected:
             return False
         if not assignable:
             raise self._refusals[key].user_sets
-        self._unmade.discard(key)
+        self._expected.discard(key)
         return True
 
     def registered(self, key: str, metadata: WidgetMetadata[Any]) -> None:
@@ -152,36 +152,36 @@ class StreamlitWidgets:
         state = self._state
         before = state._get_widget_id(key)
         is_new = before != metadata.id and key not in state._new_session_state
-        if is_new and key in self._in_the_making:
+        if is_new and key in self._being_created:
             # Other arguments create another widget, which would start with its own default.
             with contextlib.suppress(KeyError):
                 state._new_session_state[key] = state._getitem(before, key)
 
-    def make(self, key: str, widget: Callable[[], Any]) -> Any:
-        """Create an expected widget. If it raises an error, try again with its previous value, and then without any."""
+    def create(self, key: str, widget: Callable[[], Any]) -> Any:
+        """Create an expected widget. After an error, try again with its previous value, and then without any."""
         run: Any = get_script_run_ctx(suppress_warning=True)
         run = getattr(run, "shared", run)
         given = self.value(key, _NOTHING)
-        ways_out = iter([] if key in run.widget_user_keys_this_run else [self._unassign, self._forget])
-        self._in_the_making.add(key)
+        fallbacks = iter([] if key in run.widget_user_keys_this_run else [self._unassign, self._forget])
+        self._being_created.add(key)
         while True:
             try:
-                made = widget()
+                created = widget()
                 break
             except FastServerStateError:
                 raise
-            except Exception:  # the last try raises the widget's own error again
-                if not any(way_out(key) for way_out in ways_out):
+            except Exception:  # raised again if no fallback is left
+                if not any(fallback(key) for fallback in fallbacks):
                     raise
                 _take_back(run, key)
-                self._unmade.add(key)
-        self._in_the_making.discard(key)
-        if key in self._unmade:
-            self._unmade.discard(key)
+                self._expected.add(key)
+        self._being_created.discard(key)
+        if key in self._expected:
+            self._expected.discard(key)
             raise self._refusals[key].no_value
         if given is not _NOTHING:
-            self._show(key, given)
-        return made
+            self._on_created(key, given)
+        return created
 
     def _unassign(self, key: str) -> bool:
         return self._state._new_session_state.pop(key, _NOTHING) is not _NOTHING
@@ -196,7 +196,7 @@ class StreamlitWidgets:
 def _has_changed(state: SessionState, widget: str) -> bool:
     try:
         return state._widget_changed(widget)
-    except Exception:  # Streamlit raises it again when it looks for callbacks, and shows it to this user only
+    except Exception:  # Streamlit raises it again when it looks for callbacks, and shows it in this session only
         return True
 
 
@@ -208,7 +208,7 @@ def _take_back(run: Any, key: str) -> None:
             known -= {name for name in known if name == key or name.split("-", 2)[2:] == [key]}
 
 
-# The key of `StreamlitWidgets` in a session state. The app does not see keys with this prefix.
+# The key of `StreamlitWidgets` in a session state. Streamlit hides keys with this prefix from the app.
 _WIDGETS_KEY = f"{STREAMLIT_INTERNAL_KEY_PREFIX}_FASTSERVERSTATE"
 
 
@@ -237,10 +237,10 @@ def widgets_of_run() -> StreamlitWidgets | None:
 
 
 def _watch_timers(session: AppSession, widgets: StreamlitWidgets) -> None:
-    """Note which messages the timer of a fragment causes, and not the user."""
+    """Record the messages that the timer of a fragment triggers."""
 
     def listen(client_state: Any) -> None:
-        if getattr(client_state, "is_auto_rerun", False):  # Streamlit 1.37 does not tell
+        if getattr(client_state, "is_auto_rerun", False):  # Streamlit 1.37 lacks the attribute
             widgets.timed = client_state.widget_states
 
     listen_to_requests(session, listen)
@@ -249,8 +249,8 @@ def _watch_timers(session: AppSession, widgets: StreamlitWidgets) -> None:
 def watch_widgets() -> None:
     """Follow the values that Streamlit receives and the keyed widgets that it creates. Called once per process.
 
-    On the functions: the objects have no room for it. And before the first call of `shared`, for Python looks up
-    ``st.slider`` before it calls `shared` in ``st.slider(**shared("k"))``.
+    It replaces functions, because the objects offer no hooks. It must run before the first call of `shared`, because
+    Python looks up ``st.slider`` before it calls `shared` in ``st.slider(**shared("k"))``.
     """
     set_widgets, register = SessionState.set_widgets_from_proto, SessionState.register_widget
     check = policies.check_session_state_rules
@@ -265,7 +265,7 @@ def watch_widgets() -> None:
 
     def check_and_report(default_value: Any, key: str | None, writes_allowed: bool = True) -> None:
         widgets = _known_widgets_of_run()
-        if widgets is not None and key is not None and widgets.made(key, writes_allowed):
+        if widgets is not None and key is not None and widgets.creates(key, writes_allowed):
             default_value = None  # prevents the warning that the widget has two initial values
         check(default_value, key, writes_allowed)
 
@@ -281,18 +281,18 @@ def watch_widgets() -> None:
     policies.check_session_state_rules = check_and_report
     for name, function in inspect.getmembers(DeltaGenerator, inspect.isfunction):
         if "key" in inspect.signature(function).parameters and not name.startswith("_"):
-            setattr(DeltaGenerator, name, _made_by(function))
+            setattr(DeltaGenerator, name, _creating(function))
             command: Any = getattr(streamlit, name, None)  # of the main part of the page
             if getattr(command, "__func__", None) is function:
                 setattr(streamlit, name, getattr(command.__self__, name))
 
 
-def _made_by(function: Callable[..., Any]) -> Callable[..., Any]:
+def _creating(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
-    def make(*args: Any, **kwargs: Any) -> Any:
+    def create(*args: Any, **kwargs: Any) -> Any:
         widgets = _known_widgets_of_run() if kwargs.get("key") else None
         if widgets is None or not widgets.expects(kwargs["key"]):
             return function(*args, **kwargs)
-        return widgets.make(kwargs["key"], lambda: function(*args, **kwargs))
+        return widgets.create(kwargs["key"], lambda: function(*args, **kwargs))
 
-    return make
+    return create

@@ -85,7 +85,7 @@ def save(base: pd.DataFrame, editor: str) -> None:
             for column, value in cells.items():
                 team.loc[base.index[row], column] = value
         server_state["team"] = version + 1, team
-    if version == st.session_state.team_version:  # nobody else has changed it, so this editor shows all there is
+    if version == st.session_state.team_version:  # no other session has changed it, so this editor shows all rows
         st.session_state.team_version = version + 1
 
 

@@ -1,4 +1,4 @@
-"""Widgets beside a shared value: `?show=form` in the script's body, `?show=form&scope=fragment` in a fragment.
+"""Widgets next to a shared value: `?show=form` in the script's body, `?show=form&scope=fragment` in a fragment.
 
 Each run shows the value and what the server knows of the widgets in one line, so that no run can leave out either.
 """

@@ -1,4 +1,4 @@
-"""A browser tab without a browser: a session over Streamlit's WebSocket protocol."""
+"""A client of one Streamlit session: it speaks the WebSocket protocol of the browser."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from streamlit.proto.WidgetStates_pb2 import WidgetState
 DEADLINE = 30.0
 
 
-class Tab:
-    """Keeps the elements that a browser would show, and sends its messages.
+class Client:
+    """Stores the elements that a browser would show, and sends its messages.
 
     Attributes
-        ``started`` and ``finished`` count the runs reported to the tab; ``session_id`` can resume the session.
+        ``started`` and ``finished`` count the runs reported to the client; ``session_id`` can resume the session.
     """
 
     def __init__(self, url: str, *, resume: str | None = None, page: str = "", query: str = "") -> None:
@@ -83,7 +83,7 @@ class Tab:
                 return widget, fragment
         raise LookupError(f"No widget {label!r} among {sorted(kind for kind, _, _ in self._elements.values())}")
 
-    async def until(self, condition: Callable[[Tab], bool], seconds: float = DEADLINE) -> None:
+    async def until(self, condition: Callable[[Client], bool], seconds: float = DEADLINE) -> None:
         """Wait until the condition is true."""
 
         def holds() -> bool:
@@ -96,12 +96,12 @@ class Tab:
                 await asyncio.wait_for(self._changed.wait_for(holds), seconds)
             except TimeoutError:
                 raise TimeoutError(
-                    f"After {seconds} s the tab shows {self.texts} {self.exceptions}; {self.started} runs started, "
+                    f"After {seconds} s the page shows {self.texts} {self.exceptions}; {self.started} runs started, "
                     f"{self.finished} finished."
                 ) from None
 
     async def shows(self, text: str, seconds: float = DEADLINE) -> None:
-        await self.until(lambda tab: text in tab.texts, seconds)
+        await self.until(lambda client: text in client.texts, seconds)
 
     # Actions of the user
 

@@ -1,4 +1,4 @@
-"""What somebody else's write must not touch: unsent text, the focus, and the page around a fragment."""
+"""Another user's write changes neither unsent text, nor the focus, nor the page around a fragment."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ WRITES = 20
 
 
 def number_after(tab: Page, label: str) -> int:
-    """The number in a text such as 'Writes: 3'."""
+    """Return the number in a text such as 'Writes: 3'."""
     return int(tab.get_by_text(f"{label}: ").inner_text().rpartition(" ")[2])
 
 
 def write_often(tab: Page) -> int:
-    """Click "Write" many times, each when the last one is done; return how many writes there are then."""
+    """Click "Write" many times, each after the previous write. Return the total number of writes."""
     writes = number_after(tab, "Writes")
     for _ in range(WRITES):
         tab.get_by_role("button", name="Write").click()
@@ -56,6 +56,6 @@ def test_fragment_alone_is_rerun(probe: AppServer, open_tab: Callable[..., Page]
     assert number_after(ours, "Body runs") == body_runs
     assert number_after(ours, "Fragment runs") > fragment_runs
     assert body.is_visible(), "The text outside of the fragment was made anew."
-    # Not a run was under way either: the next one is the one that is asked for.
+    # No run was in progress either: the next run is the requested one.
     ours.get_by_role("button", name="Rerun the page").click()
     expect(ours.get_by_text(f"Body runs: {body_runs + 1}", exact=True)).to_be_visible()
