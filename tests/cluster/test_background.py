@@ -27,9 +27,9 @@ def test_queued_work_at_close_is_refused_or_logged(
     background: BackgroundChanges, caplog: pytest.LogCaptureFixture
 ) -> None:
     begun, go_on = threading.Event(), threading.Event()
-    background.leave("The first", lambda: (begun.set(), go_on.wait()))
+    background.submit("The first", lambda: (begun.set(), go_on.wait()))
     begun.wait()
-    waiting = background.leave("The second", lambda: 2)
+    waiting = background.submit("The second", lambda: 2)
     with pytest.raises(LateError):
         background.do("The third", lambda: 3)
     background.close()
@@ -51,6 +51,6 @@ def test_thread_start_is_retried(background: BackgroundChanges, monkeypatch: pyt
         patch.setattr(threading.Thread, "start", fail)
         with pytest.raises(LateError):
             background.do("The first", lambda: done.append(1))
-    assert background.leave("The second", lambda: done.append(2)).wait(20) is None
+    assert background.submit("The second", lambda: done.append(2)).wait(20) is None
     assert done == [1, 2]
     background.close()

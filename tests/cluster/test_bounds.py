@@ -109,14 +109,14 @@ def test_unknown_reply_is_an_error(empty_engine, peer, monkeypatch, reply):
 
 def test_failed_resync_backs_off(empty_engine, peer, monkeypatch):
     one = peer(empty_engine.url)
-    attempts, rests = [], []
+    attempts, delays = [], []
 
     class Stop:
         def is_set(self):
             return False
 
         def wait(self, seconds):
-            rests.append(seconds)
+            delays.append(seconds)
 
     def fail():
         attempts.append(1)
@@ -129,8 +129,8 @@ def test_failed_resync_backs_off(empty_engine, peer, monkeypatch):
     monkeypatch.setattr(one.node.follower, "_stopped", Stop())
     monkeypatch.setattr(one.node.follower, "_try_to_resynchronise", fail)
     one.node.follower._resynchronise()
-    assert len(rests) == 19
-    assert rests[-1] >= log_follower.LONGEST_REST / 2
+    assert len(delays) == 19
+    assert delays[-1] >= log_follower.LONGEST_DELAY / 2
 
 
 def test_failing_connection_backs_off(empty_engine, peer, monkeypatch):
@@ -145,7 +145,7 @@ def test_failing_connection_backs_off(empty_engine, peer, monkeypatch):
     monkeypatch.setattr(one.node.follower, "_read", broken)
     one.node.set("k", 1)  # wakes it
     until(lambda: attempts)
-    time.sleep(2 * log_follower.LONGEST_REST)
+    time.sleep(2 * log_follower.LONGEST_DELAY)
     assert len(attempts) < 12
     assert one.node.status().errors >= len(attempts) - 1
 

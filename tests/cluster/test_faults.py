@@ -645,7 +645,7 @@ def test_late_reply_after_data_was_replaced(own_engine, peer):
     """A slow thread applies its write after the engine has lost it."""
     one, other = peer(own_engine.url), peer(own_engine.url)
     epoch = one.node.replica.cursor[0]
-    wrote = one.node.replica.wrote
+    wrote = one.node.replica.apply_write
     slow, go = threading.Event(), threading.Event()
 
     def late(*arguments):
@@ -655,14 +655,14 @@ def test_late_reply_after_data_was_replaced(own_engine, peer):
 
     with ThreadSet() as threads:
         threads.add(one.node.set, "k", "forgotten")
-        one.node.replica.wrote = late
+        one.node.replica.apply_write = late
         threads.go()
         slow.wait(10)
         with own_engine.client() as client:
             client.flushall()
         until(lambda: all(peer.values == {} and peer.node.replica.cursor[0] > epoch for peer in (one, other)))
         go.set()
-    del one.node.replica.wrote
+    del one.node.replica.apply_write
     assert one.values == {}
     assert_converged(own_engine, one, other)
 

@@ -114,8 +114,8 @@ def assert_well(raw, one, other, name="well"):
     for peer in (one, other):
         until(lambda peer=peer: peer.node.status().connected)
     before = commands(raw), [peer.node.status().resyncs for peer in (one, other)]
-    beats = [peer.node.follower.heard for peer in (one, other)]
-    until(lambda: all(peer.node.follower.heard > beat for peer, beat in zip((one, other), beats, strict=True)))
+    beats = [peer.node.follower.last_contact for peer in (one, other)]
+    until(lambda: all(peer.node.follower.last_contact > beat for peer, beat in zip((one, other), beats, strict=True)))
     assert commands(raw) - before[0] < 60
     assert [peer.node.status().resyncs for peer in (one, other)] == before[1]
 

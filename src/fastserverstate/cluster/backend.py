@@ -176,7 +176,7 @@ class Backend:
             self._node.leases.release(keys, serial)
 
         if on_event_loop():
-            self._background.leave(f"Releasing the locks of {', '.join(map(repr, keys))}", release)
+            self._background.submit(f"Releasing the locks of {', '.join(map(repr, keys))}", release)
         else:
             release()
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastserverstate._core import MAX_LOOP_WAIT, act_for, this_holder
-from fastserverstate.cluster.client import LONGEST_TIMEOUT, patience
+from fastserverstate.cluster.client import LONGEST_TIMEOUT, timeout_override
 from fastserverstate.cluster.errors import ClusterError
 from fastserverstate.cluster.signals import Event
 
@@ -68,7 +68,7 @@ class BackgroundChange:
         self._over.set()
 
     def _call(self) -> Any:
-        patience.set(max(0.0, self._end - time.monotonic()))
+        timeout_override.set(max(0.0, self._end - time.monotonic()))
         acting_writer.set((self._writer,))
         return self._work()
 
@@ -102,7 +102,7 @@ class BackgroundChanges:
         self._closed = False
         self._unstarted = [self._new_thread()]
 
-    def leave(self, what: str, work: Callable[[], Any], undo: Callable[[], object] | None = None) -> BackgroundChange:
+    def submit(self, what: str, work: Callable[[], Any], undo: Callable[[], object] | None = None) -> BackgroundChange:
         """Queue `work`. If the caller stops waiting, work that has an `undo` is undone or not started."""
         change = BackgroundChange(what, work, undo, self._writer())
         self._queue.put(change)
@@ -131,7 +131,7 @@ class BackgroundChanges:
             LateError if there is no result in time.
         """
         behind = self._late is not None and not self._late.is_over()
-        change = self.leave(what, work, undo)
+        change = self.submit(what, work, undo)
         try:
             return change.wait(0 if behind else MAX_LOOP_WAIT)
         except LateError:

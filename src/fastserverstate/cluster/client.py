@@ -34,7 +34,7 @@ CONNECT_TIMEOUT = 1.0
 LONGEST_ATTEMPT = 2.0
 LONGEST_TIMEOUT = 300.0  # well before Redis forgets the reply to the first attempt of an operation
 MOST_IDLE = 16  # idle connections
-FIRST_REST, LONGEST_REST = 0.005, 0.25
+FIRST_DELAY, LONGEST_DELAY = 0.005, 0.25
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
@@ -47,7 +47,7 @@ Reply = list[Any]
 _random = random.Random()  # leaves the state of the app's generator as it is
 
 # The timeout of operations in seconds, if it is not the `timeout` of the engine.
-patience: ContextVar[float | None] = ContextVar("fastserverstate.cluster.patience", default=None)
+timeout_override: ContextVar[float | None] = ContextVar("fastserverstate.cluster.timeout_override", default=None)
 
 
 class RefusedError(Exception):
@@ -58,7 +58,7 @@ class AnswerLostError(Exception):
     """The connection broke after a command was sent. It is not known whether the engine executed it."""
 
 
-def growing_rests(first: float, longest: float) -> Iterator[float]:
+def backoff_delays(first: float, longest: float) -> Iterator[float]:
     """Yield seconds to wait between attempts, at random: many servers may have failed at the same moment."""
     while True:
         yield first * _random.uniform(0.5, 1)
@@ -209,9 +209,9 @@ class Engine:
     def channel(self, timeout: float) -> Channel:
         return Channel(self, timeout)
 
-    def patience(self) -> float:
+    def default_timeout(self) -> float:
         """Return the timeout of an operation that begins now."""
-        given = patience.get()
+        given = timeout_override.get()
         return self.timeout if given is None else given
 
     def call(
@@ -230,7 +230,7 @@ class Engine:
         Raises
             NotConnectedError, NotWrittenError, UnknownOutcomeError.
         """
-        timeout = self.patience() if timeout is None else timeout
+        timeout = self.default_timeout() if timeout is None else timeout
         channel = self._take()
         if numbered:
             channel.number += 1
@@ -245,17 +245,17 @@ class Engine:
 
     def _retry(self, attempt: Callable[[], Reply], timeout: float, *, whole: bool) -> Reply:
         end = time.monotonic() + timeout
-        rests = growing_rests(FIRST_REST, LONGEST_REST)
+        delays = backoff_delays(FIRST_DELAY, LONGEST_DELAY)
         lost = False
         while True:
             try:
                 return attempt()
             except (RefusedError, AnswerLostError, redis.RedisError) as error:
                 lost = lost or isinstance(error, AnswerLostError)
-                rest = next(rests)
-                if isinstance(error, redis.RedisError) or time.monotonic() + rest > end:
+                delay = next(delays)
+                if isinstance(error, redis.RedisError) or time.monotonic() + delay > end:
                     raise self._failure(error, timeout, lost=lost) from error
-            time.sleep(rest)
+            time.sleep(delay)
             if not whole:
                 self._while_waiting()
 

@@ -32,7 +32,7 @@ logger = logging.getLogger("fastserverstate")
 LIFETIME = 10.0  # seconds without a renewal
 SLICE = 0.05  # seconds until a waiting thread notices that its script was stopped
 RETRY = 1.0  # seconds between attempts, if no release is reported
-PATIENCE = 1.0  # the least timeout of a request to the engine, even if the timeout of the lock is shorter
+LEAST_TIMEOUT = 1.0  # the least timeout of a request to the engine, even if the timeout of the lock is shorter
 MOST_NAMED = 5  # locks in a message
 
 # How a holder waits for a lock. Only waits without a timeout can be part of a deadlock.
@@ -96,7 +96,7 @@ class Leases:
 
         def attempt() -> Reply:
             arguments = self.holder(serial), lifetime, waits, *names
-            return self._engine.call(b"acquire", *arguments, numbered=True, timeout=self._patience(end))
+            return self._engine.call(b"acquire", *arguments, numbered=True, timeout=self._request_timeout(end))
 
         reply = self.when_free(keys, attempt, end)
         if reply is None:
@@ -109,18 +109,18 @@ class Leases:
             for key, version in zip(keys, reply[4:], strict=True):
                 # If the key is not set, older changes of it may still be in the log.
                 self._replica.wait_until_applied(
-                    key, parse_version(version) or state, self._patience(end), self._while_waiting
+                    key, parse_version(version) or state, self._request_timeout(end), self._while_waiting
                 )
         except BaseException:
             self.release(keys)
             raise
         return True
 
-    def _patience(self, end: float | None) -> float:
+    def _request_timeout(self, end: float | None) -> float:
         """Return the timeout of a request for an operation that ends at `end`."""
         if end is None:
             return self._engine.timeout
-        return min(max(end - time.monotonic(), PATIENCE), self._engine.timeout)
+        return min(max(end - time.monotonic(), LEAST_TIMEOUT), self._engine.timeout)
 
     def when_free(self, keys: Collection[str], attempt: Callable[[], Reply], end: float | None = None) -> Reply | None:
         """Repeat the attempt until no other holder has locked the keys. Returns None if one still has at the `end`.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import redis
 
-from fastserverstate.cluster.client import AnswerLostError, Channel, Engine, RefusedError, Reply, growing_rests
+from fastserverstate.cluster.client import AnswerLostError, Channel, Engine, RefusedError, Reply, backoff_delays
 from fastserverstate.cluster.codec import encode_key
 from fastserverstate.cluster.errors import ClusterError
 from fastserverstate.cluster.replica import (
@@ -34,10 +34,10 @@ from fastserverstate.cluster.signals import Event
 logger = logging.getLogger("fastserverstate")
 
 BLOCK = 2.0  # seconds that the engine waits for an entry, and between heartbeats
-PATIENCE = 1.5  # more seconds until the connection counts as dead
+REPLY_TIMEOUT = 1.5  # more seconds until the connection counts as dead
 BATCH = 1000  # entries of one reply
 CHUNK = 200  # keys of one request for values
-FIRST_REST, LONGEST_REST = 0.01, 0.5
+FIRST_DELAY, LONGEST_DELAY = 0.01, 0.5
 STEADY = 2.0  # seconds until a connection counts as stable
 SILENCE = 60.0  # seconds between warnings
 
@@ -59,7 +59,7 @@ class LogFollower(threading.Thread):
         self._engine = engine
         self._replica = replica
         self._before_first_sync = before_first_sync
-        self._channel: Channel = engine.channel(BLOCK + PATIENCE)
+        self._channel: Channel = engine.channel(BLOCK + REPLY_TIMEOUT)
         self._stopped = Event()
         self._reaped = 0.0
         self.synchronised = Event()  # set after the first synchronization
@@ -67,14 +67,14 @@ class LogFollower(threading.Thread):
         self._warned = -float("inf")  # time of the last warning, on the monotonic clock
         self._log_recovery = False  # log when the connection is back, because its loss was logged
         self.connected = False
-        self.heard = -float("inf")  # time of the last reply, on the monotonic clock
+        self.last_contact = -float("inf")  # time of the last reply, on the monotonic clock
         self.newest_version = NEVER  # of all entries that are known to exist
         self.resyncs = self.outages = self.errors = 0
         self.last_error: Exception | None = None
 
     def run(self) -> None:
         self._replica.follower = self
-        rests = growing_rests(FIRST_REST, LONGEST_REST)
+        delays = backoff_delays(FIRST_DELAY, LONGEST_DELAY)
         while not self._stopped.is_set():
             start = time.monotonic()
             try:
@@ -83,18 +83,18 @@ class LogFollower(threading.Thread):
                 if self._stopped.is_set():
                     break
                 if time.monotonic() - start > STEADY:
-                    rests = growing_rests(FIRST_REST, LONGEST_REST)
-                self._note(error)
+                    delays = backoff_delays(FIRST_DELAY, LONGEST_DELAY)
+                self._note_failure(error)
             self.connected = False
             self._channel.close()
-            self._stopped.wait(next(rests))
+            self._stopped.wait(next(delays))
         self._channel.close()
 
     def stop(self) -> None:
         self._stopped.set()
         self._channel.interrupt()
 
-    def _note(self, error: Exception) -> None:
+    def _note_failure(self, error: Exception) -> None:
         self.errors += 1
         self.last_error = error
         if isinstance(error, _REFUSALS):
@@ -123,7 +123,7 @@ class LogFollower(threading.Thread):
             self._before_first_sync()
         if epoch != self._replica.cursor[0]:
             self._resynchronise()
-        self._heard()
+        self._note_contact()
         if self._log_recovery:
             self._log_recovery = False
             logger.warning("The connection to %s is back.", self._engine.address)
@@ -143,7 +143,7 @@ class LogFollower(threading.Thread):
             except _MissedError:
                 self._resynchronise()
             self._replica.apply_held()
-            self._heard()
+            self._note_contact()
 
     def _check_policy(self) -> None:
         found = re.search(rb"maxmemory_policy:(\S+)", self._channel.execute("INFO", "memory"))
@@ -155,8 +155,8 @@ class LogFollower(threading.Thread):
                 found[1].decode(),
             )
 
-    def _heard(self) -> None:
-        self.heard = time.monotonic()
+    def _note_contact(self) -> None:
+        self.last_contact = time.monotonic()
         self.newest_version = max(self.newest_version, self._replica.cursor)
 
     def _read(self, block: float) -> list[Entry]:
@@ -247,13 +247,13 @@ class LogFollower(threading.Thread):
         self._replica.skip(1, f"the hashes of {self._engine.address}")
 
     def _resynchronise(self) -> None:
-        rests = growing_rests(FIRST_REST, LONGEST_REST)
+        delays = backoff_delays(FIRST_DELAY, LONGEST_DELAY)
         while not self._stopped.is_set():
             with contextlib.suppress(_MissedError):  # the log was trimmed meanwhile
                 if self._try_to_resynchronise():
                     self.resyncs += 1
                     return
-            self._stopped.wait(next(rests))
+            self._stopped.wait(next(delays))
 
     def _try_to_resynchronise(self) -> bool:
         _, epoch, seq, flat = self._script(b"versions")

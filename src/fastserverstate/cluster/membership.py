@@ -63,12 +63,12 @@ class Membership:
             if self._is_opening:
                 raise ClusterError("A finalizer called connect() during connect(). The inner call did nothing.")
             self._is_opening = True
-            patience = timeout if import_timeout is None else import_timeout
+            seconds = timeout if import_timeout is None else import_timeout
             joined = False
             try:
                 adapter = ClusterAdapter(self._store, url, namespace=namespace, secret=secret, timeout=timeout)
                 try:
-                    joined = adapter.open(patience)
+                    joined = adapter.open(seconds)
                 finally:
                     if not joined and required and import_timeout is None:
                         adapter.close()
@@ -78,9 +78,9 @@ class Membership:
                 self._arguments, self.adapter = arguments, adapter
                 self._publish(self._metrics)
         if not joined and required:
-            raise adapter.unreachable(patience)
+            raise adapter.unreachable(seconds)
         if not joined:
-            logger.warning("%s This server works by itself until it can be reached.", adapter.unreachable(patience))
+            logger.warning("%s This server works by itself until it can be reached.", adapter.unreachable(seconds))
 
     def disconnect(self) -> None:
         """Disconnect from the other servers and continue alone, with the values that this server has.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastserverstate._core import on_event_loop
-from fastserverstate.cluster.client import Engine, Reply, growing_rests, patience
+from fastserverstate.cluster.client import Engine, Reply, backoff_delays, timeout_override
 from fastserverstate.cluster.codec import Codec, encode_key
 from fastserverstate.cluster.errors import (
     NotConnectedError,
@@ -34,7 +34,7 @@ from fastserverstate.cluster.replica import (
     version_text,
 )
 
-FIRST_REST, LONGEST_REST = 0.001, 0.1
+FIRST_DELAY, LONGEST_DELAY = 0.001, 0.1
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -171,7 +171,7 @@ class Node:
         known = {change.key: change.value for change in changes if change.kind not in {b"A", b"I"}}
         self.replica.begin_write(ticket, InFlightWrite(known, origin))
         try:
-            given = patience.get()
+            given = timeout_override.get()
             reply = self.leases.when_free(
                 [change.key for change in changes],
                 lambda: self.engine.call(
@@ -205,12 +205,12 @@ class Node:
                 made[change.key] = Change(version, value, change.quiet)
             elif change.kind == b"S":
                 there = Change(self._version(after), change.value, change.quiet)
-                self.replica.confirmed(change.key, there, origin)
+                self.replica.apply_equal_value(change.key, there, origin)
             elif change.kind == b"I":
                 self._wait_until_applied(change.key, self._version(after))
         if made:
             self.follower.newest_version = max(self.follower.newest_version, version)
-            self.replica.wrote(made, origin)
+            self.replica.apply_write(made, origin)
 
     @staticmethod
     def _version(text: object) -> Version:
@@ -253,11 +253,11 @@ class Node:
     def _attempts(self, key: str) -> Iterator[None]:
         """Yield for each attempt of an operation that starts again if another server was faster, until the timeout."""
         end = time.monotonic() + self.engine.timeout
-        rests = growing_rests(FIRST_REST, LONGEST_REST)
+        delays = backoff_delays(FIRST_DELAY, LONGEST_DELAY)
         yield
         while time.monotonic() < end:
             yield
-            time.sleep(next(rests))
+            time.sleep(next(delays))
             self._while_waiting()
         raise NotWrittenError(
             f"server_state[{key!r}] was changed by other servers during each attempt for {self.engine.timeout:.3g} "
@@ -357,7 +357,7 @@ class Node:
             address=self.engine.address,
             namespace=self.namespace,
             connected=follower.connected,
-            age=time.monotonic() - follower.heard,
+            age=time.monotonic() - follower.last_contact,
             cursor=version_text(cursor),
             lag=max(0, lag),
             held=self.replica.held,

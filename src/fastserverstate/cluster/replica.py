@@ -186,7 +186,7 @@ class Replica:
         self._table = table
         self._codec = codec
         self._lock = threading.RLock()
-        self._moved = threading.Condition(self._lock)
+        self._cursor_condition = threading.Condition(self._lock)
         self.cursor = NEVER
         self._versions: dict[str, Version] = {}
         self._deleted: dict[str, Version] = {}  # keys that were deleted ahead of the cursor
@@ -220,17 +220,17 @@ class Replica:
             self._in_flight.pop(ticket, None)
         self._table.flush(keys)
 
-    def wrote(self, changes: dict[str, Change], origin: object) -> None:
+    def apply_write(self, changes: dict[str, Change], origin: object) -> None:
         """Apply a write of this thread."""
         with self._lock:
-            news = {key: change for key, change in changes.items() if self._is_news(key, change.version)}
-            finish = self._apply(news, origin)
+            newer = {key: change for key, change in changes.items() if self._is_newer(key, change.version)}
+            finish = self._apply(newer, origin)
         finish(())
 
-    def confirmed(self, key: str, change: Change, origin: object) -> None:
+    def apply_equal_value(self, key: str, change: Change, origin: object) -> None:
         """Apply a value that this thread has assigned and the engine already had, if the table differs."""
         if self.version(key) < change.version:
-            self.wrote({key: change}, origin)
+            self.apply_write({key: change}, origin)
             return
         local = self._table.peek(key)
         if local is GONE or self._table.same(local, change.value):
@@ -322,7 +322,7 @@ class Replica:
             self._bundles.clear()
             self._hold_back(changes, self._of_one_version(changes))
             finish = self._apply(changes, None)
-            self._has_moved()
+            self._cursor_moved()
         finish(())
         self.unlock(list(self._unlocks))
         return True
@@ -339,16 +339,16 @@ class Replica:
         finishes = []
         with self._lock:
             for origin, changes in groups:
-                news = {key: change for key, change in changes.items() if change.version > self._latest(key)}
-                self._hold_back(news, ([key for _, key, *_ in entry.changes] for entry in entries))
-                if not news:
+                newer = {key: change for key, change in changes.items() if change.version > self._latest(key)}
+                self._hold_back(newer, ([key for _, key, *_ in entry.changes] for entry in entries))
+                if not newer:
                     continue
-                flying = {key for key, change in news.items() if change.ticket in self._in_flight}
-                finishes.append((self._apply(news, origin), flying))
+                in_flight = {key for key, change in newer.items() if change.ticket in self._in_flight}
+                finishes.append((self._apply(newer, origin), in_flight))
             self.cursor = entries[-1].version
-            self._has_moved()
-        for finish, flying in finishes:
-            finish(flying)
+            self._cursor_moved()
+        for finish, in_flight in finishes:
+            finish(in_flight)
         self.unlock(key for entry in entries for key in entry.unlocked)
 
     def _decoded(self, key: str, data: bytes) -> Any:
@@ -368,7 +368,7 @@ class Replica:
             self._versions.get(key, NEVER), self._deleted.get(key, NEVER), NEVER if held is None else held.version
         )
 
-    def _is_news(self, key: str, version: Version) -> bool:
+    def _is_newer(self, key: str, version: Version) -> bool:
         held = self._held.get(key)
         if held is not None:
             return version >= held.version
@@ -381,12 +381,12 @@ class Replica:
             keys.setdefault(change.version, []).append(key)
         yield from keys.values()
 
-    def _hold_back(self, news: dict[str, Change], together: Iterable[Collection[str]]) -> None:
-        """Hold back changes that wait for a lock, with those of the same transaction, and remove them from `news`."""
-        waiting = self._table.locked(news) | (self._held.keys() & news.keys())
+    def _hold_back(self, newer: dict[str, Change], together: Iterable[Collection[str]]) -> None:
+        """Hold back changes that wait for a lock, with those of the same transaction, and remove them from `newer`."""
+        waiting = self._table.locked(newer) | (self._held.keys() & newer.keys())
         if not waiting:
             return
-        concerned = {*self._held, *news}
+        concerned = {*self._held, *newer}
         bundles: dict[str, set[str]] = {}
         for keys in itertools.chain(self._bundles, together, ([key] for key in waiting)):
             bundle = concerned.intersection(keys)
@@ -394,8 +394,8 @@ class Replica:
             bundles.update(dict.fromkeys(bundle, bundle))
         waiting |= self._held.keys()
         self._bundles = list({id(bundles[key]): bundles[key] for key in waiting}.values())
-        for key in news.keys() & set().union(*self._bundles):
-            self._hold(key, news.pop(key))
+        for key in newer.keys() & set().union(*self._bundles):
+            self._hold(key, newer.pop(key))
 
     def _hold(self, key: str, change: Change) -> None:
         self._held[key] = change.replacing(self._held.get(key))
@@ -421,25 +421,25 @@ class Replica:
             self._bundles = [*filter(None, bundles), *({key} for key in left if key not in bundled)]
         return finish
 
-    def _has_moved(self) -> None:
+    def _cursor_moved(self) -> None:
         if self._deleted:
             self._deleted = {key: version for key, version in self._deleted.items() if version > self.cursor}
-        self._moved.notify_all()
+        self._cursor_condition.notify_all()
 
     # Waiting
 
     def wait_for(
-        self, is_there: Callable[[], bool], what: str, seconds: float, while_waiting: Callable[[], object]
+        self, is_applied: Callable[[], bool], what: str, seconds: float, while_waiting: Callable[[], object]
     ) -> None:
         """Wait until a change that the engine has is in the table. Raises NotConnectedError at the timeout."""
-        if is_there():
+        if is_applied():
             return
         self.refuse_to_wait_here(what)
         end = time.monotonic() + seconds
         while True:
             with self._lock:
                 left = end - time.monotonic()
-                if is_there() or (left > 0 and self._moved.wait_for(is_there, min(left, 0.05))):
+                if is_applied() or (left > 0 and self._cursor_condition.wait_for(is_applied, min(left, 0.05))):
                     return
             if left <= 0:
                 raise NotConnectedError(

@@ -66,7 +66,7 @@ local function integer(number)
 end
 
 -- Return the id that the next entry of the log has to exceed, nil without a log, or '' if it is not a stream.
-local function top()
+local function last_id()
     local info = redis.pcall('XINFO', 'STREAM', LOG)
     if info.err then
         return not string.find(info.err, 'no such key') and '' or nil
@@ -79,8 +79,8 @@ local function top()
 end
 
 -- Restart the log, because another client has written to it. Servers then miss a number, and resynchronise.
-local function begin_anew()
-    local in_epoch, above = string.match(top() or '', '^(%d+)-(%d+)$')
+local function restart_log()
+    local in_epoch, above = string.match(last_id() or '', '^(%d+)-(%d+)$')
     local seq = tonumber(redis.call('HGET', META, 'seq'))
     above = in_epoch == epoch and digits(above) and tonumber(above) or 0
     change('DEL', LOG)
@@ -98,7 +98,7 @@ local function append(fields)
         elseif not string.find(reply.err, 'equal or smaller') and not string.find(reply.err, 'WRONGTYPE') then
             break
         end
-        begin_anew()
+        restart_log()
     end
     error(reply, 0)
 end
@@ -119,7 +119,7 @@ local function turn()
 end
 
 -- Parse the note of a wait. Returns nil if it has expired.
-local function awaited(wait, moment)
+local function parse_wait(wait, moment)
     local deadline, since, how, token, other, key =
         string.match(wait or '', '^(%d+)|(%d+)|(%d)|([%d-]*)|([^|]*)|(.*)$')
     if deadline and tonumber(deadline) >= moment then
@@ -151,9 +151,9 @@ local function wait(holder, key, how, token, other)
             redis.call('HDEL', WAITS, holder)
             return reply
         end
-        following = awaited(redis.call('HGET', WAITS, following.other), moment)
+        following = parse_wait(redis.call('HGET', WAITS, following.other), moment)
     end
-    local before = awaited(redis.call('HGET', WAITS, holder), moment)
+    local before = parse_wait(redis.call('HGET', WAITS, holder), moment)
     local since = before and before.key == key and before.since or moment
     redis.call('HSET', WAITS, holder, integer(moment + WAIT_FRESH) .. '|' .. integer(since) .. '|' .. how .. '|'
         .. token .. '|' .. other .. '|' .. key)
@@ -186,7 +186,7 @@ local function free(holder, tokens)
     end
     local moment, longest, fields = now(), {}, {}
     for i = 1, #waits, 2 do
-        local found = awaited(waits[i + 1], moment)
+        local found = parse_wait(waits[i + 1], moment)
         if found and found.how ~= HERE and found.since < moment - PASSED_OVER then
             local other = longest[found.key]
             if not other or other.since > found.since then
@@ -264,7 +264,7 @@ function operations.adopt()
     -- known epoch -> epoch, seq. The data may be older than that of the servers, so versions must not repeat.
     local known = tonumber(ARGV[3])
     if meta[1] ~= run or not epoch or tonumber(epoch) < known then
-        local above = digits(string.match(top() or '', '^%d+'))
+        local above = digits(string.match(last_id() or '', '^%d+'))
         if not above then
             change('DEL', LOG)  -- it does not exist, or was not written by this script
         end
@@ -285,9 +285,9 @@ function operations.state()
 end
 
 function operations.versions()
-    local found = top()
+    local found = last_id()
     if found and found ~= epoch .. '-' .. meta[3] then
-        begin_anew()
+        restart_log()
         append({'a', run})
     end
     return {'OK', epoch, redis.call('HGET', META, 'seq'), redis.call('HGETALL', VERSIONS)}
@@ -375,7 +375,7 @@ function operations.reap()
     -- -> number of expired keys that were deleted. Expired notes of waits are deleted, too.
     local moment, waits = now(), redis.call('HGETALL', WAITS)
     for i = 1, #waits, 2 do
-        if not awaited(waits[i + 1], moment) then
+        if not parse_wait(waits[i + 1], moment) then
             redis.call('HDEL', WAITS, waits[i])
         end
     end
