@@ -1,6 +1,6 @@
-"""What sharing the state among servers costs, beside redis-py asking the engine at every access: make bench-cluster
+"""The cost of sharing state between servers, compared with redis-py and a query for every access: make bench-cluster
 
-Everything runs on this machine, over loopback, with an engine of its own (AOF, fsync every second).
+Everything runs on this machine, over loopback, with its own engine (AOF, fsync every second).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fastserverstate import cluster
 SIZE = 64  # bytes of a value
 WRITES = 3000
 READS = 20_000
-SCREENS = 200  # writes that are followed to the browsers
+SCREENS = 200  # writes whose way to the browsers is measured
 SECONDS = 3.0
 FOLLOWERS = 4
 
@@ -112,7 +112,7 @@ def read(state: Any) -> float:
 
 
 def reads(url: str) -> None:
-    """A tracked read in a live script run: by itself and connected, in turn."""
+    """Measure tracked reads in a live script run, alternately alone and connected."""
     state = fastserverstate.server_state
     took: dict[bool, list[float]] = {False: [], True: []}
     with tempfile.TemporaryDirectory() as folder:
@@ -173,7 +173,7 @@ def propagation(url: str) -> None:
         raw_reader.do("node.close()")
         raw_reader.do(RAW_ECHO.format(url=url))
         time.sleep(0.3)
-        for n in range(WRITES):  # in turn, for the machine is not always as fast
+        for n in range(WRITES):  # alternately, because the speed of the machine varies
             one.node.set("k", (time.perf_counter_ns(), n, "x" * (SIZE - 30)))
             time.sleep(0.001)
             raw.xadd("raw", {"t": time.perf_counter_ns(), "v": b"x" * SIZE})
@@ -182,30 +182,30 @@ def propagation(url: str) -> None:
         ours, plain = ([took / 1e9 for took in worker.do("result = took")] for worker in (reader, raw_reader))
     ratio = statistics.median(ours) / statistics.median(plain)
     row(
-        "write to another's table, p50 / p99 (beside XADD to XREAD)",
+        "write to another server's table, p50 / p99 (vs. XADD to XREAD)",
         f"{quantiles(ours)} ({ratio:.1f}x)",
         quantiles(plain),
     )
 
 
 def screens(url: str) -> None:
-    here, there, asking = measure(url, SCREENS)
+    here, there, polled = measure(url, SCREENS)
     row("write to a browser of the same server, p50 / p99", quantiles(here))
     row(
-        f"write to a browser of another server (beside a run every {POLL:g} s), p50 / p99",
+        f"write to a browser of another server (vs. a run every {POLL:g} s), p50 / p99",
         quantiles(there),
-        quantiles(asking),
+        quantiles(polled),
     )
 
 
 def used(raw: Any) -> tuple[float, float]:
-    """Seconds of the engine's main thread, and bytes that it has sent."""
+    """Return the CPU seconds of the engine's main thread, and the bytes that it has sent."""
     info = raw.info()
     return info["used_cpu_user_main_thread"] + info["used_cpu_sys_main_thread"], info["total_net_output_bytes"]
 
 
 def engine_work(url: str) -> None:
-    """What the engine's thread does for a write, and for each server that follows. Writes are not sent together."""
+    """Measure the CPU time of the engine for a write, and for each server that follows. Writes are sent one by one."""
     value = "x" * (SIZE - 10)
 
     def work(act: Callable[[int], object]) -> tuple[float, float]:
@@ -224,10 +224,10 @@ def engine_work(url: str) -> None:
         few, _ = work(lambda _: raw.xread({"fss:{bench-work}:log": "0"}, count=1))
         many, _ = work(lambda _: raw.xread({"fss:{bench-work}:log": "0"}, count=101))
     delivery = (followed - alone) / FOLLOWERS
-    row("engine's CPU time for a write", f"{1e6 * (alone - delivery):.0f} µs", f"{1e6 * plain:.0f} µs")
-    row("engine's CPU time to tell one server of it", f"{1e6 * delivery:.0f} µs")
+    row("Redis server's CPU time for a write", f"{1e6 * (alone - delivery):.0f} µs", f"{1e6 * plain:.0f} µs")
+    row("Redis server's CPU time to notify one server", f"{1e6 * delivery:.0f} µs")
     row("the same for one more change in the same message", f"{1e6 * (many - few) / 100:.1f} µs")
-    row("bytes to tell one server of it", f"{(sent - sent_alone) / FOLLOWERS:.0f}")
+    row("bytes to notify one server", f"{(sent - sent_alone) / FOLLOWERS:.0f}")
 
 
 def increments(url: str) -> None:
@@ -257,20 +257,20 @@ def resyncs(most: int) -> None:
                 nothing_work = (used(raw)[0] - busy[0]) / 3
                 asked = min(timed(3, lambda _: raw.hgetall("fss:{bench}:d")))
         row(
-            f"resync of {keys:,} keys: all fetched / none differs (beside HGETALL)",
+            f"resync of {keys:,} keys: all fetched / none differs (vs. HGETALL)",
             f"{1000 * everything:.0f} / {1000 * nothing:.0f} ms",
             f"{1000 * asked:.0f} ms",
         )
-        row("the engine's CPU time for that", f"{1000 * (busy[0] - idle[0]):.0f} / {1000 * nothing_work:.0f} ms")
+        row("Redis server's CPU time for that", f"{1000 * (busy[0] - idle[0]):.0f} / {1000 * nothing_work:.0f} ms")
         keys *= 10
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", choices=["redis", "valkey"], default="redis")
-    parser.add_argument("--keys", type=int, default=100_000, help="most keys of a resync")
+    parser.add_argument("--keys", type=int, default=100_000, help="largest number of keys of a resync")
     options = parser.parse_args()
-    print("| figure | fastserverstate | redis-py, asking the engine |\n|---|--:|--:|")
+    print("| figure | fastserverstate | redis-py, querying Redis |\n|---|--:|--:|")
     with engine(kind=options.kind, fsync="everysec") as server:
         reads(server.url)
         writes(server.url)

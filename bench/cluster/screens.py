@@ -1,4 +1,7 @@
-"""From a write on one server to what the browsers of that and of another server show. Clients are websockets."""
+"""Measures the time from a write on one server until browsers of this and of another server show it.
+
+The browsers are simulated by websockets.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,18 @@ from harness.client import Client
 from harness.server import AppServer, streamlit_run
 
 APPS = Path(__file__).with_name("apps")
-POLL = 0.1  # seconds between two runs of a page that asks
+POLL = 0.1  # seconds between two runs of a page that polls
 
 
 async def shown(client: Client, after: int) -> tuple[int, float]:
-    """Return the time of the next write that the client shows, and the seconds until it does."""
+    """Wait until the client shows a new write. Returns the time of the write, and the seconds since then."""
     await client.until(lambda client: bool(client.texts) and int(client.texts[-1]) > after)
     now = time.time_ns()
     written = int(client.texts[-1])
     return written, (now - written) / 1e9
 
 
-async def _told(servers: list[AppServer], rounds: int) -> tuple[list[float], list[float]]:
+async def _shared(servers: list[AppServer], rounds: int) -> tuple[list[float], list[float]]:
     here, there = [], []
     async with (
         Client(servers[0].websocket_url) as writer,
@@ -40,7 +43,7 @@ async def _told(servers: list[AppServer], rounds: int) -> tuple[list[float], lis
     return here, there
 
 
-async def _asking(servers: list[AppServer], rounds: int) -> list[float]:
+async def _polled(servers: list[AppServer], rounds: int) -> list[float]:
     took = []
     async with Client(servers[0].websocket_url) as writer, Client(servers[1].websocket_url) as other:
 
@@ -62,11 +65,11 @@ async def _asking(servers: list[AppServer], rounds: int) -> list[float]:
 
 
 def measure(url: str, rounds: int) -> tuple[list[float], list[float], list[float]]:
-    """Seconds until a write is seen on the same server, on another, and on one whose page asks all the time."""
+    """Return the seconds until a write is shown on the same server, on another, and on a page that polls."""
     env = {"FASTSERVERSTATE_URL": url, "FASTSERVERSTATE_NAMESPACE": "bench-screens", "ENGINE": url}
     results = []
-    for app, follow in (("shared", _told), ("asking", _asking)):
+    for app, follow in (("shared", _shared), ("polling", _polled)):
         with streamlit_run(APPS / f"{app}.py", env=env) as one, streamlit_run(APPS / f"{app}.py", env=env) as other:
             results.append(asyncio.run(follow([one, other], rounds)))
-    (here, there), asking = results
-    return here, there, asking
+    (here, there), polled = results
+    return here, there, polled

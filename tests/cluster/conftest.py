@@ -1,4 +1,4 @@
-"""Engines and proxies for the tests of the cluster."""
+"""Fixtures for the tests of the cluster: engines, proxies, nodes and stores."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from harness.proxy import Proxy
 
 @pytest.fixture(scope="session", params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
-    """Every test is run with both."""
+    """The kind of engine. Every test runs with each."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
 def either_engine(kind: str) -> Iterator[Engine]:
-    """One for all tests that do it no harm."""
+    """A running engine, which all tests share. Do not damage it."""
     with engine(kind=kind) as server:
         yield server
 
 
 @pytest.fixture
 def empty_engine(either_engine: Engine) -> Engine:
+    """The shared engine without data."""
     with either_engine.client() as client:
         client.flushall()
     return either_engine
@@ -33,20 +34,21 @@ def empty_engine(either_engine: Engine) -> Engine:
 
 @pytest.fixture
 def own_engine(kind: str) -> Iterator[Engine]:
-    """One that may be harmed."""
+    """An engine for this test alone, which it may kill or damage."""
     with engine(kind=kind) as server:
         yield server
 
 
 @pytest.fixture
 def proxy(own_engine: Engine) -> Iterator[Proxy]:
-    with Proxy(own_engine.port) as harmful:
-        yield harmful
+    """A proxy in front of `own_engine` that injects network failures."""
+    with Proxy(own_engine.port) as running:
+        yield running
 
 
 @pytest.fixture
 def members(empty_engine: Engine) -> Iterator[tuple[Member, Member]]:
-    """Two servers that share their state."""
+    """Two stores that share their state, like those of two servers."""
     pair = Member(empty_engine.url), Member(empty_engine.url)
     yield pair
     for one in pair:
@@ -55,7 +57,7 @@ def members(empty_engine: Engine) -> Iterator[tuple[Member, Member]]:
 
 @pytest.fixture
 def peer() -> Iterator[Callable[..., Peer]]:
-    """`peer(url)` connects a node of a process; they are closed at the end."""
+    """`peer(url)` connects a node. All nodes are closed at the end of the test."""
     peers: list[Peer] = []
 
     def connect(url: str, **options: object) -> Peer:
@@ -69,5 +71,5 @@ def peer() -> Iterator[Callable[..., Peer]]:
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Says what came of a failure test, for the table of `make test-faults`."""
+    """Reports the result of a failure test, for the table of `make test-faults`."""
     return lambda text: request.node.user_properties.append(("result", text))

@@ -1,4 +1,4 @@
-"""A store that is connected: what an app of one server sees, under the names of the model's calls."""
+"""A connected store: the API that an app on one server uses, with the method names of the linearizability model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastserverstate.waiting import Waiting
 
 
 class Member(Subject):
-    """Its `get` is a linearizable read."""
+    """A connected store whose `get` is a linearizable read."""
 
     def __init__(self, url: str, **options: Any) -> None:
         super().__init__()

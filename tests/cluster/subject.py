@@ -13,11 +13,11 @@ SECRET = "a secret of the tests"
 
 
 class DictTable:
-    """Takes down what was brought in: `told` has a list of keys for each time."""
+    """Records the changes that are applied: `applied` has a list of keys for each call."""
 
     def __init__(self, initial: dict[str, Any] | None = None) -> None:
         self.values: dict[str, Any] = dict(initial or {})
-        self.told: list[list[str]] = []
+        self.applied: list[list[str]] = []
         self.origins: list[object] = []
         self.held_by_others: set[str] = set()
         self.quiet = False
@@ -47,7 +47,7 @@ class DictTable:
             else:
                 values[key] = value
         self.values = values
-        self.told.append([key for key, *_ in changes if key not in held])
+        self.applied.append([key for key, *_ in changes if key not in held])
         self.origins.append(origin)
         return held, lambda _: None
 
@@ -62,7 +62,7 @@ class DictTable:
 
 
 class Peer:
-    """A node with its table, connected."""
+    """A connected node and its table."""
 
     def __init__(self, url: str, namespace: str = "tests", **options: Any) -> None:
         self.table = DictTable(options.pop("initial", None))

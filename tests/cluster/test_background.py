@@ -1,4 +1,4 @@
-"""The thread that does the engine's work for event loops."""
+"""The thread that calls the engine for event loops."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def background() -> BackgroundChanges:
     return BackgroundChanges(lambda: None)
 
 
-def test_work_that_comes_after_the_end_is_refused(background: BackgroundChanges) -> None:
+def test_work_after_close_is_refused(background: BackgroundChanges) -> None:
     assert background.do("The first", lambda: 1) == 1
     background.close()
     with pytest.raises(ClusterError, match="The second was not done, because this process has disconnected"):
         background.do("The second", lambda: 2)
 
 
-def test_work_that_waits_at_the_end_is_refused_or_logged(
+def test_queued_work_at_close_is_refused_or_logged(
     background: BackgroundChanges, caplog: pytest.LogCaptureFixture
 ) -> None:
     begun, go_on = threading.Event(), threading.Event()
-    background.leave("The first", lambda: (begun.set(), go_on.wait()))
+    background.submit("The first", lambda: (begun.set(), go_on.wait()))
     begun.wait()
-    waiting = background.leave("The second", lambda: 2)
+    waiting = background.submit("The second", lambda: 2)
     with pytest.raises(LateError):
         background.do("The third", lambda: 3)
     background.close()
@@ -39,12 +39,10 @@ def test_work_that_waits_at_the_end_is_refused_or_logged(
             waiting.wait(20)
         while not background._late.is_over():
             pass
-    assert "The third was left to a thread by an event loop, and not done" in caplog.text
+    assert "The third, called on an event loop, was not done" in caplog.text
 
 
-def test_a_thread_that_cannot_be_started_is_started_later(
-    background: BackgroundChanges, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_thread_start_is_retried(background: BackgroundChanges, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -53,6 +51,6 @@ def test_a_thread_that_cannot_be_started_is_started_later(
         patch.setattr(threading.Thread, "start", fail)
         with pytest.raises(LateError):
             background.do("The first", lambda: done.append(1))
-    assert background.leave("The second", lambda: done.append(2)).wait(20) is None
+    assert background.submit("The second", lambda: done.append(2)).wait(20) is None
     assert done == [1, 2]
     background.close()

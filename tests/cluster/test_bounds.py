@@ -1,4 +1,4 @@
-"""Loops against the engine that end, and what their errors say."""
+"""Attempts are limited in number and time, and errors say whether anything was written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Opaque:
 
 
 @pytest.fixture
-def strangers(empty_engine):
+def members_with_other_secrets(empty_engine):
     """Two servers with different secrets."""
     pair = Member(empty_engine.url), Member(empty_engine.url, secret="another secret of the tests")
     pair[0].state["k"] = Opaque
@@ -41,10 +41,10 @@ def strangers(empty_engine):
         one.close()
 
 
-def test_default_of_a_key_whose_value_is_unreadable(empty_engine, strangers):
-    _, other = strangers
+def test_setdefault_of_unreadable_value_is_refused(empty_engine, members_with_other_secrets):
+    _, other = members_with_other_secrets
     before = calls(empty_engine)
-    with pytest.raises(UnreadableValueError, match=r"server_state\['k'\] is set already.*cannot read.*same secret"):
+    with pytest.raises(UnreadableValueError, match=r"server_state\['k'\] is already set.*cannot read.*same secret"):
         other.state.setdefault("k", 1)
     assert calls(empty_engine) - before < 20
     assert "k" not in other.state
@@ -52,15 +52,15 @@ def test_default_of_a_key_whose_value_is_unreadable(empty_engine, strangers):
     assert other.state.setdefault("k", 1) == 2
 
 
-def test_unreadable_value_that_is_deleted_is_said_to_be(strangers):
-    one, other = strangers
+def test_deleting_unreadable_value_reports_deletion(members_with_other_secrets):
+    one, other = members_with_other_secrets
     with pytest.raises(UnreadableValueError, match="It was deleted"):
         other.state.pop("k")
     one.sync()
     assert "k" not in one.state
 
 
-def test_touch_is_given_up_when_others_are_always_faster(empty_engine, peer, monkeypatch):
+def test_touch_gives_up_under_contention(empty_engine, peer, monkeypatch):
     one = peer(empty_engine.url, timeout=0.3)
     one.node.set("k", 1)
     attempts = []
@@ -70,7 +70,7 @@ def test_touch_is_given_up_when_others_are_always_faster(empty_engine, peer, mon
     assert 2 <= len(attempts) < 200
 
 
-def test_default_is_given_up_when_the_value_comes_and_goes(empty_engine, peer, monkeypatch):
+def test_setdefault_gives_up_under_contention(empty_engine, peer, monkeypatch):
     one = peer(empty_engine.url, timeout=0.3)
     attempts = []
     monkeypatch.setattr(one.node, "_send", lambda _: attempts.append(1) or [b"OK", b"1-1", b"0", b"1-1", None, b"1-1"])
@@ -79,7 +79,7 @@ def test_default_is_given_up_when_the_value_comes_and_goes(empty_engine, peer, m
     assert 2 <= len(attempts) < 200
 
 
-def test_engine_that_never_belongs_to_its_run_is_given_up(empty_engine, peer, monkeypatch):
+def test_repeated_run_mismatch_times_out(empty_engine, peer, monkeypatch):
     one = peer(empty_engine.url)
     script, attempts = Channel.script, []
 
@@ -97,7 +97,7 @@ def test_engine_that_never_belongs_to_its_run_is_given_up(empty_engine, peer, mo
 
 
 @pytest.mark.parametrize("reply", [[b"WHAT"], [None], [b"OLD"]])
-def test_answer_of_another_release_is_an_error(empty_engine, peer, monkeypatch, reply):
+def test_unknown_reply_is_an_error(empty_engine, peer, monkeypatch, reply):
     one = peer(empty_engine.url)
     script = Channel.script
     monkeypatch.setattr(
@@ -107,16 +107,16 @@ def test_answer_of_another_release_is_an_error(empty_engine, peer, monkeypatch, 
         one.node.set("k", 1)
 
 
-def test_resynchronising_that_does_not_succeed_rests(empty_engine, peer, monkeypatch):
+def test_failed_resync_backs_off(empty_engine, peer, monkeypatch):
     one = peer(empty_engine.url)
-    attempts, rests = [], []
+    attempts, delays = [], []
 
     class Stop:
         def is_set(self):
             return False
 
         def wait(self, seconds):
-            rests.append(seconds)
+            delays.append(seconds)
 
     def fail():
         attempts.append(1)
@@ -129,12 +129,12 @@ def test_resynchronising_that_does_not_succeed_rests(empty_engine, peer, monkeyp
     monkeypatch.setattr(one.node.follower, "_stopped", Stop())
     monkeypatch.setattr(one.node.follower, "_try_to_resynchronise", fail)
     one.node.follower._resynchronise()
-    assert len(rests) == 19
-    assert rests[-1] >= log_follower.LONGEST_REST / 2
+    assert len(delays) == 19
+    assert delays[-1] >= log_follower.LONGEST_DELAY / 2
 
 
-def test_connection_that_fails_at_once_again_and_again_is_tried_calmly(empty_engine, peer, monkeypatch):
-    """Also if each attempt gets as far as to be connected."""
+def test_failing_connection_backs_off(empty_engine, peer, monkeypatch):
+    """Even if each attempt succeeds in connecting."""
     one = peer(empty_engine.url)
     attempts = []
 
@@ -145,7 +145,7 @@ def test_connection_that_fails_at_once_again_and_again_is_tried_calmly(empty_eng
     monkeypatch.setattr(one.node.follower, "_read", broken)
     one.node.set("k", 1)  # wakes it
     until(lambda: attempts)
-    time.sleep(2 * log_follower.LONGEST_REST)
+    time.sleep(2 * log_follower.LONGEST_DELAY)
     assert len(attempts) < 12
     assert one.node.status().errors >= len(attempts) - 1
 
@@ -153,18 +153,18 @@ def test_connection_that_fails_at_once_again_and_again_is_tried_calmly(empty_eng
 # Locks
 
 
-def test_lock_that_never_expires_is_not_asked_for_all_the_time(empty_engine, peer):
+def test_lock_without_expiry_is_polled_slowly(empty_engine, peer):
     one = peer(empty_engine.url)
     with empty_engine.client() as client:
         epoch = client.hget("fss:{tests}:m", "epoch").decode()
-        client.set("fss:{tests}:lk:k", f"{epoch}-1|a stranger")
+        client.set("fss:{tests}:lk:k", f"{epoch}-1|another app")
     before = calls(empty_engine)
     assert not one.node.leases.acquire(["k"], 1.0)
     assert calls(empty_engine) - before < 20
 
 
-def test_timeout_of_a_lock_covers_all_of_its_waits(empty_engine, monkeypatch):
-    """The one for the engine's lock, and then the one for this server's."""
+def test_lock_timeout_covers_both_waits(empty_engine, monkeypatch):
+    """The wait for the lock on the engine, and then for the lock of this server."""
     one = Member(empty_engine.url)
     timeouts = []
 
@@ -193,7 +193,7 @@ def test_timeout_of_a_lock_covers_all_of_its_waits(empty_engine, monkeypatch):
         one.close()
 
 
-def test_lock_does_not_wait_for_the_log_longer_than_it_was_said(empty_engine, peer):
+def test_lock_timeout_covers_wait_for_log(empty_engine, peer):
     one, other = peer(empty_engine.url), peer(empty_engine.url, timeout=120.0)
     decode, go = other.node.codec.decode, threading.Event()
     other.node.codec.decode = lambda *arguments: go.wait(60) and decode(*arguments)
@@ -208,7 +208,7 @@ def test_lock_does_not_wait_for_the_log_longer_than_it_was_said(empty_engine, pe
 
 
 @pytest.mark.parametrize("count", [1, 4_500, 9_000])
-def test_any_number_of_locks_is_released_while_a_thread_waits(empty_engine, peer, caplog, count):
+def test_release_of_many_locks_with_waiter(empty_engine, peer, caplog, count):
     one, other = peer(empty_engine.url), peer(empty_engine.url)
     keys = [f"k{n}" for n in range(count)]
     one.node.leases.acquire(keys, None)
@@ -223,25 +223,25 @@ def test_any_number_of_locks_is_released_while_a_thread_waits(empty_engine, peer
     assert other.values == dict.fromkeys(keys, 1)
 
 
-def test_release_that_is_uncertain_names_a_few_locks(empty_engine, peer, monkeypatch, caplog):
+def test_uncertain_release_names_few_locks(empty_engine, peer, monkeypatch, caplog):
     one = peer(empty_engine.url)
     one.node.leases.acquire([f"k{n}" for n in range(100)], None)
 
     def unreachable(*_, **__):
-        raise NotConnectedError("The engine is away.")
+        raise NotConnectedError("The engine is down.")
 
     monkeypatch.setattr(one.node.engine, "call", unreachable)
     one.node.leases.release([f"k{n}" for n in range(100)])
     (record,) = caplog.records
-    assert "not certain that the Redis server knows" in record.getMessage()
+    assert "The Redis server may not have released" in record.getMessage()
     assert "95 more" in record.getMessage()
     assert len(record.getMessage()) < 500
 
 
-# What errors say
+# Outcomes in errors
 
 
-def test_script_that_fails_midway_does_not_claim_that_nothing_was_written(empty_engine, peer):
+def test_partial_script_failure_is_unknown_outcome(empty_engine, peer):
     one = peer(empty_engine.url)
     with empty_engine.client() as client:
         client.set("fss:{tests}:ttl", "of the wrong type")
@@ -250,7 +250,7 @@ def test_script_that_fails_midway_does_not_claim_that_nothing_was_written(empty_
         assert client.hget("fss:{tests}:d", "k") == b"i1"
 
 
-def test_script_that_fails_at_first_has_written_nothing(empty_engine, peer):
+def test_script_failure_before_writes_is_not_written(empty_engine, peer):
     one = peer(empty_engine.url)
     one.node.set("k", 1)
     with empty_engine.client() as client:
@@ -262,8 +262,8 @@ def test_script_that_fails_at_first_has_written_nothing(empty_engine, peer):
         assert client.hgetall("fss:{tests}:m") == before
 
 
-def test_refused_log_entry_is_said_to_have_written_nothing(own_engine, peer):
-    """The user may do all but append to the log."""
+def test_refused_log_entry_is_not_written(own_engine, peer):
+    """The user has every permission except appending to the log."""
     with own_engine.client() as client:
         client.acl_setuser("app", enabled=True, passwords=["+password"], keys=["*"], commands=["+@all", "-xadd"])
         peer(own_engine.url)
@@ -273,7 +273,7 @@ def test_refused_log_entry_is_said_to_have_written_nothing(own_engine, peer):
         assert not client.exists("fss:{tests}:d")
 
 
-def test_operation_that_failed_midway_is_not_done_again(empty_engine, peer):
+def test_partially_failed_operation_is_not_repeated(empty_engine, peer):
     one = peer(empty_engine.url)
     one.node.set("n", 1)
     channel = one.node.engine.channel(2.0)

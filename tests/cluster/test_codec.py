@@ -1,4 +1,4 @@
-"""Values come back exactly as they were, or an error says which key and type it was about."""
+"""Values are decoded exactly, or an error names the key and the type."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ values = st.recursive(
 
 
 def shape(value):
-    """The value in terms that tell 1, 1.0 and True apart, 0.0 and -0.0, and the order of keys."""
+    """Describe the value so that 1, 1.0 and True differ, as do 0.0 and -0.0, and the orders of keys."""
     kind = type(value)
     if kind is float:
         return kind, "nan" if math.isnan(value) else repr(value)
@@ -70,7 +70,7 @@ def shape(value):
 
 
 @given(values)
-def test_plain_values_come_back_exactly(value):
+def test_plain_values_round_trip(value):
     data = bare.encode("k", value)
     assert shape(bare.decode("k", data)) == shape(value)
 
@@ -85,11 +85,11 @@ def test_integers_of_any_size(number):
 
 
 @given(st.text(st.characters()))
-def test_any_key_can_be_named(key):
+def test_keys_round_trip(key):
     assert decode_key(encode_key(key)) == key
 
 
-def test_half_a_surrogate_pair_is_a_key_and_a_value():
+def test_lone_surrogate_round_trips():
     assert decode_key(encode_key("\ud800")) == "\ud800"
     assert keyed.decode("k", keyed.encode("k", "\ud800")) == "\ud800"
 
@@ -129,7 +129,7 @@ def test_other_values_need_a_secret(value):
         bare.decode("k", data)
 
 
-def test_value_that_holds_itself():
+def test_self_referential_value():
     value = []
     value.append(value)
     found = keyed.decode("k", keyed.encode("k", value))
@@ -138,7 +138,7 @@ def test_value_that_holds_itself():
         bare.encode("k", value)
 
 
-def test_value_that_cannot_be_pickled():
+def test_unpicklable_value():
     with pytest.raises(UnsharableValueError, match=r"'k'.*function"):
         keyed.encode("k", lambda: None)
 
@@ -151,8 +151,8 @@ class Boom:
 
 
 @pytest.mark.failure(11)
-def test_pickle_is_not_loaded_unless_its_mac_is_right():
-    """Neither a changed one, nor another key's, nor another namespace's or secret's, nor one with none."""
+def test_pickle_with_wrong_mac_is_not_loaded():
+    """For a changed value, another key, namespace or secret, and without a MAC."""
     honest = keyed.encode("k", Boom())
     crafted = pickle.dumps(Boom(), 5)
     wrong = [
@@ -175,14 +175,14 @@ def test_pickle_is_not_loaded_unless_its_mac_is_right():
 
 
 @pytest.mark.failure(11)
-def test_mac_covers_where_the_key_ends():
-    """One key's name and payload must not be another division of the same bytes."""
+def test_mac_covers_length_of_key():
+    """The same bytes, split between key and payload elsewhere, must have another MAC."""
     payload = pickle.dumps(1, 5)
     one = keyed._mac("a|p", b"p", payload)
     assert one != keyed._mac("a", b"p", b"p|" + payload)
 
 
-def test_secret_is_not_too_short_and_nowhere_to_be_seen():
+def test_secret_is_long_enough_and_does_not_leak():
     with pytest.raises(ValueError, match="16 bytes"):
         Codec("app", "short")
     for text in (repr(keyed), str(keyed)):
@@ -193,7 +193,7 @@ def test_secret_is_not_too_short_and_nowhere_to_be_seen():
 
 
 @pytest.mark.parametrize("data", [b"", b"i", b"ix", b"m", b"m\xc1", b"?", b"x?", b"m\xc7\x01\x63x"])
-def test_nonsense_is_an_error_that_names_the_key(data):
+def test_malformed_value_is_unreadable(data):
     with pytest.raises(UnreadableValueError, match="'k'"):
         bare.decode("k", data)
 
@@ -228,11 +228,11 @@ def test_frames_need_no_secret(make):
     decoded = bare.decode("k", data)
     pd.testing.assert_frame_equal(decoded, frame)
     assert content_fingerprint(decoded) == content_fingerprint(frame)
-    assert bare.encode("k", make()) == bare.encode("k", decoded) == data  # which is how the engine tells a change
+    assert bare.encode("k", make()) == bare.encode("k", decoded) == data  # the engine compares bytes
 
 
 class Frame(pd.DataFrame):
-    """One of a subclass, which would come back without it."""
+    """A subclass, which Arrow would decode as a DataFrame."""
 
 
 INEXACT_FRAMES = {
@@ -247,7 +247,7 @@ INEXACT_FRAMES = {
 
 
 @pytest.mark.parametrize("make", INEXACT_FRAMES.values(), ids=INEXACT_FRAMES)
-def test_frames_that_arrow_would_change_are_pickled_or_refused(make):
+def test_inexact_frames_are_pickled_or_refused(make):
     with pytest.raises(UnsharableValueError, match=r"'k'.*DataFrame|'k'.*Frame"):
         bare.encode("k", make())
     data = keyed.encode("k", make())
@@ -256,7 +256,7 @@ def test_frames_that_arrow_would_change_are_pickled_or_refused(make):
 
 
 @pytest.mark.parametrize("cut", [1, 2, 100, 300, -1, -9])
-def test_frame_that_was_cut_off_is_an_error(cut):
+def test_truncated_frame_is_unreadable(cut):
     data = bare.encode("k", pd.DataFrame({"a": range(100)}))
     with pytest.raises(UnreadableValueError, match="'k'"):
         bare.decode("k", data[:cut] if cut > 0 else data[: len(data) // 2 + cut])

@@ -1,4 +1,4 @@
-"""`connect` and the environment: once or many times, without the engine, and until the process ends."""
+"""`connect` and its environment variables: repeated calls, failures, and the end of the process."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(source, **env):
     )
 
 
-def test_connecting_in_every_run_is_once(empty_engine):
+def test_repeated_connect_is_a_no_op(empty_engine):
     fastserverstate.connect(empty_engine.url, namespace="tests", secret=SECRET)
     link, threads = cluster.membership.adapter, threading.active_count()
     for _ in range(100):
@@ -57,7 +57,7 @@ def test_connecting_in_every_run_is_once(empty_engine):
     assert cluster.status().namespace == "another"
 
 
-def test_environment_connects(empty_engine):
+def test_connect_from_environment(empty_engine):
     done = run(
         "from fastserverstate import cluster, server_state; server_state['k'] = print\n"
         "print(cluster.status().namespace, cluster.status().connected)",
@@ -68,7 +68,7 @@ def test_environment_connects(empty_engine):
     assert (done.stdout, done.stderr) == ("named True\n", "")
 
 
-# Imports as every rerun of a script does it, and says what came of each.
+# Imports like every rerun of a script, and prints each result.
 IMPORTS = """
 import sys, traceback
 for line in sys.stdin:
@@ -82,7 +82,7 @@ for line in sys.stdin:
 
 
 class Importer:
-    """A process that imports the package when it is told to."""
+    """A process that imports the package on request."""
 
     def __init__(self, **env):
         path = os.pathsep.join(filter(None, sys.path))
@@ -110,8 +110,8 @@ class Importer:
 WAY_OUT = "Start that server, correct FASTSERVERSTATE_URL, or set FASTSERVERSTATE_REQUIRED=0 to start without it."
 
 
-def test_import_without_an_engine_is_an_error_that_says_so(own_engine):
-    """It is the same at each rerun, until the engine is there."""
+def test_import_without_engine_fails(own_engine):
+    """Every rerun fails in the same way, until the engine is up."""
     url = own_engine.url
     own_engine.kill()
     with Importer(FASTSERVERSTATE_URL=url.replace("//", "//user:pass-word@")) as importer:
@@ -125,7 +125,7 @@ def test_import_without_an_engine_is_an_error_that_says_so(own_engine):
         until(lambda: importer.again() == "connected")
 
 
-def test_engine_that_does_not_answer(own_engine):
+def test_import_with_hanging_engine_fails(own_engine):
     own_engine.signal(signal.SIGSTOP)
     with Importer(FASTSERVERSTATE_URL=own_engine.url) as importer:
         for _ in range(3):
@@ -143,14 +143,14 @@ def test_engine_that_does_not_answer(own_engine):
     ],
     ids=["password", "name", "scheme"],
 )
-def test_url_that_leads_nowhere(either_engine, url, error):
+def test_import_with_wrong_url_fails(either_engine, url, error):
     address = f"127.0.0.1:{either_engine.port}"
     with Importer(FASTSERVERSTATE_URL=url.format(address)) as importer:
         for _ in range(2):
             assert importer.again().startswith(f"3|{error.format(address)}")
 
 
-def test_environment_may_do_without_the_engine(own_engine):
+def test_import_with_optional_engine(own_engine):
     own_engine.kill()
     with Importer(FASTSERVERSTATE_URL=own_engine.url, FASTSERVERSTATE_REQUIRED="0") as importer:
         assert importer.again() == "alone"
@@ -158,21 +158,21 @@ def test_environment_may_do_without_the_engine(own_engine):
         until(lambda: importer.again() == "connected")
 
 
-def test_word_that_is_neither_yes_nor_no():
+def test_invalid_required_variable():
     with Importer(FASTSERVERSTATE_URL="redis://127.0.0.1:1", FASTSERVERSTATE_REQUIRED="maybe") as importer:
         assert importer.again().endswith(
             "FASTSERVERSTATE_REQUIRED is 1 or 0, for whether the app is to start without the server, not 'maybe'."
         )
 
 
-def test_absent_engine_is_an_error(own_engine):
+def test_connect_without_engine_fails(own_engine):
     own_engine.kill()
     with pytest.raises(NotConnectedError, match=rf"127\.0\.0\.1:{own_engine.port} cannot be reached"):
         fastserverstate.connect(own_engine.url, timeout=0.3)
     assert cluster.status() is None
 
 
-def test_absent_engine_may_be_done_without(own_engine, caplog):
+def test_connect_with_optional_engine(own_engine, caplog):
     own_engine.kill()
     fastserverstate.connect(own_engine.url, timeout=0.3, required=False)
     assert "This server works by itself until it can be reached." in caplog.text
@@ -180,15 +180,15 @@ def test_absent_engine_may_be_done_without(own_engine, caplog):
     until(lambda: cluster.status().connected)
 
 
-def test_wrong_password_is_an_error_at_once(either_engine):
-    """It will be wrong in a minute, too."""
+def test_wrong_password_fails_immediately(either_engine):
+    """Waiting would not help."""
     url = either_engine.url.replace("//", "//user:pass-word@")
     with pytest.raises(NotConnectedError, match="invalid username-password pair"):
         fastserverstate.connect(url, namespace="tests", timeout=300)
 
 
 @pytest.mark.parametrize("missing", ["redis", "msgspec"])
-def test_missing_extra_says_what_to_install(missing):
+def test_missing_dependency_names_extra(missing):
     done = run(
         "import sys, importlib.util\n"
         "find = importlib.util.find_spec\n"
@@ -202,13 +202,13 @@ def test_missing_extra_says_what_to_install(missing):
 
 
 @pytest.mark.parametrize("timeout", [0, -1, 301, float("inf"), float("nan")])
-def test_timeouts_that_cannot_be(timeout):
-    """Beyond some minutes, the engine would have forgotten what the first attempt of an operation has done."""
+def test_invalid_timeout(timeout):
+    """After some minutes, the engine forgets the reply to the first attempt of an operation."""
     with pytest.raises(ValueError, match=r"timeout is a (duration from 0 up|number of seconds above 0 and up to 300)"):
         fastserverstate.connect("redis://127.0.0.1:1", timeout=timeout)
 
 
-def test_state_from_before_is_kept_and_what_others_have_wins(empty_engine, peer):
+def test_connect_merges_local_keys(empty_engine, peer):
     other = peer(empty_engine.url)
     other.node.set("both", "theirs")
     fastserverstate.server_state.update(mine=1, both="mine")
@@ -218,8 +218,8 @@ def test_state_from_before_is_kept_and_what_others_have_wins(empty_engine, peer)
     assert other.values == {"mine": 1, "both": "theirs"}
 
 
-def test_url_may_have_options(empty_engine, peer):
-    """Those that would change how replies are read are as they have to be."""
+def test_url_options(empty_engine, peer):
+    """Options that would change the form of replies are ignored."""
     one = peer(f"{empty_engine.url}/0?protocol=3&decode_responses=true&socket_timeout=0.001&client_name=shop")
     other = peer(empty_engine.url)
     other.node.set("k", ["x" * 10_000])
@@ -252,12 +252,12 @@ RELOADED = """
 """
 
 
-def test_connection_survives_a_hot_reload(empty_engine):
+def test_connection_survives_hot_reload(empty_engine):
     assert run_script(RELOADED.format(url=empty_engine.url), package=True) == "{'k': 1}\n"
 
 
-def test_process_ends_at_once_though_the_engine_does_not_answer(proxy):
-    """Also with a lock held, which expires."""
+def test_process_exits_while_engine_hangs(proxy):
+    """Even with a lock held, which expires."""
     source = (
         "import fastserverstate, sys\n"
         f"fastserverstate.connect({proxy.url!r}, namespace='tests')\n"
@@ -301,8 +301,8 @@ def test_failures_are_counted(own_engine):
     assert cluster.status().resyncs > before.resyncs
 
 
-def test_node_of_an_engine_that_is_a_cluster(kind, peer):
-    """All of a namespace is in one slot, so its node is a server like any other; another node says where to go."""
+def test_redis_cluster_node(kind, peer):
+    """A namespace is in one slot, so its node works like a single server. Other nodes name it in their error."""
 
     def node():
         return engine("--cluster-enabled", "yes", "--cluster-port", str(free_port()), kind=kind)

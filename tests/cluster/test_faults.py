@@ -1,4 +1,4 @@
-"""What goes wrong in networks and engines, and what must not go wrong then. In the order of the promises' list."""
+"""Failures of networks and engines, with the numbers of the table in docs/scale.md."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DATA, VERSIONS, LOG, META = (f"fss:{{tests}}:{name}" for name in ("d", "v", "log
 
 
 def contents(server):
-    """What the engine has, decoded."""
+    """Return the decoded data of the engine."""
     codec = Codec("tests", "a secret of the tests")
     with server.client() as client:
         return {key.decode(): codec.decode(key.decode(), data) for key, data in client.hgetall(DATA).items()}
@@ -54,7 +54,7 @@ def assert_converged(server, *peers):
 
 
 @pytest.mark.failure(1)
-def test_connections_are_killed(own_engine, peer, report):
+def test_killed_connections(own_engine, peer, report):
     peers = [peer(own_engine.url) for _ in range(2)]
     each = times(400, 5_000)
     sums = []
@@ -67,7 +67,7 @@ def test_connections_are_killed(own_engine, peer, report):
         threads.go()
         seen = None
         while any(thread.is_alive() for thread in working):
-            if len(sums) != seen:  # else nothing has come through since the last time
+            if len(sums) != seen:  # let some operations succeed between two cuts
                 seen = len(sums)
                 kills += client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             time.sleep(0.02)
@@ -82,7 +82,7 @@ def test_connections_are_killed(own_engine, peer, report):
 
 @pytest.mark.failure(2)
 @pytest.mark.parametrize("fsync", ["always", "everysec"])
-def test_engine_is_killed(peer, kind, report, fsync):
+def test_engine_crash(peer, kind, report, fsync):
     kills = times(3, 30)
     with engine(kind=kind, fsync=fsync) as server:
         peers = [peer(server.url, timeout=20.0) for _ in range(2)]
@@ -127,8 +127,8 @@ def test_engine_is_killed(peer, kind, report, fsync):
 
 
 @pytest.mark.failure(3)
-def test_replies_are_lost(own_engine, proxy, peer, report):
-    """The engine has done it, and is asked again."""
+def test_lost_replies(own_engine, proxy, peer, report):
+    """The engine has executed the operation, and receives it again."""
     rounds = times(15, 300)
     one, other = peer(proxy.url), peer(own_engine.url)
     node = one.node
@@ -157,14 +157,14 @@ def test_replies_are_lost(own_engine, proxy, peer, report):
     with own_engine.client() as client:
         entries = int(client.hget(META, "seq"))
     assert proxy.lost >= total
-    assert entries <= 6 * rounds + 2 * rounds + 2  # a write each, and a release each at most
+    assert entries <= 6 * rounds + 2 * rounds + 2  # one for each write, and at most one for each release
     assert_converged(own_engine, one, other)
-    report(f"{proxy.lost} replies lost after the engine had done what it was asked: nothing doubled")
+    report(f"{proxy.lost} replies lost after the operation was executed: no operation repeated")
 
 
 @pytest.mark.failure(3)
-def test_refused_request_that_comes_again_late_is_not_done(own_engine, peer):
-    """Its sender has asked again under a new number meanwhile."""
+def test_delayed_copy_of_refused_request(own_engine, peer):
+    """The sender has continued with a new number."""
     one = peer(own_engine.url)
     channel = one.node.engine.channel(2.0)
     request = (b"writer", 1, b"owner", b"ticket", b"0", b"I", b"n", b"i1", b"0", b"", b"0")
@@ -181,14 +181,14 @@ def test_refused_request_that_comes_again_late_is_not_done(own_engine, peer):
     channel.close()
     one.node.sync()
     assert one.values == {}
-    assert one.node.leases.acquire(["n"], 10.0)  # the other owner, which is gone, may have a turn
+    assert one.node.leases.acquire(["n"], 10.0)  # the other holder, which is gone, may have a turn
 
 
 # 4
 
 
 @pytest.mark.failure(4)
-def test_engine_comes_back_with_older_data(own_engine, peer, tmp_path, report):
+def test_engine_restarts_with_older_data(own_engine, peer, tmp_path, report):
     rounds = times(3, 30)
     one, other = peer(own_engine.url), peer(own_engine.url)
     folder = own_engine.folder / "appendonlydir"
@@ -227,8 +227,8 @@ def test_engine_comes_back_with_older_data(own_engine, peer, tmp_path, report):
 
 
 @pytest.mark.failure(4)
-def test_lock_does_not_outlive_its_engine(own_engine, peer):
-    """The engine still has it, but may have forgotten that somebody else had it since."""
+def test_restart_frees_locks(own_engine, peer):
+    """The engine has stored the lock, but may have lost that another holder took it since."""
     one, other = peer(own_engine.url), peer(own_engine.url)
     one.node.leases.acquire(["k"], None)
     own_engine.restart()
@@ -240,7 +240,7 @@ def test_lock_does_not_outlive_its_engine(own_engine, peer):
         one.node.set("k", "by the last")
     other.node.leases.release(["k"])
     one.node.leases.release(["k"])
-    one.node.set("k", "by anybody")
+    one.node.set("k", "without a lock")
     assert_converged(own_engine, one, other)
 
 
@@ -248,14 +248,14 @@ def test_lock_does_not_outlive_its_engine(own_engine, peer):
 
 
 def has_replicated(first, second):
-    """Whether the replica has all that the other has written. (WAIT knows of its own connection's writes only.)"""
+    """Return True if the replica has all writes of the other. (WAIT covers only writes of its own connection.)"""
     with first.client() as one, second.client() as other:
         return other.info("replication")["master_repl_offset"] >= one.info("replication")["master_repl_offset"]
 
 
 @pytest.mark.failure(5)
 @pytest.mark.parametrize("lagging", [False, True], ids=["healthy", "lagging"])
-def test_replica_takes_over(kind, lagging, report):
+def test_failover(kind, lagging, report):
     rounds = times(1, 20)
     converged = 0
     for _ in range(rounds):
@@ -289,13 +289,13 @@ def test_replica_takes_over(kind, lagging, report):
                 assert one.node.increment("n", 1, 0) == one.values["n"]
                 assert_converged(second, one, other)
                 converged += 1
-    report(f"{converged} failovers to a {'lagging' if lagging else 'healthy'} replica: converged on what it has")
+    report(f"{converged} failovers to a {'lagging' if lagging else 'healthy'} replica: converged on its data")
 
 
 # 6
 
 
-HARMS = {
+FAULTS = {
     "trimmed log": lambda _, client: client.xtrim(LOG, maxlen=0, approximate=False),
     "deleted log": lambda _, client: client.delete(LOG),
     "flushed data": lambda _, client: client.flushall(),
@@ -305,8 +305,8 @@ HARMS = {
 
 
 @pytest.mark.failure(6)
-@pytest.mark.parametrize("what", HARMS)
-def test_engine_loses_something(own_engine, peer, what, report):
+@pytest.mark.parametrize("what", FAULTS)
+def test_engine_loses_data(own_engine, peer, what, report):
     rounds = times(3, 40)
     one, other = peer(own_engine.url), peer(own_engine.url)
     flushed = what == "flushed data"
@@ -315,7 +315,7 @@ def test_engine_loses_something(own_engine, peer, what, report):
         one.node.set("large", "x" * 10_000)
         one.node.set("unseen", n)
         with own_engine.client() as client:
-            HARMS[what](own_engine, client)
+            FAULTS[what](own_engine, client)
         one.node.increment("n", 1, 0)
         one.node.delete("k")
         assert one.node.leases.acquire(["lock"], 5)
@@ -328,7 +328,7 @@ def test_engine_loses_something(own_engine, peer, what, report):
 
 
 @pytest.mark.failure(6)
-def test_engine_that_was_emptied_is_noticed_at_rest(own_engine, peer):
+def test_heartbeat_detects_flushed_engine(own_engine, peer):
     one = peer(own_engine.url)
     one.node.set("k", 1)
     with own_engine.client() as client:
@@ -337,8 +337,8 @@ def test_engine_that_was_emptied_is_noticed_at_rest(own_engine, peer):
 
 
 @pytest.mark.failure(6)
-def test_change_that_the_log_does_not_have_is_noticed_at_rest(own_engine, peer):
-    """As when the log was deleted before it was read."""
+def test_heartbeat_detects_change_missing_in_log(own_engine, peer):
+    """As if the log was deleted before it was read."""
     one = peer(own_engine.url)
     one.node.set("k", 1)
     one.node.sync()
@@ -352,10 +352,10 @@ def test_change_that_the_log_does_not_have_is_noticed_at_rest(own_engine, peer):
 
 
 @pytest.mark.failure(6)
-def test_engine_that_loads_its_data_is_waited_for(own_engine, peer, report):
+def test_write_waits_while_engine_loads(own_engine, peer, report):
     one = peer(own_engine.url, timeout=30.0)
     with own_engine.client() as client:
-        client.mset({f"of others {n}": n for n in range(2000)})
+        client.mset({f"another app {n}": n for n in range(2000)})
         client.bgrewriteaof()
         until(lambda: client.info("persistence")["aof_rewrite_in_progress"] == 0)
     own_engine.kill()
@@ -384,7 +384,7 @@ def test_engine_that_loads_its_data_is_waited_for(own_engine, peer, report):
     assert seen
     assert_converged(own_engine, one)
     assert one.values["k0"] == "while it loads"
-    report("a write waited for the engine to load its data, and happened")
+    report("a write waited until the engine had loaded its data")
 
 
 # 7
@@ -405,7 +405,7 @@ def test_black_hole(own_engine, proxy, peer, direction, report):
         assert caught.value.__cause__ is not None
         until(lambda: not one.node.status().connected, 6)
         noticed.append(time.monotonic() - start)
-        assert "k" in one.values  # reads go on
+        assert "k" in one.values  # reads continue
         other.node.set("meanwhile", n)
         setattr(proxy, direction, True)
         proxy.cut()
@@ -415,11 +415,11 @@ def test_black_hole(own_engine, proxy, peer, direction, report):
         happened = one.values["k"] == ("unknown", n)
         assert happened or direction == "to_server"
         assert_converged(own_engine, one, other)
-    report(f"noticed after {max(noticed):.1f} s at most; writes end after their timeout with an unknown outcome")
+    report(f"noticed after {max(noticed):.1f} s at most; writes raise an unknown outcome at their timeout")
 
 
 @pytest.mark.failure(7)
-def test_engine_that_is_not_there(own_engine, peer):
+def test_engine_is_down(own_engine, peer):
     one = peer(own_engine.url, timeout=0.5)
     one.node.set("k", 1)
     own_engine.kill()
@@ -438,7 +438,7 @@ def test_engine_that_is_not_there(own_engine, peer):
 
 
 @pytest.mark.failure(7)
-def test_engine_that_hangs(own_engine, peer):
+def test_engine_hangs(own_engine, peer):
     one = peer(own_engine.url, timeout=0.5)
     own_engine.signal(signal.SIGSTOP)
     with pytest.raises(ClusterError):
@@ -468,7 +468,7 @@ def worker():
 
 
 @pytest.mark.failure(8)
-def test_holder_of_a_lock_is_stopped(own_engine, peer, worker, monkeypatch, report):
+def test_stopped_holder_loses_lock(own_engine, peer, worker, monkeypatch, report):
     monkeypatch.setattr(locks, "LIFETIME", 1.0)
     one = peer(own_engine.url)
     two = worker(own_engine.url)
@@ -492,11 +492,11 @@ def test_holder_of_a_lock_is_stopped(own_engine, peer, worker, monkeypatch, repo
         assert refused
         one.node.sync()
         assert one.values["k"] == ("by the next", n)
-    report(f"{rounds} holders stopped past the lifetime: the lock went on, their writes were refused")
+    report(f"{rounds} holders stopped past the lifetime: other holders took the lock, late writes were refused")
 
 
 @pytest.mark.failure(8)
-def test_reader_is_stopped(own_engine, peer, worker):
+def test_stopped_reader_resynchronises(own_engine, peer, worker):
     one = peer(own_engine.url)
     two = worker(own_engine.url)
     two.do("node.sync()")
@@ -504,7 +504,7 @@ def test_reader_is_stopped(own_engine, peer, worker):
     for _ in range(times(300, 30_000)):
         one.node.increment("n", 1, 0)
     with own_engine.client() as client:
-        client.xtrim(LOG, maxlen=10, approximate=False)  # as with more writes than the log keeps
+        client.xtrim(LOG, maxlen=10, approximate=False)  # as after more writes than the log keeps
     two.signal(signal.SIGCONT)
     assert two.do("node.sync(); result = [peer.values, node.status().resyncs]") == [one.values, 2]
 
@@ -530,8 +530,8 @@ def test_read_modify_write_of_four_processes(own_engine, worker, report):
 
 
 @pytest.mark.failure(9)
-def test_resynchronising_while_everybody_writes(own_engine, proxy, peer, report):
-    """Every thread reads what it has written last; deletions, large values and cut connections in between."""
+def test_resync_during_writes(own_engine, proxy, peer, report):
+    """Every thread reads its last write, in spite of deletions, large values and cut connections."""
     peers = [peer(proxy.url), peer(own_engine.url)]
     rounds = times(120, 5_000)
     resyncs = 0
@@ -557,18 +557,18 @@ def test_resynchronising_while_everybody_writes(own_engine, proxy, peer, report)
                 one.node.set(shared, (at, n, "y" * chance.choice([1, 5_000])))
             done[at] = n + 1
 
-    def harm():
+    def cut():
         seen = None
         with own_engine.client() as client:
             while not over.wait(0.03):
-                if sum(done[::2]) != seen:  # else nothing has come through since the last time
+                if sum(done[::2]) != seen:  # let some writes succeed between two cuts
                     seen = sum(done[::2])
                     client.xtrim(LOG, maxlen=0, approximate=False)
                     proxy.cut()
 
-    with ThreadSet() as harmful:
-        harmful.add(harm)
-        harmful.go()
+    with ThreadSet() as cutting:
+        cutting.add(cut)
+        cutting.go()
         try:
             with ThreadSet() as threads:
                 working = [threads.add(write, at) for at in range(4)]
@@ -582,11 +582,11 @@ def test_resynchronising_while_everybody_writes(own_engine, proxy, peer, report)
         resyncs += one.node.status().resyncs
     assert_converged(own_engine, *peers)
     assert resyncs > 4
-    report(f"{resyncs} resynchronisations during {8 * rounds} writes: own writes seen at once, converged")
+    report(f"{resyncs} resynchronizations during {8 * rounds} writes: own writes seen immediately, converged")
 
 
 @pytest.mark.failure(9)
-def test_own_write_during_a_resynchronisation_stays(own_engine, peer):
+def test_resync_keeps_own_write(own_engine, peer):
     one, other = peer(own_engine.url), peer(own_engine.url)
     resynchronise, seen = one.node.replica.resynchronise, []
 
@@ -604,11 +604,11 @@ def test_own_write_during_a_resynchronisation_stays(own_engine, peer):
 
 
 @pytest.mark.failure(9)
-def test_large_value_is_changed_before_it_is_fetched(own_engine, peer):
+def test_large_value_changes_before_fetch(own_engine, peer):
     one, other = peer(own_engine.url), peer(own_engine.url)
     script = other.node.follower._channel.script
     changed = []
-    numbered = threading.Lock()  # so that "k" ends with the number of the last change that went before
+    numbered = threading.Lock()  # so that "k" ends with the number of the change before it
 
     def change_first(operation, *arguments):
         if operation == b"catchup" and len(changed) < 3:
@@ -641,11 +641,11 @@ def test_large_value_is_changed_before_it_is_fetched(own_engine, peer):
 
 
 @pytest.mark.failure(9)
-def test_reply_that_comes_after_the_data_was_replaced(own_engine, peer):
-    """A thread that is slow to bring in what an engine has since forgotten."""
+def test_late_reply_after_data_was_replaced(own_engine, peer):
+    """A slow thread applies its write after the engine has lost it."""
     one, other = peer(own_engine.url), peer(own_engine.url)
     epoch = one.node.replica.cursor[0]
-    wrote = one.node.replica.wrote
+    wrote = one.node.replica.apply_write
     slow, go = threading.Event(), threading.Event()
 
     def late(*arguments):
@@ -655,14 +655,14 @@ def test_reply_that_comes_after_the_data_was_replaced(own_engine, peer):
 
     with ThreadSet() as threads:
         threads.add(one.node.set, "k", "forgotten")
-        one.node.replica.wrote = late
+        one.node.replica.apply_write = late
         threads.go()
         slow.wait(10)
         with own_engine.client() as client:
             client.flushall()
         until(lambda: all(peer.values == {} and peer.node.replica.cursor[0] > epoch for peer in (one, other)))
         go.set()
-    del one.node.replica.wrote
+    del one.node.replica.apply_write
     assert one.values == {}
     assert_converged(own_engine, one, other)
 
@@ -686,7 +686,7 @@ def test_large_values_and_integers_survive_lost_replies(proxy, own_engine, peer)
 
 
 @pytest.mark.failure(12)
-def test_engine_whose_memory_is_full(own_engine, peer):
+def test_engine_memory_is_full(own_engine, peer):
     one, other = peer(own_engine.url), peer(own_engine.url)
     one.node.set("k", 1)
     other.node.sync()
@@ -707,7 +707,7 @@ def test_engine_whose_memory_is_full(own_engine, peer):
 
 
 @pytest.mark.failure(12)
-def test_eviction_is_warned_about(own_engine, peer, caplog):
+def test_eviction_policy_warning(own_engine, peer, caplog):
     peer(own_engine.url)
     assert "noeviction" not in caplog.text
     with own_engine.client() as client:
@@ -716,7 +716,7 @@ def test_eviction_is_warned_about(own_engine, peer, caplog):
     assert "maxmemory-policy allkeys-lru" in caplog.text
 
 
-def test_closing_ends_the_threads(own_engine):
+def test_close_ends_threads(own_engine):
     before = threading.active_count()
     with suppress(ClusterError), Peer(own_engine.url) as one:
         one.node.leases.acquire(["k"], None)

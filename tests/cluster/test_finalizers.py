@@ -1,4 +1,4 @@
-"""A finalizer runs at any allocation of any thread, and may use the state: it calls what it has interrupted."""
+"""A finalizer runs at any allocation of any thread, and may call the function that it has interrupted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastserverstate.cluster.errors import NotWrittenError
 from fastserverstate.cluster.signals import Event
 
 SOURCES = sorted(Path(fastserverstate.cluster.__file__).parent.glob("*.py"))
-# They have a lock that the thread which holds it waits for in vain.
+# These have a lock that is not re-entrant, so a finalizer would wait for its own thread.
 PLAIN = {
     *("threading.Lock", "threading.Event", "threading.Semaphore", "threading.BoundedSemaphore", "threading.Barrier"),
     *("threading.Timer", "_thread.allocate_lock", "queue.Queue", "queue.LifoQueue", "queue.PriorityQueue"),
@@ -23,7 +23,7 @@ PLAIN = {
 
 
 def plain_locks(source):
-    """What a module makes or imports that has a plain lock."""
+    """Find uses and imports of objects with plain locks."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
             yield from ({f"{node.module}.{alias.name}" for alias in node.names} & {*PLAIN, "threading.Condition"})
@@ -51,7 +51,7 @@ def test_no_plain_lock(path):
 # An event
 
 
-def test_event_wakes_all_threads_and_stays_set():
+def test_event_wakes_all_threads_and_remains_set():
     event, woken = Event(), []
     with ThreadSet() as threads:
         for _ in range(5):
@@ -68,7 +68,7 @@ def test_event_wakes_all_threads_and_stays_set():
 
 
 @pytest.mark.usefixtures("many_switches")
-def test_event_that_is_set_after_it_was_cleared_is_not_missed():
+def test_event_set_after_clear_is_not_missed():
     event, turns = Event(), []
 
     def wait():
@@ -90,8 +90,8 @@ def test_event_that_is_set_after_it_was_cleared_is_not_missed():
 # Finalizers
 
 
-def test_finalizer_does_not_wait_for_its_own_thread(empty_engine, peer):
-    """It has interrupted what it would wait for."""
+def test_finalizer_does_not_wait_for_own_thread(empty_engine, peer):
+    """The finalizer has interrupted the code that it would wait for."""
     one, other = peer(empty_engine.url), peer(empty_engine.url)
     apply, raised = other.table.apply, []
 
@@ -181,5 +181,5 @@ FINALIZERS = """
 """
 
 
-def test_finalizers_that_write_everywhere(empty_engine):
+def test_finalizers_in_all_threads(empty_engine):
     assert run_script(FINALIZERS.format(url=empty_engine.url), package=True) == "['a', 'b', 'c']\n"

@@ -1,4 +1,4 @@
-"""What threads of several processes see can be explained by one order of their calls, whatever fails meanwhile."""
+"""Histories of several processes are linearizable, even with failures."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def call(chance, keys):
     )
 
 
-def harm(server, proxy, over, counts):
+def inject_faults(server, proxy, over, counts):
     chance = random.Random(1)
     with server.client() as client:
         while not over.wait(chance.uniform(0.02, 0.2)):
@@ -93,18 +93,18 @@ def harm(server, proxy, over, counts):
 @pytest.mark.failure(14)
 @pytest.mark.parametrize("faults", [False, True], ids=["calm", "faults"])
 @pytest.mark.timeout(900)
-def test_histories_of_processes_are_linearizable(own_engine, proxy, report, faults):
+def test_process_histories_are_linearizable(own_engine, proxy, report, faults):
     histories = times(12, 250)
     workers = [Worker(proxy.url) for _ in range(PROCESSES)]
     over = threading.Event()
     counts: dict[str, int] = {}
     operations = unknown = 0
-    harming = threading.Thread(target=harm, args=(own_engine, proxy, over, counts))
+    injecting = threading.Thread(target=inject_faults, args=(own_engine, proxy, over, counts))
     try:
         for worker in workers:
             worker.do(SETUP.format(url=proxy.url))
         if faults:
-            harming.start()
+            injecting.start()
         for seed in range(histories):
             chance = random.Random(seed)
             keys = [f"{key}{seed}" for key in KEYS]
@@ -119,7 +119,7 @@ def test_histories_of_processes_are_linearizable(own_engine, proxy, report, faul
     finally:
         over.set()
         if faults:
-            harming.join()
+            injecting.join()
         for worker in workers:
             worker.end()
     assert operations > histories * 20
@@ -127,8 +127,8 @@ def test_histories_of_processes_are_linearizable(own_engine, proxy, report, faul
     report(f"{what}, faults {counts}: linearizable")
 
 
-def test_local_reads_would_not_be_linearizable(own_engine):
-    """Else the test above would prove little: without `sync` the checker finds older values."""
+def test_checker_rejects_stale_reads(own_engine):
+    """A check of the test above: without `sync`, the checker finds old values."""
     workers = [Worker(own_engine.url) for _ in range(2)]
     try:
         for worker in workers:

@@ -1,4 +1,4 @@
-"""What stays small, however long and often things go wrong."""
+"""Resources do not leak, and queues and waits are bounded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def connections(server):
         return len(asking.client_list()) - 1
 
 
-def test_connections_that_were_needed_once_are_let_go(own_engine, peer):
+def test_surplus_connections_are_closed(own_engine, peer):
     one = peer(own_engine.url, timeout=60.0)
     own_engine.signal(signal.SIGSTOP)
     with ThreadSet() as threads:
@@ -34,7 +34,7 @@ def test_connections_that_were_needed_once_are_let_go(own_engine, peer):
     until(lambda: connections(own_engine) <= 20)
 
 
-def test_reconnecting_leaves_nothing_behind(own_engine, peer):
+def test_reconnecting_leaks_nothing(own_engine, peer):
     one = peer(own_engine.url)
     one.node.leases.acquire(["k"], None)
     one.node.leases.release(["k"])
@@ -48,13 +48,13 @@ def test_reconnecting_leaves_nothing_behind(own_engine, peer):
             asking.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
             one.node.set("k", n)
             one.node.sync()
-        assert len(asking.keys("fss:{tests}:op:*")) <= 3  # a writer survives its connections
+        assert len(asking.keys("fss:{tests}:op:*")) <= 3  # a writer outlives its connections
         files, threads = count()
     assert files <= before[0] + 2
     assert threads == before[1]
 
 
-def test_slow_listener_does_not_make_a_queue_grow(own_engine):
+def test_slow_listener_queue_is_bounded(own_engine):
     one, other = Member(own_engine.url), Member(own_engine.url)
     try:
         go, entered, heard = threading.Event(), threading.Event(), []
@@ -79,18 +79,18 @@ def test_slow_listener_does_not_make_a_queue_grow(own_engine):
 
 
 @pytest.mark.parametrize("timeout", [0, 0.1])
-def test_lock_is_not_waited_for_longer_than_it_was_said(own_engine, peer, timeout):
-    """Though a write would wait for the engine for much longer."""
+def test_lock_timeout_limits_wait_for_engine(own_engine, peer, timeout):
+    """Even if a write would wait for the engine much longer."""
     one = peer(own_engine.url, timeout=120.0)
     own_engine.kill()
     start = time.monotonic()
-    with pytest.raises(NotConnectedError, match=rf"within {locks.PATIENCE:g} seconds"):
+    with pytest.raises(NotConnectedError, match=rf"within {locks.LEAST_TIMEOUT:g} seconds"):
         one.node.leases.acquire(["k"], timeout)
     assert time.monotonic() - start < 60
 
 
-def test_waiter_whose_process_has_died_is_forgotten(own_engine, peer):
-    """Else every release would be told to everybody for ever."""
+def test_dead_waiter_is_forgotten(own_engine, peer):
+    """Otherwise every release would be logged for it forever."""
     peer(own_engine.url)
     with own_engine.client() as asking:
         asking.hset("fss:{tests}:w", "died", "1|1|1|1-1|other|k")

@@ -1,4 +1,4 @@
-"""Listeners that are called for changes of other servers."""
+"""Listeners are called for changes of other servers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from unit.helpers import ThreadSet, run_script
 from fastserverstate.callers import MOST_THREADS, Callers
 
 
-def test_slow_listener_delays_no_other_key(members):
+def test_slow_listener_does_not_delay_other_keys(members):
     one, other = members
     go, entered, heard = threading.Event(), threading.Event(), threading.Event()
 
@@ -43,7 +43,7 @@ def callers():
 
 
 @pytest.mark.usefixtures("many_switches")
-def test_calls_of_one_key_are_in_order_and_never_two_at_a_time(callers):
+def test_calls_of_key_are_sequential(callers):
     values, seen, busy, clashes = dict.fromkeys("abc", 0), {key: [] for key in "abc"}, set(), []
 
     def call(key):
@@ -68,7 +68,7 @@ def test_calls_of_one_key_are_in_order_and_never_two_at_a_time(callers):
     assert all(of_key == sorted(of_key) for of_key in seen.values())
 
 
-def test_threads_are_few_and_serve_all_keys(callers):
+def test_thread_count_is_bounded(callers):
     go, called, lock = threading.Event(), [], threading.Lock()
 
     def call(key):
@@ -83,10 +83,10 @@ def test_threads_are_few_and_serve_all_keys(callers):
     assert not calls._spare
     go.set()
     until(lambda: set(called) == set(keys))
-    assert len(called) <= len(keys) + MOST_THREADS  # those that were being called may have missed something
+    assert len(called) <= len(keys) + MOST_THREADS  # a call may have started before its last change
 
 
-def test_call_that_fails_harms_no_other(callers, caplog):
+def test_failing_call_does_not_affect_others(callers, caplog):
     called = []
 
     def call(key):
@@ -101,7 +101,7 @@ def test_call_that_fails_harms_no_other(callers, caplog):
     until(lambda: caplog.text.count("has failed") == 3)
 
 
-def test_threads_that_are_not_needed_end(callers, monkeypatch):
+def test_idle_threads_end(callers, monkeypatch):
     monkeypatch.setattr("fastserverstate.callers.LINGER", 0.05)
     called = []
     calls = callers(called.append)
@@ -129,6 +129,6 @@ EXIT = """
 """
 
 
-def test_process_ends_though_a_listener_does_not(empty_engine, request):
+def test_process_exits_while_listener_runs(empty_engine, request):
     tests = str(request.config.rootpath / "tests")
     assert run_script(EXIT.format(url=empty_engine.url, tests=tests), package=True) == "ends\n"

@@ -1,4 +1,4 @@
-"""What others than this package have written to the engine harms nothing but itself."""
+"""Data that other clients have written to the engine affects nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ things = st.one_of(texts, st.none(), st.integers(), st.text(max_size=5), st.list
 
 
 @given(things, st.one_of(things, st.lists(things, max_size=9)))
-def test_parser_of_entries_never_raises(identifier, fields):
+def test_parse_entry_never_raises(identifier, fields):
     entry = parse_entry(identifier, fields)
     if entry is not None:
         assert re.fullmatch(rb"[0-9]+-[0-9]+", identifier)
@@ -35,7 +35,7 @@ def test_parser_of_entries_never_raises(identifier, fields):
 
 
 @given(things)
-def test_parsers_of_versions_and_keys_never_raise(thing):
+def test_parse_version_and_key_never_raise(thing):
     version = parse_version(thing)
     assert version is None or b"%d-%d" % version <= thing or thing.startswith(b"0") or b"-0" in thing
     assert parse_key(thing) is None or isinstance(thing, bytes)
@@ -45,12 +45,12 @@ def test_parsers_of_versions_and_keys_never_raise(thing):
     "text",
     [b"", b"-", b"1", b"1-", b"-1", b"1-1-1", b"+1-1", b" 1-1", b"1_0-1", b"\xd9\xa1-1", b"9" * 5000 + b"-1", b"1-1\n"],
 )
-def test_texts_that_are_no_versions(text):
+def test_malformed_versions(text):
     assert parse_version(text) is None
 
 
 @given(st.lists(st.tuples(texts, texts), max_size=5))
-def test_good_fields_are_read_beside_any_others(others):
+def test_valid_fields_are_read_among_malformed_ones(others):
     fields = [part for pair in others for part in pair]
     entry = parse_entry(b"5-6", [b"w", b"ticket", b"sk", b"i1", *fields, b"Rlarge", b"", b"ulock", b""])
     assert entry.version == (5, 6)
@@ -74,7 +74,7 @@ def raw(empty_engine):
 
 
 def append(raw, fields):
-    """As a script does it that numbers its entries well: a heartbeat never finds a number without its entry."""
+    """Append an entry together with its number, like the script, so that a heartbeat finds no gap."""
     epoch, seq = raw.hget(META, "epoch").decode(), int(raw.hget(META, "seq")) + 1
     with raw.pipeline(transaction=True) as pipeline:
         pipeline.hincrby(META, "seq", 1)
@@ -82,8 +82,8 @@ def append(raw, fields):
         pipeline.execute()
 
 
-def look_anew(raw):
-    """Have all servers compare all versions."""
+def start_new_epoch(raw):
+    """Make all servers compare all versions."""
     with raw.pipeline(transaction=True) as pipeline:
         pipeline.hincrby(META, "epoch", 1)
         pipeline.hset(META, "seq", 1)
@@ -92,7 +92,7 @@ def look_anew(raw):
 
 
 @pytest.fixture(autouse=True)
-def _quick_beats(monkeypatch):
+def _frequent_heartbeats(monkeypatch):
     """Every test here waits for heartbeats."""
     monkeypatch.setattr(log_follower, "BLOCK", 0.2)
 
@@ -102,7 +102,7 @@ def commands(raw):
 
 
 def assert_well(raw, one, other, name="well"):
-    """Both follow the log calmly, and write and lock."""
+    """Check that both follow the log without reconnecting, and can write and lock."""
     for n, (writer, reader) in enumerate([(one, other), (other, one)] * 2):
         writer.node.set(name, n)
         reader.node.sync()
@@ -114,8 +114,8 @@ def assert_well(raw, one, other, name="well"):
     for peer in (one, other):
         until(lambda peer=peer: peer.node.status().connected)
     before = commands(raw), [peer.node.status().resyncs for peer in (one, other)]
-    beats = [peer.node.follower.heard for peer in (one, other)]
-    until(lambda: all(peer.node.follower.heard > beat for peer, beat in zip((one, other), beats, strict=True)))
+    beats = [peer.node.follower.last_contact for peer in (one, other)]
+    until(lambda: all(peer.node.follower.last_contact > beat for peer, beat in zip((one, other), beats, strict=True)))
     assert commands(raw) - before[0] < 60
     assert [peer.node.status().resyncs for peer in (one, other)] == before[1]
 
@@ -136,7 +136,7 @@ def assert_well(raw, one, other, name="well"):
     ],
     ids=repr,
 )
-def test_entry_that_cannot_be_read(pair, raw, fields, caplog):
+def test_malformed_entry_is_skipped(pair, raw, fields, caplog):
     one, other = pair
     one.node.set("k", "before")
     append(raw, fields)
@@ -150,7 +150,7 @@ def test_entry_that_cannot_be_read(pair, raw, fields, caplog):
     assert caplog.text.count("is skipped") <= 2  # once by each server
 
 
-def test_what_is_skipped_is_counted_and_logged_once(pair, raw, caplog):
+def test_malformed_fields_are_counted_and_logged_once(pair, raw, caplog):
     _, other = pair
     for _ in range(5):
         append(raw, [b"s\xff", b"i1", b"?", b""])
@@ -162,8 +162,8 @@ def test_what_is_skipped_is_counted_and_logged_once(pair, raw, caplog):
 @pytest.mark.parametrize(
     "identifier", ["*", "99999999999999-1", "18446744073709551615-18446744073709551614", "next", "far"]
 )
-def test_entry_of_a_stranger_in_the_log(pair, raw, identifier):
-    """Later ones would have to be above it."""
+def test_foreign_entry_in_log(pair, raw, identifier):
+    """Ids of later entries would have to be higher."""
     one, other = pair
     one.node.set("k", 1)
     epoch, seq = raw.hget(META, "epoch").decode(), int(raw.hget(META, "seq"))
@@ -179,7 +179,7 @@ def test_entry_of_a_stranger_in_the_log(pair, raw, identifier):
     assert one.values["k"] == 1
 
 
-def test_something_else_in_the_place_of_the_log(pair, raw):
+def test_log_of_wrong_type(pair, raw):
     raw.delete(LOG)
     raw.set(LOG, "text")
     assert_well(raw, *pair)
@@ -187,13 +187,13 @@ def test_something_else_in_the_place_of_the_log(pair, raw):
 
 @pytest.mark.parametrize("key", [b"\xff", b"", b"k", "é".encode("latin-1")], ids=repr)
 @pytest.mark.parametrize("version", [b"", b"x", b"1", b"1-x", b"99999999999999999-1", b"9" * 1000, b"1-1"], ids=len)
-def test_hashes_that_are_damaged(pair, raw, key, version):
+def test_damaged_hashes(pair, raw, key, version):
     one, other = pair
     one.node.commit({"k": 1, "l": 2})
     other.node.sync()
     raw.hset(DATA, key, b"i5")
     raw.hset(VERSIONS, key, version)
-    look_anew(raw)
+    start_new_epoch(raw)
     until(lambda: all(peer.node.status().resyncs > 1 for peer in pair))
     assert_well(raw, one, other)
     assert one.values["l"] == 2
@@ -208,11 +208,11 @@ def test_hashes_that_are_damaged(pair, raw, key, version):
     assert one.node.delete("k") == 5
 
 
-def test_version_without_a_value_and_value_without_a_version(pair, raw):
+def test_version_without_value_and_value_without_version(pair, raw):
     one, other = pair
     raw.hset(DATA, "value", b"i1")
     raw.hset(VERSIONS, "version", b"1-1")
-    look_anew(raw)
+    start_new_epoch(raw)
     until(lambda: all(peer.node.status().resyncs > 1 for peer in pair))
     assert_well(raw, one, other)
     for key in ("value", "version"):
@@ -221,7 +221,7 @@ def test_version_without_a_value_and_value_without_a_version(pair, raw):
         assert other.values[key] == 2
 
 
-def test_integer_that_is_none_is_not_added_to(pair, raw):
+def test_malformed_integer_is_not_incremented(pair, raw):
     one, _ = pair
     one.node.set("n", 1)
     for text in (b"ione", b"i", b"i1.5", b"i0x10", b"i1e3", b"i 1"):
@@ -230,19 +230,19 @@ def test_integer_that_is_none_is_not_added_to(pair, raw):
 
 
 @pytest.mark.parametrize("value", [b"", b"x", b"|", b"1|", b"99999999999999999999-1|me", b"\xff"], ids=repr)
-def test_lock_that_is_damaged_is_free(pair, raw, value):
+def test_damaged_lock_is_free(pair, raw, value):
     raw.set("fss:{tests}:lk:well", value)
     assert_well(raw, *pair)
 
 
-def test_lock_of_another_type_is_free(pair, raw):
+def test_lock_of_wrong_type_is_free(pair, raw):
     raw.hset("fss:{tests}:lk:well", "a", "b")
     assert_well(raw, *pair)
 
 
 @pytest.mark.parametrize("field", ["epoch", "seq", "fence", "run"])
 @pytest.mark.parametrize("value", [b"", b"x", b"-1", b"1.5", b"9" * 30, b"\xff"], ids=repr)
-def test_numbers_that_are_damaged_begin_a_new_epoch(pair, raw, field, value):
+def test_damaged_numbers_start_new_epoch(pair, raw, field, value):
     one, other = pair
     one.node.leases.acquire(["k"], None)
     one.node.set("k", 1)
@@ -252,7 +252,7 @@ def test_numbers_that_are_damaged_begin_a_new_epoch(pair, raw, field, value):
     assert one.values["k"] == 1
 
 
-def test_expiry_and_waits_that_are_damaged(pair, raw):
+def test_damaged_expiry_and_waits(pair, raw):
     one, other = pair
     raw.zadd("fss:{tests}:ttl", {b"\xff": 0, b"": 0})
     raw.hset("fss:{tests}:w", mapping={"a": "", "b": "x|y|z", "c": b"\xff", "d": "9" * 100 + "|1|1|1-1|o|well"})

@@ -1,4 +1,4 @@
-"""Servers that share a namespace, while nothing fails."""
+"""Servers that share a namespace, without failures."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def pair(empty_engine, peer):
     return peer(empty_engine.url), peer(empty_engine.url)
 
 
-def test_writes_arrive_everywhere_in_order(pair):
+def test_writes_propagate_in_order(pair):
     one, other = pair
     for n in range(300):
         one.node.set("n", n)
-        assert one.values["n"] == n  # its own at once
+        assert one.values["n"] == n  # own writes are visible immediately
     other.node.sync()
     assert other.values == {"n": 299}
     one.node.delete("n")
@@ -35,7 +35,7 @@ def test_writes_arrive_everywhere_in_order(pair):
     assert other.values == {}
 
 
-def test_what_was_assigned_stays_the_same_object_here(pair):
+def test_writer_keeps_same_object(pair):
     one, other = pair
     value = {"a": [1, 2]}
     large = ["x" * 10_000]
@@ -50,20 +50,20 @@ def test_what_was_assigned_stays_the_same_object_here(pair):
     assert other.values == one.values
 
 
-def test_equal_value_tells_nobody(pair):
+def test_equal_value_is_no_change(pair):
     one, other = pair
     one.node.set("k", "v")
     other.node.sync()
-    told = len(other.table.told)
+    applied = len(other.table.applied)
     one.node.set("k", "v")
     other.node.set("k", "v")
     one.node.sync()
-    assert len(other.table.told) == told
+    assert len(other.table.applied) == applied
     assert one.node.replica.version("k") == other.node.replica.version("k")
 
 
-def test_equal_value_of_somebody_else_is_there_after_the_assignment(pair):
-    """Although the log has not told of it yet."""
+def test_equal_value_is_applied_before_log_arrives(pair):
+    """Before the log arrives."""
     one, other = pair
     other.node.set("k", 1)
     other.node.sync()
@@ -72,7 +72,7 @@ def test_equal_value_of_somebody_else_is_there_after_the_assignment(pair):
     assert other.values["k"] == 2
 
 
-def test_changed_in_place_and_assigned_again_is_a_change(pair):
+def test_reassignment_after_change_in_place(pair):
     one, other = pair
     value = [1]
     one.node.set("k", value)
@@ -87,7 +87,7 @@ def test_changed_in_place_and_assigned_again_is_a_change(pair):
     assert one.values["k"] is value
 
 
-def test_touch_does_not_overwrite_what_is_newer(pair):
+def test_touch_keeps_newer_value(pair):
     one, other = pair
     one.node.set("k", 1)
     other.node.sync()
@@ -99,21 +99,21 @@ def test_touch_does_not_overwrite_what_is_newer(pair):
     assert one.values["k"] == 201
 
 
-def test_touch_of_a_key_that_is_not_set_is_told_to_all(pair):
+def test_touch_of_missing_key_notifies_all(pair):
     one, other = pair
     one.node.touch("missing")
     one.node.sync()
     other.node.sync()
-    assert [sum("missing" in keys for keys in each.table.told) for each in pair] == [1, 1], one.table.told
+    assert [sum("missing" in keys for keys in each.table.applied) for each in pair] == [1, 1], one.table.applied
     one.node.commit({"missing": GONE, "k": 1}, touched={"missing"})
     other.node.sync()
-    assert sorted(other.table.told[-1]) == ["k", "missing"]
+    assert sorted(other.table.applied[-1]) == ["k", "missing"]
     assert "missing" not in one.values
     assert "missing" not in other.values
 
 
-def test_touch_of_a_key_that_is_set_elsewhere_keeps_its_value(pair):
-    """The value is not here yet when the touch is sent."""
+def test_touch_of_key_set_elsewhere_keeps_value(pair):
+    """The value has not arrived yet when the touch is sent."""
     one, other = pair
     one.node.set("k", 1)
     other.node._send([Write(b"A", "k", GONE)])
@@ -121,7 +121,7 @@ def test_touch_of_a_key_that_is_set_elsewhere_keeps_its_value(pair):
     assert one.values["k"] == other.values["k"] == 1
 
 
-def test_set_if_absent_and_delete_say_what_there_was(pair):
+def test_set_if_absent_and_delete_return_old_value(pair):
     one, other = pair
     assert one.node.set_if_absent("k", 1) is GONE
     assert other.node.set_if_absent("k", 2) == 1
@@ -157,7 +157,7 @@ def test_sums_are_exact(pair, start, by):
 
 
 @pytest.mark.failure(10)
-def test_sums_that_the_engine_cannot_make(pair):
+def test_sums_beyond_64_bits_are_refused(pair):
     one, _ = pair
     one.node.set("n", 2**63 - 1)
     assert one.node.increment("n", 1, 0) is None
@@ -169,7 +169,7 @@ def test_sums_that_the_engine_cannot_make(pair):
     assert one.values["n"] == "text"
 
 
-def test_increments_of_many_threads_and_servers(pair):
+def test_concurrent_increments(pair):
     sums = []
     with ThreadSet() as threads:
         for peer in pair * 3:
@@ -192,8 +192,8 @@ def test_large_values_are_fetched(pair):
     assert other.values["k"] == 1
 
 
-def test_commit_appears_at_once(pair):
-    """With large values too, whose content is not in the log."""
+def test_commit_is_atomic(pair):
+    """Even with large values, whose content is not in the log."""
     one, other = pair
     torn = []
     looks = []
@@ -220,7 +220,7 @@ def test_commit_appears_at_once(pair):
     assert other.values["a"][0] == 149
 
 
-def test_commit_of_more_than_the_log_lists(pair):
+def test_commit_exceeding_log_entry(pair):
     one, other = pair
     resyncs = other.node.status().resyncs
     one.node.commit({f"k{n}": n for n in range(5000)})
@@ -232,7 +232,7 @@ def test_commit_of_more_than_the_log_lists(pair):
     assert other.values == {}
 
 
-def test_batch_tells_of_each_key_once(own_engine, peer):
+def test_batch_notifies_each_key_once(own_engine, peer):
     one, other = peer(own_engine.url), peer(own_engine.url)
     other.node.sync()
     block = threading.Event()
@@ -245,14 +245,14 @@ def test_batch_tells_of_each_key_once(own_engine, peer):
     other.table.apply = slow
     for n in range(500):
         one.node.set(f"k{n % 2}", n)
-    other.table.told.clear()
+    other.table.applied.clear()
     block.set()
     other.node.sync()
     assert other.values == {"k0": 498, "k1": 499}
-    assert sum(map(len, other.table.told)) < 20
+    assert sum(map(len, other.table.applied)) < 20
 
 
-def test_quiet_writes_are_quiet_everywhere(pair):
+def test_quiet_writes_propagate(pair):
     one, other = pair
     quiet = []
     apply = other.table.apply
@@ -270,8 +270,8 @@ def test_quiet_writes_are_quiet_everywhere(pair):
     assert quiet == [("k", True), ("k", False), ("k", False), ("l", True)]
 
 
-def test_writer_is_known_to_its_own_table(pair):
-    """Whether the reply or the log is first."""
+def test_origin_of_own_writes(pair):
+    """In whichever order the reply and the log arrive."""
     one, other = pair
     for n in range(200):
         one.node.set("k", n)
@@ -282,8 +282,8 @@ def test_writer_is_known_to_its_own_table(pair):
     assert set(other.table.origins) == {None}
 
 
-def test_key_that_a_thread_has_locked_is_brought_in_after_it(pair):
-    """As when a lock was lost: its holder is left in peace, and nobody else misses anything."""
+def test_change_of_locked_key_is_applied_later(pair):
+    """As after a lost lock: its holder sees no change, and no change is lost."""
     one, other = pair
     other.table.held_by_others.add("k")
     one.node.set("k", 1)
@@ -297,7 +297,7 @@ def test_key_that_a_thread_has_locked_is_brought_in_after_it(pair):
     assert other.values == {"k": 2, "l": 1}
 
 
-def test_what_was_there_before_is_offered(empty_engine, peer):
+def test_initial_keys_are_shared(empty_engine, peer):
     one = peer(empty_engine.url, initial={"a": 1, "b": 1})
     other = peer(empty_engine.url, initial={"b": 2, "c": 2})
     one.node.sync()
@@ -319,7 +319,7 @@ def test_keys_expire(pair, empty_engine):
     until(lambda: other.values == one.values == {"stays": 2})
 
 
-def test_namespaces_do_not_see_each_other(empty_engine, peer):
+def test_namespaces_are_isolated(empty_engine, peer):
     names = ["app", "app2", "a.b", "a-b"]
     peers = [peer(empty_engine.url, namespace=name) for name in names]
     crafted = ["}:m", "fss:{app}:d", "{app}", ":", "", "\n", "lk:k", "*", "a|b", "\0", "é\ud800"]
@@ -335,7 +335,7 @@ def test_namespaces_do_not_see_each_other(empty_engine, peer):
 
 
 @pytest.mark.parametrize("name", ["", "a}b", "a:b", "a b", "{", "é", "x" * 101, "a\n"])
-def test_names_that_a_namespace_cannot_have(own_engine, name):
+def test_invalid_namespace(own_engine, name):
     from cluster.subject import Peer  # noqa: PLC0415
 
     with pytest.raises(ValueError, match="namespace"):
@@ -345,7 +345,7 @@ def test_names_that_a_namespace_cannot_have(own_engine, name):
 # Locks
 
 
-def test_lock_excludes_and_its_holder_sees_the_newest(pair):
+def test_lock_excludes_and_holder_sees_newest_value(pair):
     one, other = pair
     assert one.node.leases.acquire(["k"], None)
     assert not other.node.leases.acquire(["k"], 0)
@@ -356,8 +356,8 @@ def test_lock_excludes_and_its_holder_sees_the_newest(pair):
     assert other.values["k"] == "by the holder"
 
 
-def test_holder_sees_what_was_written_before_it(pair):
-    """Also when the log is slow to tell."""
+def test_holder_sees_earlier_writes(pair):
+    """Even if the log is slow."""
     one, other = pair
     apply, go, seen = other.table.apply, threading.Event(), []
     other.table.apply = lambda *arguments: go.wait(10) and apply(*arguments)
@@ -376,8 +376,8 @@ def test_holder_sees_what_was_written_before_it(pair):
     assert seen == [1]
 
 
-def test_holder_does_not_see_what_was_deleted_before_it(pair):
-    """The log has yet to tell that there was something at all."""
+def test_holder_sees_earlier_deletions(pair):
+    """The log has not even delivered the write before the deletion."""
     one, other = pair
     apply, go, seen = other.table.apply, threading.Event(), []
     other.table.apply = lambda *arguments: go.wait(10) and apply(*arguments)
@@ -398,7 +398,7 @@ def test_holder_does_not_see_what_was_deleted_before_it(pair):
     assert seen[0] >= one.node.replica.cursor
 
 
-def test_waiting_ends_with_the_release_and_not_by_the_clock(pair, monkeypatch):
+def test_release_wakes_waiter(pair, monkeypatch):
     monkeypatch.setattr(locks, "RETRY", locks.LIFETIME)
     one, other = pair
     took = []
@@ -415,13 +415,13 @@ def test_waiting_ends_with_the_release_and_not_by_the_clock(pair, monkeypatch):
 
 
 class Contender:
-    """An owner that makes one attempt at a time."""
+    """A holder that makes one attempt at a time."""
 
     def __init__(self, peer, name):
         self.engine, self.name, self.tokens = peer.node.engine, name, {}
 
     def acquire(self, *keys):
-        """None, or for how many ms at most the lock is not to be had."""
+        """Try to take the locks. Returns None, or the most ms until another holder releases one."""
         names = [encode_key(key) for key in keys]
         reply = self.engine.call(b"acquire", self.name, 10_000, b"1", *names, numbered=True)
         if reply[0] == b"LOCKED":
@@ -433,7 +433,7 @@ class Contender:
         self.engine.call(b"release", self.name, encode_key(key), self.tokens.pop(key))
 
     def write(self, key, value):
-        """Whether nobody's lock is in the way."""
+        """Return True unless the lock of another holder prevents the write."""
         change = b"S", encode_key(key), value, b"", b"", b"0"
         return self.engine.call(b"write", self.name, b"ticket", b"0", *change, numbered=True)[0] != b"LOCKED"
 
@@ -441,7 +441,7 @@ class Contender:
         self.engine.call(b"leave", self.name, *map(encode_key, keys))
 
     def pass_over(self, key):
-        """Take the lock again and again, until it is another's turn. Returns the ms that it has."""
+        """Take the lock repeatedly, until another holder has a turn. Returns the ms until the turn expires."""
         while True:
             self.release(key)
             left = self.acquire(key)
@@ -451,7 +451,7 @@ class Contender:
 
 @pytest.fixture
 def contenders(pair, empty_engine):
-    """Who has the lock of "k", who has waited for too long, and who has for a moment less."""
+    """The holder of the lock of "k", and two waiters that waited long enough for a turn, the first a little longer."""
     holder, first, second = Contender(pair[0], "holder"), Contender(pair[1], "first"), Contender(pair[1], "second")
     with empty_engine.client() as client:
 
@@ -471,18 +471,18 @@ def contenders(pair, empty_engine):
     return holder, first, second
 
 
-def test_who_was_passed_over_for_longest_has_the_next_turn(contenders):
+def test_longest_waiter_goes_next(contenders):
     holder, first, second = contenders
     left = holder.pass_over("k")
     assert left > locks.RETRY * 1000
     assert second.acquire("k") <= left
     assert not second.write("k", b"i1")
     assert first.acquire("k") is None
-    first.pass_over("k")  # the second
+    first.pass_over("k")  # a turn for the second
     assert second.acquire("k") is None
 
 
-def test_turn_of_a_write_ends_with_it(contenders):
+def test_turn_of_write_ends(contenders):
     holder, first, second = contenders
     holder.pass_over("k")
     assert first.write("k", b"i1")
@@ -490,7 +490,7 @@ def test_turn_of_a_write_ends_with_it(contenders):
     assert holder.acquire("k") is None
 
 
-def test_turn_of_who_waits_no_more_ends(contenders):
+def test_turn_of_former_waiter_ends(contenders):
     holder, first, second = contenders
     second.leave("k")
     holder.pass_over("k")
@@ -499,7 +499,7 @@ def test_turn_of_who_waits_no_more_ends(contenders):
     assert holder.acquire("k") is None
 
 
-def test_turn_that_is_not_taken_ends(contenders, pair):
+def test_unused_turn_expires(contenders, pair):
     holder, _, second = contenders
     holder.pass_over("k")
     until(lambda: holder.acquire("k") is None)
@@ -520,12 +520,12 @@ def test_turn_that_is_not_taken_ends(contenders, pair):
     ],
     ids=["lock", "locks", "write", "commit"],
 )
-def test_server_that_is_farther_away_is_not_starved(own_engine, proxy, peer, act):
-    """By the time that it hears of a release, others have the lock again."""
+def test_slow_server_is_not_starved(own_engine, proxy, peer, act):
+    """Before a release is reported to it, others have the lock again."""
     near, far = peer(own_engine.url), peer(proxy.url)
     rounds, acted, done = dict.fromkeys("kl", 0), threading.Event(), threading.Event()
 
-    def be_greedy(key):
+    def lock_repeatedly(key):
         while not done.is_set():
             near.node.leases.acquire([key], None)
             done.wait(0.03)
@@ -539,8 +539,8 @@ def test_server_that_is_farther_away_is_not_starved(own_engine, proxy, peer, act
 
     proxy.delay = 0.005
     with ThreadSet() as threads:
-        threads.add(be_greedy, "k")
-        threads.add(be_greedy, "l")
+        threads.add(lock_repeatedly, "k")
+        threads.add(lock_repeatedly, "l")
         threads.go()
         until(lambda: all(rounds.values()))
         with ThreadSet() as waiting:
@@ -551,7 +551,7 @@ def test_server_that_is_farther_away_is_not_starved(own_engine, proxy, peer, act
     assert in_time
 
 
-def test_writes_of_others_wait_for_a_lock(pair):
+def test_writes_of_other_servers_wait_for_lock(pair):
     one, other = pair
     one.node.set("k", 1)
     for act in (
@@ -588,7 +588,7 @@ def test_read_modify_write_under_locks(pair):
     assert pair[0].values == {"a": -160, "b": 160}
 
 
-def test_circle_of_waiting_servers_is_found(pair):
+def test_deadlock_of_two_servers(pair):
     one, other = pair
     one.node.leases.acquire(["a"], None)
     errors = []
@@ -616,10 +616,10 @@ def test_circle_of_waiting_servers_is_found(pair):
 
 
 @pytest.mark.failure(8)
-def test_lock_that_is_not_renewed_is_lost(pair, monkeypatch):
+def test_unrenewed_lock_is_lost(pair, monkeypatch):
     monkeypatch.setattr(locks, "LIFETIME", 0.2)
     one, other = pair
-    one.node.leases._unstarted.clear()  # nothing is renewed
+    one.node.leases._unstarted.clear()  # locks are not renewed
     one.node.set("k", 1)
     one.node.leases.acquire(["k"], None)
     assert other.node.leases.acquire(["k"], None)
@@ -631,7 +631,7 @@ def test_lock_that_is_not_renewed_is_lost(pair, monkeypatch):
     ):
         with pytest.raises(LockLostError, match="'k'"):
             act()
-    one.node.leases.release(["k"])  # not the other's
+    one.node.leases.release(["k"])  # does not release the lock of the other
     assert not one.node.leases.acquire(["k"], 0)
     other.node.leases.release(["k"])
     one.node.set("k", 4)
@@ -639,7 +639,7 @@ def test_lock_that_is_not_renewed_is_lost(pair, monkeypatch):
     assert other.values["k"] == 4
 
 
-def test_lock_that_is_renewed_is_kept(pair, monkeypatch):
+def test_renewed_lock_is_kept(pair, monkeypatch):
     monkeypatch.setattr(locks, "LIFETIME", 1.0)
     one, other = pair
     one.node.leases.acquire(["k"], None)
@@ -658,11 +658,11 @@ def test_tokens_grow(pair):
     assert numbers == sorted(set(numbers))
 
 
-# What cannot be
+# Refused values
 
 
 @pytest.mark.failure(11)
-def test_value_that_cannot_be_sent_is_not_written(empty_engine, peer):
+def test_unsharable_value_is_not_written(empty_engine, peer):
     one = peer(empty_engine.url, secret=None)
     with pytest.raises(UnsharableValueError, match=r"'k'.*object"):
         one.node.set("k", object())
@@ -670,7 +670,7 @@ def test_value_that_cannot_be_sent_is_not_written(empty_engine, peer):
 
 
 @pytest.mark.failure(11)
-def test_tampered_value_is_not_loaded_and_harms_nobody(pair, empty_engine, caplog):
+def test_tampered_value_is_not_loaded(pair, empty_engine, caplog):
     one, other = pair
     one.node.set("k", {1, 2}.__class__)  # a type: needs pickle
     other.node.sync()
@@ -680,7 +680,7 @@ def test_tampered_value_is_not_loaded_and_harms_nobody(pair, empty_engine, caplo
         client.hset("fss:{tests}:d", "k", bytes(data))
         client.hset("fss:{tests}:d", "moved", Codec("tests", "a secret of the tests").encode("k", str))
         client.hset("fss:{tests}:v", mapping={"k": "1-1", "moved": "1-2"})
-        client.hincrby("fss:{tests}:m", "epoch", 1)  # has everybody look anew
+        client.hincrby("fss:{tests}:m", "epoch", 1)  # makes all nodes resynchronise
     until(lambda: other.node.status().unreadable >= 2)
     assert "k" not in other.values
     assert "moved" not in other.values
@@ -691,7 +691,7 @@ def test_tampered_value_is_not_loaded_and_harms_nobody(pair, empty_engine, caplo
     assert encode_key("k") == b"k"
 
 
-def test_wrong_password_is_said_at_once(own_engine):
+def test_wrong_password_does_not_leak(own_engine):
     from fastserverstate.cluster.client import Engine  # noqa: PLC0415
 
     with own_engine.client() as client:

@@ -1,4 +1,4 @@
-"""TLS, users with few rights, and secrets that stay secret."""
+"""TLS, users with minimal permissions, and secrets that do not leak."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ import fastserverstate
 from fastserverstate import cluster
 from fastserverstate.cluster.errors import ClusterError, NotConnectedError
 
-# As docs/scale.md has it.
-RIGHTS = (
+# As in docs/scale.md.
+PERMISSIONS = (
     "~fss:{tests}:* resetchannels -@all +eval +evalsha +info +xread +select +time "
     "+get +set +del +exists +pexpire +pttl +incrby +hget +hset +hdel +hmget +hgetall +hexists +hstrlen +hincrby "
     "+xadd +xrange +xinfo|stream +zadd +zrem +zscore +zrangebyscore"
 )
 
 
-def test_documents_name_the_rights(pytestconfig):
+def test_docs_list_required_permissions(pytestconfig):
     text = " ".join((pytestconfig.rootpath / "docs" / "scale.md").read_text().split())
-    for right in RIGHTS.split()[1:]:
+    for right in PERMISSIONS.split()[1:]:
         assert right in text
 
 
-def test_user_with_few_rights(own_engine, peer):
+def test_user_with_minimal_permissions(own_engine, peer):
     with own_engine.client() as client:
-        client.execute_command("ACL", "SETUSER", "app", "on", ">password of app", *RIGHTS.split())
+        client.execute_command("ACL", "SETUSER", "app", "on", ">password of app", *PERMISSIONS.split())
     url = f"redis://app:password%20of%20app@127.0.0.1:{own_engine.port}"
     one, other = peer(url), peer(own_engine.url)
     one.node.set("k", "x" * 10_000)
@@ -53,9 +53,9 @@ def test_user_with_few_rights(own_engine, peer):
     until(lambda: one.values == other.values == {"n": 2**60 + 1, "a": 2})
 
 
-def test_user_cannot_use_another_namespace(own_engine):
+def test_user_cannot_access_other_namespace(own_engine):
     with own_engine.client() as client:
-        client.execute_command("ACL", "SETUSER", "app", "on", ">password", *RIGHTS.split())
+        client.execute_command("ACL", "SETUSER", "app", "on", ">password", *PERMISSIONS.split())
     with Peer(own_engine.url, namespace="other") as theirs:
         theirs.node.set("k", "theirs")
         url = f"redis://app:password@127.0.0.1:{own_engine.port}"
@@ -95,13 +95,13 @@ def test_tls(tls_port, authority, peer):
     assert other.values == one.values
 
 
-def test_tls_with_a_certificate_that_nobody_vouches_for(tls_port, authority):
+def test_tls_rejects_untrusted_certificate(tls_port, authority):
     url = f"rediss://localhost:{tls_port}?ssl_ca_certs={authority / 'another.pem'}"
     with pytest.raises(NotConnectedError, match="certificate"):
         fastserverstate.connect(url, timeout=0.5)
 
 
-def test_secrets_are_nowhere_to_be_seen(own_engine, caplog, capsys):
+def test_secrets_do_not_leak(own_engine, caplog, capsys):
     caplog.set_level(logging.DEBUG)
     with own_engine.client() as client:
         client.config_set("requirepass", "right password")
@@ -133,7 +133,7 @@ def test_secrets_are_nowhere_to_be_seen(own_engine, caplog, capsys):
             assert secret not in text.replace('f"redis://user:wrong-password', "")
 
 
-def test_connect_is_for_once(own_engine):
+def test_connect_twice(own_engine):
     fastserverstate.connect(own_engine.url, namespace="tests", secret=SECRET)
     try:
         fastserverstate.connect(own_engine.url, namespace="tests", secret=SECRET)

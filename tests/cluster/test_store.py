@@ -1,4 +1,4 @@
-"""The API of apps keeps its meaning among servers."""
+"""The API of apps with several servers."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_mapping(pair):
     assert len(one.state) == 0
 
 
-def test_values_are_shared_by_reference_within_a_server(pair):
+def test_values_by_reference_within_server(pair):
     one, _ = pair
     value = [1]
     one.state["k"] = value
@@ -87,7 +87,7 @@ def test_atomic_operations(pair):
     assert not one.compare_and_set("m", 60, 2)
 
 
-def test_transactions_appear_at_once_or_not_at_all(pair):
+def test_transactions_are_atomic(pair):
     one, other = pair
     one.state.update(a=100, b=0)
     over = threading.Event()
@@ -114,8 +114,8 @@ def test_transactions_appear_at_once_or_not_at_all(pair):
     assert other.state["b"] == 20
 
 
-def test_transaction_leaves_no_lock_on_the_engine(own_engine):
-    """Each key is named twice: when it is declared, and when it is written."""
+def test_transaction_releases_all_locks(own_engine):
+    """Each key is locked twice: when it is declared, and when it is written."""
     member = Member(own_engine.url)
     try:
         with member.transaction("a", "b"):
@@ -126,7 +126,7 @@ def test_transaction_leaves_no_lock_on_the_engine(own_engine):
         member.close()
 
 
-def test_transaction_that_cannot_be_sent_leaves_nothing(empty_engine, member):
+def test_unsharable_transaction_is_discarded(empty_engine, member):
     one = member(empty_engine.url, secret=None)
     one.state["a"] = 1
     with pytest.raises(UnsharableValueError, match="'b'"), one.transaction("a", "b"):
@@ -154,8 +154,8 @@ def test_locks(pair):
         other.locks["k"].release()
 
 
-def test_lock_that_is_interrupted_when_it_was_taken_is_free(pair, monkeypatch):
-    """As Ctrl-C may do in the last step, which brings in what others have written."""
+def test_interrupted_acquire_releases_lock(pair, monkeypatch):
+    """As by Ctrl-C in the last step, which applies changes of other servers."""
     one, other = pair
 
     def interrupted(*_):
@@ -174,7 +174,7 @@ def test_lock_that_is_interrupted_when_it_was_taken_is_free(pair, monkeypatch):
     assert other.state["k"] == 1
 
 
-def test_locked_read_modify_write_between_servers_and_threads(pair):
+def test_locked_read_modify_write_of_servers_and_threads(pair):
     def work(peer):
         for _ in range(15):
             with peer.locks["a", "b"]:
@@ -205,7 +205,7 @@ def test_reads_do_not_wait_for_another_server(pair):
     assert one.state["k"] == 2
 
 
-def test_circle_between_servers_is_a_deadlock_error(pair):
+def test_deadlock_between_servers(pair):
     one, other = pair
     errors = []
     gate = threading.Barrier(2)
@@ -228,7 +228,7 @@ def test_circle_between_servers_is_a_deadlock_error(pair):
             pass
 
 
-def test_waiting_and_listening(pair):
+def test_wait_for_and_on_change(pair):
     one, other = pair
     heard = []
     other.on_change("k", lambda: heard.append((other.store.peek("k"), threading.current_thread().name)))
@@ -243,7 +243,7 @@ def test_waiting_and_listening(pair):
     assert heard[-1] == (4, threading.current_thread().name)
 
 
-def test_listener_that_writes_or_is_slow_holds_nobody_up(pair):
+def test_slow_listener_does_not_delay_reads(pair):
     one, other = pair
     go = threading.Event()
     other.on_change("k", lambda: go.wait(10) and other.state.update(answer=other.store.peek("k")))
@@ -305,7 +305,7 @@ def test_dependents_on_all_servers_become_stale(pair, screens):
 
 
 def test_writer_is_not_stale_for_its_own_write(pair, screens):
-    """Unless it has shown what was there before: whichever of the reply and the log comes first."""
+    """In whichever order the reply and the log arrive."""
     one, other = pair
     one.state["k"] = 0
     for n in range(1, 60):
@@ -323,8 +323,8 @@ def test_writer_is_not_stale_for_its_own_write(pair, screens):
     assert screens(other, "k") is not None
 
 
-def test_old_values_die_without_a_lock(pair):
-    """A finalizer writes, on the thread that has brought the new value in."""
+def test_old_values_are_released_without_lock(pair):
+    """A finalizer writes on the thread that has applied the new value."""
     one, other = pair
 
     class Value:
@@ -405,12 +405,12 @@ FORK = """
 """
 
 
-def test_forked_process_starts_alone_and_may_join(empty_engine):
+def test_forked_process_can_join(empty_engine):
     assert run_script(FORK.format(url=empty_engine.url), package=True) == "{'k': 2, 'joined': True}\n"
 
 
-def test_next_holder_sees_what_came_after_a_lock_was_lost(own_engine, member):
-    """To its thread the lost lock was still held, so what others have written had to wait."""
+def test_next_holder_sees_changes_after_lost_lock(own_engine, member):
+    """The thread that lost the lock still held it in its process, so changes of other servers were held back."""
     one, other = member(own_engine.url), member(own_engine.url)
     one.state["k"] = 0
     held, go, results = threading.Event(), threading.Event(), []
@@ -435,7 +435,7 @@ def test_next_holder_sees_what_came_after_a_lock_was_lost(own_engine, member):
     assert other.state["k"] == 2
 
 
-def test_disconnected_store_goes_on_alone(pair):
+def test_disconnected_store_continues(pair):
     one, other = pair
     one.state["k"] = 1
     one.close()
@@ -447,6 +447,6 @@ def test_disconnected_store_goes_on_alone(pair):
     assert one.state["k"] == 4
 
 
-def test_package_does_not_load_what_only_connect_needs():
+def test_import_loads_no_optional_dependency():
     loaded = "import fastserverstate; print({'redis', 'msgspec', 'fastserverstate.cluster'} & set(sys.modules))"
     assert run_script(f"import sys; {loaded}", package=True) == "set()\n"

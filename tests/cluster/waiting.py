@@ -9,10 +9,10 @@ DEADLINE = 20.0
 
 
 def until(condition: Callable[[], object], seconds: float = DEADLINE) -> float:
-    """Wait until the condition is true. Returns how long that took."""
+    """Wait until the condition is true. Returns the seconds until then."""
     start = time.monotonic()
     while not condition():
         if time.monotonic() - start > seconds:
-            raise AssertionError(f"It was not so after {seconds} seconds.")
+            raise AssertionError(f"The condition was not true within {seconds} seconds.")
         time.sleep(0.002)
     return time.monotonic() - start

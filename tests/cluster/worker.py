@@ -1,4 +1,4 @@
-"""A process with a node. Runs the code that it is sent, with `peer` in reach, and answers with `result`."""
+"""A process with a node. Runs the code that it receives, with the names `peer` and `node`, and returns `result`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TESTS = Path(__file__).parents[1]
 
 
 class Worker:
-    """The parent's end."""
+    """Controls the process from the test."""
 
     def __init__(self, url: str, **options: Any) -> None:
         self.process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Redis and Valkey servers on loopback ports, which tests start and kill."""
+"""Redis and Valkey servers on loopback ports, for tests to start and kill. Code and tests call them engines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import redis
 from harness.server import free_port
 
 DEADLINE = 20
-# The kinds to test with. Tests of failures use the first.
+# The kinds of engine to test with. The first is the default.
 KINDS = os.environ.get("FASTSERVERSTATE_TEST_ENGINES", "redis valkey").split()
 
 

@@ -71,7 +71,7 @@ class Proxy:
             threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
 
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
-        scripts = False  # whether the next reply is that of a script
+        scripts = False  # True if the next reply is that of a script
         try:
             while True:
                 for sock in select.select([client, server], [], [])[0]:

@@ -1,4 +1,4 @@
-"""Shows when somebody has written last."""
+"""Shows the time of the last write."""
 
 import time
 

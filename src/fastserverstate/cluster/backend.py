@@ -1,4 +1,4 @@
-"""The core's table as the table of a node, and the node as what the core writes through."""
+"""Connects the core and the node: the core's table is the node's table, and the node is the core's backend."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fastserverstate._core import (
     same_value,
 )
 from fastserverstate.callers import Callers
-from fastserverstate.cluster.background import BackgroundChanges, LateError, writer_given
+from fastserverstate.cluster.background import BackgroundChanges, LateError, acting_writer
 from fastserverstate.cluster.errors import NotConnectedError, UnknownOutcomeError
 from fastserverstate.cluster.node import Node
 from fastserverstate.cluster.replica import GONE
@@ -38,10 +38,10 @@ class CoreTable:
         self._store = store
         self._callers = Callers(lambda key: store.flush([key]))
         self.follower: threading.Thread | None = None
-        self.taken: Callable[[], Collection[str]] = tuple  # keys whose locks threads of this process may hold
+        self.leased: Callable[[], Collection[str]] = tuple  # keys whose locks threads of this process may hold
 
     def origin(self) -> object:
-        given = writer_given.get()
+        given = acting_writer.get()
         return self._store.writer() if given is None else given[0]
 
     def is_quiet(self) -> bool:
@@ -64,9 +64,9 @@ class CoreTable:
             cast("Holder | None", origin),
         )
 
-        def finish(settled_by_others: Collection[str]) -> None:
-            arrivals.clear()  # and with them the old values
-            keys = [key for key in due if key not in settled_by_others]
+        def finish(flushed_by_others: Collection[str]) -> None:
+            arrivals.clear()  # releases the old values
+            keys = [key for key in due if key not in flushed_by_others]
             if keys and threading.current_thread() is self.follower:
                 self._callers.add(keys)
                 keys = []
@@ -78,9 +78,9 @@ class CoreTable:
         self._store.flush(keys)
 
     def locked(self, keys: Collection[str]) -> set[str]:
-        taken = self.taken()
-        locks = {key: self._store.lock(key) for key in keys if key in taken} if taken else {}
-        # As that of threading.RLock, this method is for threading.Condition and is no part of the type.
+        leased = self.leased()
+        locks = {key: self._store.lock(key) for key in keys if key in leased} if leased else {}
+        # _is_owned exists for threading.Condition, as in threading.RLock, and is not part of the type.
         return {key for key, lock in locks.items() if lock.locked() and not lock._is_owned()}  # type: ignore[attr-defined]
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ class CoreTable:
 
 
 class Backend:
-    """What a store writes through. The core calls it with nothing locked.
+    """Passes the writes of a store to the node. The core calls it without holding a mutex.
 
     Thread-safety
         Safe from any thread.
@@ -100,7 +100,7 @@ class Backend:
         self._background = BackgroundChanges(store.writer)
 
     def _change(self, what: str, change: Callable[[], Any], late: Any = _UNKNOWN) -> Any:
-        """Make a change and return its result: on an event loop, `late` if that is not known soon."""
+        """Make a change and return its result. On an event loop, return `late` if the result takes too long."""
         if not on_event_loop():
             return change()
         try:
@@ -109,13 +109,13 @@ class Backend:
             if late is not _UNKNOWN:
                 return late
             raise UnknownOutcomeError(
-                f"{what} has not ended within {MAX_LOOP_WAIT * 1000:g} milliseconds, and an event loop cannot wait for "
-                "longer. It goes on in the background, in its turn, and its result is not known here. Make the call on "
-                "another thread: await asyncio.to_thread(...)."
+                f"{what} did not end within {MAX_LOOP_WAIT * 1000:g} milliseconds, and an event loop cannot wait "
+                "longer. It continues in the background, and its result is not known here. Make the call on another "
+                "thread: await asyncio.to_thread(...)."
             ) from None
 
     def assign(self, key: str, value: Any, if_absent: bool) -> Any:
-        """Returns the value that there was, where `if_absent` asks for it."""
+        """Set the key. With `if_absent`, return the value of a key that is set, which remains."""
         if not if_absent:
             always_changes = self._store.policy(key) == COMPARE_ALWAYS
             self._change(
@@ -135,7 +135,7 @@ class Backend:
         self._change(f"touch({key!r})", lambda: self._node.touch(key), late=True)
 
     def increment(self, key: str, by: Any, default: Any) -> Any:
-        """The sum; None if it has to be made here, under the key's lock."""
+        """Return the sum, or None if it has to be computed here, under the key's lock."""
         if not type(by) is type(default) is int:
             return None
         return self._change(f"atomic.increment({key!r})", lambda: self._node.increment(key, by, default))
@@ -143,7 +143,7 @@ class Backend:
     def commit(self, writes: dict[str, Any], touched: Collection[str], quiet: Collection[str]) -> None:
         changes = {key: GONE if value is absent else value for key, value in writes.items()}
         names = ", ".join(map(repr, sorted(changes)))
-        self._change(f"The transaction of {names}", lambda: self._node.commit(changes, touched, quiet), late=None)
+        self._change(f"The transaction on {names}", lambda: self._node.commit(changes, touched, quiet), late=None)
 
     def acquire(self, key: str, timeout: float | None) -> bool:
         leases = self._node.leases
@@ -160,36 +160,36 @@ class Backend:
             taken, timeout = False, None
         if not taken and brief != timeout:
             refuse_to_block(
-                f"Waiting for the lock of {key!r}, which another server holds or the Redis server does not give,"
+                f"Waiting for the lock of {key!r}, because another server holds it or the Redis server does not reply,"
             )
         return taken
 
     def entered(self, key: str) -> None:
-        """The calling thread has the key's lock among the threads of this process, too."""
+        """The calling thread now also holds the key's lock within this process."""
         self._node.replica.apply_held([key], alone=True)
 
     def release(self, keys: Sequence[str], serial: int) -> None:
-        """The holder with the serial has no longer the keys' locks in this process."""
+        """The holder with the serial no longer holds the keys' locks within this process."""
 
         def release() -> None:
             self._node.replica.apply_held()
             self._node.leases.release(keys, serial)
 
         if on_event_loop():
-            self._background.leave(f"Releasing the locks of {', '.join(map(repr, keys))}", release)
+            self._background.submit(f"Releasing the locks of {', '.join(map(repr, keys))}", release)
         else:
             release()
 
     def waiting(self, key: str) -> None:
-        """The calling thread holds locks, and waits without an end for a lock that another thread of this process has.
+        """The calling thread holds locks, and waits without a timeout for a lock of another thread of this process.
 
-        To be called before it sleeps and about every second from then on. Raises DeadlockError if the wait would never
-        end.
+        The core calls this before the thread sleeps, and about every second from then on. Raises DeadlockError if the
+        wait would never end.
         """
         self._node.leases.waiting(key)
 
     def waited(self, key: str) -> None:  # noqa: ARG002
-        """The calling thread waits for the key's lock no longer."""
+        """The calling thread no longer waits for the key's lock."""
         self._node.leases.waited()
 
     def sync(self) -> None:
@@ -206,7 +206,7 @@ class Backend:
 
 
 class ClusterAdapter:
-    """A store that is connected, or will be."""
+    """A store and the node that connects it."""
 
     def __init__(self, store: Store, url: str, *, namespace: str, secret: str | bytes | None, timeout: float) -> None:
         self._store = store
@@ -221,11 +221,11 @@ class ClusterAdapter:
             on_join=self._attach,
         )
         self._table.follower = self.node.follower
-        self._table.taken = self.node.leases.keys
+        self._table.leased = self.node.leases.keys
         self._backend = Backend(store, self.node)
 
     def _raise_if_over(self) -> None:
-        """Raise what ends the wait of the calling thread."""
+        """Raise an error if the script run, the event loop or the process of the calling thread ends."""
         self._store.raise_if_stopped()
         _ends.raise_if_over()
 
@@ -233,11 +233,11 @@ class ClusterAdapter:
         self._store.set_backend(self._backend)
 
     def open(self, timeout: float) -> bool:
-        """Begin to follow the engine; False if it was not reached in time, and is tried on."""
+        """Start to follow the engine. Returns False if it is not reached in time; the follower keeps trying."""
         return self.node.start(timeout)
 
     def has_joined(self) -> bool:
-        """Whether the engine was reached, now or at any time before."""
+        """Return True if the engine was ever reached."""
         return self.node.follower.synchronised.is_set()
 
     def unreachable(self, timeout: float) -> NotConnectedError:

@@ -1,4 +1,4 @@
-"""A thread that does the engine's work for threads that run event loops, in the order of their calls."""
+"""A thread that calls the engine for threads that run event loops, in the order of their calls."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from collections.abc import Callable
 from typing import Any
 
 from fastserverstate._core import MAX_LOOP_WAIT, act_for, this_holder
-from fastserverstate.cluster.client import LONGEST_TIMEOUT, patience
+from fastserverstate.cluster.client import LONGEST_TIMEOUT, timeout_override
 from fastserverstate.cluster.errors import ClusterError
 from fastserverstate.cluster.signals import Event
 
 logger = logging.getLogger("fastserverstate")
 
 
-# While a background change is made: the writer, as a `replica.Table` names it.
-writer_given: contextvars.ContextVar[tuple[object] | None] = contextvars.ContextVar(
+# During a background change: the `origin` of the thread that requested it.
+acting_writer: contextvars.ContextVar[tuple[object] | None] = contextvars.ContextVar(
     "fastserverstate.cluster.writer", default=None
 )
 
 
 class LateError(Exception):
-    """The engine has not answered within the time that an event loop has."""
+    """The engine did not reply within the time that an event loop can wait."""
 
 
 class BackgroundChange:
-    """A call that is made in the name of the thread that has asked for it: with its locks and `no_rerun` blocks."""
+    """A call on behalf of the thread that requested it: with its locks and `no_rerun` blocks."""
 
     def __init__(self, what: str, work: Callable[[], Any], undo: Callable[[], object] | None, writer: object) -> None:
         self._what = what
@@ -41,7 +41,7 @@ class BackgroundChange:
         self._context = contextvars.copy_context()
         self._end = time.monotonic() + LONGEST_TIMEOUT
         self._over = Event()
-        self._fate: dict[str, bool] = {}  # "late": whether the caller had left before it was done
+        self._fate: dict[str, bool] = {}  # "late": True if the caller stopped waiting before the end
         self._result: Any = None
         self._error: BaseException | None = None
 
@@ -68,8 +68,8 @@ class BackgroundChange:
         self._over.set()
 
     def _call(self) -> Any:
-        patience.set(max(0.0, self._end - time.monotonic()))
-        writer_given.set((self._writer,))
+        timeout_override.set(max(0.0, self._end - time.monotonic()))
+        acting_writer.set((self._writer,))
         return self._work()
 
     def _end_late(self) -> None:
@@ -77,33 +77,33 @@ class BackgroundChange:
             if self._error is None and self._result:
                 self._context.run(act_for, self._holder, self._undo)
         elif isinstance(self._error, ClusterError):
-            logger.error("%s, which an event loop has left to a thread, has failed: %s", self._what, self._error)
+            logger.error("%s, called on an event loop, failed in the background: %s", self._what, self._error)
         elif self._error is not None:
-            logger.error("%s, which an event loop has left to a thread, has failed.", self._what, exc_info=self._error)
+            logger.error("%s, called on an event loop, failed in the background.", self._what, exc_info=self._error)
 
     def drop(self) -> None:
         self._error = ClusterError(f"{self._what} was not done, because this process has disconnected.")
         if self._fate.setdefault("late", False) and self._undo is None:
-            logger.error("%s was left to a thread by an event loop, and not done before the disconnection.", self._what)
+            logger.error("%s, called on an event loop, was not done before the disconnection.", self._what)
         self._over.set()
 
 
 class BackgroundChanges:
-    """The thread that does them, which is started when the first comes.
+    """The thread that makes background changes. The first change starts it.
 
     Thread-safety
-        Safe from any thread. It takes no lock, for a finalizer may use it at any point of any thread.
+        Safe from any thread. It takes no lock, because a finalizer may use it at any point of any thread.
     """
 
     def __init__(self, writer: Callable[[], object]) -> None:
         self._writer = writer
         self._queue: queue.SimpleQueue[BackgroundChange | None] = queue.SimpleQueue()
-        self._late: BackgroundChange | None = None  # the last one whose caller has not waited for its end
+        self._late: BackgroundChange | None = None  # the last one whose caller stopped waiting
         self._closed = False
         self._unstarted = [self._new_thread()]
 
-    def leave(self, what: str, work: Callable[[], Any], undo: Callable[[], object] | None = None) -> BackgroundChange:
-        """Have `work` done. If it can be undone, and the caller waits no longer, it is undone or not begun."""
+    def submit(self, what: str, work: Callable[[], Any], undo: Callable[[], object] | None = None) -> BackgroundChange:
+        """Queue `work`. If the caller stops waiting, work that has an `undo` is undone or not started."""
         change = BackgroundChange(what, work, undo, self._writer())
         self._queue.put(change)
         if self._unstarted:
@@ -117,21 +117,21 @@ class BackgroundChanges:
             thread = self._unstarted.pop()
             try:
                 thread.start()
-            except RuntimeError as error:  # there are too many: the next call tries again
+            except RuntimeError as error:  # too many threads: the next call tries again
                 self._unstarted.append(self._new_thread())
-                logger.warning("What event loops leave to a thread is done later, for want of a thread: %s", error)
+                logger.warning("Calls on event loops are delayed, because a thread could not be started: %s", error)
 
     def _new_thread(self) -> threading.Thread:
         return threading.Thread(target=self._run, name="fastserverstate.cluster.background", daemon=True)
 
     def do(self, what: str, work: Callable[[], Any], undo: Callable[[], object] | None = None) -> Any:
-        """The same, and its result.
+        """Queue `work` and return its result.
 
         Raises
-            LateError if there is none yet.
+            LateError if there is no result in time.
         """
         behind = self._late is not None and not self._late.is_over()
-        change = self.leave(what, work, undo)
+        change = self.submit(what, work, undo)
         try:
             return change.wait(0 if behind else MAX_LOOP_WAIT)
         except LateError:

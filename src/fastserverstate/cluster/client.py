@@ -1,8 +1,8 @@
-"""Connections to the engine, and operations that are done once although they may be asked for several times.
+"""Connections to the engine, and operations that are executed exactly once although requests may be repeated.
 
-redis-py's own retries send a command again that the engine may have executed. They are switched off. Instead, an
-operation that changes something has a writer and a number. The engine keeps the reply to a writer's last one, and gives
-it again when it is asked again. A writer has one operation at a time, so each connection is one.
+The retries of redis-py could execute a command twice, so they are switched off. Instead, an operation that changes data
+has a writer and a number. The engine stores the last reply to each writer, and returns it again when the same operation
+is requested again. A writer has one operation at a time, so each connection is a writer of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import socket
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -32,28 +32,37 @@ _SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 
 CONNECT_TIMEOUT = 1.0
 LONGEST_ATTEMPT = 2.0
-LONGEST_TIMEOUT = 300.0  # well before Redis forgets the reply to an operation's first attempt
-MOST_IDLE = 16  # idle connections that are kept
-FIRST_REST, LONGEST_REST = 0.005, 0.25
+LONGEST_TIMEOUT = 300.0  # well before Redis forgets the reply to the first attempt of an operation
+MOST_IDLE = 16  # idle connections
+FIRST_DELAY, LONGEST_DELAY = 0.005, 0.25
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _RUN_ID = re.compile(rb"run_id:([0-9a-f]+)")
-# The server is up, and another one is or will soon be able to do it. Nothing was executed.
+# Errors of an engine that did not execute the command, but will do so soon, or another engine will.
 _LATER = ("BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "TRYAGAIN", "UNBLOCKED")
 _ANSWERS = {b"OK", b"LOCKED", b"DEADLOCK", b"LOCKLOST", b"CONFLICT", b"NOTINT"}
 
 Reply = list[Any]
 
-# The seconds that operations have, if these are not the engine's own `timeout`.
-patience: ContextVar[float | None] = ContextVar("fastserverstate.cluster.patience", default=None)
+_random = random.Random()  # leaves the state of the app's generator as it is
+
+# The timeout of operations in seconds, if it is not the `timeout` of the engine.
+timeout_override: ContextVar[float | None] = ContextVar("fastserverstate.cluster.timeout_override", default=None)
 
 
 class RefusedError(Exception):
-    """The server did not execute a command, and may do so later."""
+    """The engine did not execute a command, and may do so later."""
 
 
 class AnswerLostError(Exception):
-    """The connection broke after something was sent."""
+    """The connection broke after a command was sent. It is not known whether the engine executed it."""
+
+
+def backoff_delays(first: float, longest: float) -> Iterator[float]:
+    """Yield seconds to wait between attempts, at random: many servers may have failed at the same moment."""
+    while True:
+        yield first * _random.uniform(0.5, 1)
+        first = min(2 * first, longest)
 
 
 class Channel:
@@ -64,13 +73,13 @@ class Channel:
     """
 
     def __init__(self, engine: Engine, timeout: float) -> None:
-        # Whatever the url says of these: replies are read as they come with the older protocol.
+        # These override the options of the URL: replies are read in the form of the older protocol.
         kwargs = dict(engine.pool.connection_kwargs, socket_timeout=timeout, protocol=2, decode_responses=False)
         self._connection: Any = engine.pool.connection_class(**kwargs)
         self._meta = f"{engine.prefix}m".encode()
         self.writer = uuid.uuid4().hex.encode()
         self.number = 0
-        self.run = b""  # of the server at the other end; empty while there is none
+        self.run = b""  # the run id of the engine; empty while there is no connection
         self.highest_epoch = 0
 
     def connect(self) -> None:
@@ -84,7 +93,7 @@ class Channel:
             raise
 
     def _is_alive(self) -> bool:
-        """Whether the other end has not closed the connection, as far as is known here."""
+        """Return False if the engine is known to have closed the connection."""
         try:
             if not self._connection.can_read(0):
                 return True
@@ -96,11 +105,11 @@ class Channel:
     def _run_id(self) -> bytes:
         found = _RUN_ID.search(self.execute("INFO", "server"))
         if found is None:
-            raise redis.ConnectionError("INFO server names no run_id")
+            raise redis.ConnectionError("INFO server has no run_id")
         return found[1]
 
     def execute(self, *command: Any) -> Any:
-        """A command and its reply. Whatever goes wrong in between, the connection is closed."""
+        """Send a command and return its reply. After any failure in between, the connection is closed."""
         try:
             self._connection.send_command(*command)
             return self._connection.read_response()
@@ -111,7 +120,7 @@ class Channel:
             raise
 
     def script(self, operation: bytes, *arguments: Any) -> Reply:
-        """Raises RefusedError, AnswerLostError, or what the server has against the operation."""
+        """Run an operation of the script. Raises RefusedError, AnswerLostError, or the error of the engine."""
         try:
             self.connect()
         except (redis.AuthenticationError, redis.exceptions.AuthorizationError):
@@ -132,21 +141,21 @@ class Channel:
             self.close()
             raise AnswerLostError(str(error)) from error
         except redis.ResponseError as error:
-            # Some of them are types of their own whose text has lost the first word.
+            # redis-py removes the first word of some errors, which have types of their own.
             if isinstance(error, redis.ReadOnlyError) or str(error).startswith(_LATER):
                 self.close()
                 raise RefusedError(str(error)) from error
             raise
         if not isinstance(reply, list) or not reply:
             self.close()
-            raise AnswerLostError(f"an answer that is none: {reply!r:.100}")
+            raise AnswerLostError(f"the reply is malformed: {reply!r:.100}")
         return reply
 
     def adopt(self, known: int) -> tuple[int, int]:
-        """Make sure that the data belongs to the run of this server. Returns its epoch and last seq."""
+        """Make sure that the data belongs to this run of the engine. Returns the epoch and the last seq."""
         reply = self.script(b"adopt", known)
         if reply[0] != b"OK":
-            raise RefusedError(f"the data could not be adopted: {reply!r:.200}")
+            raise RefusedError(f"it could not adopt the data: {reply!r:.200}")
         return int(reply[1]), int(reply[2])
 
     def close(self) -> None:
@@ -162,16 +171,16 @@ class Channel:
 
 
 class Engine:
-    """The server that a namespace is on.
+    """The Redis server of a namespace.
 
     Thread-safety
-        Safe from any thread. It takes no lock, for a finalizer may use it at any point of any thread.
+        Safe from any thread. It takes no lock, because a finalizer may use it at any point of any thread.
     """
 
     def __init__(self, url: str, namespace: str, timeout: float, while_waiting: Callable[[], object]) -> None:
         if not _NAMESPACE.fullmatch(namespace):
             raise ValueError(
-                f"A namespace is made of 1 to 100 letters, digits, dots, dashes and underscores, not {namespace!r}."
+                f"A namespace consists of 1 to 100 letters, digits, dots, dashes and underscores, not {namespace!r}."
             )
         if not 0 < timeout <= LONGEST_TIMEOUT:
             raise ValueError(f"timeout is a number of seconds above 0 and up to {LONGEST_TIMEOUT:g}, not {timeout!r}.")
@@ -181,7 +190,7 @@ class Engine:
             )
             parts = urlsplit(url)
             port = "" if parts.port is None else f":{parts.port}"
-        except ValueError:  # its text may quote the password
+        except ValueError:  # its text may contain the password
             raise ValueError(
                 "The URL of the Redis server is not valid. It looks like redis://user:password@host:6379/0, "
                 "rediss://... for TLS, or unix:///path."
@@ -190,7 +199,7 @@ class Engine:
         self.prefix = f"fss:{{{namespace}}}:"
         self.timeout = timeout
         self.epoch = 0  # the highest that any channel has seen
-        self.errors = 0  # operations that were given up
+        self.errors = 0  # failed operations
         self._while_waiting = while_waiting
         self._idle: deque[Channel] = deque()
 
@@ -200,9 +209,9 @@ class Engine:
     def channel(self, timeout: float) -> Channel:
         return Channel(self, timeout)
 
-    def patience(self) -> float:
-        """The seconds that an operation has which begins now."""
-        given = patience.get()
+    def default_timeout(self) -> float:
+        """Return the timeout of an operation that begins now."""
+        given = timeout_override.get()
         return self.timeout if given is None else given
 
     def call(
@@ -213,77 +222,73 @@ class Engine:
         timeout: float | None = None,
         whole: bool = False,
     ) -> Reply:
-        """Have the engine do something. Tries until `timeout`, or the end of the script run unless it is to be `whole`.
+        """Run an operation of the script and return its reply. Tries again until the timeout.
 
-        An operation that changes something is `numbered`, or harmless when it is done twice.
+        An operation that changes data is `numbered`, or may run twice. The end of the script run interrupts the wait,
+        except for a `whole` operation.
 
         Raises
-            NotWrittenError, UnknownOutcomeError.
+            NotConnectedError, NotWrittenError, UnknownOutcomeError.
         """
-        timeout = self.patience() if timeout is None else timeout
-        end = time.monotonic() + timeout
+        timeout = self.default_timeout() if timeout is None else timeout
         channel = self._take()
-        lost = False
-        why: Exception
-        rest = FIRST_REST
         if numbered:
             channel.number += 1
             arguments = (channel.writer, channel.number, *arguments)
         try:
-            while True:
-                try:
-                    return self._answer(channel, channel.script(operation, *arguments))
-                except AnswerLostError as error:
-                    lost, why = True, error
-                except RefusedError as error:
-                    why = error
-                except redis.RedisError as error:
-                    if lost:
-                        raise self._given_up(lost, error, timeout) from error
-                    raise NotWrittenError(f"{self.address} has refused, so nothing was written: {error}") from error
-                if time.monotonic() + rest > end:
-                    raise self._given_up(lost, why, timeout) from why
-                time.sleep(rest * random.uniform(0.5, 1))
-                rest = min(2 * rest, LONGEST_REST)
-                if not whole:
-                    self._while_waiting()
+            return self._retry(lambda: self._attempt(channel, operation, arguments), timeout, whole=whole)
         except ClusterError:
             self.errors += 1
             raise
         finally:
-            if len(self._idle) < MOST_IDLE:
-                self._idle.append(channel)
-            else:
-                channel.close()
+            self._give_back(channel)
 
-    def _answer(self, channel: Channel, reply: Reply) -> Reply:
-        """The reply, if the engine has done or refused what it was asked for."""
+    def _retry(self, attempt: Callable[[], Reply], timeout: float, *, whole: bool) -> Reply:
+        end = time.monotonic() + timeout
+        delays = backoff_delays(FIRST_DELAY, LONGEST_DELAY)
+        lost = False
+        while True:
+            try:
+                return attempt()
+            except (RefusedError, AnswerLostError, redis.RedisError) as error:
+                lost = lost or isinstance(error, AnswerLostError)
+                delay = next(delays)
+                if isinstance(error, redis.RedisError) or time.monotonic() + delay > end:
+                    raise self._failure(error, timeout, lost=lost) from error
+            time.sleep(delay)
+            if not whole:
+                self._while_waiting()
+
+    def _attempt(self, channel: Channel, operation: bytes, arguments: tuple[Any, ...]) -> Reply:
+        reply = channel.script(operation, *arguments)
         if reply[0] in _ANSWERS:
             return reply
         if reply[0] == b"RUN":
             try:
                 self.epoch = max(self.epoch, channel.adopt(self.epoch)[0])
-            except AnswerLostError as error:  # to the adoption, which says nothing of the operation
+            except AnswerLostError as error:  # the operation itself was not executed
                 raise RefusedError(str(error)) from error
-            raise RefusedError("its data was another server's until now")
+            raise RefusedError("its data belonged to another server until now")
         if reply[0] == b"HALF":
             raise UnknownOutcomeError(
-                f"{self.address} has failed in the middle of an operation, of which a part was done: "
+                f"{self.address} failed in the middle of an operation, after a part was done: "
                 f"{reply[1].decode('utf-8', 'backslashreplace')}"
             )
         raise UnknownOutcomeError(
-            f"{self.address} gave an answer that this release does not understand: {reply[0]!r}. It is not known "
+            f"{self.address} gave a reply that this release does not understand: {reply[0]!r}. It is not known "
             "whether the write happened."
         )
 
-    def _given_up(self, lost: bool, why: Exception, timeout: float) -> UnknownOutcomeError | NotConnectedError:
+    def _failure(self, error: Exception, timeout: float, *, lost: bool) -> ClusterError:
         if lost:
             return UnknownOutcomeError(
-                f"{self.address} did not answer within {timeout:.3g} seconds ({why}). It is not known whether the "
-                f"write happened."
+                f"{self.address} did not reply within {timeout:.3g} seconds ({error}). It is not known whether the "
+                "write happened."
             )
+        if isinstance(error, redis.RedisError):
+            return NotWrittenError(f"{self.address} refused the operation, so nothing was written: {error}")
         return NotConnectedError(
-            f"{self.address} could not be reached within {timeout:.3g} seconds ({why}). Nothing was written."
+            f"{self.address} could not be reached within {timeout:.3g} seconds ({error}). Nothing was written."
         )
 
     def _take(self) -> Channel:
@@ -291,6 +296,12 @@ class Engine:
             return self._idle.pop()
         except IndexError:
             return Channel(self, max(0.05, min(LONGEST_ATTEMPT, self.timeout / 3)))
+
+    def _give_back(self, channel: Channel) -> None:
+        if len(self._idle) < MOST_IDLE:
+            self._idle.append(channel)
+        else:
+            channel.close()
 
     def close(self) -> None:
         while self._idle:

@@ -1,13 +1,13 @@
-"""Values as bytes: a byte that says how, and the rest.
+"""Values as bytes: a byte for the format, then the payload.
 
-    i  a decimal integer, which the engine can add to
-    x  a hexadecimal integer, for those with thousands of digits
-    m  msgpack, for what comes back exactly as it was, type for type
-    a  an Arrow IPC stream, for DataFrames that it brings back exactly
+    i  a decimal integer, which the engine can increment
+    x  a hexadecimal integer, for integers with thousands of digits
+    m  msgpack, for values that it decodes to exactly the same types and content
+    a  an Arrow IPC stream, for DataFrames that it decodes exactly
     p  a 32-byte HMAC-SHA256 and a pickle, only with a secret
 
-Otherwise a client that can write to Redis could make every server that loads a pickle run its code. So the MAC is
-verified first. It covers the namespace and the key, so that no value can be moved to another key.
+Loading a pickle can run any code, so a client that can write to Redis could run code on every server. Therefore the MAC
+is verified first. It covers the namespace and the key, so that a value cannot be moved to another key.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from fastserverstate.cluster.errors import UnreadableValueError, UnsharableValue
 
 LEAST_SECRET = 16  # bytes
 _MAC_SIZE = hashlib.sha256().digest_size
-_MOST_DECIMAL_BITS = 10_000  # Python refuses to write many more digits than that makes
-_DEEPEST = 200
+_MOST_DECIMAL_BITS = 10_000  # Python limits the number of decimal digits
+_DEEPEST = 200  # levels of nesting
 _INT64 = range(-(2**63), 2**64)  # signed or not
 
 _Ext = msgspec.msgpack.Ext
@@ -36,7 +36,7 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 class _NotExactError(Exception):
-    """Msgpack would bring the value back as something else."""
+    """Msgpack would decode the value to another one."""
 
 
 def _exact_int(value: int) -> Any:
@@ -71,7 +71,7 @@ def _is_exact_key(key: Any) -> bool:
     return kind in {float, bool, bytes, type(None)} or (kind is int and key in _INT64)
 
 
-# By exact type: what msgspec is to write. Ext numbers are part of the format.
+# By exact type: the object that msgspec encodes. The numbers of Ext are part of the format.
 _ATOMS: dict[type, Callable[[Any], Any]] = {
     type(None): lambda value: value,
     bool: lambda value: value,
@@ -89,7 +89,7 @@ _SEQUENCES: dict[type, int] = {tuple: 1, set: 2, frozenset: 3}
 
 
 def _exact(value: Any, depth: int = 0) -> Any:
-    """The value in terms of what msgpack keeps apart."""
+    """Return the value in terms of types that msgpack distinguishes."""
     kind = type(value)
     atom = _ATOMS.get(kind)
     if atom is not None:
@@ -141,7 +141,7 @@ _LOADERS: dict[bytes, Callable[[bytes], Any]] = {
 
 
 class Codec:
-    """The values of one namespace.
+    """Encodes and decodes the values of a namespace.
 
     Thread-safety
         Safe from any thread.
@@ -154,7 +154,7 @@ class Codec:
             raise ValueError(f"The secret has to have {LEAST_SECRET} bytes or more.")
 
     def encode(self, key: str, value: Any) -> bytes:
-        """Raises UnsharableValueError for what cannot be sent."""
+        """Raises UnsharableValueError if the value cannot be sent."""
         if type(value) is int:
             if value.bit_length() <= _MOST_DECIMAL_BITS:
                 return b"i%d" % value
@@ -166,7 +166,7 @@ class Codec:
             return b"m" + _pack(_exact(value))
         except _NotExactError:
             pass
-        except (RecursionError, RuntimeError, OverflowError) as error:  # it holds itself, or was changed meanwhile
+        except (RecursionError, RuntimeError, OverflowError) as error:  # it contains itself, or was changed meanwhile
             if self._secret is None:
                 raise self._unsharable(key, value) from error
         if self._secret is None:
@@ -176,7 +176,7 @@ class Codec:
         except Exception as error:
             raise UnsharableValueError(
                 f"server_state[{key!r}] cannot be sent to other servers: pickling its value, of type {_name(value)}, "
-                f"has failed with {type(error).__qualname__}: {error}"
+                f"failed with {type(error).__qualname__}: {error}"
             ) from error
         return b"p" + self._mac(key, b"p", payload) + payload
 
@@ -185,7 +185,9 @@ class Codec:
         tag, payload = data[:1], data[1:]
         load = _LOADERS.get(tag)
         if load is None:
-            raise UnreadableValueError(f"server_state[{key!r}] is of a format {tag!r} that this release lacks.")
+            raise UnreadableValueError(
+                f"server_state[{key!r}] has the format {tag!r}, which this release does not support."
+            )
         if tag == b"p":
             payload = self._verified(key, payload)
         try:
@@ -196,32 +198,32 @@ class Codec:
             ) from error
 
     def _verified(self, key: str, payload: bytes) -> bytes:
-        """The pickle in a payload."""
+        """Return the pickle in a payload, after a check of its MAC."""
         mac, payload = payload[:_MAC_SIZE], payload[_MAC_SIZE:]
         if self._secret is None:
             raise UnreadableValueError(
-                f"server_state[{key!r}] was sent as a pickle, which is loaded with a secret only. Give this server the "
-                f"secret that the others have: connect(..., secret=...)."
+                f"server_state[{key!r}] was sent as a pickle, which is loaded only with a secret. Give this server the "
+                "secret of the other servers: connect(..., secret=...)."
             )
         if not hmac.compare_digest(mac, self._mac(key, b"p", payload)):
             raise UnreadableValueError(
-                f"server_state[{key!r}] was sent as a pickle that was not made with this secret, for this key and "
-                f"namespace. It was not loaded."
+                f"server_state[{key!r}] was sent as a pickle that is not signed with this secret for this key and "
+                "namespace. It was not loaded."
             )
         return payload
 
     def _mac(self, key: str, tag: bytes, payload: bytes) -> bytes:
         name = encode_key(key)
         assert self._secret is not None
-        # With the lengths, so that no other division of the same bytes has the same MAC.
+        # The lengths ensure that the same bytes, split between key and payload elsewhere, have another MAC.
         head = b"%d|%d|%b|%b|%b|" % (len(self._namespace), len(name), self._namespace, name, tag)
         return hmac.digest(self._secret, head + payload, "sha256")
 
     @staticmethod
     def _unsharable(key: str, value: Any) -> UnsharableValueError:
         return UnsharableValueError(
-            f"server_state[{key!r}] cannot be sent to other servers: its value, of type {_name(value)}, or something "
-            f"in it needs pickle, which is used only with a secret that all servers share: connect(..., secret=...)."
+            f"server_state[{key!r}] cannot be sent to other servers: its value, of type {_name(value)}, or an item in "
+            "it needs pickle, which is used only with a secret that all servers share: connect(..., secret=...)."
         )
 
 
@@ -238,7 +240,7 @@ def decode_key(name: bytes) -> str:
 
 
 def shown_key(name: bytes) -> str:
-    """A key in a message, whatever its bytes are."""
+    """Return the key for a message. Never raises."""
     try:
         return repr(decode_key(name))
     except UnicodeDecodeError:

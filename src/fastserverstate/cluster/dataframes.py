@@ -10,16 +10,16 @@ from fastserverstate.change import content_fingerprint
 
 
 def is_frame(value: Any) -> bool:
-    """Whether it is a pandas.DataFrame, and none of a subclass."""
-    pandas = sys.modules.get("pandas")  # a module that has created one has imported it
+    """Return True for a pandas.DataFrame, but not for one of a subclass."""
+    pandas = sys.modules.get("pandas")  # it is imported if there is any DataFrame
     return pandas is not None and type(value) is pandas.DataFrame
 
 
 def encode_frame(frame: Any) -> bytes | None:
-    """The frame's bytes; None if they would not bring back exactly what went in."""
+    """Return the frame's bytes, or None if decoding them would not give exactly the same frame."""
     arrow, ipc = import_module("pyarrow"), import_module("pyarrow.ipc")
     if len({type(name) for name in frame.columns}) > 1:
-        return None  # they would all become text, with a warning
+        return None  # all names would become text, with a warning
     before = content_fingerprint(frame)
     sink = arrow.BufferOutputStream()
     try:
@@ -28,7 +28,7 @@ def encode_frame(frame: Any) -> bytes | None:
             writer.write_table(table)
         data: bytes = sink.getvalue().to_pybytes()
         after = content_fingerprint(decode_frame(data))
-    except (arrow.ArrowException, TypeError, ValueError, KeyError, NotImplementedError):  # it has no form for them
+    except (arrow.ArrowException, TypeError, ValueError, KeyError, NotImplementedError):  # not supported
         return None
     return data if before == after is not None else None
 

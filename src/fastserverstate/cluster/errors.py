@@ -1,4 +1,4 @@
-"""What the cluster layer raises. Each says whether the write in question happened."""
+"""The errors of the cluster layer. Each says whether the write happened."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from fastserverstate.errors import FastServerStateError
 
 
 class ClusterError(FastServerStateError):
-    """Base class of what can go wrong between this server and the others."""
+    """Base class of the errors of a state that several servers share."""
 
 
 class NotConnectedError(ClusterError, ConnectionError):
-    """There is no connection to the engine. Nothing was written."""
+    """There is no connection to the Redis server. Nothing was written."""
 
 
 class NotWrittenError(ClusterError):
@@ -18,14 +18,14 @@ class NotWrittenError(ClusterError):
 
 
 class UnknownOutcomeError(ClusterError, TimeoutError):
-    """It is not known whether the write happened: the engine was reached, and did not answer in time, or failed midway.
+    """It is not known whether the write happened: the Redis server did not reply in time, or failed midway.
 
-    If it did happen, all servers show it as soon as they reach the engine again.
+    If the write happened, all servers show it as soon as they reach the Redis server again.
     """
 
 
 class LockLostError(NotWrittenError):
-    """The lock expired and may belong to another holder. The write under it did not happen."""
+    """The lock expired, and another holder may have it. The write under the lock did not happen."""
 
 
 class UnsharableValueError(NotWrittenError, TypeError):
@@ -33,4 +33,4 @@ class UnsharableValueError(NotWrittenError, TypeError):
 
 
 class UnreadableValueError(ClusterError, ValueError):
-    """A value that another server has sent cannot be read here."""
+    """A value from another server cannot be decoded on this one."""

@@ -1,9 +1,9 @@
-"""Locks that threads of this process hold on the engine.
+"""Leases: locks on the engine that threads of this process hold.
 
-A lock has an owner, which is a holder of a process, and a token: (epoch, fence), which grows with every acquisition.
-A holder is a thread's part in a script run, or a thread outside of runs. Its serial is never used again, unlike the
-idents of threads. A lock expires unless it is renewed. Every write of its owner carries the token, so an owner that was
-stopped for too long, and has lost the lock, cannot write as if it still held it.
+A lock has a holder and a token, (epoch, fence), which grows with every acquisition. The holder is identified by its
+process and its serial, which is never used again, unlike the idents of threads. A lock expires unless it is renewed.
+Every write of the holder carries the token, so a holder that was stopped for too long, and has lost the lock, cannot
+write as if it still held it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from fastserverstate.errors import DeadlockError
 logger = logging.getLogger("fastserverstate")
 
 LIFETIME = 10.0  # seconds without a renewal
-SLICE = 0.05  # how soon a thread that waits sees that its script was stopped
-RETRY = 1.0  # the longest wait for word of a release
-PATIENCE = 1.0  # with an engine that is not reached, where the caller has none with the lock
+SLICE = 0.05  # seconds until a waiting thread notices that its script was stopped
+RETRY = 1.0  # seconds between attempts, if no release is reported
+LEAST_TIMEOUT = 1.0  # the least timeout of a request to the engine, even if the timeout of the lock is shorter
 MOST_NAMED = 5  # locks in a message
 
-# How an owner waits for a lock. Only waits without an end can be part of a deadlock.
+# How a holder waits for a lock. Only waits without a timeout can be part of a deadlock.
 NOT, FOR_EVER, FOR_A_TIME = b"0", b"1", b"2"
 
 
@@ -43,8 +43,8 @@ class Leases:
     """The locks that this process holds.
 
     Thread-safety
-        Safe from any thread. It takes no lock, for a finalizer may use it, and wait, at any point of any thread. The
-        calling thread's holder is the owner, unless a method is told another one's serial.
+        Safe from any thread. It takes no lock, because a finalizer may use it, and wait, at any point of any thread.
+        Methods act for the holder of the calling thread, unless they get the serial of another holder.
     """
 
     def __init__(self, engine: Engine, replica: Replica, while_waiting: Callable[[], object]) -> None:
@@ -57,15 +57,16 @@ class Leases:
         renewer = threading.Thread(target=self._renew, name="fastserverstate.cluster.locks", daemon=True)
         self._unstarted = [renewer]  # until a lock is taken
 
-    def owner(self, serial: int | None = None) -> bytes:
+    def holder(self, serial: int | None = None) -> bytes:
+        """Return the name of a holder on the engine."""
         return f"{self._process}/{holder_serial() if serial is None else serial}".encode()
 
     def keys(self) -> set[str]:
-        """The keys whose locks holders of this process have, or had until the engine lost them."""
+        """Return the keys whose locks this process holds, including those that the engine has lost."""
         return {key for _, key in self._held.copy()} if self._held else set()
 
     def claims(self) -> list[bytes]:
-        """What a write of the calling thread relies on: the number of its locks, and key and token of each."""
+        """Return the locks that a write of the calling thread relies on: their number, and key and token of each."""
         held = self._tokens(holder_serial())
         claims = [b"%d" % len(held)]
         for key, token in held.items():
@@ -73,14 +74,13 @@ class Leases:
         return claims
 
     def _tokens(self, serial: int) -> dict[str, bytes]:
-        return (
-            {key: token for (owner, key), token in self._held.copy().items() if owner == serial} if self._held else {}
-        )
+        held = self._held.copy() if self._held else {}
+        return {key: token for (holder, key), token in held.items() if holder == serial}
 
     def acquire(self, keys: Collection[str], timeout: float | None) -> bool:
-        """Take all locks, or none; False if another owner had one for `timeout` seconds (None: try for ever).
+        """Take all locks, or none. Returns False if another holder has one for `timeout` seconds (None: no limit).
 
-        When it returns, the table has what the keys were when they were locked.
+        When it returns True, the table has the values that the keys had when they were locked.
 
         Raises
             DeadlockError, or a ClusterError if the engine cannot be reached.
@@ -95,8 +95,8 @@ class Leases:
         names = [encode_key(key) for key in keys]
 
         def attempt() -> Reply:
-            arguments = self.owner(serial), lifetime, waits, *names
-            return self._engine.call(b"acquire", *arguments, numbered=True, timeout=self._patience(end))
+            arguments = self.holder(serial), lifetime, waits, *names
+            return self._engine.call(b"acquire", *arguments, numbered=True, timeout=self._request_timeout(end))
 
         reply = self.when_free(keys, attempt, end)
         if reply is None:
@@ -107,23 +107,23 @@ class Leases:
         state = int(reply[2]), int(reply[3])
         try:
             for key, version in zip(keys, reply[4:], strict=True):
-                # There may be older changes of a key that is not set to come.
+                # If the key is not set, older changes of it may still be in the log.
                 self._replica.wait_until_applied(
-                    key, parse_version(version) or state, self._patience(end), self._while_waiting
+                    key, parse_version(version) or state, self._request_timeout(end), self._while_waiting
                 )
         except BaseException:
             self.release(keys)
             raise
         return True
 
-    def _patience(self, end: float | None) -> float:
-        """The seconds that the engine has for something that is to be done by the `end`."""
+    def _request_timeout(self, end: float | None) -> float:
+        """Return the timeout of a request for an operation that ends at `end`."""
         if end is None:
             return self._engine.timeout
-        return min(max(end - time.monotonic(), PATIENCE), self._engine.timeout)
+        return min(max(end - time.monotonic(), LEAST_TIMEOUT), self._engine.timeout)
 
     def when_free(self, keys: Collection[str], attempt: Callable[[], Reply], end: float | None = None) -> Reply | None:
-        """Make the attempt until no other owner's lock of the keys is in its way; None if that is so at the `end`.
+        """Repeat the attempt until no other holder has locked the keys. Returns None if one still has at the `end`.
 
         Raises
             DeadlockError, LockLostError.
@@ -132,7 +132,7 @@ class Leases:
         if reply[0] not in {b"LOCKED", b"DEADLOCK"}:
             return self._not_lost(reply)
         if reply[0] == b"LOCKED" and not reply[2]:
-            return None  # it was not to be waited for
+            return None  # acquire without waiting
         if reply[0] == b"LOCKED":
             self._replica.refuse_to_wait_here(f"server_state_lock[{shown_key(reply[1])}]")
         unlocked = Event()
@@ -164,42 +164,42 @@ class Leases:
             self._while_waiting()
 
     def _leave(self, keys: Collection[str] = ()) -> None:
-        """Wait no more. If the engine does not hear of it, it finds out by the time."""
+        """Tell the engine that the thread no longer waits. Otherwise, the engine forgets the wait after some time."""
         try:
-            self._engine.call(b"leave", self.owner(), *map(encode_key, keys), timeout=SLICE, whole=True)
+            self._engine.call(b"leave", self.holder(), *map(encode_key, keys), timeout=SLICE, whole=True)
         except ClusterError as error:
-            logger.debug("A waiting owner could not be taken back: %s", error)
+            logger.debug("The end of a wait for a lock could not be reported: %s", error)
 
     def waiting(self, key: str) -> None:
-        """The calling thread waits, without an end, for a lock that another thread of this process holds.
+        """The calling thread waits, without a timeout, for a lock that another thread of this process holds.
 
-        The engine has to know, for a thread of another server may wait for one of this thread's locks. It believes
-        that for some seconds. If it cannot be told, the thread waits on.
+        This is reported to the engine, because a thread of another server may wait for a lock of this thread. A report
+        is valid for some seconds. If it fails, the thread waits nevertheless.
 
         Raises
-            DeadlockError, or NotWrittenError in a finalizer that would keep the other thread from going on.
+            DeadlockError, or NotWrittenError in a finalizer that would block the other thread.
         """
         self._replica.refuse_to_wait_here(f"server_state[{key!r}]")
         me = holder_serial()
         other = self._other_holder(key, me)
-        if other is None or not self._tokens(me):  # a lock from before this server was connected; no lock of its own
+        if other is None or not self._tokens(me):  # the lock was taken before `connect`, or this thread holds none
             return
-        names = self.owner(me), encode_key(key), self.owner(other)
+        names = self.holder(me), encode_key(key), self.holder(other)
         try:
             reply = self._engine.call(b"waiting", *names, timeout=RETRY)
         except ClusterError as error:
-            logger.debug("A waiting owner could not be announced: %s", error)
+            logger.debug("A wait for a lock could not be reported: %s", error)
             return
         if reply[0] == b"DEADLOCK":
             raise deadlock(reply)
 
     def waited(self) -> None:
-        """The wait that `waiting` may have told of is over."""
+        """End a wait that `waiting` may have reported."""
         if self._tokens(holder_serial()):
             self._leave()
 
     def _other_holder(self, key: str, me: int) -> int | None:
-        """The holder of the lock in this process. There are two if the first has lost it to the other."""
+        """Return the serial of the lock's holder in this process: of two, the one that has lost it to the other."""
         tokens = {serial: token for (serial, held), token in self._held.copy().items() if held == key and serial != me}
         return min(tokens, key=lambda serial: parse_version(tokens[serial]) or (0, 0), default=None)
 
@@ -209,30 +209,29 @@ class Leases:
             raise deadlock(reply)
         if reply[0] == b"LOCKLOST":
             raise LockLostError(
-                f"server_state_lock[{shown_key(reply[1])}] is not held any more: it was not renewed for "
+                f"server_state_lock[{shown_key(reply[1])}] is no longer held: it was not renewed for "
                 f"{LIFETIME:g} seconds, or the Redis server has restarted. Nothing was written."
             )
         return reply
 
     def release(self, keys: Collection[str], serial: int | None = None) -> None:
-        """Give the locks of a holder back. Those that were lost are passed over, and none is renewed any more."""
+        """Release locks of a holder, and stop renewing them. Lost locks are skipped."""
         if serial is None:
             serial = holder_serial()
-        # A transaction names a key again when it writes it.
+        # A transaction names a key twice: when it declares the key, and when it writes it.
         found = {key: self._held.pop((serial, key), None) for key in dict.fromkeys(keys)}
         tokens = {key: token for key, token in found.items() if token is not None}
         if not tokens:
             return
         pairs = [part for key, token in tokens.items() for part in (encode_key(key), token)]
         try:
-            self._engine.call(b"release", self.owner(serial), *pairs, whole=True)
+            self._engine.call(b"release", self.holder(serial), *pairs, whole=True)
         except ClusterError as error:
             names = [f"server_state_lock[{key!r}]" for key in itertools.islice(tokens, MOST_NAMED)]
             if len(tokens) > MOST_NAMED:
                 names.append(f"{len(tokens) - MOST_NAMED} more")
             logger.warning(
-                "It is not certain that the Redis server knows of the release of %s. It frees locks that are "
-                "not renewed within %g seconds. %s",
+                "The Redis server may not have released %s. It frees locks that are not renewed within %g seconds. %s",
                 ", ".join(names),
                 LIFETIME,
                 error,
@@ -246,12 +245,12 @@ class Leases:
                 except ClusterError as error:
                     logger.debug("Locks could not be renewed: %s", error)
                 except Exception:
-                    logger.exception("Renewing locks has failed. It is tried again in %g seconds.", LIFETIME / 3)
+                    logger.exception("Renewing locks failed. The next attempt is in %g seconds.", LIFETIME / 3)
 
     def _renew_those_of(self, serial: int) -> None:
         tokens = self._tokens(serial)
         arguments = [part for key, token in tokens.items() for part in (encode_key(key), token)]
-        reply = self._engine.call(b"renew", self.owner(serial), int(LIFETIME * 1000), *arguments, timeout=LIFETIME / 3)
+        reply = self._engine.call(b"renew", self.holder(serial), int(LIFETIME * 1000), *arguments, timeout=LIFETIME / 3)
         now = self._tokens(serial)
         for (key, token), is_held in zip(tokens.items(), reply[1], strict=True):
             if not is_held and now.get(key) == token:
@@ -268,13 +267,13 @@ class Leases:
 
 def deadlock(reply: Reply) -> DeadlockError:
     keys = [shown_key(key) for key in reply[1::2]]
-    owners = [owner.decode("utf-8", "backslashreplace") for owner in reply[2::2]]
+    holders = [holder.decode("utf-8", "backslashreplace") for holder in reply[2::2]]
     steps = "; ".join(
-        f"{owner} holds {key} and waits for {keys[(at + 1) % len(keys)]}"
-        for at, (key, owner) in enumerate(zip(keys, owners, strict=True))
+        f"{holder} holds {key} and waits for {keys[(at + 1) % len(keys)]}"
+        for at, (key, holder) in enumerate(zip(keys, holders, strict=True))
     )
     names = ", ".join(sorted(keys))
     return DeadlockError(
         f"Waiting for server_state_lock[{keys[0]}] would never end (host/process/connection/holder): {steps}. Take "
-        f"several locks at once, server_state_lock[{names}], or in the same order everywhere."
+        f"several locks together, server_state_lock[{names}], or in the same order everywhere."
     )

@@ -1,14 +1,14 @@
-"""Follows the log, and resynchronises when it may have missed something.
+"""Follows the log, and resynchronises when entries may have been missed.
 
-An entry that is not the cursor's successor in the same epoch says so, as does a heartbeat that finds the engine
-elsewhere than the log ended. Nothing else is relied on: not the connection, nor the log's length. What is malformed in
-the log or in the hashes is skipped and counted.
+Entries are missing if the next one is not the successor of the cursor in the same epoch, or if a heartbeat finds that
+the engine is not where the log ended. This does not depend on the connection or on the length of the log. Malformed
+data in the log and in the hashes is skipped and counted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import random
 import re
 import threading
 import time
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import redis
 
-from fastserverstate.cluster.client import AnswerLostError, Channel, Engine, RefusedError, Reply
+from fastserverstate.cluster.client import AnswerLostError, Channel, Engine, RefusedError, Reply, backoff_delays
 from fastserverstate.cluster.codec import encode_key
 from fastserverstate.cluster.errors import ClusterError
 from fastserverstate.cluster.replica import (
@@ -34,47 +34,47 @@ from fastserverstate.cluster.signals import Event
 logger = logging.getLogger("fastserverstate")
 
 BLOCK = 2.0  # seconds that the engine waits for an entry, and between heartbeats
-PATIENCE = 1.5  # beyond that, until the connection counts as dead
-BATCH = 1000
-CHUNK = 200  # keys that are fetched at a time
-FIRST_REST, LONGEST_REST = 0.01, 0.5
-STEADY = 2.0  # seconds after which a connection counts as a good one
-SILENCE = 60.0
+REPLY_TIMEOUT = 1.5  # more seconds until the connection counts as dead
+BATCH = 1000  # entries of one reply
+CHUNK = 200  # keys of one request for values
+FIRST_DELAY, LONGEST_DELAY = 0.01, 0.5
+STEADY = 2.0  # seconds until a connection counts as stable
+SILENCE = 60.0  # seconds between warnings
 
-# Of the user. A server that cannot be reached, or is not ready, may be so soon.
+# The engine rejects the user, so there is no point in waiting for a connection.
 _REFUSALS = (redis.AuthenticationError, redis.exceptions.AuthorizationError, redis.exceptions.NoPermissionError)
 
 Values = dict[str, tuple[Version, bytes | None]]
 
 
 class _MissedError(Exception):
-    """The log does not go on where it ended."""
+    """Entries of the log are missing after the cursor."""
 
 
 class LogFollower(threading.Thread):
-    """The thread that brings what others write into the replica."""
+    """The thread that applies the writes of other servers to the replica."""
 
     def __init__(self, engine: Engine, replica: Replica, before_first_sync: Callable[[], object]) -> None:
         super().__init__(name="fastserverstate.cluster.log_follower", daemon=True)
         self._engine = engine
         self._replica = replica
         self._before_first_sync = before_first_sync
-        self._channel: Channel = engine.channel(BLOCK + PATIENCE)
+        self._channel: Channel = engine.channel(BLOCK + REPLY_TIMEOUT)
         self._stopped = Event()
         self._reaped = 0.0
-        self.synchronised = Event()  # once
-        self.decided = Event()  # so it is, or the engine has refused the user
-        self._warned = -float("inf")
-        self._tells = False  # when the connection is back
+        self.synchronised = Event()  # set after the first synchronization
+        self.decided = Event()  # synchronised, or rejected by the engine
+        self._warned = -float("inf")  # time of the last warning, on the monotonic clock
+        self._log_recovery = False  # log when the connection is back, because its loss was logged
         self.connected = False
-        self.heard = -float("inf")  # on the monotonic clock
-        self.newest_version = NEVER  # that the log is known to have
+        self.last_contact = -float("inf")  # time of the last reply, on the monotonic clock
+        self.newest_version = NEVER  # of all entries that are known to exist
         self.resyncs = self.outages = self.errors = 0
         self.last_error: Exception | None = None
 
     def run(self) -> None:
         self._replica.follower = self
-        rest = FIRST_REST
+        delays = backoff_delays(FIRST_DELAY, LONGEST_DELAY)
         while not self._stopped.is_set():
             start = time.monotonic()
             try:
@@ -83,38 +83,37 @@ class LogFollower(threading.Thread):
                 if self._stopped.is_set():
                     break
                 if time.monotonic() - start > STEADY:
-                    rest = FIRST_REST
-                self._note(error)
+                    delays = backoff_delays(FIRST_DELAY, LONGEST_DELAY)
+                self._note_failure(error)
             self.connected = False
             self._channel.close()
-            self._stopped.wait(rest * random.uniform(0.5, 1))  # for many servers have lost it at the same time
-            rest = min(2 * rest, LONGEST_REST)
+            self._stopped.wait(next(delays))
         self._channel.close()
 
     def stop(self) -> None:
         self._stopped.set()
         self._channel.interrupt()
 
-    def _note(self, error: Exception) -> None:
+    def _note_failure(self, error: Exception) -> None:
         self.errors += 1
         self.last_error = error
         if isinstance(error, _REFUSALS):
             self.decided.set()
         expected = isinstance(error, (redis.RedisError, RefusedError, AnswerLostError, ClusterError, OSError))
         self.outages += self.connected
-        calm = time.monotonic() - self._warned < SILENCE  # of a connection that comes and goes is told now and then
-        if not calm and (self.connected or not expected):
+        warned_recently = time.monotonic() - self._warned < SILENCE  # an unstable connection must not flood the log
+        if not warned_recently and (self.connected or not expected):
             self._warned = time.monotonic()
-            self._tells = True
+            self._log_recovery = True
             logger.warning(
-                "The connection to %s is lost (%s). Reads go on with what is known.",
+                "The connection to %s is lost (%s). Reads continue with the values that this server has.",
                 self._engine.address,
                 error,
                 exc_info=None if expected else error,
             )
 
     def _follow(self) -> None:
-        """Until something goes wrong."""
+        """Connect and apply entries until an error."""
         channel = self._channel
         channel.connect()
         epoch, _ = channel.adopt(max(self._engine.epoch, self._replica.cursor[0]))
@@ -124,9 +123,9 @@ class LogFollower(threading.Thread):
             self._before_first_sync()
         if epoch != self._replica.cursor[0]:
             self._resynchronise()
-        self._heard()
-        if self._tells:
-            self._tells = False
+        self._note_contact()
+        if self._log_recovery:
+            self._log_recovery = False
             logger.warning("The connection to %s is back.", self._engine.address)
         self.connected = True
         self.synchronised.set()
@@ -144,20 +143,20 @@ class LogFollower(threading.Thread):
             except _MissedError:
                 self._resynchronise()
             self._replica.apply_held()
-            self._heard()
+            self._note_contact()
 
     def _check_policy(self) -> None:
         found = re.search(rb"maxmemory_policy:(\S+)", self._channel.execute("INFO", "memory"))
         if found is not None and found[1] != b"noeviction":
             logger.warning(
-                "%s may drop any key when its memory is full (maxmemory-policy %s), and with it state and locks. Set "
+                "%s may evict any key when its memory is full (maxmemory-policy %s), including state and locks. Set "
                 "maxmemory-policy noeviction.",
                 self._engine.address,
                 found[1].decode(),
             )
 
-    def _heard(self) -> None:
-        self.heard = time.monotonic()
+    def _note_contact(self) -> None:
+        self.last_contact = time.monotonic()
         self.newest_version = max(self.newest_version, self._replica.cursor)
 
     def _read(self, block: float) -> list[Entry]:
@@ -167,13 +166,13 @@ class LogFollower(threading.Thread):
         try:
             reply = self._channel.execute("XREAD", "COUNT", BATCH, *options, "STREAMS", log, cursor)
         except redis.ResponseError as error:
-            if str(error).startswith("WRONGTYPE"):  # something else is in the log's place
+            if str(error).startswith("WRONGTYPE"):  # the key of the log has another type
                 raise _MissedError from error
             raise
         return self._parsed(reply[0][1], self._replica.cursor) if reply else []
 
     def _parsed(self, raw: Sequence[Sequence[object]], cursor: Version) -> list[Entry]:
-        """Entries that come right after the cursor."""
+        """Parse entries, which have to follow the cursor without gaps."""
         entries = []
         for identifier, fields in raw:
             entry = parse_entry(identifier, fields)
@@ -186,15 +185,15 @@ class LogFollower(threading.Thread):
 
     def _script(self, operation: bytes, *arguments: object) -> Reply:
         reply = self._channel.script(operation, *arguments)
-        if reply[0] == b"RUN":  # the data was replaced under a living connection
+        if reply[0] == b"RUN":  # the data was replaced during the connection
             self._engine.epoch = max(self._engine.epoch, self._channel.adopt(self._engine.epoch)[0])
             raise _MissedError
         if reply[0] != b"OK":
-            raise RefusedError(f"the answer to {operation.decode()!r} is {reply!r:.200}")
+            raise RefusedError(f"the reply to {operation.decode()!r} is {reply!r:.200}")
         return reply
 
     def _heartbeat(self) -> None:
-        """Nothing has come for a while. Is the engine where we are?"""
+        """Without new entries, check that the engine is still where the log ended."""
         _, epoch, seq = self._script(b"state")
         state = int(epoch), int(seq)
         if state != self._replica.cursor:
@@ -206,7 +205,7 @@ class LogFollower(threading.Thread):
     def _reap(self) -> None:
         try:
             self._script(b"reap")
-        except redis.ResponseError as error:  # what is to expire is damaged, which is no reason not to follow
+        except redis.ResponseError as error:  # the table of expiry times is damaged: the log can be followed anyway
             self.errors += 1
             self.last_error = error
 
@@ -215,12 +214,12 @@ class LogFollower(threading.Thread):
             return
         referred = {key for entry in entries for kind, key, _, _ in entry.changes if kind == b"r"}
         later, values = self._catch_up(entries[-1].version, referred)
-        # Everything until then at once: what was fetched may be newer than its entry.
+        # Apply all of them atomically: fetched values may be newer than the entries that refer to them.
         entries = [*entries, *later]
         self._replica.apply_values(self._merged(entries, values), entries)
 
     def _catch_up(self, cursor: Version, keys: Iterable[str]) -> tuple[list[Entry], Values]:
-        """The entries since the cursor, and the values of the keys and of what those refer to."""
+        """Fetch the entries since the cursor, and the values of the keys and of those that the entries refer to."""
         _, epoch, seq, raw, flat = self._script(b"catchup", version_text(cursor), *map(encode_key, keys))
         end = int(epoch), int(seq)
         entries = self._parsed(raw, cursor)
@@ -248,16 +247,13 @@ class LogFollower(threading.Thread):
         self._replica.skip(1, f"the hashes of {self._engine.address}")
 
     def _resynchronise(self) -> None:
-        rest = FIRST_REST
+        delays = backoff_delays(FIRST_DELAY, LONGEST_DELAY)
         while not self._stopped.is_set():
-            try:
+            with contextlib.suppress(_MissedError):  # the log was trimmed meanwhile
                 if self._try_to_resynchronise():
                     self.resyncs += 1
                     return
-            except _MissedError:  # it goes on faster than that
-                pass
-            self._stopped.wait(rest * random.uniform(0.5, 1))
-            rest = min(2 * rest, LONGEST_REST)
+            self._stopped.wait(next(delays))
 
     def _try_to_resynchronise(self) -> bool:
         _, epoch, seq, flat = self._script(b"versions")
@@ -275,19 +271,17 @@ class LogFollower(threading.Thread):
         entries, fetched = self._catch_up(cursor, ())
         end = entries[-1].version if entries else cursor
         values.update(self._merged(entries, fetched))
+        # Keys that were deleted before they could be fetched are in the entries as well.
+        present: dict[str, bytes] = {}
         for key, (version, data) in values.items():
             if data is None or version > end:
                 versions.pop(key, None)
             else:
-                versions[key] = version
-        # What was deleted before it could be fetched is in the entries as well.
-        present = {
-            key: (version, data) for key, (version, data) in values.items() if key in versions and data is not None
-        }
+                versions[key], present[key] = version, data
         return self._replica.resynchronise(versions, present, end)
 
     def _versions(self, flat: Sequence[object], cursor: Version) -> dict[str, Version]:
-        """The versions of keys, without what cannot be one."""
+        """Parse the versions of keys, without malformed ones."""
         versions = {}
         for name, text in zip(flat[::2], flat[1::2], strict=True):
             key, version = parse_key(name), parse_version(text)

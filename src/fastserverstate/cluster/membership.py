@@ -1,4 +1,4 @@
-"""This server's membership in the group of servers that share one state."""
+"""Connects this server to the servers that share one state, and disconnects it."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ class Membership:
                     )
                 return
             if self._is_opening:
-                raise ClusterError("A finalizer has called connect() while connect() was at work. It has done nothing.")
+                raise ClusterError("A finalizer called connect() during connect(). The inner call did nothing.")
             self._is_opening = True
-            patience = timeout if import_timeout is None else import_timeout
+            seconds = timeout if import_timeout is None else import_timeout
             joined = False
             try:
                 adapter = ClusterAdapter(self._store, url, namespace=namespace, secret=secret, timeout=timeout)
                 try:
-                    joined = adapter.open(patience)
+                    joined = adapter.open(seconds)
                 finally:
                     if not joined and required and import_timeout is None:
                         adapter.close()
@@ -78,17 +78,17 @@ class Membership:
                 self._arguments, self.adapter = arguments, adapter
                 self._publish(self._metrics)
         if not joined and required:
-            raise adapter.unreachable(patience)
+            raise adapter.unreachable(seconds)
         if not joined:
-            logger.warning("%s This server works by itself until it can be reached.", adapter.unreachable(patience))
+            logger.warning("%s This server works by itself until it can be reached.", adapter.unreachable(seconds))
 
     def disconnect(self) -> None:
-        """Leave the other servers and go on alone, with the values that this server has.
+        """Disconnect from the other servers and continue alone, with the values that this server has.
 
         Does nothing if this server is not connected.
 
         Thread-safety
-            Safe from any thread. Locks that are held are free for the other servers within 10 seconds.
+            Safe from any thread. Locks of this server become free for the other servers within 10 seconds.
 
         >>> from fastserverstate import cluster
         >>> cluster.disconnect()
@@ -99,7 +99,7 @@ class Membership:
                 adapter.close()
 
     def status(self) -> Status | None:
-        """Return what this server knows of its connection, without asking; None if ``connect`` was not called.
+        """Return the state of this server's connection, or None if it is not connected. Sends no request.
 
         Thread-safety
             Safe from any thread.
@@ -114,13 +114,13 @@ class Membership:
     def sync(self) -> None:
         """Wait until this server has all writes that any server made before this call.
 
-        A read after it is linearizable. Does nothing if this server is not connected.
+        Reads after this call are linearizable. Does nothing if this server is not connected.
 
         Thread-safety
             Safe from any thread.
 
         Raises
-            ``NotConnectedError`` if the Redis or Valkey server is not reached in time.
+            ``NotConnectedError`` if the Redis server is not reached in time.
 
         >>> from fastserverstate import cluster
         >>> cluster.sync()

@@ -1,9 +1,8 @@
-"""A server among the others: its table, and what it does through the engine."""
+"""One server's connection to a namespace: its operations on the engine, and its status."""
 
 from __future__ import annotations
 
 import itertools
-import random
 import threading
 import time
 import uuid
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastserverstate._core import on_event_loop
-from fastserverstate.cluster.client import Engine, Reply, patience
+from fastserverstate.cluster.client import Engine, Reply, backoff_delays, timeout_override
 from fastserverstate.cluster.codec import Codec, encode_key
 from fastserverstate.cluster.errors import (
     NotConnectedError,
@@ -35,13 +34,13 @@ from fastserverstate.cluster.replica import (
     version_text,
 )
 
-FIRST_REST, LONGEST_REST = 0.001, 0.1
+FIRST_DELAY, LONGEST_DELAY = 0.001, 0.1
 _INT64 = range(-(2**63), 2**63)
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One key's part in a write. See the end of script.lua."""
+    """The change of one key in a write. See `numbered.write` in script.lua."""
 
     kind: bytes
     key: str
@@ -60,21 +59,22 @@ class Status:
     """What ``fastserverstate.cluster.status`` returns.
 
     Attributes
-        ``address`` of the engine, without user and password, and ``namespace``.
+        ``address``: URL of the Redis server, without user and password. ``namespace``: name of the shared state.
 
-        ``connected``: whether the engine answers. ``age``: seconds since this server last knew to be up to date; up to
-        2 while all is well and no server writes.
+        ``connected``: True if the Redis server replies. ``age``: seconds since this server was last known to be up to
+        date; up to 2 if there are no failures and no writes.
 
-        ``cursor``: version of the last change that was applied, as ``epoch-seq``. ``lag``: changes that the engine
-        is known to have beyond it. ``held``: keys whose newest change waits until a thread of this server releases a
-        lock that it has lost on the engine, or took before ``connect``.
+        ``cursor``: version of the last change that was applied, as ``epoch-seq``. ``lag``: number of later changes that
+        are known to exist. ``held``: number of keys whose newest change waits until a thread of this server releases a
+        lock that it lost on the Redis server, or took before ``connect``.
 
-        ``resyncs``: how often all versions were compared with the engine's, the first time included. ``outages``: how
-        often the connection was lost. ``bytes_sent``, ``bytes_received``: of values, the latter of other servers.
+        ``resyncs``: number of comparisons of all versions with those of the Redis server, including the first.
+        ``outages``: number of lost connections. ``bytes_sent``, ``bytes_received``: bytes of this server's values, and
+        of other servers' values.
 
-        ``errors``: failures of the connection, and operations that were given up. ``last_error``: of the connection.
-        ``unreadable``: values that could not be decoded. ``malformed``: what else was found on the engine that is not
-        of this package's making, and was skipped.
+        ``errors``: number of connection failures and of failed operations. ``last_error``: last error of the
+        connection. ``unreadable``: number of values that could not be decoded. ``malformed``: number of other skipped
+        items on the Redis server that this release cannot read.
     """
 
     address: str
@@ -95,7 +95,7 @@ class Status:
 
 
 class Node:
-    """One server's part in a namespace.
+    """One server's connection to a namespace.
 
     Thread-safety
         Safe from any thread.
@@ -129,25 +129,25 @@ class Node:
         return f"<node of {self.namespace!r} at {self.engine.address}>"
 
     def start(self, timeout: float) -> bool:
-        """Begin to follow the engine; False if it was not reached in time, or refuses. Then it is tried on."""
+        """Start to follow the engine. Returns False if it is not reached in time or refuses; the follower retries."""
         self.follower.start()
         self.follower.decided.wait(timeout)
         return self.follower.synchronised.is_set()
 
     def close(self) -> None:
-        """Stop to follow. Waits for the thread if it has followed so far, but not on an event loop."""
+        """Stop following. Waits for the end of the thread if it ever synchronised, but not on an event loop."""
         self.follower.stop()
-        is_tail = threading.current_thread() is self.follower  # in a finalizer
-        if self.follower.synchronised.is_set() and not is_tail and not on_event_loop():
+        is_follower = threading.current_thread() is self.follower  # in a finalizer
+        if self.follower.synchronised.is_set() and not is_follower and not on_event_loop():
             self.follower.join(10)
         self.leases.close()
         self.engine.close()
 
     def _join(self) -> None:
-        """What was set before the engine was reached becomes common, unless there is something already."""
+        """Share the keys that were set before the engine was reached. Keys that the engine has keep their values."""
         self._on_join()
-        there = self._table.keys()
-        for key in there:
+        keys = self._table.keys()
+        for key in keys:
             value = self._table.peek(key)
             if value is GONE:
                 continue
@@ -159,7 +159,7 @@ class Node:
     # Writing
 
     def _send(self, changes: Sequence[Write]) -> Reply:
-        """Send changes, and bring into the table what they make of their keys."""
+        """Send changes, and apply their results to the table."""
         ticket = b"%b:%d" % (self._name, next(self._tickets))
         origin = self._table.origin()
         flat: list[bytes] = []
@@ -171,12 +171,12 @@ class Node:
         known = {change.key: change.value for change in changes if change.kind not in {b"A", b"I"}}
         self.replica.begin_write(ticket, InFlightWrite(known, origin))
         try:
-            given = patience.get()
+            given = timeout_override.get()
             reply = self.leases.when_free(
                 [change.key for change in changes],
                 lambda: self.engine.call(
                     b"write",
-                    self.leases.owner(),
+                    self.leases.holder(),
                     ticket,
                     *self.leases.claims(),
                     *flat,
@@ -199,24 +199,26 @@ class Node:
         made = {}
         for change, before, answer, after in zip(changes, reply[3::3], reply[4::3], reply[5::3], strict=True):
             if change.kind == b"A" and before:
-                self._wait_until_applied(change.key, self._version(after))  # it is set on the engine, and not here yet
+                self._wait_until_applied(change.key, self._version(after))  # the engine has a value, the table not yet
             elif reply[2] == b"1" and after == reply[1]:
                 value = int(answer[1:]) if change.kind == b"I" else change.value
                 made[change.key] = Change(version, value, change.quiet)
             elif change.kind == b"S":
                 there = Change(self._version(after), change.value, change.quiet)
-                self.replica.confirmed(change.key, there, origin)
+                self.replica.apply_equal_value(change.key, there, origin)
             elif change.kind == b"I":
                 self._wait_until_applied(change.key, self._version(after))
         if made:
             self.follower.newest_version = max(self.follower.newest_version, version)
-            self.replica.wrote(made, origin)
+            self.replica.apply_write(made, origin)
 
     @staticmethod
     def _version(text: object) -> Version:
         version = parse_version(text)
         if version is None:
-            raise UnknownOutcomeError(f"The Redis server named {text!r} as a version. The write may have happened.")
+            raise UnknownOutcomeError(
+                f"The Redis server returned {text!r}, which is not a version. The write may have happened."
+            )
         return version
 
     def set(self, key: str, value: Any, *, ttl: float | None = None, always_changes: bool = False) -> None:
@@ -224,7 +226,7 @@ class Node:
         self._send([Write(b"T" if always_changes else b"S", key, value, b"", expiry, self._table.is_quiet())])
 
     def set_if_absent(self, key: str, value: Any) -> Any:
-        """Returns the value that there was, or GONE."""
+        """Set the key if it is not set. Returns the existing value, or GONE."""
         attempts = self._attempts(key)
         while True:
             next(attempts)
@@ -244,27 +246,26 @@ class Node:
             self.codec.decode(key, data)
         except UnreadableValueError as error:
             raise UnreadableValueError(
-                f"server_state[{key!r}] is set already, to a value that this server cannot read, so it was left as it "
-                f"is. Give all servers the same secret and release, or assign or delete the key. {error}"
+                f"server_state[{key!r}] is already set, to a value that this server cannot read. The value was not "
+                f"changed. Give all servers the same secret and release, or assign or delete the key. {error}"
             ) from error
 
     def _attempts(self, key: str) -> Iterator[None]:
-        """For operations that begin again when another server was faster. They are given up after some time."""
+        """Yield for each attempt of an operation that starts again if another server was faster, until the timeout."""
         end = time.monotonic() + self.engine.timeout
-        rest = FIRST_REST
+        delays = backoff_delays(FIRST_DELAY, LONGEST_DELAY)
         yield
         while time.monotonic() < end:
             yield
-            time.sleep(rest * random.uniform(0.5, 1))
-            rest = min(2 * rest, LONGEST_REST)
+            time.sleep(next(delays))
             self._while_waiting()
         raise NotWrittenError(
-            f"server_state[{key!r}] was changed by other servers at each attempt of {self.engine.timeout:.3g} seconds. "
-            f"Nothing was written. Hold server_state_lock[{key!r}] meanwhile."
+            f"server_state[{key!r}] was changed by other servers during each attempt for {self.engine.timeout:.3g} "
+            f"seconds. Nothing was written. Hold server_state_lock[{key!r}] meanwhile."
         )
 
     def compare_and_set(self, key: str, expected: Version, value: Any) -> bool:
-        """Set the key if its version is the expected one; NEVER is that of a key that is not set."""
+        """Set the key if it has the expected version, which is NEVER for a key that is not set."""
         reply = self._send([Write(b"C", key, value, condition(expected), b"", self._table.is_quiet())])
         if reply[0] == b"OK":
             return True
@@ -275,12 +276,12 @@ class Node:
         return False
 
     def delete(self, key: str) -> Any:
-        """Returns the value that there was, or GONE."""
+        """Delete the key. Returns its value, or GONE."""
         known, local = self._look(key)
         reply = self._send([Write(b"D", key, GONE, condition(known), b"", self._table.is_quiet())])
         if not reply[3]:
             if local is not GONE:
-                self.sync()  # another server has deleted it, and this server has not applied that yet
+                self.sync()  # another server has deleted the key, and this server has not applied that yet
             return GONE
         if reply[4] is None:
             return local
@@ -290,7 +291,7 @@ class Node:
             raise UnreadableValueError(f"{error} It was deleted.") from error
 
     def touch(self, key: str) -> None:
-        """Have others see what the value has become, or look again whether the key is set."""
+        """Send the current content of the value, and mark readers of the key as stale, even if it is not set."""
         attempts = self._attempts(key)
         while True:
             next(attempts)
@@ -302,7 +303,7 @@ class Node:
                 return
 
     def _look(self, key: str) -> tuple[Version, Any]:
-        """A value that the table had, and its version."""
+        """Return the value in the table and its version, both of the same moment."""
         attempts = self._attempts(key)
         while True:
             next(attempts)
@@ -312,14 +313,14 @@ class Node:
                 return version, value
 
     def increment(self, key: str, by: int, default: int) -> int | None:
-        """The sum; None if what there is, or what would be, is not an integer that the engine can add to."""
+        """Return the sum, or None if the value or the sum is not a 64-bit integer."""
         if by not in _INT64 or default not in _INT64:
             return None
         reply = self._send([Write(b"I", key, by, b"%d" % default, b"", self._table.is_quiet())])
         return None if reply[0] == b"NOTINT" else int(reply[4][1:])
 
     def commit(self, writes: Mapping[str, Any], touched: Collection[str] = (), quiet: Collection[str] = ()) -> None:
-        """Make several changes at once; GONE deletes. The calling thread holds the locks of the keys."""
+        """Make changes atomically; GONE deletes. The calling thread holds the locks of the keys."""
         changes = []
         for key, value in writes.items():
             kind = b"T" if key in touched else b"S"
@@ -330,16 +331,16 @@ class Node:
             self._send(changes)
 
     def _wait_until_applied(self, key: str, version: Version) -> None:
-        """Wait until the table has this version of the key, or a newer one; or has to wait for the key's lock."""
+        """Wait until the table has this or a newer version of the key, or holds it back because of the key's lock."""
         self.replica.wait_until_applied(key, version, self.engine.timeout, self._while_waiting)
         self.replica.apply_held([key], alone=True)
 
     # Reading
 
     def sync(self) -> None:
-        """Wait until the table has all that the engine has now: a linearizable read follows.
+        """Wait until the table has all changes that the engine has now, so that the next read is linearizable.
 
-        What is held back of a key that is locked still is not waited for: a read of it waits for the lock itself.
+        Does not wait for a change that is held back because its key is locked: a read of the key waits for the lock.
         """
         _, epoch, seq = self.engine.call(b"state")
         state = int(epoch), int(seq)
@@ -356,7 +357,7 @@ class Node:
             address=self.engine.address,
             namespace=self.namespace,
             connected=follower.connected,
-            age=time.monotonic() - follower.heard,
+            age=time.monotonic() - follower.last_contact,
             cursor=version_text(cursor),
             lag=max(0, lag),
             held=self.replica.held,

@@ -1,15 +1,15 @@
 """This server's copy of the shared state: applies changes to the local table in the order of their versions.
 
-A version is the (epoch, seq) of the log entry that made it. The *cursor* is the last entry that the log follower has
-applied. A write of a thread of this server is applied with the reply of the Redis server, ahead of the cursor, unless a
-newer one was applied already. When the cursor arrives there, nothing is left to do.
+A version is the (epoch, seq) of the log entry that made it. The *cursor* is the version of the last entry that the log
+follower has applied. This server's own writes are applied with the reply of the engine, ahead of the cursor, unless a
+newer change was applied before. When the cursor reaches their entries, they are skipped.
 
-A change of a key is *held back* while a thread of this server holds the key's lock. Such a thread has lost the lock in
-Redis, or took it before this server was connected: otherwise no other server could have changed the key. Changes of one
-transaction are held back together, and later changes of their keys with them, so that no reader sees a part of a
+A change of a key is *held back* while a thread of this server holds the key's lock. Such a thread has lost the lock on
+the engine, or took it before this server was connected: otherwise no other server could have changed the key. Changes
+of one transaction are held back together, as are later changes of their keys, so that no reader sees a part of a
 transaction. There are two exceptions. `sync` and the next holder of a key's lock have to find the newest value, so they
-apply the key alone. And a resynchronization recognizes a transaction only by the versions of its keys, so it applies a
-key that was written again since.
+apply the change of this key alone. And a resynchronization recognizes a transaction only by the versions of its keys,
+so it applies a key that was written again since.
 """
 
 from __future__ import annotations
@@ -39,59 +39,63 @@ class _Gone:
 
 
 GONE: Any = _Gone()  # the value of a key that is not set
+UNLOGGED: Any = object()  # a value that the log only refers to, because it is large
 
 
 class Table(Protocol):
-    """The local table. Thread-safe. None of it calls foreign code, but what `apply` returns and `peek` may."""
+    """The local table. Thread-safe. Only `peek` and the function that `apply` returns may run code of the app."""
 
     def origin(self) -> object:
-        """Who is writing: passed on to `apply`, which need not tell them."""
+        """Return the current writer. `apply` does not have to notify it of its own changes."""
 
     def is_quiet(self) -> bool:
-        """Whether the calling thread's writes rerun no session."""
+        """Return True if writes of the calling thread rerun no session."""
 
     def keys(self) -> Collection[str]: ...
 
     def peek(self, key: str) -> Any:
-        """The value, or GONE."""
+        """Return the value, or GONE."""
 
     def apply(
         self, changes: Sequence[tuple[str, Any, bool]], origin: object
     ) -> tuple[Collection[str], Callable[[Collection[str]], object]]:
-        """Make all changes atomically: the keys, their values or GONE, and whether to rerun no session.
+        """Make changes atomically. Each is a key, its value or GONE, and True to rerun no session.
 
-        Returns the keys that were left as they are because another thread holds their lock, and what is left to do once
-        the caller holds no lock: a function that is told the keys for which another thread will call `flush`.
+        Returns the keys that are unchanged because another thread holds their lock, and a function to call without
+        locks. Its argument are the keys for which another thread will call `flush`.
         """
 
     def locked(self, keys: Collection[str]) -> set[str]:
-        """Which of them another thread has locked, as far as that is known: `apply` has the last word."""
+        """Return keys that another thread has probably locked. `apply` checks again."""
 
     def flush(self, keys: Collection[str]) -> None:
-        """What remains to be done on the thread that has changed these keys."""
+        """Call listeners of these keys, on the thread that has changed them."""
 
     def same(self, old: Any, new: Any) -> bool:
-        """Whether the values have the same content."""
+        """Return True if the values have the same content."""
 
 
 @dataclass(slots=True)
 class Entry:
-    """An entry of the log. Changes are their kind (s, r or d), key, data and whether they are quiet."""
+    """An entry of the log. Each change is its kind (s, r or d), key, data, and True if it is quiet."""
 
     version: Version
     ticket: bytes = b""
     too_long: bool = False
     changes: list[tuple[bytes, str, bytes, bool]] = field(default_factory=list)
     unlocked: list[str] = field(default_factory=list)
-    malformed: int = 0  # fields that were skipped
+    malformed: int = 0  # skipped fields
 
 
 @dataclass(slots=True)
 class InFlightWrite:
-    """A write of a thread of this process whose reply is not here yet."""
+    """A write of a thread of this process, before its reply arrives."""
 
     values: dict[str, Any]
     origin: object
+
+
+FOREIGN = InFlightWrite({}, None)  # in place of the writes of other servers
 
 
 @dataclass(slots=True)
@@ -100,6 +104,11 @@ class Change:
     value: Any
     quiet: bool = False
     ticket: bytes = b""
+
+    def replacing(self, earlier: Change | None) -> Change:
+        """Return this change. It is quiet only if the one that it replaces was quiet, too."""
+        self.quiet = self.quiet and (earlier is None or earlier.quiet)
+        return self
 
 
 @dataclass(slots=True)
@@ -113,7 +122,7 @@ _VERSION = re.compile(rb"([0-9]{1,19})-([0-9]{1,19})")
 
 
 def parse_version(text: object) -> Version | None:
-    """The version, or None if the text is none."""
+    """Parse a version. Returns None if the text is malformed."""
     found = _VERSION.fullmatch(text) if isinstance(text, bytes) else None
     return None if found is None else (int(found[1]), int(found[2]))
 
@@ -123,7 +132,7 @@ def version_text(version: Version) -> str:
 
 
 def parse_key(name: object) -> str | None:
-    """The key, or None if the name is none."""
+    """Decode a key. Returns None if the name is malformed."""
     try:
         return decode_key(name) if isinstance(name, bytes) else None
     except UnicodeDecodeError:
@@ -131,7 +140,7 @@ def parse_key(name: object) -> str | None:
 
 
 def parse_entry(identifier: object, fields: object) -> Entry | None:
-    """What an entry of the log says, without what is malformed; None if it cannot be placed. Never raises."""
+    """Parse an entry of the log, skipping malformed fields. Returns None if its id is malformed. Never raises."""
     version = parse_version(identifier)
     if version is None:
         return None
@@ -159,25 +168,30 @@ def parse_entry(identifier: object, fields: object) -> Entry | None:
     return entry
 
 
+def logged_value(kind: bytes, data: bytes) -> Any:
+    """Return the value in a change of the log: GONE, UNLOGGED, or a value that is not decoded yet."""
+    return GONE if kind == b"d" else UNLOGGED if kind == b"r" else Encoded(data)
+
+
 class Replica:
-    """The local table and the versions of what is in it.
+    """The local table and the versions of its keys.
 
     Thread-safety
-        Safe from any thread. Its lock is re-entrant because a finalizer may write at any point; the log follower
-        applies such a write again if it was overtaken. Values are decoded and dropped, and listeners called, outside
-        the lock.
+        Safe from any thread. Its lock is re-entrant, because a finalizer may write at any point. If this write is
+        overwritten by an older one, the log follower applies it again. Values are decoded and released, and listeners
+        called, outside the lock.
     """
 
     def __init__(self, table: Table, codec: Codec) -> None:
         self._table = table
         self._codec = codec
         self._lock = threading.RLock()
-        self._moved = threading.Condition(self._lock)
+        self._cursor_condition = threading.Condition(self._lock)
         self.cursor = NEVER
         self._versions: dict[str, Version] = {}
-        self._deleted: dict[str, Version] = {}  # ahead of the cursor
-        self._held: dict[str, Change] = {}  # back
-        self._bundles: list[set[str]] = []  # keys that are held back together; no key is in two
+        self._deleted: dict[str, Version] = {}  # keys that were deleted ahead of the cursor
+        self._held: dict[str, Change] = {}  # changes that are held back
+        self._bundles: list[set[str]] = []  # disjoint sets of keys whose changes are held back together
         self._in_flight: dict[bytes, InFlightWrite] = {}
         self._unlocks: dict[str, list[Event]] = {}
         self.follower: threading.Thread | None = None
@@ -186,11 +200,11 @@ class Replica:
         self.malformed = 0
 
     def skip(self, count: int, where: str) -> None:
-        """Count what was found malformed. It is logged once."""
+        """Count malformed data. The first is logged."""
         if count and not self.malformed:
             logger.error(
-                "Something in %s is not of fastserverstate's making, or of another release, and is skipped. From now "
-                "on this is only counted: see `malformed` of fastserverstate.cluster.status().",
+                "Data in %s was not written by fastserverstate, or by another release. It is skipped. Further cases "
+                "are only counted: see `malformed` of fastserverstate.cluster.status().",
                 where,
             )
         self.malformed += count
@@ -198,7 +212,7 @@ class Replica:
     # Own writes
 
     def begin_write(self, ticket: bytes, write: InFlightWrite) -> None:
-        """Note that a write is about to be sent. Until it completes, the log follower knows it by its ticket."""
+        """Note a write before it is sent. Until it completes, the log follower recognizes it by its ticket."""
         self._in_flight[ticket] = write
 
     def complete_write(self, ticket: bytes, keys: Collection[str]) -> None:
@@ -206,17 +220,17 @@ class Replica:
             self._in_flight.pop(ticket, None)
         self._table.flush(keys)
 
-    def wrote(self, changes: dict[str, Change], origin: object) -> None:
-        """Bring in what this thread has written."""
+    def apply_write(self, changes: dict[str, Change], origin: object) -> None:
+        """Apply a write of this thread."""
         with self._lock:
-            news = {key: change for key, change in changes.items() if self._is_news(key, change.version)}
-            finish = self._apply(news, origin)
+            newer = {key: change for key, change in changes.items() if self._is_newer(key, change.version)}
+            finish = self._apply(newer, origin)
         finish(())
 
-    def confirmed(self, key: str, change: Change, origin: object) -> None:
-        """This thread has assigned what the engine had already. Here it may be news."""
+    def apply_equal_value(self, key: str, change: Change, origin: object) -> None:
+        """Apply a value that this thread has assigned and the engine already had, if the table differs."""
         if self.version(key) < change.version:
-            self.wrote({key: change}, origin)
+            self.apply_write({key: change}, origin)
             return
         local = self._table.peek(key)
         if local is GONE or self._table.same(local, change.value):
@@ -228,18 +242,18 @@ class Replica:
         finish(())
 
     def version(self, key: str) -> Version:
-        """Of what the table has; NEVER if that is nothing."""
+        """Return the version of the value in the table, or NEVER if there is none."""
         return self._versions.get(key, NEVER)
 
     @property
     def held(self) -> int:
-        """Keys whose newest change is held back."""
+        """The number of keys whose newest change is held back."""
         return len(self._held)
 
     def apply_held(self, keys: Iterable[str] = (), *, alone: bool = False) -> None:
-        """Bring in what is held back and whose locks are free by now. The keys come `alone` if need be."""
+        """Apply changes that are held back and whose locks are free. With `alone`, do not wait for their bundles."""
         finishes = []
-        with self._lock:  # also when nothing is held back: another thread may be about to note something
+        with self._lock:  # another thread may be about to hold back a change
             if not self._held:
                 return
             for bundle in list(self._bundles):
@@ -252,38 +266,33 @@ class Replica:
             finish(())
 
     def apply_all(self) -> None:
-        """Bring in what is held back of all keys whose own locks are free."""
+        """Apply the changes that are held back of all keys whose own locks are free."""
         self.apply_held(list(self._held), alone=True)
 
     # The log follower
 
     def follow(self, entries: Sequence[Entry]) -> bool:
-        """Apply entries that follow the cursor; False if a value that they refer to is not here.
+        """Apply entries that follow the cursor. Returns False if a value has to be fetched first.
 
         Successive entries of the same origin are applied atomically, and mark each key once.
         """
         groups: list[tuple[object, dict[str, Change]]] = []
         for entry in entries:
-            write = self._in_flight.get(entry.ticket)
-            origin = None if write is None else write.origin
-            if not groups or groups[-1][0] is not origin:
-                groups.append((origin, {}))
+            write = self._in_flight.get(entry.ticket, FOREIGN)
+            if not groups or groups[-1][0] is not write.origin:
+                groups.append((write.origin, {}))
             changes = groups[-1][1]
             for kind, key, data, quiet in entry.changes:
-                if entry.version <= self.version(key):
-                    continue
-                value: Any = GONE if kind == b"d" else Encoded(data)
-                if write is not None and key in write.values:
-                    value = write.values[key]
-                elif kind == b"r":
-                    return False
-                quiet_so_far = changes[key].quiet if key in changes else True
-                changes[key] = Change(entry.version, value, quiet and quiet_so_far, entry.ticket)
+                if entry.version > self.version(key):
+                    value = write.values.get(key, logged_value(kind, data))
+                    if value is UNLOGGED:
+                        return False
+                    changes[key] = Change(entry.version, value, quiet, entry.ticket).replacing(changes.get(key))
         self._apply_entries(groups, entries)
         return True
 
     def apply_values(self, values: dict[str, tuple[Version, bytes | None]], entries: Sequence[Entry]) -> None:
-        """Bring in at once what keys are after the last of the entries, or have been shortly after the cursor."""
+        """Apply the values of keys as of the last of the entries, or of a moment between the cursor and it."""
         changes = {
             key: Change(version, GONE if data is None else Encoded(data))
             for key, (version, data) in values.items()
@@ -291,34 +300,29 @@ class Replica:
         }
         self._apply_entries([(None, changes)], entries)
 
-    def resynchronise(
-        self, versions: dict[str, Version], values: dict[str, tuple[Version, bytes]], cursor: Version
-    ) -> bool:
-        """Make the table what the engine is at the cursor.
+    def resynchronise(self, versions: dict[str, Version], values: dict[str, bytes], cursor: Version) -> bool:
+        """Make the table equal to the data of the engine at the cursor, except for later writes of this server.
 
-        `versions` are those of all keys that the engine has, `values` of those that were found to differ. Only what
-        this server has written after that moment stays. False if more has come to differ meanwhile.
+        `versions` has all keys of the engine, and `values` has those that differed. Returns False if others differ by
+        now.
         """
-        changes = {key: Change(version, self._decoded(key, data)) for key, (version, data) in values.items()}
+        decoded = {key: self._decoded(key, data) for key, data in values.items()}
         with self._lock:
-            for key, version in versions.items():
-                if (
-                    key not in changes
-                    and self.version(key) != version
-                    and not self._is_after(self.version(key), cursor)
-                ):
-                    return False
-            for key in {*self._versions, *self._table.keys()}.difference(versions):
-                changes[key] = Change(cursor, GONE)
-            for key in list(changes):
-                if self._is_after(self.version(key), cursor) or self.version(key) == changes[key].version:
-                    del changes[key]
+            deleted = {*self._versions, *self._table.keys()}.difference(versions)
+            decoded |= dict.fromkeys(deleted, GONE)
+            changes = {
+                key: Change(version, decoded.get(key, UNLOGGED))
+                for key, version in {**versions, **dict.fromkeys(deleted, cursor)}.items()
+                if self.version(key) != version and not self._is_after(self.version(key), cursor)
+            }
+            if not changes.keys() <= decoded.keys():
+                return False
             self.cursor = cursor
             self._held.clear()
             self._bundles.clear()
             self._hold_back(changes, self._of_one_version(changes))
             finish = self._apply(changes, None)
-            self._has_moved()
+            self._cursor_moved()
         finish(())
         self.unlock(list(self._unlocks))
         return True
@@ -335,16 +339,16 @@ class Replica:
         finishes = []
         with self._lock:
             for origin, changes in groups:
-                news = {key: change for key, change in changes.items() if change.version > self._latest(key)}
-                self._hold_back(news, ([key for _, key, *_ in entry.changes] for entry in entries))
-                if not news:
+                newer = {key: change for key, change in changes.items() if change.version > self._latest(key)}
+                self._hold_back(newer, ([key for _, key, *_ in entry.changes] for entry in entries))
+                if not newer:
                     continue
-                flying = {key for key, change in news.items() if change.ticket in self._in_flight}
-                finishes.append((self._apply(news, origin), flying))
+                in_flight = {key for key, change in newer.items() if change.ticket in self._in_flight}
+                finishes.append((self._apply(newer, origin), in_flight))
             self.cursor = entries[-1].version
-            self._has_moved()
-        for finish, flying in finishes:
-            finish(flying)
+            self._cursor_moved()
+        for finish, in_flight in finishes:
+            finish(in_flight)
         self.unlock(key for entry in entries for key in entry.unlocked)
 
     def _decoded(self, key: str, data: bytes) -> Any:
@@ -353,10 +357,10 @@ class Replica:
             return self._codec.decode(key, data)
         except UnreadableValueError as error:
             self.unreadable += 1
-            logger.error("%s Until it is written again, this server behaves as if it were not set.", error)  # noqa: TRY400
+            logger.error("%s This server treats the key as not set until it is written again.", error)  # noqa: TRY400
             return GONE
 
-    # Under the lock
+    # With the lock held
 
     def _latest(self, key: str) -> Version:
         held = self._held.get(key)
@@ -364,7 +368,7 @@ class Replica:
             self._versions.get(key, NEVER), self._deleted.get(key, NEVER), NEVER if held is None else held.version
         )
 
-    def _is_news(self, key: str, version: Version) -> bool:
+    def _is_newer(self, key: str, version: Version) -> bool:
         held = self._held.get(key)
         if held is not None:
             return version >= held.version
@@ -377,12 +381,12 @@ class Replica:
             keys.setdefault(change.version, []).append(key)
         yield from keys.values()
 
-    def _hold_back(self, news: dict[str, Change], together: Iterable[Collection[str]]) -> None:
-        """Take out of the news those that have to wait for a lock, and those that were made together with them."""
-        waiting = self._table.locked(news) | (self._held.keys() & news.keys())
+    def _hold_back(self, newer: dict[str, Change], together: Iterable[Collection[str]]) -> None:
+        """Hold back changes that wait for a lock, with those of the same transaction, and remove them from `newer`."""
+        waiting = self._table.locked(newer) | (self._held.keys() & newer.keys())
         if not waiting:
             return
-        concerned = {*self._held, *news}
+        concerned = {*self._held, *newer}
         bundles: dict[str, set[str]] = {}
         for keys in itertools.chain(self._bundles, together, ([key] for key in waiting)):
             bundle = concerned.intersection(keys)
@@ -390,13 +394,11 @@ class Replica:
             bundles.update(dict.fromkeys(bundle, bundle))
         waiting |= self._held.keys()
         self._bundles = list({id(bundles[key]): bundles[key] for key in waiting}.values())
-        for key in news.keys() & set().union(*self._bundles):
-            self._hold(key, news.pop(key))
+        for key in newer.keys() & set().union(*self._bundles):
+            self._hold(key, newer.pop(key))
 
     def _hold(self, key: str, change: Change) -> None:
-        before = self._held.get(key)
-        change.quiet = change.quiet and (before is None or before.quiet)
-        self._held[key] = change
+        self._held[key] = change.replacing(self._held.get(key))
 
     def _apply(self, changes: dict[str, Change], origin: object) -> Callable[[Collection[str]], object]:
         for key in self._held.keys() & changes.keys():
@@ -419,39 +421,39 @@ class Replica:
             self._bundles = [*filter(None, bundles), *({key} for key in left if key not in bundled)]
         return finish
 
-    def _has_moved(self) -> None:
+    def _cursor_moved(self) -> None:
         if self._deleted:
             self._deleted = {key: version for key, version in self._deleted.items() if version > self.cursor}
-        self._moved.notify_all()
+        self._cursor_condition.notify_all()
 
     # Waiting
 
     def wait_for(
-        self, is_there: Callable[[], bool], what: str, seconds: float, while_waiting: Callable[[], object]
+        self, is_applied: Callable[[], bool], what: str, seconds: float, while_waiting: Callable[[], object]
     ) -> None:
-        """Wait until what the engine has told is in the table. Raises NotConnectedError after that many seconds."""
-        if is_there():
+        """Wait until a change that the engine has is in the table. Raises NotConnectedError at the timeout."""
+        if is_applied():
             return
         self.refuse_to_wait_here(what)
         end = time.monotonic() + seconds
         while True:
             with self._lock:
                 left = end - time.monotonic()
-                if is_there() or (left > 0 and self._moved.wait_for(is_there, min(left, 0.05))):
+                if is_applied() or (left > 0 and self._cursor_condition.wait_for(is_applied, min(left, 0.05))):
                     return
             if left <= 0:
                 raise NotConnectedError(
-                    f"The Redis server told of a change of {what} that did not arrive within {seconds:.3g} seconds. "
+                    f"The Redis server has a change of {what} that did not arrive within {seconds:.3g} seconds. "
                     "Nothing was written."
                 )
             while_waiting()
 
     def refuse_to_wait_here(self, what: str) -> None:
-        """Raise if the calling thread would wait for itself, in a finalizer that has interrupted this class."""
+        """Raise an error if a finalizer has interrupted this class, and so would wait for its own thread."""
         if self._lock._is_owned() or threading.current_thread() is self.follower:  # type: ignore[attr-defined]
             raise NotWrittenError(
-                f"{what} has to be waited for, which a finalizer cannot do while changes are applied "
-                "on its thread. Nothing was written. Leave the work to a thread of your own."
+                f"A finalizer cannot wait for {what} while changes are applied on its thread. Nothing was written. "
+                "Let a thread of your own do this."
             )
 
     def wait_until_applied(
@@ -476,7 +478,7 @@ class Replica:
                     del self._unlocks[key]
 
     def unlock(self, keys: Iterable[str]) -> None:
-        """Have the threads that wait for these locks try again."""
+        """Wake the threads that wait for these locks."""
         if self._unlocks:
             with self._lock:
                 for key in keys:

@@ -1,22 +1,22 @@
--- What is done on the engine: one script, so that every operation is one atomic call. See protocol.py for its callers.
+-- The operations on the engine: one script, so that every operation is one atomic call. client.py calls it.
 --
--- KEYS[1] is "fss:{namespace}:m"; all other keys have the same prefix, and so lie in the same slot of a cluster.
+-- KEYS[1] is "fss:{namespace}:m". All other keys have the same prefix, and so are in the same slot of a cluster.
 --   m    run: id of the server process that adopted the data; epoch, seq: of the last log entry; fence: of the last lock
 --   d    key -> encoded value            v    key -> version, "epoch-seq"
---   log  stream of changes, whose ids are "epoch-seq", without holes in one epoch. Fields: w, the writer's ticket; s and a
---        key, and the value; r and a key whose value is to be fetched; d and a key that was deleted, or touched while
---        it was not set; all three in capitals if no session is to be rerun; f, too many to list; u and a key whose lock
+--   log  stream of changes, whose ids are "epoch-seq", without gaps in one epoch. Fields: w, the writer's ticket; s and a
+--        key, and the value; r and a key whose value has to be fetched; d and a key that was deleted, or touched while
+--        it was not set; all three in capitals if no session should rerun; f, too many to list; u and a key whose lock
 --        was released; a, adopted
---   op:  by writer: number and reply of its last operation       ttl  key -> when it is to be deleted, in ms
---   lk:  by key: "epoch-fence|owner" of its lock. The fence of a turn is 0: no server holds the lock, and the longest-waiting
---        server goes next.
---   w    owner -> "deadline|since|how|token|other|key" of the lock that it waits for: when that is out of date, and when
---        it began, in ms; how it waits; and who had the lock then, with its token
---   n    scratch, for sums that a Lua number cannot hold
+--   op:  by writer: number and reply of its last operation       ttl  key -> time of its deletion, in ms
+--   lk:  by key: "epoch-fence|holder" of its lock. The fence of a turn is 0: no server holds the lock, and the
+--        longest-waiting server goes next.
+--   w    holder -> "deadline|since|how|token|other|key" of the lock that it waits for: times in ms when this note
+--        expires and when the wait began; how it waits; the token and the holder of the lock at that time
+--   n    scratch, for sums that a Lua number cannot represent
 --
--- ARGV[1] is the name of the operation, ARGV[2] the run id of the server that the caller's connection was made to.
--- The first item of a reply says what came of it. Nothing was changed if that is not OK, or HALF: an error came after
--- some of it was done. Nothing here trusts that the data is well-formed, for others may write to the engine.
+-- ARGV[1] is the name of the operation, ARGV[2] the run id of the engine when the caller connected. The first item of a
+-- reply is the outcome. Data was changed only if it is OK, or HALF: an error after a part of the changes. The script
+-- never assumes that data is well-formed, because other clients may write to the engine.
 
 local META = KEYS[1]
 local PREFIX = string.sub(META, 1, -2)
@@ -24,21 +24,21 @@ local DATA, VERSIONS, LOG = PREFIX .. 'd', PREFIX .. 'v', PREFIX .. 'log'
 local WAITS, TTL, SCRATCH = PREFIX .. 'w', PREFIX .. 'ttl', PREFIX .. 'n'
 local OPERATION_EXPIRY = 600000  -- ms
 local LOG_LENGTH = 10000
-local MOST_LISTED = 1000         -- changes in an entry of the log; of more, readers are told to resynchronise
+local MOST_LISTED = 1000         -- changes in an entry of the log; after larger writes, servers resynchronise
 local INLINE = 4096              -- bytes of a value in the log; longer ones are fetched from the hash
-local EXACT_DIGITS = 15          -- of integers that Lua's numbers hold exactly
+local EXACT_DIGITS = 15          -- of integers that Lua numbers represent exactly
 local MOST_HOPS = 100
-local WAIT_FRESH = 5000          -- ms after which a waiter that has not tried again is gone
-local PASSED_OVER = 100          -- ms after which a waiter is to have the next turn
-local TURN = 2000                -- ms that it has for it: more than it waits for word before it tries again
-local MOST_UNLOCKED = 1000       -- in an entry of the log
-local NOT, FOR_EVER, HERE = '0', '1', '3'  -- ways to wait; another one is for a time. HERE: in the owner's own process
+local WAIT_FRESH = 5000          -- ms until a waiter that does not try again is forgotten
+local PASSED_OVER = 100          -- ms of waiting that entitle to a turn
+local TURN = 2000                -- ms until a turn expires: longer than the RETRY of locks.py
+local MOST_UNLOCKED = 1000       -- keys in an entry of the log
+local NOT, FOR_EVER, HERE = '0', '1', '3'  -- ways to wait; any other has a timeout. HERE: for the holder's own process
 
 local run = ARGV[2]
 local meta = redis.call('HMGET', META, 'run', 'epoch', 'seq', 'fence')
 local epoch
-local at = 2           -- the argument that was read last
-local changed = false  -- whether anything was, except the notes of waits, operations and numbers
+local at = 2           -- index of the last argument that was read
+local changed = false  -- true after a change, other than to the notes of waits, operations and numbers
 
 local function change(...)
     local reply = redis.call(...)
@@ -46,7 +46,7 @@ local function change(...)
     return reply
 end
 
--- A number as it is found, or nil. Of more digits Lua is not sure.
+-- Return the text if it is a number that Lua represents exactly, else nil.
 local function digits(text)
     return text and #text <= 15 and string.match(text, '^%d+$')
 end
@@ -65,8 +65,8 @@ local function integer(number)
     return string.format('%.0f', number)
 end
 
--- The id that the log's next entry has to be above, if there is a log; '' if something else is in its place.
-local function top()
+-- Return the id that the next entry of the log has to exceed, nil without a log, or '' if it is not a stream.
+local function last_id()
     local info = redis.pcall('XINFO', 'STREAM', LOG)
     if info.err then
         return not string.find(info.err, 'no such key') and '' or nil
@@ -78,10 +78,9 @@ local function top()
     end
 end
 
--- Begin the log anew, for anything but this script has written to it. All who follow it miss a number then, and
--- resynchronise.
-local function begin_anew()
-    local in_epoch, above = string.match(top() or '', '^(%d+)-(%d+)$')
+-- Restart the log, because another client has written to it. Servers then miss a number, and resynchronise.
+local function restart_log()
+    local in_epoch, above = string.match(last_id() or '', '^(%d+)-(%d+)$')
     local seq = tonumber(redis.call('HGET', META, 'seq'))
     above = in_epoch == epoch and digits(above) and tonumber(above) or 0
     change('DEL', LOG)
@@ -99,28 +98,28 @@ local function append(fields)
         elseif not string.find(reply.err, 'equal or smaller') and not string.find(reply.err, 'WRONGTYPE') then
             break
         end
-        begin_anew()
+        restart_log()
     end
     error(reply, 0)
 end
 
--- The holder of a key's lock: token and owner. A lock of an earlier epoch has no holder.
-local function holder(key)
+-- Return token and holder of a key's lock. Locks of earlier epochs count as free.
+local function lease(key)
     local lock = redis.pcall('GET', PREFIX .. 'lk:' .. key)
-    local token, owner = string.match(type(lock) == 'string' and lock or '', '^(%d+%-%d+)|(.*)$')
+    local token, holder = string.match(type(lock) == 'string' and lock or '', '^(%d+%-%d+)|(.*)$')
     if not token or string.match(token, '^%d+') ~= epoch then
         return nil
     end
-    return token, owner
+    return token, holder
 end
 
--- The token of who has a turn.
+-- Return the token of a turn.
 local function turn()
     return epoch .. '-0'
 end
 
--- What an owner waits for, if it has tried of late.
-local function awaited(wait, moment)
+-- Parse the note of a wait. Returns nil if it has expired.
+local function parse_wait(wait, moment)
     local deadline, since, how, token, other, key =
         string.match(wait or '', '^(%d+)|(%d+)|(%d)|([%d-]*)|([^|]*)|(.*)$')
     if deadline and tonumber(deadline) >= moment then
@@ -129,17 +128,17 @@ local function awaited(wait, moment)
     return nil
 end
 
--- Whether a wait goes on until the other owner lets go of a lock that it still has.
+-- Return true if a wait ends only when the other holder releases a lock that it still holds.
 local function is_edge(wait)
     if wait.how ~= FOR_EVER and wait.how ~= HERE or wait.token == turn() then
         return false
     end
-    return wait.token == '' or holder(wait.key) == wait.token
+    return wait.token == '' or lease(wait.key) == wait.token
 end
 
--- Note that the owner waits for another one, which has the key's lock. The reply if that closes a circle of waiting
--- owners, with the keys and who holds each.
-local function wait(owner, key, how, token, other)
+-- Note that the holder waits for another one, which has the key's lock. Returns a reply if that completes a deadlock,
+-- with the keys and the holder of each.
+local function wait(holder, key, how, token, other)
     local moment = now()
     local reply, following = {'DEADLOCK'}, {key = key, how = how, token = token, other = other}
     for _ = 1, MOST_HOPS do
@@ -148,35 +147,35 @@ local function wait(owner, key, how, token, other)
         end
         reply[#reply + 1] = following.key
         reply[#reply + 1] = following.other
-        if following.other == owner then
-            redis.call('HDEL', WAITS, owner)
+        if following.other == holder then
+            redis.call('HDEL', WAITS, holder)
             return reply
         end
-        following = awaited(redis.call('HGET', WAITS, following.other), moment)
+        following = parse_wait(redis.call('HGET', WAITS, following.other), moment)
     end
-    local before = awaited(redis.call('HGET', WAITS, owner), moment)
+    local before = parse_wait(redis.call('HGET', WAITS, holder), moment)
     local since = before and before.key == key and before.since or moment
-    redis.call('HSET', WAITS, owner, integer(moment + WAIT_FRESH) .. '|' .. integer(since) .. '|' .. how .. '|'
+    redis.call('HSET', WAITS, holder, integer(moment + WAIT_FRESH) .. '|' .. integer(since) .. '|' .. how .. '|'
         .. token .. '|' .. other .. '|' .. key)
     return nil
 end
 
--- What to answer an owner that finds another one with a key's lock.
-local function locked(owner, key, how, token, other)
+-- Return the reply to a holder if another one has the key's lock.
+local function locked(holder, key, how, token, other)
     if how == NOT then
         return {'LOCKED', key, ''}
     end
     local left = redis.call('PTTL', PREFIX .. 'lk:' .. key)
-    return wait(owner, key, how, token, other) or {'LOCKED', key, integer(left < 0 and TURN or left)}
+    return wait(holder, key, how, token, other) or {'LOCKED', key, integer(left < 0 and TURN or left)}
 end
 
--- Free the keys whose token the owner has. The next turn is of who has been passed over for longest; all who wait are
--- told. A lock that is held no more is none of the caller's business.
-local function free(owner, tokens)
+-- Release locks with the holder's tokens, except lost ones. The longest-waiting holder gets a turn, and the log tells
+-- all waiters.
+local function free(holder, tokens)
     local keys = {}
     for key, token in pairs(tokens) do
-        local current, other = holder(key)
-        if current == token and other == owner then
+        local current, other = lease(key)
+        if current == token and other == holder then
             change('DEL', PREFIX .. 'lk:' .. key)
             keys[#keys + 1] = key
         end
@@ -187,19 +186,19 @@ local function free(owner, tokens)
     end
     local moment, longest, fields = now(), {}, {}
     for i = 1, #waits, 2 do
-        local found = awaited(waits[i + 1], moment)
+        local found = parse_wait(waits[i + 1], moment)
         if found and found.how ~= HERE and found.since < moment - PASSED_OVER then
             local other = longest[found.key]
             if not other or other.since > found.since then
-                longest[found.key] = {owner = waits[i], since = found.since}
+                longest[found.key] = {holder = waits[i], since = found.since}
             end
         end
     end
     for i, key in ipairs(keys) do
         local following = longest[key]
         if following then
-            change('SET', PREFIX .. 'lk:' .. key, turn() .. '|' .. following.owner, 'PX', TURN)
-            redis.call('HDEL', WAITS, following.owner)
+            change('SET', PREFIX .. 'lk:' .. key, turn() .. '|' .. following.holder, 'PX', TURN)
+            redis.call('HDEL', WAITS, following.holder)
         end
         fields[#fields + 1] = 'u' .. key
         fields[#fields + 1] = ''
@@ -210,7 +209,7 @@ local function free(owner, tokens)
     end
 end
 
--- A key's version, if it has a good one.
+-- Return the version of a key, or nil if it has none or a malformed one.
 local function version_of(key)
     local version = redis.call('HGET', VERSIONS, key)
     return version and string.match(version, '^%d+%-%d+$')
@@ -259,15 +258,15 @@ end
 
 local operations = {}
 
--- Every other operation was asked for through a connection to the server that adopted the data.
+-- All operations except `adopt` require that the engine to which the caller connected has adopted the data.
 
 function operations.adopt()
-    -- known epoch -> epoch, seq. The data may be older than what its readers have: then versions must not repeat.
+    -- known epoch -> epoch, seq. The data may be older than that of the servers, so versions must not repeat.
     local known = tonumber(ARGV[3])
     if meta[1] ~= run or not epoch or tonumber(epoch) < known then
-        local above = digits(string.match(top() or '', '^%d+'))
+        local above = digits(string.match(last_id() or '', '^%d+'))
         if not above then
-            change('DEL', LOG)  -- there is none, or one that is not of this script's making
+            change('DEL', LOG)  -- it does not exist, or was not written by this script
         end
         epoch = integer(math.max(now(), tonumber(epoch or 0) + 1, tonumber(above or 0) + 1, known + 1))
         change('HSET', META, 'run', run, 'epoch', epoch, 'seq', '0')
@@ -286,9 +285,9 @@ function operations.state()
 end
 
 function operations.versions()
-    local found = top()
+    local found = last_id()
     if found and found ~= epoch .. '-' .. meta[3] then
-        begin_anew()
+        restart_log()
         append({'a', run})
     end
     return {'OK', epoch, redis.call('HGET', META, 'seq'), redis.call('HGETALL', VERSIONS)}
@@ -306,7 +305,7 @@ end
 
 function operations.catchup()
     -- cursor, keys -> epoch, seq, entries since the cursor, and key, version, value of the keys and of those that the
-    -- entries refer to. All of one moment.
+    -- entries refer to
     local entries = redis.call('XRANGE', LOG, '(' .. ARGV[3], '+')
     local wanted, keys = {}, {}
     for i = 4, #ARGV do
@@ -328,13 +327,13 @@ function operations.catchup()
 end
 
 function operations.renew()
-    -- owner, lifetime in ms, pairs of key and token -> 1 or 0 for each, whether the lock is still held
-    local owner, lifetime = take(), take()
+    -- holder, lifetime in ms, pairs of key and token -> for each, 1 if the lock is still held, else 0
+    local holder, lifetime = take(), take()
     local held = {}
     while at < #ARGV do
         local key, token = take(), take()
-        local current, holds = holder(key)
-        local mine = current == token and holds == owner
+        local current, holds = lease(key)
+        local mine = current == token and holds == holder
         if mine then
             change('PEXPIRE', PREFIX .. 'lk:' .. key, lifetime)
         end
@@ -344,45 +343,45 @@ function operations.renew()
 end
 
 function operations.release()
-    -- owner, pairs of key and token
-    local owner, tokens = take(), {}
+    -- holder, pairs of key and token
+    local holder, tokens = take(), {}
     while at < #ARGV do
         local key, token = take(), take()
         tokens[key] = token
     end
-    free(owner, tokens)
+    free(holder, tokens)
     return {'OK'}
 end
 
 function operations.leave()
-    -- owner, keys: it waits for them no more
-    local owner, tokens = take(), {}
-    redis.call('HDEL', WAITS, owner)
+    -- holder, keys that it no longer waits for
+    local holder, tokens = take(), {}
+    redis.call('HDEL', WAITS, holder)
     while at < #ARGV do
         tokens[take()] = turn()
     end
-    free(owner, tokens)
+    free(holder, tokens)
     return {'OK'}
 end
 
 function operations.waiting()
-    -- owner, key, and the other owner that has the lock in the process of both, though maybe not here any more
-    local owner, key, other = take(), take(), take()
-    local token, holds = holder(key)
-    return wait(owner, key, HERE, holds == other and token or '', other) or {'OK'}
+    -- holder, key, and the other holder that has the lock in the process of both, even if it was lost here
+    local holder, key, other = take(), take(), take()
+    local token, holds = lease(key)
+    return wait(holder, key, HERE, holds == other and token or '', other) or {'OK'}
 end
 
 function operations.reap()
-    -- -> how many keys were deleted because their time is over. Waiters that are gone are forgotten.
+    -- -> number of expired keys that were deleted. Expired notes of waits are deleted, too.
     local moment, waits = now(), redis.call('HGETALL', WAITS)
     for i = 1, #waits, 2 do
-        if not awaited(waits[i + 1], moment) then
+        if not parse_wait(waits[i + 1], moment) then
             redis.call('HDEL', WAITS, waits[i])
         end
     end
     local fields = {}
     for _, key in ipairs(redis.call('ZRANGEBYSCORE', TTL, '-inf', integer(moment), 'LIMIT', 0, MOST_LISTED)) do
-        if not holder(key) then
+        if not lease(key) then
             delete(key)
             fields[#fields + 1] = 'd' .. key
             fields[#fields + 1] = ''
@@ -394,49 +393,49 @@ function operations.reap()
     return {'OK', #fields / 2}
 end
 
--- The operations that are done once, however often they are asked for. They have a writer and a number. Also what was
--- refused is not done later: the network may still hold a copy of the request when the caller has gone on.
+-- The operations that are executed once, even if the request is repeated. They have a writer and a number. The replies
+-- to refused requests are stored too: a delayed copy of the request may arrive after the caller has continued.
 
 local numbered = {}
 
-function numbered.acquire(owner)
+function numbered.acquire(holder)
     -- lifetime in ms, how to wait, keys -> token, epoch, seq, and the version of each key
     local lifetime, waits = take(), take()
     local keys = {}
     while at < #ARGV do
         keys[#keys + 1] = take()
-        local token, other = holder(keys[#keys])
-        if other and other ~= owner then
-            return locked(owner, keys[#keys], waits, token, other)
+        local token, other = lease(keys[#keys])
+        if other and other ~= holder then
+            return locked(holder, keys[#keys], waits, token, other)
         end
     end
     local token = epoch .. '-' .. integer(redis.call('HINCRBY', META, 'fence', 1))
     local reply = {'OK', token, epoch, meta[3]}
     for _, key in ipairs(keys) do
-        change('SET', PREFIX .. 'lk:' .. key, token .. '|' .. owner, 'PX', lifetime)
+        change('SET', PREFIX .. 'lk:' .. key, token .. '|' .. holder, 'PX', lifetime)
         reply[#reply + 1] = version_of(key) or ''
     end
-    redis.call('HDEL', WAITS, owner)
+    redis.call('HDEL', WAITS, holder)
     return reply
 end
 
--- ticket, for the log; the number of locks that the owner relies on, and key and token of each; and changes:
+-- ticket, for the log; the number of locks that the holder relies on, and key and token of each; and changes:
 -- kind, key, value, condition, expiry in ms or '', quiet ('1': rerun no session)
---   S  set                         T  set, and behave as if that was another value
+--   S  set                         T  set, and treat an equal value as a change
 --   N  set if absent               D  delete
 --   C  set if the version is the condition
---   A  behave as if what is there, a value or none, had changed
---   I  add the value to an integer, or to the condition, in plain digits, if there is none
--- -> OK, version, whether anything changed ('1' or '0'), and for each change three: the version that there was, or '';
---   of I the sum, encoded, and of N and D the value that there was, unless its version is the condition; and the version
---   that there is now, or, of what was deleted, the one that did it
-function numbered.write(owner)
+--   A  treat the key as changed, with the value that it has or none
+--   I  add the value to an integer, or to the condition, in plain digits, if the key is not set
+-- -> OK, version, '1' if anything changed, else '0', and for each change three items: the earlier version, or ''; for I
+--   the sum, encoded, and for N and D the earlier value, unless its version is the condition; and the present version,
+--   or that of the deletion
+function numbered.write(holder)
     local ticket = take()
     local claims = tonumber(take())
     for _ = 1, claims do
         local key, token = take(), take()
-        local current, holds = holder(key)
-        if current ~= token or holds ~= owner then
+        local current, holds = lease(key)
+        if current ~= token or holds ~= holder then
             return {'LOCKLOST', key}
         end
     end
@@ -447,17 +446,17 @@ function numbered.write(owner)
         changes[#changes + 1] = {
             kind = kind, key = key, value = value, condition = condition, expiry = expiry, quiet = quiet
         }
-        local token, other = holder(key)
-        if other and other ~= owner then
-            return locked(owner, key, FOR_EVER, token, other)
+        local token, other = lease(key)
+        if other and other ~= holder then
+            return locked(holder, key, FOR_EVER, token, other)
         end
         if token == turn() then
             turns[key] = token
         end
     end
-    -- The engine looks at its memory before a script's first write only: that must not be one that needs none.
-    if redis.call('HEXISTS', WAITS, owner) == 1 then
-        redis.call('HDEL', WAITS, owner)
+    -- The engine checks its memory only before the first write of a script, so an HDEL here would disable the check.
+    if redis.call('HEXISTS', WAITS, holder) == 1 then
+        redis.call('HDEL', WAITS, holder)
     end
 
     local effective, grows = {}, false
@@ -504,7 +503,7 @@ function numbered.write(owner)
     local id = epoch .. '-' .. meta[3]
     if #effective > 0 then
         if not grows then
-            redis.call('HDEL', WAITS, owner)  -- what makes room may be done when there is none
+            redis.call('HDEL', WAITS, holder)  -- disables the check: deletions free memory
         end
         local fields = {'w', ticket}
         if #effective > MOST_LISTED then
@@ -535,7 +534,7 @@ function numbered.write(owner)
             end
         end
     end
-    free(owner, turns)
+    free(holder, turns)
     local reply = {'OK', id, #effective > 0 and '1' or '0'}
     for _, made in ipairs(changes) do
         reply[#reply + 1] = made.before

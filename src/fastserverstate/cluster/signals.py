@@ -1,7 +1,7 @@
 """An event for code that a finalizer may interrupt.
 
-A finalizer runs at any allocation of any thread and may use the state, so it may call the very method that it has
-interrupted. `threading.Event` has a plain lock, which such a call would wait for in vain.
+A finalizer may run at any allocation of any thread and use the state, so it may call the method that it has
+interrupted. `threading.Event` has a lock that is not re-entrant, so such a call would wait forever.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import queue
 
 
 class Event:
-    """As `threading.Event`, but re-entrant: a token in a queue wakes one waiter, which passes it on.
+    """Like `threading.Event`, but re-entrant. A token in a queue wakes one waiter, which puts it back for the next.
 
     Thread-safety
-        Safe from any thread. `clear` is for the only thread that waits.
+        Safe from any thread. Call `clear` only from a thread that is the only waiter.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Event:
             self._take(0)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Whether the event is set after `timeout` seconds at most."""
+        """Wait for `timeout` seconds at most. Returns True if the event is set."""
         if not self._is_set and self._take(timeout):
             self._tokens.put(None)
             return True

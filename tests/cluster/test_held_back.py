@@ -1,4 +1,4 @@
-"""Changes of other servers that meet a lock of this one. It was lost on the engine, or taken before `connect`."""
+"""Changes of other servers are held back by a lock that was lost on the engine, or taken before `connect`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def pair(empty_engine, peer):
 
 
 def reach(one, other):
-    """Wait until the other server's log has come as far, without `sync`, which brings in more."""
+    """Wait until the other node has applied the log up to here. `sync` would apply more."""
     until(lambda: other.node.replica.cursor >= one.node.replica.version("end"))
 
 
@@ -24,7 +24,7 @@ def hold_back(other, *keys):
     other.table.held_by_others.update(keys)
 
 
-def test_change_comes_in_though_the_lock_is_freed_while_it_is_put_aside(pair):
+def test_lock_released_while_change_is_held_back(pair):
     one, other = pair
     replica, apply = other.node.replica, other.table.apply
     hold_back(other, "k")
@@ -36,7 +36,7 @@ def test_change_comes_in_though_the_lock_is_freed_while_it_is_put_aside(pair):
             other.table.held_by_others.clear()
             thread = threading.Thread(target=replica.apply_held, args=[["k"]])
             thread.start()
-            thread.join(0.5)  # it comes too early, or waits for this thread
+            thread.join(0.5)  # it is too early, or waits for this thread
             freeing.append(thread)
         return result
 
@@ -48,7 +48,7 @@ def test_change_comes_in_though_the_lock_is_freed_while_it_is_put_aside(pair):
     until(lambda: other.values == {"k": 1})
 
 
-def test_change_comes_in_though_nothing_tells_that_the_lock_is_free(pair):
+def test_held_change_is_applied_without_unlock_notice(pair):
     one, other = pair
     hold_back(other, "k")
     one.node.set("k", 1)
@@ -61,7 +61,7 @@ def test_change_comes_in_though_nothing_tells_that_the_lock_is_free(pair):
     assert other.node.status().held == 0
 
 
-def test_sync_brings_in_what_is_free_and_does_not_wait_for_locks(pair):
+def test_sync_applies_unlocked_keys_only(pair):
     one, other = pair
     hold_back(other, "k")
     one.node.set("k", 1)
@@ -72,7 +72,7 @@ def test_sync_brings_in_what_is_free_and_does_not_wait_for_locks(pair):
     assert other.values == {"k": 1}
 
 
-def test_transaction_of_which_a_key_is_locked_comes_in_at_once(pair):
+def test_held_transactions_are_applied_atomically(pair):
     one, other = pair
     hold_back(other, "a")
     one.node.commit({"a": 1, "b": 1})
@@ -81,13 +81,13 @@ def test_transaction_of_which_a_key_is_locked_comes_in_at_once(pair):
     reach(one, other)
     assert other.values == {"end": 1}
     assert other.node.status().held == 3
-    other.table.told.clear()
+    other.table.applied.clear()
     other.table.held_by_others.clear()
     until(lambda: other.values == {"a": 1, "b": 2, "c": 2, "end": 1})
-    assert [sorted(keys) for keys in other.table.told if keys] == [["a", "b", "c"]]
+    assert [sorted(keys) for keys in other.table.applied if keys] == [["a", "b", "c"]]
 
 
-def test_transactions_that_have_no_key_in_common_do_not_wait_for_each_other(pair):
+def test_disjoint_transactions_are_independent(pair):
     one, other = pair
     hold_back(other, "a", "c")
     one.node.commit({"a": 1, "b": 1})
@@ -100,7 +100,7 @@ def test_transactions_that_have_no_key_in_common_do_not_wait_for_each_other(pair
     until(lambda: other.values == {"c": 1, "d": 1, "e": 1, "f": 1, "end": 1})
 
 
-def test_next_holder_and_sync_find_the_newest_value_of_a_key_alone(pair):
+def test_next_holder_and_sync_apply_single_keys(pair):
     one, other = pair
     hold_back(other, "a")
     one.node.commit({"a": 1, "b": 1, "c": 1})
@@ -115,8 +115,8 @@ def test_next_holder_and_sync_find_the_newest_value_of_a_key_alone(pair):
     assert other.values == {"a": 1, "b": 1, "c": 1, "end": 1}
 
 
-def test_quiet_change_does_not_hide_one_that_was_held_back(pair):
-    """Dependents have not been told of the first one."""
+def test_quiet_change_keeps_held_notification(pair):
+    """Dependents were not notified of the first change."""
     one, other = pair
     quiet = {}
     apply = other.table.apply
@@ -147,7 +147,7 @@ def members(own_engine):
         one.close()
 
 
-def test_readers_see_a_transaction_at_once_though_a_lock_was_lost(own_engine, members):
+def test_held_transaction_is_atomic_for_readers(own_engine, members):
     one, other = members
     one.state.update(a=0, b=0)
     held, go, over, seen = (threading.Event(), threading.Event(), threading.Event(), set())
@@ -181,7 +181,7 @@ def test_readers_see_a_transaction_at_once_though_a_lock_was_lost(own_engine, me
 
 
 @pytest.mark.usefixtures("many_switches")
-def test_no_change_is_missed_while_a_lock_goes_along_readers(members):
+def test_no_change_is_missed_while_readers_wait(members):
     one, other = members
     one.state["k"] = -1
     for n in range(15):

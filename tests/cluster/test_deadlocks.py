@@ -1,4 +1,4 @@
-"""Threads that wait for each other, some in their own process and some at the engine."""
+"""Deadlocks between threads of one process and of several."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write(member, key):
 
 
 def deadlocks(engine, waits):
-    """Start threads that hold a lock each and then wait, one after the other. Returns what they have raised."""
+    """Start threads that each hold a lock and then wait, one after the other. Returns the texts of their errors."""
     errors, held = [], threading.Barrier(len(waits))
 
     def run(member, own, act, key, turn):
@@ -57,7 +57,7 @@ def deadlocks(engine, waits):
 
 @pytest.mark.parametrize("act", [take, write], ids=["lock", "write"])
 @pytest.mark.parametrize("read_first", [True, False])
-def test_circle_through_a_read_of_one_server(empty_engine, members, act, read_first):
+def test_deadlock_through_read(empty_engine, members, act, read_first):
     one, _ = members
     waits = [(one, "a", read, "b"), (one, "b", act, "a")]
     (error,) = deadlocks(empty_engine, waits if read_first else waits[::-1])
@@ -65,14 +65,14 @@ def test_circle_through_a_read_of_one_server(empty_engine, members, act, read_fi
     assert "'b'" in error
 
 
-def test_circle_of_reads_alone(empty_engine, members):
+def test_deadlock_of_reads(empty_engine, members):
     one, _ = members
     assert len(deadlocks(empty_engine, [(one, "a", read, "b"), (one, "b", read, "a")])) == 1
 
 
 @pytest.mark.parametrize("first", range(3))
 @pytest.mark.parametrize("step", [1, -1])
-def test_circle_through_a_read_and_two_servers(empty_engine, members, first, step):
+def test_deadlock_through_read_and_two_servers(empty_engine, members, first, step):
     one, other = members
     waits = [(one, "a", read, "b"), (one, "b", take, "c"), (other, "c", take, "a")]
     ordered = [waits[(first + step * n) % 3] for n in range(3)]
@@ -80,7 +80,7 @@ def test_circle_through_a_read_and_two_servers(empty_engine, members, first, ste
     assert all(f"'{key}'" in error for key in "abc")
 
 
-def test_chain_without_a_circle_is_none(empty_engine, members):
+def test_chain_is_no_deadlock(empty_engine, members):
     one, other = members
     done, errors = threading.Event(), []
 
@@ -105,15 +105,15 @@ def test_chain_without_a_circle_is_none(empty_engine, members):
         threads.add(run, one, "b", take, "c")
         until(lambda: client.hlen(WAITS) == 2)
         since = client.hgetall(WAITS)
-        until(lambda: set(since.values()).isdisjoint(client.hgetall(WAITS).values()))  # both have asked again
+        until(lambda: set(since.values()).isdisjoint(client.hgetall(WAITS).values()))  # both have tried again
         done.set()
     assert not errors
     with empty_engine.client() as client:
         assert client.hlen(WAITS) == 0
 
 
-def test_wait_that_is_over_closes_no_circle(empty_engine, members, monkeypatch):
-    """Though the engine was not told of its end: the lock that it was for was released, and taken again."""
+def test_ended_wait_is_no_deadlock(empty_engine, members, monkeypatch):
+    """Even if its end was not reported to the engine, and the lock was released and taken again."""
     one, _ = members
     monkeypatch.setattr(locks.Leases, "waited", lambda _: None)
     first_has_a, second_has_b, has_read, retaken, again = (threading.Event() for _ in range(5))
@@ -152,7 +152,7 @@ def test_wait_that_is_over_closes_no_circle(empty_engine, members, monkeypatch):
     assert not errors
 
 
-def test_wait_for_a_time_is_part_of_no_deadlock(members):
+def test_wait_with_timeout_is_no_deadlock(members):
     one, other = members
     held, got, errors = threading.Barrier(2), [], []
 
@@ -177,8 +177,8 @@ def test_wait_for_a_time_is_part_of_no_deadlock(members):
     assert not errors
 
 
-def test_circle_through_a_lock_that_was_lost(own_engine):
-    """The holder in this process and the one on the engine differ then."""
+def test_deadlock_through_lost_lock(own_engine):
+    """The holder in this process and the one on the engine differ."""
     one = Member(own_engine.url)
     held, lost, has_a, errors = threading.Event(), threading.Event(), threading.Event(), []
 
@@ -216,10 +216,10 @@ def test_circle_through_a_lock_that_was_lost(own_engine):
         one.close()
 
 
-# Owners
+# Holders
 
 
-def test_thread_with_the_ident_of_a_dead_one_does_not_own_its_locks(empty_engine, peer):
+def test_reused_thread_ident_holds_no_locks(empty_engine, peer):
     one = peer(empty_engine.url)
     leases = one.node.leases
     dead, found = {}, []  # the key and the serial, by ident
@@ -248,12 +248,12 @@ def test_thread_with_the_ident_of_a_dead_one_does_not_own_its_locks(empty_engine
     until(again)
     key, serial, *rest = found[0]
     assert rest == [False, [b"0"]]
-    leases.release([key], serial)  # as the core does it when a holder ends
+    leases.release([key], serial)  # like the core when a holder ends
     assert leases.acquire([key], 0)
 
 
-def test_lock_is_not_renewed_after_its_release(empty_engine, peer, monkeypatch):
-    """Also when the engine could not be told, and on behalf of another holder."""
+def test_released_lock_is_not_renewed(empty_engine, peer, monkeypatch):
+    """Even if the release does not reach the engine, or is for another holder."""
     monkeypatch.setattr(locks, "LIFETIME", 0.6)
     one, other = peer(empty_engine.url), peer(empty_engine.url)
     serials = []

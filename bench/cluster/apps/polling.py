@@ -1,4 +1,4 @@
-"""The same with redis-py, which asks the engine at every access and reruns nobody."""
+"""Shows the time of the last write with redis-py, which queries the engine for every access and reruns no session."""
 
 import os
 import time
