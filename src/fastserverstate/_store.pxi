@@ -770,6 +770,20 @@ cdef object add_locked(Store store, str key, object by, object default):
     return total
 
 
+cdef object change_locked(Store store, str key, function, default):
+    """Set the key to ``function(value)``, with its lock held. The default stands for the value of an absent key."""
+    cdef KeyLock handle = owned(key_lock(store.table, <PyObject *>key))
+    cdef PyObject *old
+    acquire_lock(handle, -1)
+    try:
+        old = peek(store.table, <PyObject *>key)
+        changed = function(default if old == NULL else owned(old))
+        assign(store, key, changed, False)
+    finally:
+        release_lock(handle)
+    return changed
+
+
 # Options of keys. They are resolved when a key is first assigned, and again after they have changed.
 
 cdef void forget_options(Table *table) noexcept:
