@@ -514,8 +514,8 @@ class Transaction(AbstractContextManager[None]):
         not ended in reverse order.
         """
 
-class Counters:
-    """Increments the numbers of a store."""
+class AtomicChanges:
+    """Atomic changes of the keys of a store."""
 
     def __new__(cls, store: Store) -> Self: ...
     def increment(self, key: str, by: Any = 1, *, default: Any = 0) -> Any:
@@ -526,13 +526,30 @@ class Counters:
         """
 
 class LockNamespace:
-    """Item access to the locks of a store: of one key, or of several as one."""
+    """Item access to the locks of a store: of one key, or of several as one. It contains the keys that are set."""
 
     def __new__(cls, store: Store) -> Self: ...
     @overload
     def __getitem__(self, key: str) -> KeyLock: ...
     @overload
     def __getitem__(self, key: tuple[str, ...]) -> KeyLocks: ...
+    def __contains__(self, key: object) -> bool: ...
+    def __iter__(self) -> Iterator[str]: ...
+    def __len__(self) -> int: ...
+
+class Transactions:
+    """Begins transactions of a store."""
+
+    def __new__(cls, store: Store) -> Self: ...
+
+def change_atomically(changes: AtomicChanges, key: str, function: Callable[[Any], _T], default: Any) -> _T:
+    """Set the key to ``function(value)``, with the key's lock held, and return the new value.
+
+    The function gets `default` if the key is not set.
+    """
+
+def begin_transaction(transactions: Transactions, keys: Iterable[str], timeout: float | None) -> Transaction:
+    """Create a transaction in the store. `timeout` is in seconds."""
 
 class Namespace:
     """Item and attribute access to a store. `fastserverstate.state.ServerState` makes it a full mapping.

@@ -76,7 +76,7 @@ across them what every read passes through, and accesses thread-local variables 
     _platform.h, .pxd   interpreters, compilers, systems     _wait         sleeping threads, deadlocks
     _structs.pxd        the data                             _lock         the locks of the keys
     _subscribers.pxd    sets of slots                        _observe      waits for changes, listeners
-    _cell               one key                              _fingerprint  the content of values
+    _cell               one key                              _fingerprint  the content of values; with .h, .pxd
     _holder             what threads hold, and its end       _same         comparisons
     _scope              sessions, scopes, unflushed reads    _store        reading, writing and locking a key
     _slots              subscribing, marking, collecting     _changes      several changes that appear together
@@ -85,6 +85,7 @@ across them what every read passes through, and accesses thread-local variables 
 """
 cimport cython
 from cpython.bool cimport PyBool_Check
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_CheckExact
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
@@ -113,9 +114,9 @@ from fastserverstate._platform cimport (
     SHARDS,
     Mutex,
     PyContextVar_Get,
-    PyErr_CheckSignals,
     PyThread_acquire_lock_timed,
     PyThreadState_GetDict,
+    PyType_GetName,
     PyWeakref_NewRef,
     _decref,
     _incref,

@@ -15,7 +15,7 @@
 #
 # Threads. Other threads may change values in the meantime: everything is read through references of our own, and a
 # container that changes its size has no fingerprint. This runs foreign code, so the caller holds none of our locks.
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.complex cimport PyComplex_ImagAsDouble, PyComplex_RealAsDouble
 from cpython.datetime cimport (
@@ -49,11 +49,28 @@ from cpython.datetime cimport (
 from cpython.dict cimport PyDict_GetItemWithError, PyDict_Size
 from cpython.float cimport PyFloat_AS_DOUBLE
 from cpython.list cimport PyList_GET_SIZE
-from cpython.long cimport PyLong_AsLongLongAndOverflow
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_FromVoidPtr
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
-from cpython.ref cimport Py_INCREF
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.object cimport Py_TYPE, PyTypeObject
+from cpython.ref cimport Py_INCREF, Py_REFCNT
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from cpython.type cimport PyType_IsSubtype
+from cpython.unicode cimport PyUnicode_DATA, PyUnicode_GET_LENGTH, PyUnicode_KIND
 from libc.string cimport memcpy
+
+from fastserverstate._fingerprint cimport (
+    FIRST_ROOM,
+    MAX_DEPTH,
+    Encoder,
+    Place,
+    fss_dict_next,
+    fss_digit,
+    fss_list_item,
+    fss_stack_limit,
+    fss_stack_pointer,
+    fss_type_version,
+)
 
 import pickle
 import weakref
@@ -62,189 +79,43 @@ from xxhash import xxh3_128_digest
 
 import_datetime()
 
-cdef extern from *:
-    """
-    #define FSS_STACK_BUDGET (48 * 1024)
-    #define FSS_STACK_RESERVE (128 * 1024)
-
-    #if PY_VERSION_HEX < 0x030D0000
-    #  define Py_BEGIN_CRITICAL_SECTION(op) {
-    #  define Py_END_CRITICAL_SECTION() }
-    #endif
-
-    static inline PyObject *fss_list_item(PyObject *list, Py_ssize_t index) {
-    #ifdef Py_GIL_DISABLED
-        return PyList_GetItemRef(list, index);
-    #else
-        if (index >= PyList_GET_SIZE(list)) {
-            PyErr_SetString(PyExc_IndexError, "list index out of range");
-            return NULL;
-        }
-        return Py_NewRef(PyList_GET_ITEM(list, index));
-    #endif
-    }
-
-    /* Whether an int is of one digit, and its value: most are, and this takes a third of the time. */
-    static inline int fss_digit(PyObject *number, long long *value) {
-    #if PY_VERSION_HEX >= 0x030C0000
-        if (!PyUnstable_Long_IsCompact((PyLongObject *)number)) return 0;
-        *value = PyUnstable_Long_CompactValue((PyLongObject *)number);
-    #else
-        Py_ssize_t size = Py_SIZE(number);
-        if (size < -1 || size > 1) return 0;
-        *value = size ? size * (long long)((PyLongObject *)number)->ob_digit[0] : 0;
-    #endif
-        return 1;
-    }
-
-    /* PyDict_Next with references of the caller's own. */
-    static inline int fss_dict_next(PyObject *dict, Py_ssize_t *position, PyObject **key, PyObject **value) {
-        int found;
-        Py_BEGIN_CRITICAL_SECTION(dict);
-        found = PyDict_Next(dict, position, key, value);
-        if (found) {
-            Py_INCREF(*key);
-            Py_INCREF(*value);
-        }
-        Py_END_CRITICAL_SECTION();
-        return found;
-    }
-
-    /* The calling thread's stack: all of it, and where the caller is in it. Frame addresses, because a sanitizer may
-     * put variables elsewhere. */
-    #if defined(_MSC_VER)
-    #  include <intrin.h>
-    #  define fss_stack_pointer() ((uintptr_t)_AddressOfReturnAddress())
-    #else
-    #  define fss_stack_pointer() ((uintptr_t)__builtin_frame_address(0))
-    #endif
-    #if defined(_WIN32)
-    #  include <windows.h>
-    #elif defined(__linux__) || defined(__APPLE__)
-    #  include <pthread.h>
-    #endif
-
-    static FSS_THREAD_LOCAL uintptr_t fss_stack_low = 0;
-    static FSS_THREAD_LOCAL uintptr_t fss_stack_high = 0;
-
-    static void fss_find_stack(void)
-    {
-        fss_stack_low = fss_stack_high = 1; /* unknown */
-    #if defined(_WIN32)
-        ULONG_PTR low, high;
-        GetCurrentThreadStackLimits(&low, &high);
-        fss_stack_low = low;
-        fss_stack_high = high;
-    #elif defined(__APPLE__)
-        fss_stack_high = (uintptr_t)pthread_get_stackaddr_np(pthread_self());
-        fss_stack_low = fss_stack_high - pthread_get_stacksize_np(pthread_self());
-    #elif defined(__linux__)
-        pthread_attr_t attributes;
-        void *start;
-        size_t size, guard;
-        if (pthread_getattr_np(pthread_self(), &attributes) != 0)
-            return;
-        if (pthread_attr_getstack(&attributes, &start, &size) == 0
-                && pthread_attr_getguardsize(&attributes, &guard) == 0 && guard < size) {
-            fss_stack_low = (uintptr_t)start + guard;
-            fss_stack_high = (uintptr_t)start + size;
-        }
-        pthread_attr_destroy(&attributes);
-    #endif
-    }
-
-    /* How far down an encoder that begins here may go. The rest is for the code of values, which it calls. */
-    static uintptr_t fss_stack_limit(void)
-    {
-        uintptr_t here = fss_stack_pointer();
-        uintptr_t size;
-        if (fss_stack_low == 0)
-            fss_find_stack();
-        if (here <= fss_stack_low || here >= fss_stack_high) /* unknown, or a coroutine's own */
-            return here > FSS_STACK_BUDGET ? here - FSS_STACK_BUDGET : 0;
-        size = fss_stack_high - fss_stack_low;
-        return fss_stack_low + (size / 2 < FSS_STACK_RESERVE ? size / 2 : FSS_STACK_RESERVE);
-    }
-
-    static inline unsigned int fss_type_version(PyTypeObject *type) {
-        return fss_load(type->tp_version_tag);
-    }
-
-    enum {
-        TAG_NONE = 'N', TAG_TRUE = 'T', TAG_FALSE = 'F', TAG_INT = 'i', TAG_BIG_INT = 'I', TAG_FLOAT = 'f',
-        TAG_COMPLEX = 'c', TAG_BYTES = 'b', TAG_BYTEARRAY = 'a', TAG_MEMORY = 'm', TAG_MOMENT = 't',
-        TAG_TEXT = 0x10,    /* and the bytes per character: 1, 2 or 4 */
-        TAG_LIST = 'L', TAG_TUPLE = 'U', TAG_DICT = 'D', TAG_SET = 'S', TAG_FROZENSET = 'Z',
-        TAG_OBJECT = 'O',   /* parts, storage, attributes and slots */
-        TAG_CUSTOM = 'X',   /* what a user's function says of it */
-        TAG_UNSET = 'u',    /* a slot without a value */
-        TAG_END = ';',      /* after parts whose number does not stand before them */
-        TAG_BACK = '^',     /* a container that is being written, so many containers further out */
-        TAG_NUMBER = '=',   /* the end of a container from which a cycle can be reached, and its number */
-        TAG_SEEN = '@',     /* the container of that number */
-        TAG_HASHED = '#',   /* the hash of a long encoding */
-        TAG_FOLDED = '+'    /* the hash of the first part of a buffer */
-    };
-    """
-    enum:
-        TAG_NONE, TAG_TRUE, TAG_FALSE, TAG_INT, TAG_BIG_INT, TAG_FLOAT, TAG_COMPLEX, TAG_BYTES, TAG_BYTEARRAY
-        TAG_MEMORY, TAG_MOMENT, TAG_TEXT, TAG_LIST, TAG_TUPLE, TAG_DICT, TAG_SET, TAG_FROZENSET, TAG_OBJECT
-        TAG_CUSTOM, TAG_UNSET, TAG_END, TAG_BACK, TAG_NUMBER, TAG_SEEN, TAG_HASHED, TAG_FOLDED
-    object fss_list_item(list, Py_ssize_t index)  # IndexError past the end
-    bint fss_digit(object number, long long *value)
-    size_t fss_stack_pointer() noexcept
-    size_t fss_stack_limit() noexcept
-    unsigned int fss_type_version(type) noexcept  # 0 if it has none; another one after every change of the type
-    bint fss_dict_next(dict, Py_ssize_t *position, PyObject **key, PyObject **value)
-
-cdef extern from "Python.h":
-    void *_type_of "Py_TYPE"(object)
-    object PyLong_FromVoidPtr(void *)
-    object PyMemoryView_FromMemory(char *, Py_ssize_t, int)
-    str PyType_GetName(type)
-    bint PyType_IsSubtype(type, type)
-    char *PyByteArray_AS_STRING(object)
-    Py_ssize_t PyByteArray_GET_SIZE(object)
-    int PyUnicode_KIND(object)
-    void *PyUnicode_DATA(object)
-    Py_ssize_t PyUnicode_GET_LENGTH(object)
-    const int PyBUF_READ
-    Py_ssize_t Py_REFCNT(object)
-    int PyErr_CheckSignals() except -1
+# The tags of an encoding: ASCII characters, except for text.
+cdef enum:
+    TAG_NONE = 0x4E       # 'N'
+    TAG_TRUE = 0x54       # 'T'
+    TAG_FALSE = 0x46      # 'F'
+    TAG_INT = 0x69        # 'i'
+    TAG_BIG_INT = 0x49    # 'I'
+    TAG_FLOAT = 0x66      # 'f'
+    TAG_COMPLEX = 0x63    # 'c'
+    TAG_BYTES = 0x62      # 'b'
+    TAG_BYTEARRAY = 0x61  # 'a'
+    TAG_MEMORY = 0x6D     # 'm'
+    TAG_MOMENT = 0x74     # 't'
+    TAG_TEXT = 0x10       # plus the bytes per character: 1, 2 or 4
+    TAG_LIST = 0x4C       # 'L'
+    TAG_TUPLE = 0x55      # 'U'
+    TAG_DICT = 0x44       # 'D'
+    TAG_SET = 0x53        # 'S'
+    TAG_FROZENSET = 0x5A  # 'Z'
+    TAG_OBJECT = 0x4F     # 'O', parts, storage, attributes and slots
+    TAG_CUSTOM = 0x58     # 'X', what a user's function returns for it
+    TAG_UNSET = 0x75      # 'u', a slot without a value
+    TAG_END = 0x3B        # ';', after parts that are not preceded by their number
+    TAG_BACK = 0x5E       # '^', a container that is being written, and how many levels further out it is
+    TAG_NUMBER = 0x3D     # '=', the end of a container from which a cycle can be reached, and its number
+    TAG_SEEN = 0x40       # '@', the container of that number
+    TAG_HASHED = 0x23     # '#', the hash of a long encoding
+    TAG_FOLDED = 0x2B     # '+', the hash of the first part of a buffer
 
 cdef enum:
-    DEEPEST_WALK = 400
     SHORT = 1024             # longer data and encodings of containers are replaced by their hash
     FOLD = 60_000            # a buffer that has grown this long is replaced by its hash and continues
-    FIRST_ROOM = 2048
     # What is done before it is given up: a step is a value, or 4 KiB of data. Values that have code count as more.
     MOST_STEPS = 50_000_000
     OBJECT_STEPS = 20
     SMALL = 15               # steps that are as soon done again as remembered
     STEPS_PER_LOOK = 1000    # at the clock
-
-ctypedef struct Encoder:
-    unsigned char *buffer
-    size_t used
-    size_t size
-    int depth
-    bint cyclic             # a cycle can be reached from what is being written
-    uint64_t numbered       # containers from which one can be reached, and which are finished
-    size_t stack_limit      # how far down the encoder may use the thread's stack
-    Py_ssize_t steps        # that are left
-    Py_ssize_t next_look    # how many will be left when the clock is looked at
-    long long end           # by when the encoder has to be done, on the clock; 0: at any time
-    bint late               # it was not
-    PyObject *hash_funcs    # borrowed; NULL when there are none
-    PyObject *memo          # by address: a finished container, and its encoding or its number
-    PyObject *culprit       # name of the innermost type that has stopped the encoder
-    PyObject *path[DEEPEST_WALK]
-    unsigned char first[FIRST_ROOM]
-
-ctypedef struct Place:
-    size_t start
-    bint cyclic
-    Py_ssize_t steps
 
 
 class Unfingerprintable(Exception):
@@ -482,7 +353,7 @@ cdef bint _enter(Encoder *encoder, object value, Place *place) except -1:
 
 
 cdef inline int _check_depth(Encoder *encoder) except -1:
-    if encoder.depth == DEEPEST_WALK or fss_stack_pointer() < encoder.stack_limit:
+    if encoder.depth == MAX_DEPTH or fss_stack_pointer() < encoder.stack_limit:
         raise Unfingerprintable("It is nested too deep.")
     return 0
 
@@ -654,7 +525,7 @@ cdef int _write_moment(Encoder *encoder, object value) except -1:
 
 
 cdef int _write(Encoder *encoder, object value) except -1:
-    cdef type kind = <type>_type_of(value)
+    cdef type kind = <type>Py_TYPE(value)
     encoder.steps -= 1
     if encoder.steps < encoder.next_look:
         _look_at_clock(encoder)
@@ -749,7 +620,7 @@ cdef int _write_object(Encoder *encoder, object value, type kind) except -1:
                 raise TypeError("It has not the storage that it seems to have.")
             _write_storage(encoder, value, plan.storage, place.start)
         _write_attributes(encoder, value, plan, place.start)
-        if _type_of(value) != <void *>kind:
+        if Py_TYPE(value) != <PyTypeObject *>kind:
             raise Unfingerprintable("It has changed its class meanwhile.")
         return _leave(encoder, value, &place)
     except Exception:
@@ -824,7 +695,7 @@ cdef bint _write_custom(Encoder *encoder, object value, type kind) except -1:
 cdef object _hidden_slot(value, tuple slot):
     """What a slot holds of whose name a subclass makes something else."""
     position, name = slot
-    return namespace_of(mro_of(<type>_type_of(value))[position])[name].__get__(value)
+    return namespace_of(mro_of(<type>Py_TYPE(value))[position])[name].__get__(value)
 
 
 cdef TypePlan _plan(type kind):

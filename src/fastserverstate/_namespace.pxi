@@ -96,8 +96,8 @@ cdef class Namespace:
         raise missing_item(key, POP)
 
 
-cdef class Counters:
-    """Increments the numbers of a store."""
+cdef class AtomicChanges:
+    """Atomic changes of the keys of a store."""
     cdef Store store
 
     def __cinit__(self, Store store not None):
@@ -128,6 +128,31 @@ cdef class LockNamespace:
                 f"{type(key).__name__} as server_state_lock[tuple(keys)]."
             )
         return self[plain_key(key)]
+
+    def __contains__(self, key):
+        return isinstance(key, str) and self.store.version(key) > 0
+
+    def __iter__(self):
+        return iter(self.store.keys())
+
+    def __len__(self):
+        return len(self.store.keys())
+
+
+cdef class Transactions:
+    """Begins transactions of a store."""
+    cdef Store store
+
+    def __cinit__(self, Store store not None):
+        self.store = store
+
+
+def change_atomically(AtomicChanges changes not None, key, function, default):
+    return change_locked(changes.store, plain_key(key), function, default)
+
+
+def begin_transaction(Transactions transactions not None, keys, timeout):
+    return Transaction(transactions.store, keys, timeout)
 
 
 # Advice for missing keys

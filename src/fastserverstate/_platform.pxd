@@ -50,11 +50,10 @@ cdef extern from "Python.h":
     PyObject *PyThreadState_GetDict()
     # Takes the variable as a pointer, so that its reference count, a point of contention for threads, stays as it is.
     int PyContextVar_Get(PyObject *variable, PyObject *default, PyObject **value) noexcept
-    int PyErr_CheckSignals() except -1
     void _incref "Py_INCREF"(PyObject *) noexcept
     void _decref "Py_DECREF"(PyObject *) noexcept
     void _xincref "Py_XINCREF"(PyObject *) noexcept
     void _xdecref "Py_XDECREF"(PyObject *) noexcept
     PyObject *PyWeakref_NewRef(PyObject *, PyObject *)
-    bint PyType_IsSubtype(type, type)
+    str PyType_GetName(type)
     int PyThread_acquire_lock_timed(PyThread_type_lock, long long microseconds, int interruptible) nogil

@@ -112,7 +112,6 @@ cdef bint sweep(Table *table) noexcept:
     cdef Cell *following
     cdef uint64_t *retired
     cdef uint32_t words, slot
-    cdef Py_ssize_t at
     cdef int i
     lock(&slots.mutex)
     if slots.sweeping or slots.size == 0:
@@ -130,13 +129,12 @@ cdef bint sweep(Table *table) noexcept:
     for i in range(SHARDS):
         shard = &table.shards[i]
         lock(&shard.mutex)
-        for at in range(shard.mask + 1):
-            cell = shard.buckets[at]
-            while cell != NULL:
-                following = cell.next
-                purge(cell, retired, words)
-                drop_if_unused(shard, cell)
-                cell = following
+        cell = next_cell(shard, NULL)
+        while cell != NULL:
+            following = next_cell(shard, cell)
+            purge(cell, retired, words)
+            drop_if_unused(shard, cell)
+            cell = following
         unlock_shard(shard)
     lock(&slots.mutex)
     for slot in range(words * 64):
@@ -491,9 +489,7 @@ cdef list collect_scopes(Slots *slots):
     """Return the scopes with pending executions. These count as stale from now on."""
     cdef list found = []
     cdef PyObject **scopes = NULL
-    cdef uint32_t slot, room, n = 0
-    cdef Scope scope
-    cdef bint has_origin
+    cdef uint32_t i, room, n
     while True:
         lock(&slots.mutex)
         if scopes != NULL and slots.live <= room:
@@ -504,37 +500,53 @@ cdef list collect_scopes(Slots *slots):
         scopes = <PyObject **>PyMem_RawMalloc(room * sizeof(PyObject *))
         if scopes == NULL:
             raise MemoryError()
+    n = take_pending(slots, scopes)
+    unlock(&slots.mutex)
+    try:
+        for i in range(n):
+            found.append(<Scope>scopes[i])
+    finally:
+        for i in range(n):
+            _decref(scopes[i])
+        PyMem_RawFree(scopes)
+    return found
+
+
+# The mutex of the slots is locked.
+
+cdef inline uint32_t take_pending(Slots *slots, PyObject **scopes) noexcept:
+    """Make the pending executions stale. Puts new references to their scopes into `scopes`, and returns their number.
+    """
+    cdef uint32_t slot, i, n = 0
+    cdef Scope scope
     store_flag(slots.notified, False)
     store_flag(slots.any_pending, False)
     store64(slots.collections, slots.collections + 1)
     for slot in range(slots.used):
-        has_origin = has_bit(slots.pending, slot)
-        if (has_origin or has_bit(slots.pending_by_rerun, slot)) and slots.scopes[slot] != NULL:
+        if (has_bit(slots.pending, slot) or has_bit(slots.pending_by_rerun, slot)) and slots.scopes[slot] != NULL:
             scope = <Scope>slots.scopes[slot]
-            if has_origin:
-                add_cause(scope, slot, cause_of_origin(slots.collections))
-            if slot != scope.slot:
-                store_flag(scope.stale_before, True)
-            elif has_origin:
-                store_flag(scope.stale, True)
-            else:
-                store_flag(scope.stale_by_rerun, True)
+            make_stale(slots, scope, slot)
             if not scope.listed:
                 scope.listed = True
                 scopes[n] = <PyObject *>scope
                 _incref(scopes[n])
                 n += 1
-    for slot in range(n):
-        (<Scope>scopes[slot]).listed = False
+    for i in range(n):
+        (<Scope>scopes[i]).listed = False
     if slots.size:
         memset(slots.pending, 0, slots.size // 8)
         memset(slots.pending_by_rerun, 0, slots.size // 8)
-    unlock(&slots.mutex)
-    try:
-        for slot in range(n):
-            found.append(<Scope>scopes[slot])
-    finally:
-        for slot in range(n):
-            _decref(scopes[slot])
-        PyMem_RawFree(scopes)
-    return found
+    return n
+
+
+cdef inline void make_stale(Slots *slots, Scope scope, uint32_t slot) noexcept:
+    """Make a scope's execution, which is pending, stale."""
+    cdef bint has_origin = has_bit(slots.pending, slot)
+    if has_origin:
+        add_cause(scope, slot, cause_of_origin(slots.collections))
+    if slot != scope.slot:
+        store_flag(scope.stale_before, True)
+    elif has_origin:
+        store_flag(scope.stale, True)
+    else:
+        store_flag(scope.stale_by_rerun, True)

@@ -206,7 +206,7 @@ cdef class Store:
     def statistics(self):
         cdef Shard *shard
         cdef Cell *cell
-        cdef Py_ssize_t at, cells = 0, buckets = 0
+        cdef Py_ssize_t cells = 0, buckets = 0
         cdef uint64_t clock = 0
         cdef int i
         if not sweep(self.table):
@@ -216,11 +216,10 @@ cdef class Store:
             lock(&shard.mutex)
             buckets += shard.mask + 1
             clock += shard.clock
-            for at in range(shard.mask + 1):
-                cell = shard.buckets[at]
-                while cell != NULL:
-                    cells += not cell.is_method or cell.value != NULL or cell.readers.count != 0
-                    cell = cell.next
+            cell = next_cell(shard, NULL)
+            while cell != NULL:
+                cells += not cell.is_method or cell.value != NULL or cell.readers.count != 0
+                cell = next_cell(shard, cell)
             unlock(&shard.mutex)
         return {
             "keys": load_size(self.table.present),
@@ -237,21 +236,14 @@ cdef list kept_handles(Table *table):
     cdef list handles = []
     cdef Cell *cell
     cdef PyObject *handle
-    cdef Py_ssize_t at
     cdef int i
     for i in range(SHARDS):
-        for at in range(table.shards[i].mask + 1):
-            cell = table.shards[i].buckets[at]
-            while cell != NULL:
-                if cell.cold != NULL and cell.cold.handle != NULL:
-                    handle = cell.cold.handle
-                    if cell.cold.handle_is_weak:
-                        handle = weakref_get(handle)
-                    else:
-                        _incref(handle)
-                    if handle != NULL:
-                        handles.append((owned(handle), cell.depth if cell.holder == fss_holder else 0))
-                cell = cell.next
+        cell = next_cell(&table.shards[i], NULL)
+        while cell != NULL:
+            handle = NULL if cell.cold == NULL else live_handle(cell.cold)
+            if handle != NULL:
+                handles.append((owned(handle), cell.depth if cell.holder == fss_holder else 0))
+            cell = next_cell(&table.shards[i], cell)
     return handles
 
 
@@ -336,15 +328,14 @@ cdef void empty(Table *table) noexcept:
         lock(&shard.mutex)
         n = 0
         values = <PyObject **>PyMem_RawMalloc((shard.cells + 1) * sizeof(PyObject *))
-        for at in range(shard.mask + 1):
-            cell = shard.buckets[at]
-            while cell != NULL:
-                if cell.value != NULL and values != NULL:  # without memory the values are leaked
-                    values[n] = cell.value
-                    n += 1
-                cell.value = NULL
-                weaken_handle(shard, cell)
-                cell = cell.next
+        cell = next_cell(shard, NULL)
+        while cell != NULL:
+            if cell.value != NULL and values != NULL:  # without memory the values are leaked
+                values[n] = cell.value
+                n += 1
+            cell.value = NULL
+            weaken_handle(shard, cell)
+            cell = next_cell(shard, cell)
         unlock_shard(shard)
         for at in range(n):
             _decref(values[at])
@@ -428,15 +419,9 @@ cdef PyObject *read_slowly(
         done = scope is None
     else:
         value = visible_value(table, cell)
-        if scope is None:
-            pass
-        elif not presence:
-            done = subscribe(&table.slots, &cell.readers, scope, reader)
-            noted = load_flag(table.note_reads) and cell.has_fingerprint and not cell.reported
-        elif ensure_cold(cell) == NULL:
-            done = False
-        else:
-            done = subscribe(&table.slots, &cell.cold.watchers, scope, reader)
+        if scope is not None:
+            done = subscribe_to(table, cell, scope, reader, presence)
+            noted = not presence and load_flag(table.note_reads) and cell.has_fingerprint and not cell.reported
         drop_if_unused(shard, cell)
     unlock_session_and_shard(session, shard)
     if waited:
@@ -449,6 +434,16 @@ cdef PyObject *read_slowly(
     if session is not None and session.is_node:
         (<Node>session)._keys.append(<object>key)
     return value
+
+
+cdef inline bint subscribe_to(Table *table, Cell *cell, Scope scope, Holder reader, bint presence) noexcept:
+    """Subscribe the scope to the key's value or presence; False if there is no memory.
+
+    The scope's session and the shard are locked.
+    """
+    if not presence:
+        return subscribe(&table.slots, &cell.readers, scope, reader)
+    return ensure_cold(cell) != NULL and subscribe(&table.slots, &cell.cold.watchers, scope, reader)
 
 
 cdef int watch_members(Table *table) except -1:
@@ -493,13 +488,12 @@ cdef list sorted_keys(Table *table):
         unlock_shards(table, NULL)
         PyMem_RawFree(cells)
     for i in range(SHARDS):
-        for at in range(table.shards[i].mask + 1):
-            cell = table.shards[i].buckets[at]
-            while cell != NULL:
-                if cell.value != NULL and not cell.is_result:
-                    cells[n] = cell
-                    n += 1
-                cell = cell.next
+        cell = next_cell(&table.shards[i], NULL)
+        while cell != NULL:
+            if cell.value != NULL and not cell.is_result:
+                cells[n] = cell
+                n += 1
+            cell = next_cell(&table.shards[i], cell)
     qsort(cells, n, sizeof(Cell *), compare_insertion)
     for at in range(n):
         cells[at] = <Cell *>cells[at].key  # the following reference keeps it alive when the cell is freed
@@ -785,24 +779,36 @@ cdef object add_locked(Store store, str key, object by, object default):
     return total
 
 
+cdef object change_locked(Store store, str key, function, default):
+    """Set the key to ``function(value)``, with its lock held. The default stands for the value of an absent key."""
+    cdef KeyLock handle = owned(key_lock(store.table, <PyObject *>key))
+    cdef PyObject *old
+    acquire_lock(handle, -1)
+    try:
+        old = peek(store.table, <PyObject *>key)
+        changed = function(default if old == NULL else owned(old))
+        assign(store, key, changed, False)
+    finally:
+        release_lock(handle)
+    return changed
+
+
 # Options of keys. They are resolved when a key is first assigned, and again after they have changed.
 
 cdef void forget_options(Table *table) noexcept:
     """Mark the options of absent keys as unresolved."""
     cdef Shard *shard
     cdef Cell *cell
-    cdef Py_ssize_t at
     cdef int i
     for i in range(SHARDS):
         shard = &table.shards[i]
         lock(&shard.mutex)
         shard.first_policy = UNRESOLVED
-        for at in range(shard.mask + 1):
-            cell = shard.buckets[at]
-            while cell != NULL:
-                if cell.value == NULL:
-                    cell.policy = UNRESOLVED
-                cell = cell.next
+        cell = next_cell(shard, NULL)
+        while cell != NULL:
+            if cell.value == NULL:
+                cell.policy = UNRESOLVED
+            cell = next_cell(shard, cell)
         unlock(&shard.mutex)
 
 
@@ -812,6 +818,7 @@ cdef int resolve(Store store, str key) except -1:
     cdef Shard *shard = shard_of(store.table, hashed)
     cdef Cell *cell
     cdef PyObject *before
+    cdef PyObject *replaced
     cdef PyObject *options = load_object(store.options)
     cdef uint64_t generation
     cdef long long interval_ns
@@ -825,7 +832,7 @@ cdef int resolve(Store store, str key) except -1:
             policy = BY_HASH_FUNCS
         lock(&shard.mutex)
         cell = find(shard, <PyObject *>key, hashed)
-        before = NULL if cell == NULL or cell.cold == NULL else cell.cold.hash_funcs
+        before = NULL if cell == NULL else hash_funcs_of(cell)
         _xincref(before)
         unlock(&shard.mutex)
         known = None if before == NULL else owned(before)
@@ -836,22 +843,34 @@ cdef int resolve(Store store, str key) except -1:
         if cell == NULL or ((interval_ns or hash_funcs is not None) and ensure_cold(cell) == NULL):
             unlock_shard(shard)
             raise MemoryError()
-        done = before == (NULL if cell.cold == NULL else cell.cold.hash_funcs)
+        replaced = NULL
+        done = before == hash_funcs_of(cell)
         if done and load64(store.generation) == generation:  # else the thread that changed the options resolves again
             cell.policy = policy
             cell.has_fingerprint = cell.has_fingerprint and kept
             if cell.cold != NULL:
-                if cell.cold.interval_ns == 0:
-                    cell.cold.marked_ns = clock_ns() - interval_ns  # as if the interval were over
-                cell.cold.interval_ns = interval_ns
-                cell.cold.hash_funcs = NULL if hash_funcs is None else <PyObject *>hash_funcs
-                _xincref(cell.cold.hash_funcs)
-        else:
-            before = NULL
+                replaced = keep_options(cell.cold, hash_funcs, interval_ns)
         unlock_shard(shard)
-        if done:
-            _xdecref(before)  # the cell's
+        _xdecref(replaced)
     return 0
+
+
+# The shard is locked.
+
+cdef inline PyObject *hash_funcs_of(const Cell *cell) noexcept:
+    """The functions for the user's types, NULL if there are none. Borrowed."""
+    return NULL if cell.cold == NULL else cell.cold.hash_funcs
+
+
+cdef inline PyObject *keep_options(ColdFields *cold, object hash_funcs, long long interval_ns) noexcept:
+    """Set the functions for the user's types, or None, and the interval. Returns the functions before, or NULL."""
+    cdef PyObject *replaced = cold.hash_funcs
+    if cold.interval_ns == 0:
+        cold.marked_ns = clock_ns() - interval_ns  # as if the interval were over
+    cold.interval_ns = interval_ns
+    cold.hash_funcs = NULL if hash_funcs is None else <PyObject *>hash_funcs
+    _xincref(cold.hash_funcs)
+    return replaced
 
 
 # Locking

@@ -86,6 +86,18 @@ cdef inline Cell *find(const Shard *shard, PyObject *key, Py_hash_t hashed) noex
     return cell
 
 
+cdef inline Cell *next_cell(const Shard *shard, const Cell *cell) noexcept:
+    """The shard's cell after this one, the first cell after NULL; NULL after the last cell."""
+    cdef Py_ssize_t bucket = 0
+    if cell != NULL:
+        if cell.next != NULL:
+            return cell.next
+        bucket = bucket_of(shard, cell.hash) + 1
+    while bucket <= shard.mask and shard.buckets[bucket] == NULL:
+        bucket += 1
+    return NULL if bucket > shard.mask else shard.buckets[bucket]
+
+
 cdef Cell *find_or_make(Shard *shard, PyObject *key, Py_hash_t hashed) noexcept:
     """The key's cell, made if need be; NULL if there is no memory."""
     cdef Cell *cell = find(shard, key, hashed)
@@ -126,22 +138,20 @@ cdef void grow_buckets(Shard *shard) noexcept:
     cdef Cell **old = shard.buckets
     cdef Cell **buckets
     cdef Cell *cell
-    cdef Cell *next_cell
+    cdef Cell *following
     cdef Py_ssize_t at, size = shard.mask + 1, unset_handles = 0
     lock(&shard.slots.mutex)
-    for at in range(size):
-        cell = old[at]
-        while cell != NULL:
-            purge(cell, shard.slots.retired, shard.slots.size // 64)
-            cell = cell.next
+    cell = next_cell(shard, NULL)
+    while cell != NULL:
+        purge(cell, shard.slots.retired, shard.slots.size // 64)
+        cell = next_cell(shard, cell)
     unlock(&shard.slots.mutex)
-    for at in range(size):
-        cell = old[at]
-        while cell != NULL:
-            next_cell = cell.next
-            unset_handles += weaken_handle(shard, cell)
-            drop_if_unused(shard, cell)
-            cell = next_cell
+    cell = next_cell(shard, NULL)
+    while cell != NULL:
+        following = next_cell(shard, cell)
+        unset_handles += weaken_handle(shard, cell)
+        drop_if_unused(shard, cell)
+        cell = following
     if (shard.cells - unset_handles) * 2 <= size:
         return
     buckets = <Cell **>PyMem_Calloc(2 * size, sizeof(Cell *))
@@ -152,9 +162,9 @@ cdef void grow_buckets(Shard *shard) noexcept:
     for at in range(size):
         cell = old[at]
         while cell != NULL:
-            next_cell = cell.next
+            following = cell.next
             link_cell(shard, cell)
-            cell = next_cell
+            cell = following
     PyMem_Free(old)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Never, SupportsIndex
 
-from fastserverstate._core import KeyLock, LockNamespace, Store
+from fastserverstate._core import KeyLock, LockNamespace
 
 _EXAMPLE = "with server_state_lock['key']:"
 
@@ -36,16 +36,12 @@ class ServerStateLock(LockNamespace, Mapping[str, KeyLock]):
     >>> del server_state["jobs"]
     """
 
-    __slots__ = ("_store",)
-    _store: Store
-
-    def __init__(self, store: Store) -> None:
-        object.__setattr__(self, "_store", store)
+    __slots__ = ()
 
     def __getattr__(self, name: str) -> KeyLock:
         if name.startswith("__"):
             raise AttributeError(name)
-        return self._store.lock(name)
+        return self[name]
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(_holds_no_values(f"server_state.{name} = ..."))
@@ -72,12 +68,3 @@ class ServerStateLock(LockNamespace, Mapping[str, KeyLock]):
             "server_state_lock belongs to this process and cannot be pickled or copied. Import it where it is needed: "
             "from fastserverstate import server_state_lock."
         )
-
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self._store.version(key) > 0
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._store.keys())
-
-    def __len__(self) -> int:
-        return len(self._store.keys())

@@ -7,7 +7,17 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Never, TypeVar
 
-from fastserverstate._core import Counters, Namespace, Store, plain_key, reruns_are_suppressed, same_value
+from fastserverstate._core import (
+    AtomicChanges,
+    Namespace,
+    Store,
+    Transactions,
+    begin_transaction,
+    change_atomically,
+    plain_key,
+    reruns_are_suppressed,
+    same_value,
+)
 from fastserverstate.durations import Duration, seconds_of
 from fastserverstate.errors import RerunSuppressedError
 from fastserverstate.functions import check_function, name_of, refuse_coroutine
@@ -118,7 +128,7 @@ class KeyOperations:
             return True
 
 
-class Atomic(Counters):
+class Atomic(AtomicChanges):
     """Change a key atomically, by a function of its value: ``atomic(key, function, default=...)``.
 
     ``atomic.increment(key, by=1, *, default=0)`` adds to a number and returns the sum; it takes the key's lock only if
@@ -139,10 +149,6 @@ class Atomic(Counters):
     ...     del server_state[key]
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._state = Namespace(store)
-
     def __call__(self, key: str, function: Callable[[Any], _Value], *, default: Any = MISSING) -> _Value:
         """Set the key to ``function(value)`` and return the new value.
 
@@ -155,24 +161,26 @@ class Atomic(Counters):
             function is not callable, is async, or returns None.
         """
         key = plain_key(key)
-        check_function(function, f"The function of atomic({key!r}, ...)")
-        with self._store.lock(key):
-            value = self._store.peek(key, default)
+        what = f"The function of atomic({key!r}, ...)"
+        check_function(function, what)
+
+        def changed(value: Any) -> _Value:
             if value is MISSING:
                 raise KeyError(
                     f"server_state has no key {key!r}. Did you forget to initialize it? "
                     f"atomic({key!r}, function, default=...) begins with a default."
                 )
-            changed = function(value)
-            refuse_coroutine(changed, f"The function of atomic({key!r}, ...)")
-            if changed is None and value is not None:
+            result = function(value)
+            refuse_coroutine(result, what)
+            if result is None and value is not None:
                 raise TypeError(
                     f"atomic({key!r}, function) needs the new value from the function, and {name_of(function)} has "
                     f"returned None for a {type(value).__qualname__}. server_state[{key!r}] was not assigned. Return "
                     f"the value, also if it was changed in place. To store None: server_state[{key!r}] = None."
                 )
-            self._state[key] = changed
-            return changed
+            return result
+
+        return change_atomically(self, key, changed, default)
 
     def append(self, key: str, item: Any, *, max_length: int | None = None) -> Any:
         """Append to the key's list, tuple or deque and return the result. A key that is not set becomes a list.
@@ -203,7 +211,7 @@ class Atomic(Counters):
         return self(key, appended, default=[])
 
 
-class BeginTransaction:
+class BeginTransaction(Transactions):
     """A ``with`` block whose writes all take effect together at its end, or not at all.
 
     The transaction takes the locks of `keys` when it begins, in one global order. You may write other keys in it too:
@@ -235,9 +243,6 @@ class BeginTransaction:
     >>> del server_state["mine"], server_state["yours"]
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
     def __call__(self, *keys: str, timeout: Duration | None = None) -> AbstractContextManager[None]:
         """Return the context manager for the ``with`` statement."""
         for key in keys:
@@ -248,7 +253,7 @@ class BeginTransaction:
                 )
             if callable(key):
                 raise TypeError("transaction decorates nothing. Use a block in the function: with transaction('key'):")
-        return self._store.transaction(keys, seconds_of(timeout, "timeout"))
+        return begin_transaction(self, keys, seconds_of(timeout, "timeout"))
 
     def __enter__(self) -> Never:
         raise TypeError("transaction is called with the keys that the block changes: with transaction('a', 'b'):")

@@ -72,3 +72,10 @@ def test_modules_complete_with_their_public_names(editor: LanguageServer, module
     offered = editor.completions(f"import {module}\n{module}.")
     assert set(public) <= offered
     assert {name for name in offered if not is_special(name)} - SUBMODULES <= set(public)
+
+
+@pytest.mark.parametrize("name", ["atomic", "no_rerun", "server_state", "server_state_lock", "transaction"])
+def test_objects_complete_without_private_names(editor: LanguageServer, name: str) -> None:
+    offered = editor.completions(f"{imported(f'fastserverstate.{name}')}.")
+    assert "__doc__" in offered
+    assert {name for name in offered if name.startswith("_") and not is_special(name)} == set()
