@@ -201,7 +201,8 @@ class LiveModel(RuleBasedStateMachine):
     can_push = True
 
     def session_of_run(self) -> LiveSession | None:
-        return None if self.current is None else self.current.live
+        self.current.live.scope(self.current.place.fragment_id)
+        return self.current.live
 
     def open_place(self) -> Place:
         return self.current.place
