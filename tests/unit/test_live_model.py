@@ -27,7 +27,8 @@ from fastserverstate.state import ServerState
 
 KEYS = ("a", "b")
 SESSIONS = 2
-LAYOUTS = st.lists(st.sampled_from(KEYS), max_size=4)
+MOSTLY = st.sampled_from([True, True, True, False])
+LAYOUTS = st.lists(st.sampled_from(KEYS), min_size=1, max_size=4)
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ class LiveModel(RuleBasedStateMachine):
 
     sessions_numbers = st.integers(0, SESSIONS - 1)
 
-    @rule(key=st.sampled_from(KEYS), value=st.integers(0, 5), is_pushed=st.booleans())
+    @rule(key=st.sampled_from(KEYS), value=st.integers(0, 9), is_pushed=MOSTLY)
     def write(self, key: str, value: int, is_pushed: bool) -> None:
         self.state[key] = value
         if is_pushed:
@@ -229,25 +230,34 @@ class LiveModel(RuleBasedStateMachine):
         layout=LAYOUTS,
         fragment=st.sampled_from([None, None, "f"]),
         steps=st.integers(0, 4),
-        ends=st.sampled_from(["later", "complete", "interrupted"]),
-        is_flushed=st.booleans(),
+        ends=st.sampled_from(["complete", "complete", "later", "interrupted"]),
+        is_flushed=MOSTLY,
     )
     def start(
         self, number: int, layout: list[str], fragment: str | None, steps: int, ends: str, is_flushed: bool
     ) -> None:
         session = self.sessions[number]
-        if session.browser.readiness() is Readiness.READY:
-            session.start(layout, fragment if session.layout else None)
-            for _ in range(steps):
-                session.step()
-            if ends != "later":
-                self.finish(number, ends == "complete", is_flushed)
+        self.reconnect(number)
+        if session.browser.is_running:
+            self._end_run(session, complete=True)
+        session.browser.flush()
+        session.start(layout, fragment if session.layout else None)
+        for _ in range(steps):
+            session.step()
+        if ends != "later":
+            self.finish(number, ends == "complete", is_flushed)
 
-    @rule(number=sessions_numbers, complete=st.booleans(), is_flushed=st.booleans())
+    @staticmethod
+    def _end_run(session: Session, complete: bool) -> None:
+        if session.browser.requests:
+            session.start(session.layout, session.browser.requests[-1])
+        session.finish(complete)
+
+    @rule(number=sessions_numbers, complete=MOSTLY, is_flushed=MOSTLY)
     def finish(self, number: int, complete: bool, is_flushed: bool) -> None:
         session = self.sessions[number]
-        if session.browser.is_running and not session.browser.requests:
-            session.finish(complete)
+        if session.browser.is_running:
+            self._end_run(session, complete)
         if is_flushed:
             session.browser.flush()
             self.turn()
@@ -262,7 +272,7 @@ class LiveModel(RuleBasedStateMachine):
             self.sessions[number].browser.is_connected = True
             self.scheduler.returned(self.sessions[number].live)
 
-    @rule(number=sessions_numbers, receptive=st.booleans())
+    @rule(number=sessions_numbers, receptive=MOSTLY)
     def slow_connection(self, number: int, receptive: bool) -> None:
         self.sessions[number].browser.is_receptive = receptive
 
@@ -290,9 +300,7 @@ class LiveModel(RuleBasedStateMachine):
                 for session in self.sessions:
                     browser = session.browser
                     if browser.is_running:
-                        if browser.requests:
-                            session.start(session.layout, browser.requests[-1])
-                        session.finish(complete=True)
+                        self._end_run(session, complete=True)
                     browser.flush()
                 self.work()
                 self.wait(0.1)
@@ -312,5 +320,5 @@ class LiveModel(RuleBasedStateMachine):
             locate_in_streamlit()
 
 
-LiveModel.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+LiveModel.TestCase.settings = settings(max_examples=300, stateful_step_count=30, deadline=None)
 TestLiveModel = LiveModel.TestCase
