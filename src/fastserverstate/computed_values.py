@@ -131,10 +131,10 @@ class Evaluator:
         Safe from any thread.
     """
 
-    def __init__(self, store: Store, workers: Workers, call_back: Callable[[list[str]], None]) -> None:
+    def __init__(self, store: Store, workers: Workers) -> None:
         self._store = store
         self._workers = workers
-        self._call_back = call_back
+        self.call_back: Callable[[list[str]], None] = store.flush  # makes the pending callbacks of keys
         self._thread = _Thread()
         self._pinning = threading.RLock()
 
@@ -214,7 +214,7 @@ class Evaluator:
         if is_changed:
             self._thread.changed.append(node)
         if due:
-            self._call_back(due)
+            self.call_back(due)
         node.completed(sources)
 
     def _run(self, node: Dependent) -> tuple[Any, list[Node]]:

@@ -42,6 +42,10 @@ class Workers:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self.reset_after_fork()
+
+    def reset_after_fork(self) -> None:
+        """Forget the threads, which belong to the parent process, and the tasks, which are its too."""
         self._changed = threading.Condition(threading.RLock())
         self._tasks: deque[tuple[Callable[[], None], str]] = deque()
         self._later: list[tuple[float, int, Callable[[], None], str]] = []

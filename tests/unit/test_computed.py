@@ -38,7 +38,8 @@ class Process:
     def __init__(self, store: _core.Store, state: Any) -> None:
         self.store, self.state = store, state
         self.workers = ManualWorkers()
-        self.evaluator = Evaluator(store, self.workers, self._call_back)
+        self.evaluator = Evaluator(store, self.workers)
+        self.evaluator.call_back = self._call_back
         self.computing = Computing(store, self.evaluator, lambda function, _: function())
         self.computed = self.computing.computed
         self.stale: list[_core.Session] = []

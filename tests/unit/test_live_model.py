@@ -187,7 +187,7 @@ class LiveModel(RuleBasedStateMachine):
         self.store = _core.Store(reserved=dir(ServerState))
         self.state = ServerState(self.store)
         self.workers = ManualWorkers()
-        self.evaluator = Evaluator(self.store, self.workers, lambda _: None)
+        self.evaluator = Evaluator(self.store, self.workers)
         self.scheduler = Scheduler(self.store, Settings(), NO_POST_SCRIPT_GC, self.evaluator.collected)
         self.current: Session | None = None
         self.board = LiveRegions(self.store, self.evaluator, self, self.scheduler.push).live(self._board)

@@ -224,7 +224,21 @@ class Place:
         message.metadata.active_script_hash = self.script_hash
         if self.fragment_id:
             message.delta.fragment_id = self.fragment_id
+        _set_element_id(message)
         return message
+
+
+def _set_element_id(message: ForwardMsg) -> None:
+    """Replace the ids that Streamlit derives from the delta path: browsers find a part of the page by them."""
+    element = message.delta.new_element
+    kind = element.WhichOneof("type")
+    element_id = "-".join(map(str, message.metadata.delta_path))
+    if kind == "graphviz_chart":
+        element.graphviz_chart.element_id = element_id
+    elif kind in ("table", "arrow_table") and getattr(element, kind).styler.uuid:
+        styler = getattr(element, kind).styler
+        styler.styles = styler.styles.replace(styler.uuid, element_id)
+        styler.uuid = element_id
 
 
 class Rendering:
