@@ -65,8 +65,9 @@ class Region(Dependent):
 
     def _refuse_element(self, what: str) -> NoReturn:
         raise FastServerStateError(
-            f"The live function {name_of(self.definition.function)} has used {what}. It is rendered once for all sessions, so it "
-            "can only show. Move that out of the function, or decorate it with @st.fragment instead of @live."
+            f"The live function {name_of(self.definition.function)} has used {what}. It is rendered once for all "
+            "sessions, so it can only show. Move that out of the function, or decorate it with @st.fragment instead "
+            "of @live."
         )
 
     def compute(self) -> Any:

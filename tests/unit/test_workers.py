@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 from harness.clock import FakeClock
@@ -31,9 +30,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def pool(clock: Clock) -> Iterator[Workers]:
+def pool(clock: Clock) -> Workers:
     clock.pool = Workers(clock.monotonic)
-    yield clock.pool
+    return clock.pool
 
 
 def test_tasks_run(pool: Workers) -> None:

@@ -235,10 +235,12 @@ def _set_element_id(message: ForwardMsg) -> None:
     element_id = "-".join(map(str, message.metadata.delta_path))
     if kind == "graphviz_chart":
         element.graphviz_chart.element_id = element_id
-    elif kind in ("table", "arrow_table") and getattr(element, kind).styler.uuid:
-        styler = getattr(element, kind).styler
-        styler.styles = styler.styles.replace(styler.uuid, element_id)
-        styler.uuid = element_id
+    elif kind in ("table", "arrow_table"):
+        table: Any = getattr(element, kind)
+        styler = getattr(table, "arrow_data", table).styler
+        if styler.uuid:
+            styler.styles = styler.styles.replace(styler.uuid, element_id)
+            styler.uuid = element_id
 
 
 class Rendering:
