@@ -142,7 +142,6 @@ from fastserverstate._platform cimport (
     fss_transaction,
     is_dunder,
     is_finalizing,
-    is_result_key,
     key_hash,
     keys_equal,
     line_of,

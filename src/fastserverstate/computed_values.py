@@ -43,7 +43,6 @@ class Dependent(Node):
         self._isolate = isolate
         self.definition = definition
         self.call = call
-        self.lock = store.lock(self.key)
         self.pins = 0  # waits and callbacks that need the result
         self.queued = False  # for a worker
         self.is_discarded = False

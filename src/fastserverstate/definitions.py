@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-import itertools
 import logging
 import reprlib
 import threading
+import uuid
 from collections.abc import Callable
 from types import CodeType
 from typing import Any, Generic, Protocol, TypeVar
@@ -26,7 +26,6 @@ logger = logging.getLogger("fastserverstate")
 # Definitions of the same place in the code that are kept. They differ in what they close over.
 MOST_ALIKE = 100
 
-_serials = itertools.count(1)
 _PLAIN = (str, int, float, bool, bytes, type(None))
 
 
@@ -58,7 +57,7 @@ class Call:
 
     def new_key(self) -> str:
         """Return a key for the result in the store, which no app uses."""
-        return f"\0{next(_serials)}\0{self.label}"
+        return f"{self.label} {uuid.uuid4()}"
 
 
 class Definition(Protocol):
