@@ -30,9 +30,12 @@ class Client:
         self._query = query
         self._elements: dict[tuple[int, ...], tuple[str, Any, str]] = {}
         self._widgets: dict[str, WidgetState] = {}
+        self._blocks: dict[tuple[int, ...], str] = {}
         self._before: set[tuple[int, ...]] = set()
         self._fragments: set[str] = set()
         self._changed = asyncio.Condition()
+        self._reads = asyncio.Event()
+        self._reads.set()
         self._broken: BaseException | None = None
         self.session_id = ""
         self.started = 0
@@ -119,6 +122,24 @@ class Client:
         self._widgets[widget.id] = WidgetState(id=widget.id, string_value=text)
         await self.rerun(fragment=fragment)
 
+    async def stop(self) -> None:
+        """Press the Stop button."""
+        await self._socket.send(BackMsg(stop_script=True).SerializeToString())
+
+    def pause(self) -> None:
+        """Read nothing more from the connection."""
+        self._reads.clear()
+
+    def resume(self) -> None:
+        self._reads.set()
+
+    async def reconnect(self) -> None:
+        """Connect to the session again, as a browser that has lost its connection. It still shows what it did."""
+        await self._socket.close()
+        self._reader.cancel()
+        self._resume = self.session_id
+        await self.__aenter__()
+
     async def rerun(self, trigger: WidgetState | None = None, fragment: str = "", *, by_timer: bool = False) -> None:
         message = BackMsg()
         if by_timer:
@@ -145,6 +166,7 @@ class Client:
                 async with self._changed:
                     self._apply(message)
                     self._changed.notify_all()
+                await self._reads.wait()
         except Exception as error:
             async with self._changed:
                 self._broken = error
@@ -165,13 +187,26 @@ class Client:
         elif kind == "delta" and message.delta.WhichOneof("type") == "new_element":
             path = tuple(message.metadata.delta_path)
             element = message.delta.new_element
+            self._remove(path)
             self._elements[path] = (element.WhichOneof("type"), element, message.delta.fragment_id)
             self._before.discard(path)
+        elif kind == "delta" and message.delta.WhichOneof("type") == "add_block":
+            path = tuple(message.metadata.delta_path)
+            block = message.delta.add_block.WhichOneof("type") or ""
+            if self._blocks.get(path) != block:  # another block of the same kind keeps the elements in it
+                self._remove(path)
+                self._blocks[path] = block
         elif kind == "script_finished":
             self.finished += 1
             self.settled = True
             self.fragment_runs += message.script_finished == ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY
             if message.script_finished != ForwardMsg.FINISHED_EARLY_FOR_RERUN:
-                for path in self._before:
+                for path in self._before & self._elements.keys():
                     if not self._fragments or self._elements[path][2] in self._fragments:
                         del self._elements[path]
+
+    def _remove(self, path: tuple[int, ...]) -> None:
+        """Remove what is at the path and below it."""
+        for nodes in (self._elements, self._blocks):
+            for other in [other for other in nodes if other[: len(path)] == path]:
+                del nodes[other]

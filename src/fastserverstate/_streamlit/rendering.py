@@ -203,6 +203,11 @@ class _Node:
     def is_block(self) -> bool:
         return self.message.delta.HasField("add_block")
 
+    @property
+    def kind(self) -> tuple[str, str | None] | None:
+        """Which block it is. A block takes over the elements in an earlier one of the same kind."""
+        return ("block", self.message.delta.add_block.WhichOneof("type")) if self.is_block else None
+
 
 _EMPTY = ForwardMsg()
 _EMPTY.delta.new_element.empty.SetInParent()
@@ -293,10 +298,9 @@ def _differences(path: Path, old: _Node | None, new: _Node | None) -> Iterator[t
         yield path, _EMPTY
         return
     if old is None or old.content != new.content:
-        if old is not None and old.is_block and new.is_block:
-            yield path, _EMPTY  # else the browser keeps the old children
         yield path, new.message
-        old = None
+        if old is None or not new.is_block or old.kind != new.kind:  # else the browser keeps the old children
+            old = None
     for index in sorted({*new.children, *(old.children if old else ())}):
         yield from _differences((*path, index), old.children.get(index) if old else None, new.children.get(index))
 
@@ -331,7 +335,7 @@ class _Capture:
         node = _Node(message)
         node.content = message.delta.SerializeToString(deterministic=True)
         before = parent.children.get(path[-1])
-        if before is not None and before.is_block and node.is_block:
+        if before is not None and node.is_block and before.kind == node.kind:
             node.children = before.children  # as in the browser
         parent.children[path[-1]] = node
         self.last = message

@@ -101,6 +101,8 @@ class LiveSession(Session):
             self._attempts.clear()
             self._turns.clear()
             self._next_cause, self._recurs = None, False
+        # After a click, Streamlit starts another runner, and the earlier one may not have ended yet.
+        self.viewers.run_finished((), lambda _: True)
         self.start_run(self._next_cause, self._recurs)
         if self._next_cause is None:
             self._users_cause = self.cause
