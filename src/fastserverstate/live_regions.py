@@ -143,12 +143,14 @@ class Live(Generic[P]):
         elif not self.pages.can_push:
             self.pages.as_fragment(self.function)(*args, **kwargs)
         else:
-            self._show(live, Call(self.function, args, kwargs))
+            run = live.viewers.run
+            if self.pages.session_of_run() is live:  # else another run has replaced this one meanwhile
+                self._show(live, run, Call(self.function, args, kwargs))
 
     def __repr__(self) -> str:
         return f"<live function {name_of(self.function)}>"
 
-    def _show(self, live: LiveSession, call: Call) -> None:
+    def _show(self, live: LiveSession, run: int, call: Call) -> None:
         place = self.pages.open_place()
         while True:
             region: Any = self._regions.find_or_make(call)
@@ -159,7 +161,7 @@ class Live(Generic[P]):
             if not region.is_discarded:
                 break
             viewer.remove()
-        live.viewers.add(viewer)
+        live.viewers.add(viewer, run)
         viewer.shown.show(place)
         if self._evaluator.is_outdated(region):
             self._evaluator.collected([region])  # no session has shown it when it was

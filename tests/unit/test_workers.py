@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from harness.clock import FakeClock
 
 from fastserverstate import workers as module
-from fastserverstate.workers import HANGING_TASK, LONG_TASK, MOST_THREADS, Workers
+from fastserverstate.workers import HANGING_TASK, LINGER, LONG_TASK, MOST_THREADS, Workers
 
 DEADLINE = 20
 
@@ -20,8 +21,8 @@ class Clock(FakeClock):
 
     def advance(self, seconds: float) -> None:
         super().advance(seconds)
-        with self.pool._changed:
-            self.pool._changed.notify_all()
+        with self.pool._times_changed:
+            self.pool._times_changed.notify_all()
 
 
 @pytest.fixture
@@ -113,3 +114,26 @@ def test_idle_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
     done.clear()
     pool.submit(done.set, "a task")
     assert done.wait(DEADLINE)
+
+
+def test_a_task_does_not_wait_while_the_timer_runs() -> None:
+    pool = Workers()
+    for _ in range(3):
+        done = threading.Event()
+
+        def take_a_moment(done: threading.Event = done) -> None:
+            time.sleep(0.02)  # the timer begins to watch the task
+            done.set()
+
+        pool.submit(take_a_moment, "a task")
+        assert done.wait(LINGER / 5)
+        time.sleep(0.02)  # the thread waits for more
+
+
+def test_a_later_task_runs_while_a_thread_waits_for_more() -> None:
+    pool = Workers()
+    first, later = threading.Event(), threading.Event()
+    pool.submit(first.set, "a task")
+    assert first.wait(LINGER / 5)
+    pool.submit_later(0.02, later.set, "a later task")
+    assert later.wait(LINGER / 5)
