@@ -33,6 +33,7 @@ class Call:
     """The arguments of a call, in the form in which equal calls have equal fingerprints."""
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.function = function
         bound = inspect.signature(function).bind(*args, **kwargs)
         bound.apply_defaults()
         self.args, self.kwargs = bound.args, bound.kwargs

@@ -37,8 +37,8 @@ class Pages(Protocol):
     def session_of_run(self) -> LiveSession | None:
         """Return the session in whose current run the thread takes part; None if no server runs it."""
 
-    def as_fragment(self, function: Callable[..., object]) -> Callable[..., object]:
-        """Return the function as a fragment."""
+    def show_in_fragment(self, call: Call) -> None:
+        """Call the function in a fragment, which may be called again with these arguments."""
 
     def open_place(self) -> Any:
         """Create a container. Return its place, which has the `fragment_id` of the run."""
@@ -141,7 +141,7 @@ class Live(Generic[P]):
         if live is None:  # inside another live function, or without a server
             self.function(*args, **kwargs)
         elif not self.pages.can_push:
-            self.pages.as_fragment(self.function)(*args, **kwargs)
+            self.pages.show_in_fragment(Call(self.function, args, kwargs))
         else:
             run = live.viewers.run
             if self.pages.session_of_run() is live:  # else another run has replaced this one meanwhile
