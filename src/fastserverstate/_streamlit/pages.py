@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -24,14 +25,20 @@ class StreamlitPages:
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
+        self._in_fragment = threading.local()
 
     def session_of_run(self) -> LiveSession | None:
-        return self._bridge.session_of_run()
+        is_inside_other = getattr(self._in_fragment, "is_live", False)  # which shows this one, too
+        return None if is_inside_other else self._bridge.session_of_run()
 
     def show_in_fragment(self, call: Call) -> None:
         @functools.wraps(call.function)
         def show() -> None:
-            call.function(*call.args, **call.kwargs)
+            self._in_fragment.is_live = True
+            try:
+                call.function(*call.args, **call.kwargs)
+            finally:
+                self._in_fragment.is_live = False
 
         # Streamlit 1.37 reruns a fragment with its first function, so other arguments need another fragment id.
         show.__qualname__ += call.fingerprint.hex()
