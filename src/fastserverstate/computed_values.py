@@ -134,10 +134,14 @@ class Evaluator:
         self._store = store
         self._workers = workers
         self.call_back: Callable[[list[str]], None] = store.flush  # makes the pending callbacks of keys
+        self.reset_after_fork()
+
+    def reset_after_fork(self) -> None:
         self._thread = _Thread()
         self._pinning = threading.RLock()
 
     def is_evaluating(self) -> bool:
+        """Whether the calling thread is evaluating a result."""
         return bool(self._thread.evaluations)
 
     def note_source(self, node: Dependent) -> None:
@@ -331,6 +335,12 @@ class Nodes:
             node.discard()
             self._discard(node)
 
+    def reset_after_fork(self) -> None:
+        self._lock = threading.RLock()
+        for node in self._nodes.values():
+            self._discard(node)
+        self._nodes = {}
+
     def __iter__(self) -> Iterator[Dependent]:
         with self._lock:
             return iter(list(self._nodes.values()))
@@ -415,6 +425,9 @@ class Computed(Memo, Generic[P, R]):
         """Forget all results."""
         self._nodes.clear()
 
+    def reset_after_fork(self) -> None:
+        self._nodes.reset_after_fork()
+
 
 class Computing:
     """Makes computed values of functions."""
@@ -483,4 +496,5 @@ class Computing:
         return decorate if function is MISSING else decorate(function)
 
     def reset_after_fork(self) -> None:
-        self._registry.clear()
+        self._evaluator.reset_after_fork()
+        self._registry.reset_after_fork()
