@@ -18,6 +18,10 @@ if CAN_PUSH:
     from fastserverstate._streamlit import rendering
 
 
+class _InFragment(threading.local):
+    is_live = False  # the fragment of a live function, which shows others that it calls
+
+
 class StreamlitPages:
     """Adapts the pages of Streamlit to `live.Pages`."""
 
@@ -25,11 +29,10 @@ class StreamlitPages:
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
-        self._in_fragment = threading.local()
+        self._in_fragment = _InFragment()
 
     def session_of_run(self) -> LiveSession | None:
-        is_inside_other = getattr(self._in_fragment, "is_live", False)  # which shows this one, too
-        return None if is_inside_other else self._bridge.session_of_run()
+        return None if self._in_fragment.is_live else self._bridge.session_of_run()
 
     def show_in_fragment(self, call: Call) -> None:
         @functools.wraps(call.function)

@@ -128,8 +128,8 @@ def _new_context(enqueue: Callable[[ForwardMsg], None], refuse: Refuse, session_
         pages_manager=_Pages(refuse, _FORBIDDEN["script_requests"]),
         main_script_path=_main_script,
         _has_script_started=True,
-        _fastserverstate_refuse=refuse,
     )
+    context.__dict__[ATTRIBUTE] = refuse
     return context
 
 
@@ -143,7 +143,7 @@ def watch_clients() -> None:
     def refuse_or_get(session_id: str) -> Any:
         context: Any = get_script_run_ctx(suppress_warning=True)
         if context is not None and context.session_id == session_id and session_id.startswith(_SESSION):
-            context._fastserverstate_refuse("st.context")
+            context.__dict__[ATTRIBUTE]("st.context")
         return get_client(session_id)
 
     refuse_or_get.__dict__[ATTRIBUTE] = True
