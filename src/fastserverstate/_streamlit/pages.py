@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import streamlit
+from streamlit import error_util
 
 from fastserverstate._streamlit.bridge import Bridge
 from fastserverstate._streamlit.names import CAN_PUSH
@@ -40,6 +41,8 @@ class StreamlitPages:
             self._in_fragment.is_live = True
             try:
                 call.function(*call.args, **call.kwargs)
+            except Exception as error:  # is shown in its place, and the script goes on
+                error_util.handle_uncaught_app_exception(error)
             finally:
                 self._in_fragment.is_live = False
 
