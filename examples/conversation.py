@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from fastserverstate import server_state, server_state_lock
+from fastserverstate import live, server_state, server_state_lock
 
 ANIMALS = {"Bear": "🐻", "Cat": "🐱", "Fox": "🦊", "Frog": "🐸", "Koala": "🐨", "Lion": "🦁", "Panda": "🐼"}
 MESSAGES_KEPT = 100
@@ -27,17 +27,15 @@ def choose_name() -> None:
 
 def conversation(key: str, prompt: str = "Say something") -> None:
     """Show the messages of the key, and a box for another one."""
-    # Not an argument of the fragment: Streamlit 1.37 reruns a fragment with the arguments of its first call.
-    st.session_state.conversation = key
-    messages()
+    messages(key)
     st.chat_input(prompt, key=f"draft of {key}", on_submit=post, args=(key,), max_chars=500)
 
 
-@st.fragment
-def messages() -> None:
-    # Only this fragment reads the messages, so only this fragment runs again when a user posts one.
+@live
+def messages(key: str) -> None:
+    # Every session with this key shows the same, so a new message is rendered once and sent to all of them.
     with st.container(height=360):
-        said = server_state.get(st.session_state.conversation, ())
+        said = server_state.get(key, ())
         if not said:
             st.caption("No messages yet.")
         for message in said:

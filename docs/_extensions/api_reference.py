@@ -22,6 +22,7 @@ PUBLIC = {
     "Locks": ["server_state_lock", "KeyLock", "KeyLocks"],
     "Changes": ["atomic", "compare_and_set", "transaction"],
     "Waiting and listening": ["wait_for", "wait_for_async", "on_change", "Subscription"],
+    "Live regions and computed values": ["live", "computed", "Live", "Computed"],
     "Widgets": ["shared", "WidgetArguments"],
     "Reruns": ["no_rerun", "force_rerun_bound_sessions"],
     "Options": ["configure"],

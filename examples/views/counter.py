@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from fastserverstate import server_state, server_state_lock
+from fastserverstate import live, server_state, server_state_lock
 
 st.title("Counter")
 st.write("Open this page in a second tab and click in either: both show the same number.")
@@ -18,11 +18,15 @@ def reset() -> None:
     server_state["count"] = 0
 
 
-with st.container(border=True):
-    # Having read the count, this page runs again whenever any session changes it.
+@live
+def count() -> None:
+    # A click anywhere renders this once, for all sessions. The page itself does not run again.
     st.metric("Everyone's count", server_state.get("count", 0))
+
+
+with st.container(border=True):
+    count()
     less, more, zero, _ = st.columns([1, 1, 2, 4])
-    # Callbacks run before the page does, so the click's own run shows the new count already.
     less.button("-1", on_click=add, args=(-1,))
     more.button("+1", on_click=add, args=(1,), type="primary")
     zero.button("Reset", on_click=reset)

@@ -7,7 +7,6 @@ cdef Cell *cell_new(PyObject *key, Py_hash_t hashed) noexcept:
         _incref(key)
         cell.key = key
         cell.hash = hashed
-        cell.is_result = is_result_key(key)
     return cell
 
 

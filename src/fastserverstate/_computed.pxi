@@ -8,6 +8,7 @@
 cdef class Node(Session):
     """The scope of a computed value's function, and the key of its result."""
     cdef readonly str key
+    cdef readonly KeyLock lock  # held during an evaluation. It keeps the key's cell
     cdef Scope execution       # of the function
     cdef bint complete         # the result of that execution is stored
     cdef list _keys            # that it has read, in order
@@ -19,6 +20,10 @@ cdef class Node(Session):
         Session.__init__(self, store)
         self.key = key
         self.is_node = True
+        self.lock = store.lock(key)
+        lock(&self.lock.shard.mutex)
+        self.lock.cell.is_result = True
+        unlock(&self.lock.shard.mutex)
 
     @property
     def sources(self):
@@ -47,7 +52,7 @@ cdef class Node(Session):
 
     def completed(self, list sources not None):
         self._sources = sources or None
-        self.checked = load64(self.store.table.slots.marks) if not sources else 0
+        self.checked = 0
         self.complete = True
 
     def is_fresh(self):
@@ -57,7 +62,7 @@ cdef class Node(Session):
         return is_current(self)
 
     def marks(self):
-        return load64(self.store.table.slots.marks)
+        return 0 if self.store is None else load64(self.store.table.slots.marks)
 
     def sources_checked(self, uint64_t marks):
         store64(self.checked, marks)

@@ -581,11 +581,13 @@ class Node(Session):
     """The scope of a computed value's function, and the `key` of its result. See `fastserverstate.computed_values`."""
 
     key: Final[str]
+    lock: Final[KeyLock]
+    """Held during an evaluation."""
     used: Final[int]
     """When the result was last used, as a number that grows with the uses of its function."""
 
     def __init__(self, store: Store, key: str) -> None:
-        """The key must begin with a null character. Apps do not see such keys, and backends do not get them."""
+        """`key` must be a new key. From now on, apps do not see it, and backends do not get it."""
 
     def execute(self, function: Callable[[], _T]) -> _T:
         """Call the function. What it reads replaces the subscriptions of the last call. Calls must not overlap."""

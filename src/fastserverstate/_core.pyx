@@ -38,6 +38,9 @@ Glossary
     pending callbacks    calls of listeners that are due. A thread that holds locks *defers* them, and *flushes* them
                          when it holds none
     presence pending     the key appeared or vanished in a `no_rerun` block: its watchers are notified by a later change
+    node                 the scope of a computed value's function, and the key of its result
+    source               of a node: another node, whose result its function has read
+    mixed                has read values of different moments, because a thread changed one meanwhile
     backend              what a store's writes and locks go through when several servers share the state
     apply                make changes in the table that came from a backend
     source location      a code object and an offset in it
@@ -81,7 +84,8 @@ across them what every read passes through, and accesses thread-local variables 
     _scope              sessions, scopes, unflushed reads    _store        reading, writing and locking a key
     _slots              subscribing, marking, collecting     _changes      several changes that appear together
     _table              finding, making and freeing cells    _transaction, _namespace
-    _locate             which scope the thread runs in       _remote       one table among those of several servers
+    _computed           computed values                      _remote       one table among those of several servers
+    _locate             which scope the thread runs in
 """
 cimport cython
 from cpython.bool cimport PyBool_Check
@@ -138,7 +142,6 @@ from fastserverstate._platform cimport (
     fss_transaction,
     is_dunder,
     is_finalizing,
-    is_result_key,
     key_hash,
     keys_equal,
     line_of,

@@ -28,7 +28,8 @@ _ends.watch()
 store = Store(reserved=dir(ServerState))
 settings = Settings()
 key_options = KeyOptions(store)
-evaluator = Evaluator(store, Workers(), Callers(lambda key: store.flush([key])).add)
+workers = Workers()
+evaluator = Evaluator(store, workers)
 scheduler = Scheduler(store, settings, PostScriptGC(), evaluator.collected)
 bridge = Bridge(store, scheduler)
 
@@ -125,7 +126,9 @@ name_publicly(__package__, BeginTransaction.__call__, "transaction")
 
 
 def _offload_callbacks() -> None:
-    store.offload_callbacks(Callers(lambda key: store.flush([key])).add)
+    call = Callers(lambda key: store.flush([key])).add
+    store.offload_callbacks(call)
+    evaluator.call_back = call
 
 
 _offload_callbacks()
@@ -134,6 +137,9 @@ _offload_callbacks()
 def _start_afresh() -> None:
     store.reset_after_fork()
     _offload_callbacks()
+    workers.reset_after_fork()
+    _computing.reset_after_fork()
+    _live_regions.reset_after_fork()
     scheduler.reset_after_fork()
     key_options.reset_after_fork()
 

@@ -53,12 +53,6 @@ typedef char fss_mutex;
 /* Cython declares that this returns an object, so the caller's reference is transferred and no count changes. */
 #define fss_owned(reference) (reference)
 
-/* Whether a key stands for the result of a computed value. The str is ready. */
-static inline int fss_is_result(PyObject *key)
-{
-    return PyUnicode_GET_LENGTH(key) > 0 && PyUnicode_READ_CHAR(key, 0) == 0;
-}
-
 /* The hash of an exact str, which caches it. Also makes the str ready for the macros below. */
 static inline Py_hash_t fss_hash(PyObject *key)
 {

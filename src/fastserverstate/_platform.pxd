@@ -26,7 +26,6 @@ cdef extern from "_platform.h":
     void store_flag "fss_store"(bint, bint) noexcept
     object owned "fss_owned"(PyObject *)
     Py_hash_t key_hash "fss_hash"(PyObject *) noexcept
-    bint is_result_key "fss_is_result"(PyObject *) noexcept
     bint keys_equal "fss_keys_equal"(PyObject *, PyObject *) noexcept
     bint is_dunder "fss_is_dunder"(PyObject *) noexcept
     dict attributes_of "fss_attributes"(object)

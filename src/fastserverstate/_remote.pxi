@@ -15,7 +15,7 @@ cdef tuple apply(Store store, changes, Holder holder):
     for key, value, quiet in changes:
         checked_key(key)
         made.append(new_change(key, value, True, quiet))
-        if load_object(store.options) != NULL and not is_result_key(<PyObject *>key) and not is_resolved(store.table, <PyObject *>key):
+        if load_object(store.options) != NULL and not is_resolved(store.table, <PyObject *>key):
             resolve(store, key)
     if holder is None:
         make_changes(store.table, made, None, NULL, None)
@@ -34,7 +34,7 @@ cdef bint is_resolved(Table *table, PyObject *key) noexcept:
     cdef bint known
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    known = cell != NULL and cell.policy != UNRESOLVED
+    known = cell != NULL and (cell.is_result or cell.policy != UNRESOLVED)
     unlock(&shard.mutex)
     return known
 

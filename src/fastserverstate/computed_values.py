@@ -43,7 +43,6 @@ class Dependent(Node):
         self._isolate = isolate
         self.definition = definition
         self.call = call
-        self.lock = store.lock(self.key)
         self.pins = 0  # waits and callbacks that need the result
         self.queued = False  # for a worker
         self.is_discarded = False
@@ -131,10 +130,10 @@ class Evaluator:
         Safe from any thread.
     """
 
-    def __init__(self, store: Store, workers: Workers, call_back: Callable[[list[str]], None]) -> None:
+    def __init__(self, store: Store, workers: Workers) -> None:
         self._store = store
         self._workers = workers
-        self._call_back = call_back
+        self.call_back: Callable[[list[str]], None] = store.flush  # makes the pending callbacks of keys
         self._thread = _Thread()
         self._pinning = threading.RLock()
 
@@ -214,7 +213,7 @@ class Evaluator:
         if is_changed:
             self._thread.changed.append(node)
         if due:
-            self._call_back(due)
+            self.call_back(due)
         node.completed(sources)
 
     def _run(self, node: Dependent) -> tuple[Any, list[Node]]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-import itertools
 import logging
 import reprlib
 import threading
+import uuid
 from collections.abc import Callable
 from types import CodeType
 from typing import Any, Generic, Protocol, TypeVar
@@ -26,7 +26,6 @@ logger = logging.getLogger("fastserverstate")
 # Definitions of the same place in the code that are kept. They differ in what they close over.
 MOST_ALIKE = 100
 
-_serials = itertools.count(1)
 _PLAIN = (str, int, float, bool, bytes, type(None))
 
 
@@ -34,6 +33,7 @@ class Call:
     """The arguments of a call, in the form in which equal calls have equal fingerprints."""
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.function = function
         bound = inspect.signature(function).bind(*args, **kwargs)
         bound.apply_defaults()
         self.args, self.kwargs = bound.args, bound.kwargs
@@ -58,7 +58,7 @@ class Call:
 
     def new_key(self) -> str:
         """Return a key for the result in the store, which no app uses."""
-        return f"\0{next(_serials)}\0{self.label}"
+        return f"{self.label} {uuid.uuid4()}"
 
 
 class Definition(Protocol):

@@ -37,8 +37,8 @@ class Pages(Protocol):
     def session_of_run(self) -> LiveSession | None:
         """Return the session in whose current run the thread takes part; None if no server runs it."""
 
-    def as_fragment(self, function: Callable[..., object]) -> Callable[..., object]:
-        """Return the function as a fragment."""
+    def show_in_fragment(self, call: Call) -> None:
+        """Call the function in a fragment, which may be called again with these arguments."""
 
     def open_place(self) -> Any:
         """Create a container. Return its place, which has the `fragment_id` of the run."""
@@ -65,8 +65,9 @@ class Region(Dependent):
 
     def _refuse_element(self, what: str) -> NoReturn:
         raise FastServerStateError(
-            f"The live function {name_of(self.definition.function)} has used {what}. It is rendered once for all sessions, so it "
-            "can only show. Move that out of the function, or decorate it with @st.fragment instead of @live."
+            f"The live function {name_of(self.definition.function)} has used {what}. It is rendered once for all "
+            "sessions, so it can only show. Move that out of the function, or decorate it with @st.fragment instead "
+            "of @live."
         )
 
     def compute(self) -> Any:
@@ -140,14 +141,16 @@ class Live(Generic[P]):
         if live is None:  # inside another live function, or without a server
             self.function(*args, **kwargs)
         elif not self.pages.can_push:
-            self.pages.as_fragment(self.function)(*args, **kwargs)
+            self.pages.show_in_fragment(Call(self.function, args, kwargs))
         else:
-            self._show(live, Call(self.function, args, kwargs))
+            run = live.viewers.run
+            if self.pages.session_of_run() is live:  # else another run has replaced this one meanwhile
+                self._show(live, run, Call(self.function, args, kwargs))
 
     def __repr__(self) -> str:
         return f"<live function {name_of(self.function)}>"
 
-    def _show(self, live: LiveSession, call: Call) -> None:
+    def _show(self, live: LiveSession, run: int, call: Call) -> None:
         place = self.pages.open_place()
         while True:
             region: Any = self._regions.find_or_make(call)
@@ -158,7 +161,7 @@ class Live(Generic[P]):
             if not region.is_discarded:
                 break
             viewer.remove()
-        live.viewers.add(viewer)
+        live.viewers.add(viewer, run)
         viewer.shown.show(place)
         if self._evaluator.is_outdated(region):
             self._evaluator.collected([region])  # no session has shown it when it was

@@ -42,7 +42,13 @@ class Workers:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._changed = threading.Condition(threading.RLock())
+        self.reset_after_fork()
+
+    def reset_after_fork(self) -> None:
+        """Forget the threads, which belong to the parent process, and the tasks, which are its too."""
+        self._lock = threading.RLock()
+        self._has_task = threading.Condition(self._lock)
+        self._times_changed = threading.Condition(self._lock)
         self._tasks: deque[tuple[Callable[[], None], str]] = deque()
         self._later: list[tuple[float, int, Callable[[], None], str]] = []
         self._sequence = itertools.count()
@@ -53,17 +59,17 @@ class Workers:
 
     def submit(self, task: Callable[[], None], name: str) -> None:
         """Run a task soon. `name` stands for it in the log."""
-        with self._changed:
+        with self._lock:
             self._tasks.append((task, name))
             if self._idle >= len(self._tasks):
-                self._changed.notify()
+                self._has_task.notify()
             elif self._counted < MOST_THREADS:
                 self._start(self._work)
                 self._counted += 1
 
     def submit_later(self, seconds: float, task: Callable[[], None], name: str) -> None:
         """Run a task after this many seconds."""
-        with self._changed:
+        with self._lock:
             heapq.heappush(self._later, (self._clock() + seconds, next(self._sequence), task, name))
             self._watch()
 
@@ -76,7 +82,7 @@ class Workers:
             self._watch_until = self._next_look()
             self._start(self._keep_time)
         elif self._next_look() < self._watch_until:
-            self._changed.notify_all()
+            self._times_changed.notify()
 
     def _next_look(self) -> float:
         looks = [self._clock() + LINGER]
@@ -91,9 +97,9 @@ class Workers:
 
     def _work(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 self._idle += 1
-                found = self._changed.wait_for(lambda: self._tasks, LINGER)
+                found = self._has_task.wait_for(lambda: self._tasks, LINGER)
                 self._idle -= 1
                 if not found:
                     self._counted -= 1
@@ -106,16 +112,16 @@ class Workers:
                 task()
             except BaseException:
                 logger.exception("%s has failed.", name)
-            with self._changed:
+            with self._lock:
                 self._running.discard(running)
                 if running.is_long:
                     return  # another thread has taken its place
 
     def _keep_time(self) -> None:
-        with self._changed:
+        with self._lock:
             while self._running or self._later:
                 self._watch_until = self._next_look()
-                self._changed.wait(max(0.0, self._watch_until - self._clock()))
+                self._times_changed.wait(max(0.0, self._watch_until - self._clock()))
                 self._look()
             self._watch_until = None
 

@@ -1,7 +1,7 @@
 """Which session shows what, after any order of writes, runs, layouts, interruptions and disconnects.
 
-The browsers of this model know what they show at each place. A push says what it assumes to be there, and is an error if
-that is something else, or if a run is going on or its messages are still on their way.
+The browsers of this model know what they show at each place. A push says what it expects to be there. It is an error if
+that is something else, if a run is in progress, or if messages of a run were not sent yet.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from fastserverstate.state import ServerState
 
 KEYS = ("a", "b")
 SESSIONS = 2
-LAYOUTS = st.lists(st.sampled_from(KEYS), max_size=4)
+MOSTLY = st.sampled_from([True, True, True, False])
+LAYOUTS = st.lists(st.sampled_from(KEYS), min_size=1, max_size=4)
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Browser:
         return Readiness.SENDING if self.outbox else Readiness.READY
 
     def has_fragment(self, fragment: str) -> bool:
-        return True
+        return fragment == "f"
 
     def request_rerun(self, fragment: str | None) -> None:
         self.requests.append(fragment)
@@ -186,7 +187,7 @@ class LiveModel(RuleBasedStateMachine):
         self.store = _core.Store(reserved=dir(ServerState))
         self.state = ServerState(self.store)
         self.workers = ManualWorkers()
-        self.evaluator = Evaluator(self.store, self.workers, lambda _: None)
+        self.evaluator = Evaluator(self.store, self.workers)
         self.scheduler = Scheduler(self.store, Settings(), NO_POST_SCRIPT_GC, self.evaluator.collected)
         self.current: Session | None = None
         self.board = LiveRegions(self.store, self.evaluator, self, self.scheduler.push).live(self._board)
@@ -201,7 +202,8 @@ class LiveModel(RuleBasedStateMachine):
     can_push = True
 
     def session_of_run(self) -> LiveSession | None:
-        return None if self.current is None else self.current.live
+        self.current.live.scope(self.current.place.fragment_id)
+        return self.current.live
 
     def open_place(self) -> Place:
         return self.current.place
@@ -217,7 +219,7 @@ class LiveModel(RuleBasedStateMachine):
 
     sessions_numbers = st.integers(0, SESSIONS - 1)
 
-    @rule(key=st.sampled_from(KEYS), value=st.integers(0, 5), is_pushed=st.booleans())
+    @rule(key=st.sampled_from(KEYS), value=st.integers(0, 9), is_pushed=MOSTLY)
     def write(self, key: str, value: int, is_pushed: bool) -> None:
         self.state[key] = value
         if is_pushed:
@@ -228,25 +230,34 @@ class LiveModel(RuleBasedStateMachine):
         layout=LAYOUTS,
         fragment=st.sampled_from([None, None, "f"]),
         steps=st.integers(0, 4),
-        ends=st.sampled_from(["later", "complete", "interrupted"]),
-        is_flushed=st.booleans(),
+        ends=st.sampled_from(["complete", "complete", "later", "interrupted"]),
+        is_flushed=MOSTLY,
     )
-    def start(
+    def start(  # noqa: PLR0917
         self, number: int, layout: list[str], fragment: str | None, steps: int, ends: str, is_flushed: bool
     ) -> None:
         session = self.sessions[number]
-        if session.browser.readiness() is Readiness.READY:
-            session.start(layout, fragment if session.layout else None)
-            for _ in range(steps):
-                session.step()
-            if ends != "later":
-                self.finish(number, ends == "complete", is_flushed)
+        self.reconnect(number)
+        if session.browser.is_running:
+            self._end_run(session, complete=True)
+        session.browser.flush()
+        session.start(layout, fragment if session.layout else None)
+        for _ in range(steps):
+            session.step()
+        if ends != "later":
+            self.finish(number, ends == "complete", is_flushed)
 
-    @rule(number=sessions_numbers, complete=st.booleans(), is_flushed=st.booleans())
+    @staticmethod
+    def _end_run(session: Session, complete: bool) -> None:
+        if session.browser.requests:
+            session.start(session.layout, session.browser.requests[-1])
+        session.finish(complete)
+
+    @rule(number=sessions_numbers, complete=MOSTLY, is_flushed=MOSTLY)
     def finish(self, number: int, complete: bool, is_flushed: bool) -> None:
         session = self.sessions[number]
-        if session.browser.is_running and not session.browser.requests:
-            session.finish(complete)
+        if session.browser.is_running:
+            self._end_run(session, complete)
         if is_flushed:
             session.browser.flush()
             self.turn()
@@ -261,7 +272,7 @@ class LiveModel(RuleBasedStateMachine):
             self.sessions[number].browser.is_connected = True
             self.scheduler.returned(self.sessions[number].live)
 
-    @rule(number=sessions_numbers, receptive=st.booleans())
+    @rule(number=sessions_numbers, receptive=MOSTLY)
     def slow_connection(self, number: int, receptive: bool) -> None:
         self.sessions[number].browser.is_receptive = receptive
 
@@ -289,14 +300,14 @@ class LiveModel(RuleBasedStateMachine):
                 for session in self.sessions:
                     browser = session.browser
                     if browser.is_running:
-                        if browser.requests:
-                            session.start(session.layout, browser.requests[-1])
-                        session.finish(complete=True)
+                        self._end_run(session, complete=True)
                     browser.flush()
                 self.work()
                 self.wait(0.1)
             for session in self.sessions:
-                expected = {place: f"{key}={self.state[key]}" for place, key in zip(session._all(), session.layout)}
+                expected = {
+                    place: f"{key}={self.state[key]}" for place, key in zip(session._all(), session.layout, strict=True)
+                }
                 if getattr(session, "is_whole", True):
                     assert session.browser.screen == expected
                 else:
@@ -311,5 +322,5 @@ class LiveModel(RuleBasedStateMachine):
             locate_in_streamlit()
 
 
-LiveModel.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+LiveModel.TestCase.settings = settings(max_examples=300, stateful_step_count=30, deadline=None)
 TestLiveModel = LiveModel.TestCase

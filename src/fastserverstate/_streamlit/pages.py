@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -9,6 +10,7 @@ import streamlit
 
 from fastserverstate._streamlit.bridge import Bridge
 from fastserverstate._streamlit.names import CAN_PUSH
+from fastserverstate.definitions import Call
 from fastserverstate.rerun.session import LiveSession
 
 if CAN_PUSH:
@@ -26,8 +28,14 @@ class StreamlitPages:
     def session_of_run(self) -> LiveSession | None:
         return self._bridge.session_of_run()
 
-    def as_fragment(self, function: Callable[..., object]) -> Callable[..., object]:
-        return streamlit.fragment(function)
+    def show_in_fragment(self, call: Call) -> None:
+        @functools.wraps(call.function)
+        def show() -> None:
+            call.function(*call.args, **call.kwargs)
+
+        # Streamlit 1.37 reruns a fragment with its first function, so other arguments need another fragment id.
+        show.__qualname__ += call.fingerprint.hex()
+        streamlit.fragment(show)()
 
     def open_place(self) -> Any:
         return rendering.open_place()

@@ -47,6 +47,7 @@ _ROOT = 1_000_000
 
 _SESSION = "fastserverstate live "  # begins the session ids under which renderings register their media files
 _serials = itertools.count(1)
+_PACKAGE = str(pathlib.Path(__file__).parents[1])
 
 # Session ids of renderings that were freed. Finalizers may run at any point, so they release no media files.
 _freed: deque[str] = deque()
@@ -229,7 +230,23 @@ class Place:
         message.metadata.active_script_hash = self.script_hash
         if self.fragment_id:
             message.delta.fragment_id = self.fragment_id
+        _set_element_id(message)
         return message
+
+
+def _set_element_id(message: ForwardMsg) -> None:
+    """Replace the ids that Streamlit derives from the delta path: browsers find a part of the page by them."""
+    element = message.delta.new_element
+    kind = element.WhichOneof("type")
+    element_id = "-".join(map(str, message.metadata.delta_path))
+    if kind == "graphviz_chart":
+        element.graphviz_chart.element_id = element_id
+    elif kind in ("table", "arrow_table"):
+        table: Any = getattr(element, kind)
+        styler = getattr(table, "arrow_data", table).styler
+        if styler.uuid:
+            styler.styles = styler.styles.replace(styler.uuid, element_id)
+            styler.uuid = element_id
 
 
 class Rendering:
@@ -339,6 +356,7 @@ def capture(function: Callable[[], Any], refuse: Refuse, previous: Rendering | N
         try:
             _run_without_stop(function, refuse)
         except Exception as error:
+            _drop_own_frames(error)
             failed.append(error)
             if previous is not None and previous.error_message is not None and repr(previous.error) == repr(error):
                 captured.add([cursor.index], previous.error_message)
@@ -348,6 +366,15 @@ def capture(function: Callable[[], Any], refuse: Refuse, previous: Rendering | N
     _run_in(context, run, cursor)
     error = failed[0] if failed else None
     return Rendering(captured.root, session_id, error, captured.last if failed else None)
+
+
+def _drop_own_frames(error: Exception) -> None:
+    """Let the traceback begin in the function, as that of an exception in a script does."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        traceback = traceback.tb_next
+    if traceback is not None:
+        error.__traceback__ = traceback
 
 
 def _run_without_stop(function: Callable[[], Any], refuse: Refuse) -> None:

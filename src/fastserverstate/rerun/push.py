@@ -90,11 +90,12 @@ class PushQueue:
             self._loop.call_later(ENDING_RETRY, self.add, live)
         elif readiness is Readiness.READY:
             lost = {viewer.fragment_id for viewer in outdated if viewer.is_lost}
+            for fragment_id in lost:
+                live.mark_stale(fragment_id)
             if lost:
-                for fragment_id in lost:
-                    live.mark_stale(fragment_id)
-                self._offer(live)
-            self._write(live, [viewer for viewer in outdated if not viewer.is_lost])
+                self._offer(live)  # what the run does not show is pushed when it has ended
+            else:
+                self._write(live, outdated)
 
     def _write(self, live: LiveSession, outdated: list[Viewer]) -> None:
         newest = [viewer.region.rendering for viewer in outdated]

@@ -101,14 +101,13 @@ class LiveSession(Session):
             self._attempts.clear()
             self._turns.clear()
             self._next_cause, self._recurs = None, False
-        # After a click, Streamlit starts another runner, and the earlier one may not have ended yet.
-        self.viewers.run_finished((), lambda _: True)
         self.start_run(self._next_cause, self._recurs)
         if self._next_cause is None:
             self._users_cause = self.cause
         self._asked = False
         self._runner = weakref.ref(runner)
         self.runner_ended = False
+        self.viewers.run_started()
 
     def run_finished(self, complete: Collection[str | None], exists: Callable[[str], bool]) -> None:
         """The run has ended, and these fragments have completed (None is the body)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
@@ -59,10 +60,24 @@ class Viewers:
     def __init__(self) -> None:
         self._shown: dict[str | None, list[Viewer]] = {}
         self._new: dict[str | None, list[Viewer]] = {}
+        self._lock = threading.RLock()
+        self.run = 0
+        """Number of the last run."""
 
-    def add(self, viewer: Viewer) -> None:
-        self._new.setdefault(viewer.fragment_id, []).append(viewer)
-        viewer.region.viewers[viewer] = None
+    def add(self, viewer: Viewer, run: int) -> None:
+        """Add a viewer that this run has created. If the next run has replaced it, no browser shows the place."""
+        with self._lock:
+            if run == self.run:
+                self._new.setdefault(viewer.fragment_id, []).append(viewer)
+                viewer.region.viewers[viewer] = None
+            else:
+                viewer.remove()
+
+    def run_started(self) -> None:
+        """Another run begins. After a click, that may be before the earlier one has ended."""
+        with self._lock:
+            self._replace((), lambda _: True)
+            self.run += 1
 
     def run_finished(self, complete: Collection[str | None], exists: Callable[[str], bool]) -> None:
         """Forget the viewers that the run has replaced, and those of fragments that do not exist any more.
@@ -70,6 +85,10 @@ class Viewers:
         A run that was interrupted may have overwritten the places of earlier ones, and they may be on the screen all
         the same. They are lost: a change of their regions reruns their fragment.
         """
+        with self._lock:
+            self._replace(complete, exists)
+
+    def _replace(self, complete: Collection[str | None], exists: Callable[[str], bool]) -> None:
         new, self._new = self._new, {}
         before, self._shown = self._shown, {}
         for fragment_id in {*before, *new}:
