@@ -395,8 +395,10 @@ def test_interrupted_runs(serve: Serve, way: str, end: str) -> None:
     with_clients(server, 2, steps)
 
 
-def test_a_returning_session(serve: Serve) -> None:
-    server = serve(BOARD + "        board()\n        st.text('below')\n")
+@pytest.mark.parametrize("place", ["body", "fragment", "nested fragment"])
+def test_a_returning_session(serve: Serve, place: str) -> None:
+    """It is brought up to date, however often it returns, and whether or not it has received the last message."""
+    server = serve(textwrap.dedent(BOARD) + PLACES[place] + "\nst.text('below')\n")
 
     async def steps(client: Client, other: Client) -> None:
         for n in range(3, 31, 3):
