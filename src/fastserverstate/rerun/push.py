@@ -43,19 +43,24 @@ class PushQueue:
         """Push the newest rendering of a region to these sessions."""
         self._regions.append(region)
         for live in sessions:
-            self.add(live)
-        if not self._is_running:
-            self._finish()
+            self._enqueue(live)
+        self._start()
 
     def add(self, live: LiveSession) -> None:
         """Push to the session what it does not show yet, if anything."""
+        self._enqueue(live)
+        self._start()
+
+    def _enqueue(self, live: LiveSession) -> None:
         if not live.is_push_due:
             live.is_push_due = True
             self._queue.append(live)
-            if not self._is_running:
-                self._is_running = True
-                self._rested_at = self._loop.time()
-                self._run()
+
+    def _start(self) -> None:
+        if not self._is_running:
+            self._is_running = True
+            self._rested_at = self._loop.time()
+            self._run()
 
     def _run(self) -> None:
         began = self._loop.time()
