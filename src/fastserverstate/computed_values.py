@@ -92,7 +92,7 @@ class Dependent(Node):
             return False
         try:
             self.is_discarded = True
-            self._results.apply([(self.key, absent, True)])
+            self._results.apply([(self.key, absent, False)])  # results that were made of it are outdated
             self.close()
         finally:
             self.lock.release()
@@ -210,8 +210,8 @@ class Evaluator:
             if not node.mixed:
                 break
             # A thread keeps changing what the function reads. First try again, then have the thread wait.
-            is_free = attempt < FREE_EVALUATIONS
-            with contextlib.nullcontext() if is_free else KeyLocks(self._store, _keys_behind(node, sources)):
+            keys = _keys_behind(node, sources) if attempt >= FREE_EVALUATIONS else ()
+            with KeyLocks(self._store, keys) if keys else contextlib.nullcontext():
                 result, sources = self._run(node)
         is_changed, due = node.keep(result)
         if is_changed:
@@ -288,8 +288,9 @@ def value_of(result: Any) -> Any:
 
 
 def _keys_behind(node: Node, sources: Iterable[Node]) -> frozenset[str]:
-    """The keys that a result was made of, and those that its sources were made of."""
-    return node.keys.union(*(_keys_behind(source, source.sources) for source in sources))
+    """The keys of shared state that a result was made of, directly or through other results."""
+    keys = node.keys - {source.key for source in sources}
+    return keys.union(*(_keys_behind(source, source.sources) for source in sources))
 
 
 class Nodes:
@@ -330,10 +331,10 @@ class Nodes:
 
     def clear(self) -> None:
         with self._lock:
-            nodes, self._nodes = self._nodes, {}
-        for node in nodes.values():
-            node.discard()
-            self._discard(node)
+            for fingerprint, node in list(self._nodes.items()):
+                if node.discard():
+                    del self._nodes[fingerprint]
+                    self._discard(node)
 
     def reset_after_fork(self) -> None:
         self._lock = threading.RLock()
