@@ -7,11 +7,14 @@ to date when that is so. A session whose connection is slow gets the newest rend
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Collection
 
 from fastserverstate.rerun.session import LiveSession, Readiness
 from fastserverstate.rerun.viewers import Region, Viewer
+
+logger = logging.getLogger("fastserverstate")
 
 # Seconds until a session is tried again: its run is about to end, has not sent everything, or its connection is slow.
 ENDING_RETRY = 0.001
@@ -67,7 +70,10 @@ class PushQueue:
         for _ in range(min(BATCH, len(self._queue))):
             live = self._queue.popleft()
             live.is_push_due = False
-            self._push_to(live)
+            try:
+                self._push_to(live)
+            except Exception:  # one session, or one region, must not keep the others from being pushed to
+                logger.exception("A live region could not be pushed to %r.", live)
         now = self._loop.time()
         if not self._queue:
             self._is_running = False
