@@ -109,15 +109,13 @@ class PushQueue:
                 self._write(live, outdated)
 
     def _write(self, live: LiveSession, outdated: list[Viewer]) -> None:
-        newest = [viewer.region.rendering for viewer in outdated]
+        newest = [(viewer, viewer.region.rendering) for viewer in outdated]
         payloads = [
-            payload
-            for viewer, rendering in zip(outdated, newest, strict=True)
-            for payload in rendering.payloads_since(viewer.shown, viewer.place)
+            payload for viewer, rendering in newest for payload in rendering.payloads_since(viewer.shown, viewer.place)
         ]
         if not live.adapter.push(payloads):
             self._loop.call_later(SLOW_RETRY, self.add, live)
             return
-        for viewer, rendering in zip(outdated, newest, strict=True):
+        for viewer, rendering in newest:
             viewer.shown = rendering
             viewer.is_pushed = True
