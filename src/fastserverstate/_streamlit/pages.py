@@ -42,7 +42,8 @@ class StreamlitPages:
             try:
                 call.function(*call.args, **call.kwargs)
             except Exception as error:  # is shown in its place, and the script goes on
-                error_util.handle_uncaught_app_exception(error)
+                traceback = error.__traceback__
+                error_util.handle_uncaught_app_exception(error.with_traceback(traceback and traceback.tb_next))
             finally:
                 self._in_fragment.is_live = False
 
