@@ -138,7 +138,7 @@ def test_charts_of_two_regions(open_two: Callable[[str], tuple[Page, Page]]) -> 
 
 
 def test_media_files(app: AppServer, open_tab: Callable[..., Page]) -> None:
-    """The file of the newest rendering exists while it is shown, whoever came first. Older ones are released."""
+    """The newest rendering's file exists without the session that came first, too. Older files are released."""
 
     def picture(tab: Page, n: int) -> str:
         see(tab, f"Picture {n}")
