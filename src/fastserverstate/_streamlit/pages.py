@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -12,6 +13,8 @@ from fastserverstate._streamlit.bridge import Bridge
 from fastserverstate._streamlit.names import CAN_PUSH
 from fastserverstate.definitions import Call
 from fastserverstate.rerun.session import LiveSession
+
+_is_in_live_fragment = contextvars.ContextVar("fastserverstate live fragment", default=False)
 
 if CAN_PUSH:
     from fastserverstate._streamlit import rendering
@@ -29,9 +32,17 @@ class StreamlitPages:
         return self._bridge.session_of_run()
 
     def show_in_fragment(self, call: Call) -> None:
+        if _is_in_live_fragment.get():  # a rerun of a fragment leaves what the fragments in it have shown before
+            call.function(*call.args, **call.kwargs)
+            return
+
         @functools.wraps(call.function)
         def show() -> None:
-            call.function(*call.args, **call.kwargs)
+            token = _is_in_live_fragment.set(True)
+            try:
+                call.function(*call.args, **call.kwargs)
+            finally:
+                _is_in_live_fragment.reset(token)
 
         # Streamlit 1.37 reruns a fragment with its first function, so other arguments need another fragment id.
         show.__qualname__ += call.fingerprint.hex()
