@@ -558,8 +558,10 @@ cdef PyObject *commit(
         if not (are_suppressed() if quiet == FROM_CONTEXT else quiet):
             notify(&table.slots, cell, writer)
             cell.presence_pending = False
-        elif not is_watched(&table.slots, cell):
-            cell.presence_pending = False
+        else:
+            outdate_nodes(&table.slots, cell)
+            if not is_watched(&table.slots, cell):
+                cell.presence_pending = False
     return old
 
 

@@ -600,3 +600,20 @@ def test_reads_of_evaluations_are_not_checked_for_changes_in_place(process: Proc
     value()
     store.note_reads(False)
     assert store.take_reads()[0] == []
+
+
+def test_a_change_in_no_rerun_outdates_results_and_reruns_no_session(process: Process, store) -> None:
+    @process.computed
+    def value() -> tuple[int, bool]:
+        return process.state.get("n", 0), "other" in process.state
+
+    run(_core.Session(store), value)
+    woken: list[object] = []
+    store.on_stale(lambda: woken.append(1))
+    with _core.Suppression():
+        process.state["n"] = 1
+    assert woken == []
+    assert value() == (1, False)
+    with _core.Suppression():
+        process.state["other"] = 1
+    assert value() == (1, True)
