@@ -115,7 +115,7 @@ def clock() -> None: ...
 
 assert_type(leaders("chess"), list[str])
 assert_type(total(), int)
-assert_type(wait_for(leaders, "chess", 3, lambda names: len(names) > 2), list[str])
+assert_type(wait_for(leaders, "chess", 3, bool), list[str])
 board("chess")
 clock()
 leaders(1)  # type: ignore[arg-type]
