@@ -92,6 +92,8 @@ class Viewer(asyncio.Protocol):
             length, head = data[start + 1], start + 2
             if length > 125:
                 head += 2 if length == 126 else 8
+                if head > size:
+                    break
                 length = int.from_bytes(data[start + 2 : head], "big")
             end = head + length
             if end > size:
