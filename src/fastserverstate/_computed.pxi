@@ -116,7 +116,7 @@ cdef class Failure:
 cdef class Memo:
     """The nodes of one function, by its arguments. Calls that find a current result return it."""
     cdef readonly Store store
-    cdef dict nodes            # positional arguments of type `str` and `int` -> Node
+    cdef dict nodes            # see `name_of_call` -> Node
     cdef uint64_t uses
 
     def __cinit__(self, *args, **kwargs):
@@ -128,9 +128,10 @@ cdef class Memo:
     def __call__(self, *args, **kwargs):
         cdef Node node
         cdef PyObject *value
-        if kwargs or fss_transaction != NULL or is_evaluating() or not are_plain(args):
+        if kwargs or fss_transaction != NULL or is_evaluating():
             return self.call(args, kwargs)
-        node = self.nodes.get(args)
+        name = name_of_call(args)
+        node = None if name is None else self.nodes.get(name)
         if node is None:
             return self.call(args, kwargs)
         value = read(self.store.table, <PyObject *>node.key)
@@ -148,12 +149,13 @@ cdef class Memo:
         node.used = self.uses
 
     def remember(self, tuple args not None, Node node not None):
-        if are_plain(args):
-            self.nodes[args] = node
+        name = name_of_call(args)
+        if name is not None:
+            self.nodes[name] = node
 
     def forget(self, Node node not None):
-        for args in [args for args, known in self.nodes.copy().items() if known is node]:
-            self.nodes.pop(args, None)
+        for name in [name for name, known in self.nodes.copy().items() if known is node]:
+            self.nodes.pop(name, None)
 
     def call(self, args, kwargs):
         """Overridden by subclasses: a call that finds no current result."""
@@ -165,12 +167,17 @@ cdef inline bint is_evaluating() noexcept:
     return fss_thread_cache != NULL and (<_ThreadCache>fss_thread_cache).node is not None
 
 
-cdef inline bint are_plain(tuple args) noexcept:
-    """Whether arguments that are equal have the same content."""
+cdef inline object name_of_call(tuple args):
+    """What stands for positional arguments in a dict: equal arguments have equal content. None for other arguments.
+
+    A single `str` stands for itself, because its hash is cached, and that of a tuple is not.
+    """
+    if len(args) == 1 and PyUnicode_CheckExact(args[0]):
+        return args[0]
     for arg in args:
         if not (PyUnicode_CheckExact(arg) or PyLong_CheckExact(arg)):
-            return False
-    return True
+            return None
+    return args
 
 
 cdef tuple observers(Table *table, PyObject *key):
