@@ -36,7 +36,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from crowd import Crowd
-from rows import ROWS, UNROLLED, unrolled, unrolled_plain
+from rows import ROWS, UNROLLED, unrolled_ours, unrolled_plain
 from streamlit.runtime.scriptrunner import ScriptRunContext, add_script_run_ctx
 
 import fastserverstate
@@ -104,7 +104,7 @@ def enter_script_run() -> LiveSession:
 def count_here(library: str) -> None:
     """Dump the counts of callgrind for each of several calls."""
     probe = ctypes.PyDLL(library)
-    state, locks = fastserverstate.server_state, fastserverstate.server_state_lock
+    state = fastserverstate.server_state
 
     def count_call(label: str, function: Callable[[], object]) -> None:
         # Setting the counters to zero instead would leave out the callers.
@@ -114,14 +114,13 @@ def count_here(library: str) -> None:
 
     # Without an event loop, the scheduler would collect the stale scopes itself.
     _instances.store.on_stale(None)
-    state["k"] = state["unread"] = state["hot"] = 0
+    state["k"] = state["unread"] = state["hot"] = state["still"] = 0
     session = enter_script_run()
     functions: dict[str, Callable[[], object]] = {}
     for operation, row in ROWS.items():
         for times in (UNROLLED, 2 * UNROLLED):
-            ours = unrolled(row.ours, times=times, state=state, locks=locks, atomic=fastserverstate.atomic)
-            functions[f"{operation}/ours/{times}"] = ours
-            functions[f"{operation}/plain/{times}"] = unrolled_plain(row.plain, times=times)
+            functions[f"{operation}/ours/{times}"] = unrolled_ours(row.ours, times=times)
+            functions[f"{operation}/plain/{times}"] = unrolled_plain(row, times=times)
 
     def increment_hot() -> None:
         state["hot"] += 1
@@ -203,7 +202,7 @@ def build() -> str:
 
 
 def show(counts: Counts) -> None:
-    print("| operation | instructions, fastserverstate | dict | ratio |")
+    print("| operation | instructions, fastserverstate | compared with | ratio |")
     print("|---|--:|--:|--:|")
     for operation, sides in counts.items():
         plain = f"{sides['plain']:,.0f} | {ratio(sides):.2f}x" if "plain" in sides else " | "
@@ -225,7 +224,8 @@ def compare(counts: Counts, table: dict[str, Counts]) -> list[str]:
     entry = here if here in alike else alike[0]
     both = {name: (counts[name], table[entry][name]) for name in counts if name in table[entry]}
     with_plain = {name: pair for name, pair in both.items() if "plain" in pair[0]}
-    if entry == here and all(abs(now["plain"] / then["plain"] - 1) <= SAME_BUILD for now, then in with_plain.values()):
+    of_dict = [pair for name, pair in with_plain.items() if ROWS[name].is_dict]
+    if entry == here and all(abs(now["plain"] / then["plain"] - 1) <= SAME_BUILD for now, then in of_dict):
         print(f"Compared with the counts for {here}; {RISE:.0%} more will do.")
         return [
             f"{name}: {now['ours']:,.1f} instead of {then['ours']:,.1f}, {now['ours'] / then['ours'] - 1:+.0%}"

@@ -1,6 +1,6 @@
 """Live regions, compared with fragments and with reruns of the whole page.
 
-    python bench/live_regions.py [--sessions 200] [--rounds 3] [clicks cost chat crowd tokens]
+    python bench/live_regions.py [--sessions 200] [--rounds 3] [--crowd 2000] [clicks cost chat tokens crowd]
 
 The ways take turns in one run, and the order alternates from round to round. A figure is the median of the rounds.
 Prints Markdown tables. Linux only: processor time is read from /proc.
@@ -16,7 +16,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -85,18 +87,12 @@ SETTLING = 0.3  # seconds after the last message of an update
 CLICKS = 8
 UPDATES = 100
 MESSAGES = 100
-CROWD = 2000
 CROWD_WRITES = 60
 BYSTANDERS = 20
 TOKENS = 200
 
 Figures = dict[str, float]
-
-
-def script(folder: Path) -> Path:
-    path = folder / "app.py"
-    path.write_text(APP)
-    return path
+T = TypeVar("T")
 
 
 async def open_client(server: AppServer, query: str) -> Client:
@@ -154,6 +150,7 @@ async def chat(server: AppServer, watching: Viewers, sessions: int) -> Figures:
     traffic = (await watching.traffic())[0] - before
     client = await open_client(server, "show=chat")
     await asyncio.sleep(1)
+    before, _ = await watching.traffic()
     one_more = []
     for number in range(MESSAGES, MESSAGES + 3):
         await asyncio.sleep(SETTLING)
@@ -162,17 +159,19 @@ async def chat(server: AppServer, watching: Viewers, sessions: int) -> Figures:
         await client.click("post")
         one_more.append((await watching.seen())[-1] - began)
         await client.until(lambda client: client.settled, 120)
+    more = (await watching.traffic())[0] - before
     await client.__aexit__(None, None, None)
     return {
         f"{MESSAGES} messages in {MESSAGES * 0.05:g} s: until all show the last, ms": (times[-1] - last) * 1e3,
         "one message more: until all show it, ms": statistics.median(one_more) * 1e3,
-        "KB per viewer and message": traffic.size / sessions / MESSAGES / 1e3,
+        "KB per viewer for one message more": more.size / sessions / len(one_more) / 1e3,
+        "KB per viewer and message, of all": traffic.size / sessions / MESSAGES / 1e3,
     }
 
 
-async def crowd(server: AppServer, watching: Viewers, _sessions: int) -> Figures:
+async def crowd(server: AppServer, watching: Viewers, sessions: int) -> Figures:
     """Many sessions show what changes ten times a second, while a user clicks on something else."""
-    await watching.open(server.websocket_url, CROWD)
+    await watching.open(server.websocket_url, sessions)
     client = await open_client(server, "show=clicks")
     done = 0
 
@@ -205,7 +204,7 @@ async def crowd(server: AppServer, watching: Viewers, _sessions: int) -> Figures
     return {
         "sessions that show the last value": len(times),
         "until they all do, ms": (times[-1] - last) * 1e3 if times else math.inf,
-        f"renderings that a session received, of {CROWD_WRITES}": traffic.messages / CROWD,
+        f"renderings that a session received, of {CROWD_WRITES}": traffic.messages / sessions,
         "share of a core": cpu / took,
         "an own click, idle, median, ms": statistics.median(idle),
         "an own click, during writes, median, ms": statistics.median(busy),
@@ -235,75 +234,78 @@ async def tokens(server: AppServer, watching: Viewers, sessions: int) -> Figures
 Measure = Callable[[AppServer, Viewers, int], Awaitable[Figures]]
 
 
-def run(
-    folder: Path, way: str, options: dict[str, str], measure: Callable[..., Awaitable[object]], sessions: int
-) -> object:
-    """Measure on a server of its own."""
+@dataclass(frozen=True)
+class Bench:
+    """Servers with one setting, each for one measurement."""
 
-    async def measured() -> object:
-        async with viewers() as watching:
-            return await measure(server, watching, sessions)
+    folder: Path
+    setting: str
+    sessions: int
+    rounds: int
 
-    with streamlit_run(script(folder), options=options, env={"WAY": way}) as server:
-        found = asyncio.run(measured())
-        if "Traceback" in server.output:
-            print(server.output, file=sys.stderr)
-        return found
+    def run(self, way: str, measure: Callable[[AppServer, Viewers, int], Awaitable[T]], sessions: int) -> T:
+        async def measured() -> T:
+            async with viewers() as watching:
+                return await measure(server, watching, sessions)
+
+        script = self.folder / "app.py"
+        script.write_text(APP)
+        with streamlit_run(script, options=SETTINGS[self.setting], env={"WAY": way}) as server:
+            found = asyncio.run(measured())
+            if "Traceback" in server.output:
+                print(server.output, file=sys.stderr)
+            return found
+
+    def compare(self, title: str, measure: Measure, *ways: str) -> None:
+        """Print a table of the ways, the last of which is the one that others are compared with."""
+        found: dict[str, list[Figures]] = {way: [] for way in ways}
+        for number in range(self.rounds):
+            for way in ways if number % 2 == 0 else reversed(ways):
+                found[way].append(self.run(way, measure, self.sessions))
+        compared = [f"{way} / {ways[-1]}" for way in ways[:-1]]
+        print(f"\n| {title}, {self.setting} | {' | '.join([*ways, *compared])} |")
+        print("|---|" + "--:|" * (2 * len(ways) - 1))
+        for name in found[ways[0]][0]:
+            figures = [statistics.median(round_[name] for round_ in found[way]) for way in ways]
+            ratios = [f"{figure / figures[-1]:.1f}x" if figures[-1] else "" for figure in figures[:-1]]
+            print(f"| {name} | {' | '.join([*(f'{figure:,.2f}' for figure in figures), *ratios])} |", flush=True)
+
+    def show_cost(self) -> None:
+        """Print the processor time per viewer and update, without that of the writes and renderings themselves."""
+        found = []
+        for _ in range(self.rounds):
+            many, messages = self.run("live", updates, self.sessions)
+            one, message = self.run("live", updates, 1)
+            found.append((many - one) / (messages - message) * 1e6)
+        rounds = ", ".join(f"{figure:.0f}" for figure in found)
+        print(f"\n{self.setting}: {statistics.median(found):.0f} us of processor per viewer and update ({rounds})")
 
 
-def compare(
-    folder: Path, title: str, measure: Measure, ways: list[str], options: dict[str, str], sessions: int, rounds: int
-) -> None:
-    found: dict[str, list[Figures]] = {way: [] for way in ways}
-    for number in range(rounds):
-        for way in ways if number % 2 == 0 else reversed(ways):
-            found[way].append(run(folder, way, options, measure, sessions))
-    print(f"\n| {title} | {' | '.join(ways)} | {' | '.join(f'{way} / live' for way in ways[:-1])} |")
-    print("|---|" + "--:|" * (2 * len(ways) - 1))
-    for name in found[ways[0]][0]:
-        figures = [statistics.median(round_[name] for round_ in found[way]) for way in ways]
-        ratios = [f"{figure / figures[-1]:.1f}x" if figures[-1] else "" for figure in figures[:-1]]
-        print(f"| {name} | {' | '.join(f'{figure:,.2f}' for figure in figures)} | {' | '.join(ratios)} |", flush=True)
-
-
-def show_cost(folder: Path, setting: str, sessions: int, rounds: int) -> None:
-    """Print the processor time per viewer and update, without the time of one viewer."""
-    found = []
-    for _ in range(rounds):
-        (many, messages), (one, message) = (
-            run(folder, "live", SETTINGS[setting], updates, count) for count in (sessions, 1)
-        )
-        found.append((many - one) / (messages - message) * 1e6)
-    print(f"\n{setting}: {statistics.median(found):.0f} us of processor per viewer and update")
-    print(f"(messages {messages} {message} cpu {many} {one}; rounds: {', '.join(f'{figure:.0f}' for figure in found)})", flush=True)
-
-
-PARTS = ("clicks", "cost", "chat", "crowd", "tokens")
+PARTS = ("clicks", "cost", "chat", "tokens", "crowd")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="part", default=PARTS)
+    parser.add_argument("parts", nargs="*", metavar="part", default=PARTS, help=f"{', '.join(PARTS)}; default: all")
     parser.add_argument("--sessions", type=int, default=200)
+    parser.add_argument("--crowd", type=int, default=2000, help="sessions of that part")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    n, rounds = arguments.sessions, arguments.rounds
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for setting, options in SETTINGS.items():
+    n, many = arguments.sessions, arguments.crowd
+    with tempfile.TemporaryDirectory() as folder:
+        for setting in SETTINGS:
+            bench = Bench(Path(folder), setting, n, arguments.rounds)
             if "clicks" in arguments.parts:
-                title = f"a click, {n} sessions, {setting}"
-                compare(folder, title, clicks, ["page", "fragment", "live"], options, n, rounds)
+                bench.compare(f"a click, {n} sessions", clicks, "page", "fragment", "live")
             if "cost" in arguments.parts:
-                show_cost(folder, setting, n, rounds)
+                bench.show_cost()
             if "chat" in arguments.parts:
-                compare(folder, f"a chat, {n} sessions, {setting}", chat, ["page", "live"], options, n, rounds)
-            if "crowd" in arguments.parts:
-                title = f"{CROWD:,} sessions, a write every 100 ms, {setting}"
-                compare(folder, title, crowd, ["fragment", "live"], options, n, 1)
+                bench.compare(f"a chat, {n} sessions", chat, "page", "live")
             if "tokens" in arguments.parts:
-                title = f"20 tokens a second, {n} sessions, {setting}"
-                compare(folder, title, tokens, ["fragment", "live"], options, n, rounds)
+                bench.compare(f"20 tokens a second, {n} sessions", tokens, "fragment", "live")
+            if "crowd" in arguments.parts:
+                crowded = Bench(Path(folder), setting, many, 1)
+                crowded.compare(f"a write every 100 ms, {many:,} sessions", crowd, "fragment", "live")
 
 
 if __name__ == "__main__":

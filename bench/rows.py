@@ -1,4 +1,4 @@
-"""The measured operations, and their equivalents with a dict and an RLock."""
+"""The measured operations, and what they are compared with: mostly their equivalents with a dict and an RLock."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from fastserverstate import atomic, computed, server_state, server_state_lock
 
 UNROLLED = 100
 
@@ -17,12 +19,14 @@ class Row:
     at_most: float  # the target, as a multiple of the cost of `plain`
     older: str = ""  # the row of streamlit-server-state to compare with, if it has none of its own
     operations: int = 1
+    is_dict: bool = True  # whether `plain` is an operation of a dict, and not of this package
 
 
 INCREMENT = 'with locks["k"]: state["k"] += 1'
 PLAIN_INCREMENT = 'with rlock: d["k"] += 1'
 
-# The session is subscribed to "k", and no session to "unread".
+# The session is subscribed to "k", and no session to "unread". Nothing writes "still", so `total("still")`, a
+# computed value, remains current.
 ROWS = {
     "item read, subscribed": Row('state["k"]', 'd["k"]', 2.0),
     # An attribute read is compared with an item read, the cheapest equivalent.
@@ -33,6 +37,7 @@ ROWS = {
     ),
     "locked increment": Row(INCREMENT, PLAIN_INCREMENT, 1.2),
     "atomic increment": Row('atomic.increment("k")', PLAIN_INCREMENT, 0.8, "locked increment"),
+    "computed value, compared with an item read": Row('total("still")', 'state["still"]', 3.0, is_dict=False),
 }
 
 
@@ -44,5 +49,27 @@ def unrolled(statement: str, *, times: int = UNROLLED, repeated: int = 1, **name
     return run
 
 
-def unrolled_plain(statement: str, *, times: int = UNROLLED, repeated: int = 1) -> Callable[[], None]:
-    return unrolled(statement, times=times, repeated=repeated, d={"k": 1, "unread": 1}, rlock=threading.RLock())
+def unrolled_ours(statement: str, *, times: int = UNROLLED, repeated: int = 1) -> Callable[[], None]:
+    """`unrolled`, with the names of this package."""
+    return unrolled(
+        statement,
+        times=times,
+        repeated=repeated,
+        state=server_state,
+        locks=server_state_lock,
+        atomic=atomic,
+        total=total,
+    )
+
+
+def unrolled_plain(row: Row, *, times: int = UNROLLED, repeated: int = 1) -> Callable[[], None]:
+    """What the row is compared with."""
+    if not row.is_dict:
+        return unrolled_ours(row.plain, times=times, repeated=repeated)
+    return unrolled(row.plain, times=times, repeated=repeated, d={"k": 1, "unread": 1}, rlock=threading.RLock())
+
+
+@computed
+def total(key: str) -> int:
+    value: int = server_state[key]
+    return value

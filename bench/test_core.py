@@ -14,7 +14,7 @@ import pytest
 from crowd import Crowd
 from live import LiveServer, detached
 from pytest_benchmark.fixture import BenchmarkFixture
-from rows import ROWS, UNROLLED, unrolled, unrolled_plain
+from rows import ROWS, UNROLLED, unrolled, unrolled_ours, unrolled_plain
 from streamlit.runtime import Runtime
 
 import fastserverstate
@@ -49,16 +49,15 @@ def test_row(benchmark: BenchmarkFixture, implementation: tuple[Any, Any], name:
     row = ROWS[group]
     state, locks = implementation
     with detached():
-        state["k"] = state["unread"] = 1
+        state["k"] = state["unread"] = state["still"] = 1
     benchmark.group = group
     if name == "fastserverstate":
         benchmark.extra_info["operations"] = UNROLLED * REPEATED * row.operations
-        ours = unrolled(row.ours, repeated=REPEATED, state=state, locks=locks, atomic=fastserverstate.atomic)
-        compare(benchmark, ours, unrolled_plain(row.plain, repeated=REPEATED))
+        compare(benchmark, unrolled_ours(row.ours, repeated=REPEATED), unrolled_plain(row, repeated=REPEATED))
         benchmark.extra_info["at_most"] = row.at_most
         benchmark.extra_info["older_group"] = row.older or group
-    elif row.older:
-        pytest.skip(f"It has nothing of the kind, only {row.older}.")
+    elif row.older or not row.is_dict:
+        pytest.skip(f"It has nothing of the kind, only {row.older or 'values'}.")
     else:
         # Its writes request reruns, which continue in the background, so rounds cannot alternate. The
         # request raises when a run ends at that moment, after the rest of the write.

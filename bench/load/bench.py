@@ -26,13 +26,18 @@ SETTLE_PAUSE = 0.25
 
 @dataclass(frozen=True)
 class Package:
+    """A package, and whether the apps show what is shared in a live region. Otherwise sessions rerun to show it."""
+
     name: str
     module: str
+    is_live: bool = False
 
 
-OLD = Package("streamlit-server-state", "streamlit_server_state")
-NEW = Package("fastserverstate", "fastserverstate")
-PACKAGES = {"old": OLD, "new": NEW}
+PACKAGES = {
+    "old": Package("streamlit-server-state", "streamlit_server_state"),
+    "new": Package("fastserverstate", "fastserverstate"),
+    "live": Package("fastserverstate, @live", "fastserverstate", is_live=True),
+}
 
 
 @dataclass(frozen=True)
@@ -132,8 +137,10 @@ async def serving(app: str, package: Package, variant: Variant) -> AsyncIterator
     """Run the app with the package until the block ends."""
     control_port = free_port()
     env = {"FSS_PACKAGE": package.module, "FSS_CONTROL_PORT": str(control_port)}
-    if package is NEW and variant.gc is not None:
+    if package.module == "fastserverstate" and variant.gc is not None:
         env["FSS_GC"] = variant.gc
+    if package.is_live:
+        env["FSS_LIVE"] = "yes"
     starting = contextlib.ExitStack()
     server = await asyncio.to_thread(
         starting.enter_context, streamlit_run(APPS / app, options=LOOPBACK | variant.options, env=env)

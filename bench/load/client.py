@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Self
 
@@ -22,13 +23,15 @@ class Session:
 
     Attributes
         ``shown`` has the texts of the form "name value" on its page, ``since`` the ``time.monotonic()`` at which each
-        got this value; ``updates`` counts such changes and ``finished`` the runs whose end the session has heard of.
+        got this value; ``updates`` counts such changes, ``updates_of`` those of each name, and ``finished`` the runs
+        whose end the session has heard of.
     """
 
     def __init__(self, socket: ClientConnection) -> None:
         self.shown: dict[str, str] = {}
         self.since: dict[str, float] = {}
         self.updates = 0
+        self.updates_of: Counter[str] = Counter()
         self.finished = 0
         self._buttons: dict[str, str] = {}
         self._socket = socket
@@ -112,6 +115,7 @@ class Session:
                 self.shown[name] = value
                 self.since[name] = time.monotonic()
                 self.updates += 1
+                self.updates_of[name] += 1
         elif element.HasField("button"):
             self._buttons[element.button.label] = element.button.id
 

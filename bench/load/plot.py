@@ -1,4 +1,4 @@
-"""The results as one picture: a panel for each scenario, a pair of bars for each figure."""
+"""The results as one picture: a panel for each scenario, a bar of each package for each figure."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from load.bench import PACKAGES, VARIANTS
 from load.report import Result
 from load.scenarios import SCENARIOS
 
-COLORS = {"old": "#b4b9c4", "new": "#ff4b4b"}
+COLORS = {"old": "#b4b9c4", "new": "#ff4b4b", "live": "#1c83e1"}
 INK = "#31333f"
 FAINT = "#808495"
 ALARM = "#a3061e"
 COLUMNS = 3
-BAR = 0.38
+BAR = 0.8 / len(PACKAGES)
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,10 @@ class Panel:
 PANELS = {
     "counter": Panel("milliseconds", {"median": "median", "all": "all"}, factor=1000, log=True),
     "storm": Panel("seconds", {"median session": "median", "p95": "p95", "all": "all"}),
-    "slow-reader": Panel("runs per second", {"alone": "alone_per_second", "during writes": "completed_per_second"}),
+    "slow-reader": Panel(
+        "per second",
+        {"runs alone": "alone_per_second", "runs, writes": "completed_per_second", "updates": "updates_per_second"},
+    ),
     "rooms": Panel("runs", {"outside, per write": "runs_outside_per_write", "all, per write": "runs_per_write"}),
     "click-under-storm": Panel(
         "milliseconds",
@@ -83,7 +86,7 @@ def _draw_panel(axes: Axes, scenario: str, results: list[Result]) -> None:
     else:
         axes.set_ylim(0, highest * 1.2)
     for place, package, value in bars:
-        x = place + (BAR / 2 if package == "new" else -BAR / 2)
+        x = place + (list(PACKAGES).index(package) - (len(PACKAGES) - 1) / 2) * BAR
         if value is None:
             at = (x, axes.get_ylim()[0])
             axes.annotate(

@@ -114,13 +114,13 @@ async def slow_reader(bench: Bench, size: Size, say: Callable[[str], None]) -> F
 
     say("during writes")
     before = total(await bench.settled_runs())
-    finished = session.finished
+    finished, updates = session.finished, session.updates_of["n"]
     cpu = bench.server.cpu_seconds()
     began = time.monotonic()
     await bench.start_writer("n", WRITE_INTERVAL, size.seconds)
     writes = await bench.writer_ended(size.seconds + size.patience)
     during = total(await bench.runs()) - before
-    finished = session.finished - finished
+    finished, updates = session.finished - finished, session.updates_of["n"] - updates
     took = time.monotonic() - began
     shown = await session.shows("n", str(writes.count), size.patience)
     runs = total(await bench.settled_runs()) - before
@@ -129,6 +129,7 @@ async def slow_reader(bench: Bench, size: Size, say: Callable[[str], None]) -> F
         "alone_per_second": alone / alone_seconds,
         "completed_per_second": during.completed / took,
         "received_per_second": finished / took,
+        "updates_per_second": updates / took,
         "converged": shown is not None,
         "all": None if shown is None else shown - writes.last,
         **run_figures(runs, writes.count),

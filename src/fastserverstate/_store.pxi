@@ -422,6 +422,7 @@ cdef PyObject *read_slowly(
         if scope is not None:
             done = subscribe_to(table, cell, scope, reader, presence)
             noted = not presence and load_flag(table.note_reads) and cell.has_fingerprint and not cell.reported
+            noted = noted and not session.is_node and not cell.is_result  # only runs of scripts are checked
         drop_if_unused(shard, cell)
     unlock_session_and_shard(session, shard)
     if waited:
@@ -557,8 +558,10 @@ cdef PyObject *commit(
         if not (are_suppressed() if quiet == FROM_CONTEXT else quiet):
             notify(&table.slots, cell, writer)
             cell.presence_pending = False
-        elif not is_watched(&table.slots, cell):
-            cell.presence_pending = False
+        else:
+            outdate_nodes(&table.slots, cell)
+            if not is_watched(&table.slots, cell):
+                cell.presence_pending = False
     return old
 
 

@@ -92,7 +92,7 @@ class Dependent(Node):
             return False
         try:
             self.is_discarded = True
-            self._results.apply([(self.key, absent, True)])
+            self._results.apply([(self.key, absent, False)])  # results that were made of it are outdated
             self.close()
         finally:
             self.lock.release()
@@ -134,10 +134,14 @@ class Evaluator:
         self._store = store
         self._workers = workers
         self.call_back: Callable[[list[str]], None] = store.flush  # makes the pending callbacks of keys
+        self.reset_after_fork()
+
+    def reset_after_fork(self) -> None:
         self._thread = _Thread()
         self._pinning = threading.RLock()
 
     def is_evaluating(self) -> bool:
+        """Whether the calling thread is evaluating a result."""
         return bool(self._thread.evaluations)
 
     def note_source(self, node: Dependent) -> None:
@@ -206,8 +210,8 @@ class Evaluator:
             if not node.mixed:
                 break
             # A thread keeps changing what the function reads. First try again, then have the thread wait.
-            is_free = attempt < FREE_EVALUATIONS
-            with contextlib.nullcontext() if is_free else KeyLocks(self._store, _keys_behind(node, sources)):
+            keys = _keys_behind(node, sources) if attempt >= FREE_EVALUATIONS else ()
+            with KeyLocks(self._store, keys) if keys else contextlib.nullcontext():
                 result, sources = self._run(node)
         is_changed, due = node.keep(result)
         if is_changed:
@@ -284,8 +288,9 @@ def value_of(result: Any) -> Any:
 
 
 def _keys_behind(node: Node, sources: Iterable[Node]) -> frozenset[str]:
-    """The keys that a result was made of, and those that its sources were made of."""
-    return node.keys.union(*(_keys_behind(source, source.sources) for source in sources))
+    """The keys of shared state that a result was made of, directly or through other results."""
+    keys = node.keys - {source.key for source in sources}
+    return keys.union(*(_keys_behind(source, source.sources) for source in sources))
 
 
 class Nodes:
@@ -326,10 +331,16 @@ class Nodes:
 
     def clear(self) -> None:
         with self._lock:
-            nodes, self._nodes = self._nodes, {}
-        for node in nodes.values():
-            node.discard()
+            for fingerprint, node in list(self._nodes.items()):
+                if node.discard():
+                    del self._nodes[fingerprint]
+                    self._discard(node)
+
+    def reset_after_fork(self) -> None:
+        self._lock = threading.RLock()
+        for node in self._nodes.values():
             self._discard(node)
+        self._nodes = {}
 
     def __iter__(self) -> Iterator[Dependent]:
         with self._lock:
@@ -415,6 +426,9 @@ class Computed(Memo, Generic[P, R]):
         """Forget all results."""
         self._nodes.clear()
 
+    def reset_after_fork(self) -> None:
+        self._nodes.reset_after_fork()
+
 
 class Computing:
     """Makes computed values of functions."""
@@ -483,4 +497,5 @@ class Computing:
         return decorate if function is MISSING else decorate(function)
 
     def reset_after_fork(self) -> None:
-        self._registry.clear()
+        self._evaluator.reset_after_fork()
+        self._registry.reset_after_fork()

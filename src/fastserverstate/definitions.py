@@ -13,6 +13,7 @@ import logging
 import reprlib
 import threading
 import uuid
+import weakref
 from collections.abc import Callable
 from types import CodeType
 from typing import Any, Generic, Protocol, TypeVar
@@ -72,6 +73,9 @@ class Definition(Protocol):
     def clear(self) -> None:
         """Forget its results."""
 
+    def reset_after_fork(self) -> None:
+        """Forget its results, which belong to the parent process."""
+
 
 _D = TypeVar("_D", bound=Definition)
 
@@ -86,6 +90,7 @@ class Registry(Generic[_D]):
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._known: dict[tuple[object, ...], list[tuple[Identity, _D]]] = {}  # by place, the one used last at the end
+        self._made: weakref.WeakSet[_D] = weakref.WeakSet()
         self._warned: set[tuple[object, ...]] = set()
 
     def find_or_make(self, function: Callable[..., Any], make: Callable[[], _D]) -> _D:
@@ -101,6 +106,7 @@ class Registry(Generic[_D]):
                     item[1].function = function
                     return item[1]
             made = make()
+            self._made.add(made)
             known.append((identity, made))
             discarded = self._discarded(known)
             warns = bool(discarded) and place not in self._warned
@@ -125,9 +131,10 @@ class Registry(Generic[_D]):
             known.remove(item)
         return [definition for _, definition in discarded]
 
-    def clear(self) -> None:
-        with self._lock:
-            self._known.clear()
+    def reset_after_fork(self) -> None:
+        self._lock = threading.RLock()
+        for definition in list(self._made):
+            definition.reset_after_fork()
 
 
 def _code_of(function: Any) -> CodeType | None:

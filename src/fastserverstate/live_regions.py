@@ -173,6 +173,9 @@ class Live(Generic[P]):
     def clear(self) -> None:
         self._regions.clear()
 
+    def reset_after_fork(self) -> None:
+        self._regions.reset_after_fork()
+
 
 class LiveRegions:
     """Makes live functions."""
@@ -232,4 +235,4 @@ class LiveRegions:
         return decorate if function is MISSING else decorate(function)
 
     def reset_after_fork(self) -> None:
-        self._registry.clear()
+        self._registry.reset_after_fork()

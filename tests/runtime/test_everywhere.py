@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import contextvars
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -12,6 +14,7 @@ import json
 import logging
 import math
 import os
+import pathlib
 import pkgutil
 import re
 import shutil
@@ -335,14 +338,14 @@ def test_every_name_of_streamlits_is_checked_at_import() -> None:
             if isinstance(node, ast.Attribute):
                 is_own = isinstance(node.ctx, ast.Store) and getattr(node.value, "id", "") == "self"
                 (own if is_own else used if path.parent.name == "_streamlit" else set()).add(node.attr)
-    python = {
-        name
-        for owner in (asyncio, contextlib, functools, inspect, logging, math, re, sys, threading, time, weakref)
-        for value in (owner, *vars(owner).values())
-        for name in dir(value)
-    } | {name for kind in (type, str, dict, set, list, types.FrameType, types.FunctionType) for name in dir(kind)}
+    owners = (asyncio, contextlib, contextvars, dataclasses, functools, inspect, logging)
+    owners += (math, pathlib, re, sys, threading, time, weakref)
+    kinds = (type, str, dict, set, list)
+    kinds += (types.CodeType, types.FrameType, types.FunctionType, types.TracebackType)
+    python = {name for owner in owners for value in (owner, *vars(owner).values()) for name in dir(value)}
+    python |= {name for kind in kinds for name in dir(kind)}
     modules = {"ParallelFragmentCoordinator", "SCRIPT_RUN_CONTEXT_ATTR_NAME", "SharedRunState", "StatsManager"}
     modules |= {"_create_scriptrunner", "check_widget_policies", "reset"}  # owners, which are checked by name
     needed = set().union(*NEEDED.values())
-    optional = {"STOP", "stats_families"}
+    optional = {"STOP", "stats_families", "writing"}  # the last is Tornado's
     assert sorted(used - own - python - names_of_messages() - modules - optional - needed) == []

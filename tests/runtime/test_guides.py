@@ -86,6 +86,20 @@ def test_which(start) -> None:
         with_clients(server, 2, steps)
 
 
+@pytest.mark.parametrize(("number", "runs"), [(0, 2), (1, 1)], ids=["setdefault", "in"])
+def test_a_read_in_the_body_reruns_the_page(start, number: int, runs: int) -> None:
+    found = [sample.text for sample in samples(ROOT / "docs/live.md") if "def count" in sample.text]
+    click = 'st.button("Click", on_click=lambda: server_state.update(n=1))'
+
+    async def steps(one: Client, two: Client) -> None:
+        await one.click("Click")
+        await two.until(metric("n", "1"))
+        await two.until(lambda client: client.settled and client.finished - client.fragment_runs == runs)
+
+    with start(f"{found[number]}\n{click}\n") as server:
+        with_clients(server, 2, steps)
+
+
 def test_counter(start) -> None:
     async def steps(one: Client, two: Client) -> None:
         for client in (one, two):

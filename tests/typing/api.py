@@ -13,8 +13,10 @@ from fastserverstate import (
     Subscription,
     atomic,
     compare_and_set,
+    computed,
     configure,
     force_rerun_bound_sessions,
+    live,
     no_rerun,
     on_change,
     peek,
@@ -92,12 +94,40 @@ assert_type(shared("a", default=1)["key"], str)
 st.slider("A", 0, 100, **shared("a", default=1, widget_key="b"))
 st.text_input("B", on_change=print, args=(1,), **shared("b"))
 
+
+@computed
+def leaders(game: str, count: int = 3) -> list[str]:
+    return [game] * count
+
+
+@computed(max_entries=10)
+def total() -> int:
+    return 1
+
+
+@live
+def board(game: str) -> None: ...
+
+
+@live(every="1s")
+def clock() -> None: ...
+
+
+assert_type(leaders("chess"), list[str])
+assert_type(total(), int)
+assert_type(wait_for(leaders, "chess", 3, bool), list[str])
+board("chess")
+clock()
+leaders(1)  # type: ignore[arg-type]
+board()  # type: ignore[call-arg]
+live(every=[1])  # type: ignore[call-overload]
+
 server_state[1] = 2  # type: ignore[index]
 server_state_lock[1]  # type: ignore[call-overload]
 force_rerun_bound_sessions(1)  # type: ignore[arg-type]
 configure("a", compare="repr")  # type: ignore[arg-type]
 transaction(1)  # type: ignore[arg-type]
-wait_for("a", timeout=[1])  # type: ignore[arg-type]
+wait_for("a", timeout=[1])  # type: ignore[call-overload]
 on_change("a", None)  # type: ignore[call-overload]
 configure("a", min_rerun_interval=[1])  # type: ignore[arg-type]
 peek(1)  # type: ignore[arg-type]

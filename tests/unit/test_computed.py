@@ -570,3 +570,50 @@ class _NoPostScriptGC:
     @staticmethod
     def is_on() -> bool:
         return False
+
+
+def test_values_that_were_made_of_a_discarded_result_do_not_stay_outdated(process: Process) -> None:
+    @process.computed(max_entries=1)
+    def item(n: int) -> int:
+        return process.state["n"] + n
+
+    @process.computed
+    def twice() -> int:
+        return 2 * item(1)
+
+    process.state["n"] = 1
+    assert twice() == 4
+    for n in range(2, 20):
+        item(n)  # there is no room for item(1) any more
+    process.state["n"] = 2
+    assert twice() == 6
+
+
+def test_reads_of_evaluations_are_not_checked_for_changes_in_place(process: Process, store) -> None:
+    store.note_reads(True)
+
+    @process.computed
+    def value() -> list[int]:
+        return [len(process.state["items"])]
+
+    process.state["items"] = [1]
+    value()
+    store.note_reads(False)
+    assert store.take_reads()[0] == []
+
+
+def test_a_change_in_no_rerun_outdates_results_and_reruns_no_session(process: Process, store) -> None:
+    @process.computed
+    def value() -> tuple[int, bool]:
+        return process.state.get("n", 0), "other" in process.state
+
+    run(_core.Session(store), value)
+    woken: list[object] = []
+    store.on_stale(lambda: woken.append(1))
+    with _core.Suppression():
+        process.state["n"] = 1
+    assert woken == []
+    assert value() == (1, False)
+    with _core.Suppression():
+        process.state["other"] = 1
+    assert value() == (1, True)

@@ -87,3 +87,39 @@ state["k"] = 2
 assert [scope.session for scope in store.collect_stale()] == [session]
 """
     )
+
+
+def test_computed_values_work_in_the_child_and_in_the_parent():
+    run_script(
+        FORK
+        + """
+from fastserverstate import computed, on_change, server_state
+
+server_state.n = 1
+
+@computed
+def twice(): return 2 * server_state.n
+
+def changed(value):
+    seen.append(value)
+    called.set()
+
+def check(n):
+    called.clear()
+    server_state.n = n
+    assert called.wait(10) and seen[-1] == 2 * n == twice()
+
+def child():
+    server_state.n = 10
+    assert twice() == 20
+    on_change(twice, changed)
+    check(11)
+
+seen, called = [], threading.Event()
+on_change(twice, changed)
+check(2)
+in_child(child)
+check(3)
+""",
+        package=True,
+    )

@@ -16,6 +16,7 @@ from fastserverstate.rerun.observer import IDLE_AFTER
 from fastserverstate.rerun.rerun_queue import BUSY_CHECK, LONG_RUN, RUNNING_RETRY
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.session import LiveSession, Readiness
+from fastserverstate.rerun.viewers import Viewer
 
 
 class Adapter:
@@ -216,6 +217,32 @@ def test_switch_interval(server: Server, interval: float, during: float) -> None
         assert sys.getswitchinterval() == pytest.approx(during)
         server.end_run(live)
         server.clock.advance_until(lambda: sys.getswitchinterval() == pytest.approx(interval), IDLE_AFTER)
+
+
+class Region:
+    """A live region."""
+
+    def __init__(self, *lives: LiveSession) -> None:
+        self.rendering = None
+        self.viewers = {Viewer(self, live, None, None, None): None for live in lives}
+        self.sent = 0
+
+    def is_sent_by(self, loops: int) -> None:
+        self.sent -= loops
+
+    def was_sent(self) -> None:
+        self.sent += 1
+
+
+def test_switch_interval_of_pushes(server: Server) -> None:
+    with switch_interval(0.005):
+        region = Region(server.session("k"), server.session("k"))
+        server.scheduler.push(region)
+        assert region.sent == -1
+        server.turn()
+        assert region.sent == 0
+        assert sys.getswitchinterval() == pytest.approx(0.001)
+        server.clock.advance_until(lambda: sys.getswitchinterval() == pytest.approx(0.005), IDLE_AFTER)
 
 
 def test_change_that_was_held_back_is_shown_after_the_interval(server, store, state):

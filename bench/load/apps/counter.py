@@ -3,11 +3,17 @@
 import control
 import streamlit as st
 from meter import counted
-from package import server_state, server_state_lock
+from package import read, region, server_state, server_state_lock
+
+
+@region
+def show() -> None:
+    st.text(f"n {server_state.get('n', 0)}")
+
 
 control.start()
 with counted():
     if st.button("add"):
         with server_state_lock["n"]:
-            server_state["n"] = server_state.get("n", 0) + 1
-    st.text(f"n {server_state.get('n', 0)}")
+            server_state["n"] = read("n", 0) + 1
+    show()

@@ -5,7 +5,7 @@ import time
 import control
 import streamlit as st
 from meter import counted
-from package import server_state
+from package import region, server_state
 
 
 def burn(seconds: float) -> None:
@@ -14,7 +14,8 @@ def burn(seconds: float) -> None:
         pass
 
 
-def reader() -> None:
+@region
+def show() -> None:
     value = server_state.get("n", 0)
     st.text("title")
     burn(0.02)
@@ -31,4 +32,4 @@ def bystander() -> None:
 control.start()
 role = st.query_params.get("role", "reader")
 with counted(role):
-    bystander() if role == "bystander" else reader()
+    bystander() if role == "bystander" else show()

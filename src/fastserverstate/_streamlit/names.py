@@ -21,13 +21,17 @@ def unsupported(lacks: str) -> ImportError:
 
 
 try:
+    from streamlit import error_util
+    from streamlit.cursor import RunningCursor
+    from streamlit.delta_generator import DeltaGenerator
     from streamlit.elements.lib import policies
     from streamlit.runtime import Runtime, stats
     from streamlit.runtime.app_session import AppSession, AppSessionState
     from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
     from streamlit.runtime.fragment import MemoryFragmentStorage
+    from streamlit.runtime.media_file_manager import MediaFileManager
     from streamlit.runtime.scriptrunner import ScriptRunContext, ScriptRunner, ScriptRunnerEvent, get_script_run_ctx
-    from streamlit.runtime.session_manager import ActiveSessionInfo, SessionInfo
+    from streamlit.runtime.session_manager import ActiveSessionInfo, SessionClient, SessionInfo
     from streamlit.runtime.state import SafeSessionState
     from streamlit.runtime.state.common import WidgetMetadata
     from streamlit.runtime.state.session_state import SessionState, WStates
@@ -76,27 +80,35 @@ NEEDED: dict[Any, set[str]] = {
     AppSession: {
         "_browser_queue",
         "_client_state",
+        "_enqueue_forward_msg",
         "_event_loop",
         "_fragment_storage",
         "_on_scriptrunner_event",
         "_scriptrunner",
         "_state",
+        "flush_browser_queue",
         "request_rerun",
     },
     AppSession._create_scriptrunner: {"_on_scriptrunner_event", "on_event"},
     AppSessionState: {"SHUTDOWN_REQUESTED"},
-    ActiveSessionInfo: {"session"},
+    ActiveSessionInfo: {"client", "session"},
     SessionInfo: {"session"},
+    SessionClient: {"write_forward_msg"},
+    RunningCursor: {"index", "parent_path", "root_container"},
+    DeltaGenerator: {"_cursor"},
+    error_util: {"handle_uncaught_app_exception"},
+    MediaFileManager: {"clear_session_refs", "remove_orphaned_files"},
     config: {"get_option", "set_option"},
     streamlit: {"_main", "session_state"},
     policies.check_widget_policies: {"check_session_state_rules"},
     ForwardMsgQueue: {"__len__"},
     MemoryFragmentStorage: {"contains"},
-    Runtime: {"_session_mgr", "exists", "instance", "stats_mgr"},
+    Runtime: {"_session_mgr", "exists", "get_client", "instance", "media_file_mgr", "stats_mgr"},
     ScriptRunContext: {
         "_enqueue",
         "_has_script_started",
         "fragment_ids_this_run",
+        "main_script_path",
         "session_id",
         "session_state",
         *(["current_fragment_id"] if thread_state is None else []),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import streamlit
+from streamlit import error_util
 
 from fastserverstate._streamlit.bridge import Bridge
 from fastserverstate._streamlit.names import CAN_PUSH
@@ -17,6 +19,10 @@ if CAN_PUSH:
     from fastserverstate._streamlit import rendering
 
 
+class _InFragment(threading.local):
+    is_live = False  # the fragment of a live function, which shows others that it calls
+
+
 class StreamlitPages:
     """Adapts the pages of Streamlit to `live.Pages`."""
 
@@ -24,14 +30,22 @@ class StreamlitPages:
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
+        self._in_fragment = _InFragment()
 
     def session_of_run(self) -> LiveSession | None:
-        return self._bridge.session_of_run()
+        return None if self._in_fragment.is_live else self._bridge.session_of_run()
 
     def show_in_fragment(self, call: Call) -> None:
         @functools.wraps(call.function)
         def show() -> None:
-            call.function(*call.args, **call.kwargs)
+            self._in_fragment.is_live = True
+            try:
+                call.function(*call.args, **call.kwargs)
+            except Exception as error:  # is shown in its place, and the script goes on
+                traceback = error.__traceback__
+                error_util.handle_uncaught_app_exception(error.with_traceback(traceback and traceback.tb_next))
+            finally:
+                self._in_fragment.is_live = False
 
         # Streamlit 1.37 reruns a fragment with its first function, so other arguments need another fragment id.
         show.__qualname__ += call.fingerprint.hex()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
+import functools
 import itertools
 import pathlib
 import threading
@@ -128,8 +129,8 @@ def _new_context(enqueue: Callable[[ForwardMsg], None], refuse: Refuse, session_
         pages_manager=_Pages(refuse, _FORBIDDEN["script_requests"]),
         main_script_path=_main_script,
         _has_script_started=True,
-        _fastserverstate_refuse=refuse,
     )
+    context.__dict__[ATTRIBUTE] = refuse
     return context
 
 
@@ -143,7 +144,7 @@ def watch_clients() -> None:
     def refuse_or_get(session_id: str) -> Any:
         context: Any = get_script_run_ctx(suppress_warning=True)
         if context is not None and context.session_id == session_id and session_id.startswith(_SESSION):
-            context._fastserverstate_refuse("st.context")
+            context.__dict__[ATTRIBUTE]("st.context")
         return get_client(session_id)
 
     refuse_or_get.__dict__[ATTRIBUTE] = True
@@ -214,9 +215,12 @@ _EMPTY = ForwardMsg()
 _EMPTY.delta.new_element.empty.SetInParent()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Place:
-    """Where a session shows a rendering: the path of its container, and what the messages of its run have in common."""
+    """Where a session shows a rendering: the path of its container, and what the messages of its run have in common.
+
+    Sessions share the objects, by which their messages are found: comparing fields for each of them would take longer.
+    """
 
     path: Path
     script_hash: str
@@ -247,6 +251,9 @@ def _set_element_id(message: ForwardMsg) -> None:
         if styler.uuid:
             styler.styles = styler.styles.replace(styler.uuid, element_id)
             styler.uuid = element_id
+
+
+_place_at = functools.lru_cache(10_000)(Place)
 
 
 class Rendering:
@@ -393,7 +400,9 @@ def open_place() -> Place:
     context: Any = get_script_run_ctx()
     _main_script = context.main_script_path
     state = context if thread_state is None else thread_state.get()
-    return Place((cursor.root_container, *cursor.parent_path), state.active_script_hash, current_fragment_id(context))
+    return _place_at(
+        (cursor.root_container, *cursor.parent_path), state.active_script_hash, current_fragment_id(context)
+    )
 
 
 def release_media() -> None:

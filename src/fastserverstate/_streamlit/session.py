@@ -48,7 +48,7 @@ class AppSessionAdapter:
             return Readiness.AWAY
         if session._scriptrunner is not None and not _has_died(session._scriptrunner):
             return Readiness.RUNNING
-        if len(session._browser_queue):
+        if len(session._browser_queue) or _is_being_flushed(session):
             return Readiness.SENDING
         return Readiness.READY
 
@@ -70,7 +70,7 @@ class AppSessionAdapter:
     def push(self, payloads: list[bytes]) -> bool:
         session = self._session()
         info = None if session is None else self._manager.get_active_session_info(self._id)
-        if session is None or info is None or _is_being_flushed(session) or not _is_receptive(info.client):
+        if session is None or info is None or not _is_receptive(info.client):
             return False
         if len(payloads) > MOST_PAYLOADS:
             for payload in payloads:

@@ -7,11 +7,14 @@ to date when that is so. A session whose connection is slow gets the newest rend
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Collection
 
 from fastserverstate.rerun.session import LiveSession, Readiness
 from fastserverstate.rerun.viewers import Region, Viewer
+
+logger = logging.getLogger("fastserverstate")
 
 # Seconds until a session is tried again: its run is about to end, has not sent everything, or its connection is slow.
 ENDING_RETRY = 0.001
@@ -43,26 +46,34 @@ class PushQueue:
         """Push the newest rendering of a region to these sessions."""
         self._regions.append(region)
         for live in sessions:
-            self.add(live)
-        if not self._is_running:
-            self._finish()
+            self._enqueue(live)
+        self._start()
 
     def add(self, live: LiveSession) -> None:
         """Push to the session what it does not show yet, if anything."""
+        self._enqueue(live)
+        self._start()
+
+    def _enqueue(self, live: LiveSession) -> None:
         if not live.is_push_due:
             live.is_push_due = True
             self._queue.append(live)
-            if not self._is_running:
-                self._is_running = True
-                self._rested_at = self._loop.time()
-                self._run()
+
+    def _start(self) -> None:
+        if not self._is_running:
+            self._is_running = True
+            self._rested_at = self._loop.time()
+            self._run()
 
     def _run(self) -> None:
         began = self._loop.time()
         for _ in range(min(BATCH, len(self._queue))):
             live = self._queue.popleft()
             live.is_push_due = False
-            self._push_to(live)
+            try:
+                self._push_to(live)
+            except Exception:  # one session, or one region, must not keep the others from being pushed to
+                logger.exception("A live region could not be pushed to %r.", live)
         now = self._loop.time()
         if not self._queue:
             self._is_running = False
@@ -98,15 +109,13 @@ class PushQueue:
                 self._write(live, outdated)
 
     def _write(self, live: LiveSession, outdated: list[Viewer]) -> None:
-        newest = [viewer.region.rendering for viewer in outdated]
+        newest = [(viewer, viewer.region.rendering) for viewer in outdated]
         payloads = [
-            payload
-            for viewer, rendering in zip(outdated, newest, strict=True)
-            for payload in rendering.payloads_since(viewer.shown, viewer.place)
+            payload for viewer, rendering in newest for payload in rendering.payloads_since(viewer.shown, viewer.place)
         ]
         if not live.adapter.push(payloads):
             self._loop.call_later(SLOW_RETRY, self.add, live)
             return
-        for viewer, rendering in zip(outdated, newest, strict=True):
+        for viewer, rendering in newest:
             viewer.shown = rendering
             viewer.is_pushed = True

@@ -117,6 +117,7 @@ class Scheduler:
                 sessions.setdefault(queue, set()).add(viewer.live)
         region.is_sent_by(len(sessions))
         for queue, lives in sessions.items():
+            self._switch_interval.rerun_requested(queue.is_fanning_out)
             if not queue.call(queue.pushes.push, region, lives):
                 region.was_sent()
 

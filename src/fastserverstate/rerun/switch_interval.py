@@ -1,4 +1,4 @@
-"""A shorter switch interval of the GIL while sessions are rerun.
+"""A shorter switch interval of the GIL while sessions are rerun or pushed to.
 
 A click is served in a dozen steps on two threads, and each step has to wait for the GIL: up to 5 ms while a script
 computes, with CPython's switch interval of 5 ms. With 1 ms, a click waits a fifth of that.
@@ -16,7 +16,7 @@ SHORT_INTERVAL = 0.001
 
 
 class SwitchInterval(RunObserver):
-    """Shortens the switch interval during reruns, unless the app has set one itself."""
+    """Shortens the switch interval during reruns and pushes, unless the app has set one itself."""
 
     _is_short = False
 

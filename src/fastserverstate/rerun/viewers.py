@@ -40,9 +40,6 @@ class Viewer:
         self.is_pushed = False
         self.is_lost = False  # what the browser shows is not known
 
-    def is_outdated(self) -> bool:
-        return self.shown is not self.region.rendering
-
     def lose(self) -> None:
         self.is_lost = True
 
@@ -110,7 +107,10 @@ class Viewers:
                 self._shown[fragment_id] = kept
 
     def outdated(self) -> list[Viewer]:
-        return [viewer for viewer in self._all() if viewer.is_outdated()]
+        shown = self._shown.copy()
+        return [
+            viewer for viewers in shown.values() for viewer in viewers if viewer.shown is not viewer.region.rendering
+        ]
 
     def connection_lost(self) -> None:
         """What was pushed last may not have reached the browser."""
