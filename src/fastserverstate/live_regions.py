@@ -98,7 +98,8 @@ class Region(Dependent):
                 return
             rest = self._rendered_at + self._live.every - time.monotonic()
         if rest > 0:
-            workers.submit_later(rest, evaluate, f"The live region {self!r}")
+            again = functools.partial(self.schedule, evaluate, workers)  # a run may render it meanwhile
+            workers.submit_later(rest, again, f"The live region {self!r}")
         else:
             workers.submit(evaluate, f"The live region {self!r}")
 
