@@ -115,31 +115,34 @@ cdef class Failure:
 
 cdef class Memo:
     """The nodes of one function, by its arguments. Calls that find a current result return it."""
+    cdef void *vectorcall      # the function that makes calls, if `use_vectorcall` was called for the class
     cdef readonly Store store
     cdef dict nodes            # see `name_of_call` -> Node
     cdef uint64_t uses
 
     def __cinit__(self, *args, **kwargs):
         self.nodes = {}
+        self.vectorcall = <void *>call_memo
 
     def __init__(self, Store store not None):
         self.store = store
 
     def __call__(self, *args, **kwargs):
+        return self.call(args, kwargs)
+
+    cdef object current_result(self, object name):
+        """The result that is stored for the arguments, PRIVATE if it is not current."""
         cdef Node node
         cdef PyObject *value
-        if kwargs or fss_transaction != NULL or is_evaluating():
-            return self.call(args, kwargs)
-        name = name_of_call(args)
-        node = None if name is None else self.nodes.get(name)
+        node = self.nodes.get(name)
         if node is None:
-            return self.call(args, kwargs)
+            return PRIVATE
         value = read(self.store.table, <PyObject *>node.key)
         if value == NULL:
-            return self.call(args, kwargs)
+            return PRIVATE
         result = owned(value)
         if type(result) is Failure or not is_current(node):
-            return self.call(args, kwargs)
+            return PRIVATE
         self.uses += 1
         node.used = self.uses
         return result
@@ -165,6 +168,29 @@ cdef class Memo:
 cdef inline bint is_evaluating() noexcept:
     """Whether this thread evaluates a computed value."""
     return fss_thread_cache != NULL and (<_ThreadCache>fss_thread_cache).node is not None
+
+
+cdef object call_memo(PyObject *self, PyObject **args, size_t flagged, PyObject *names):
+    """Call a Memo, without a tuple and a dict for the arguments if there is a current result."""
+    cdef Memo memo = <Memo>self
+    cdef Py_ssize_t i, count = PyVectorcall_NARGS(flagged)
+    if names == NULL and fss_transaction == NULL and not is_evaluating():
+        if count == 1 and PyUnicode_CheckExact(<object>args[0]):
+            result = memo.current_result(<object>args[0])
+        else:
+            name = name_of_call(tuple([<object>args[i] for i in range(count)]))
+            result = PRIVATE if name is None else memo.current_result(name)
+        if result is not PRIVATE:
+            return result
+    return memo.call(
+        tuple([<object>args[i] for i in range(count)]),
+        {} if names == NULL else {name: <object>args[count + i] for i, name in enumerate(<tuple>names)},
+    )
+
+
+def use_vectorcall(kind):
+    cdef Memo memo = Memo.__new__(Memo)
+    fss_set_vectorcall(<PyObject *>kind, <char *>&memo.vectorcall - <char *><PyObject *>memo)
 
 
 cdef inline object name_of_call(tuple args):

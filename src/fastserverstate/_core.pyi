@@ -644,3 +644,6 @@ class Memo:
         """Have calls with these arguments find the node, if they are of types ``str`` and ``int``."""
 
     def forget(self, node: Node) -> None: ...
+
+def use_vectorcall(kind: type[Memo]) -> None:
+    """Have calls of the class's instances look for a current result before they call `Memo.call`."""

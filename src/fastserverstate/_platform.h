@@ -53,6 +53,16 @@ typedef char fss_mutex;
 /* Cython declares that this returns an object, so the caller's reference is transferred and no count changes. */
 #define fss_owned(reference) (reference)
 
+/* Have calls of the type's instances use the vectorcall function at this offset. Subclasses do not inherit that before
+   Python 3.12, so it is done for the class whose instances are called. */
+static inline void fss_set_vectorcall(PyObject *kind, Py_ssize_t offset)
+{
+    PyTypeObject *type = (PyTypeObject *)kind;
+    type->tp_vectorcall_offset = offset;
+    type->tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL;
+    PyType_Modified(type);
+}
+
 /* The hash of an exact str, which caches it. Also makes the str ready for the macros below. */
 static inline Py_hash_t fss_hash(PyObject *key)
 {

@@ -26,6 +26,8 @@ cdef extern from "_platform.h":
     void store_flag "fss_store"(bint, bint) noexcept
     object owned "fss_owned"(PyObject *)
     Py_hash_t key_hash "fss_hash"(PyObject *) noexcept
+    void fss_set_vectorcall(PyObject *, Py_ssize_t) noexcept
+    Py_ssize_t PyVectorcall_NARGS(size_t) noexcept
     bint keys_equal "fss_keys_equal"(PyObject *, PyObject *) noexcept
     bint is_dunder "fss_is_dunder"(PyObject *) noexcept
     dict attributes_of "fss_attributes"(object)

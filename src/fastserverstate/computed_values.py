@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
-from fastserverstate._core import Failure, KeyLocks, Memo, Namespace, Node, Store, absent
+from fastserverstate._core import Failure, KeyLocks, Memo, Namespace, Node, Store, absent, use_vectorcall
 from fastserverstate.change import content_fingerprint
 from fastserverstate.definitions import Call, Definition, Registry
 from fastserverstate.errors import DeadlockError, FastServerStateError, WouldBlockError
@@ -428,6 +428,9 @@ class Computed(Memo, Generic[P, R]):
 
     def reset_after_fork(self) -> None:
         self._nodes.reset_after_fork()
+
+
+use_vectorcall(Computed)
 
 
 class Computing:

@@ -617,3 +617,14 @@ def test_a_change_in_no_rerun_outdates_results_and_reruns_no_session(process: Pr
     with _core.Suppression():
         process.state["other"] = 1
     assert value() == (1, True)
+
+
+def test_a_result_may_be_none(process: Process) -> None:
+    calls = []
+
+    @process.computed
+    def nothing(*args: int) -> None:
+        calls.append(args)
+
+    assert [nothing(), nothing(), nothing(1), nothing(1, 2), nothing(1, 2)] == [None] * 5
+    assert calls == [(), (1,), (1, 2)]
