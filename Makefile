@@ -41,8 +41,8 @@ demo: $(INSTALLED)  ## Start the example app and print its URL.
 demo-cluster: $(READY)  ## Start Redis and two servers of the example app, and print their URLs.
 	@$(BIN)/python examples/demo_cluster.py
 
-# Unit tests that take long: memory, exits of processes, interpreters, the model of ownership.
-SLOW := memory lifetime ends subinterpreter ownership_model
+# Unit tests that take long: memory, exits of processes, interpreters, models, thousands of sessions.
+SLOW := memory lifetime ends subinterpreter ownership_model live_model live_leaks
 
 check: $(READY) lint  ## Run the linters and most unit tests, in less than a minute.
 	$(BIN)/python -m pytest tests/unit $(SLOW:%=--ignore tests/unit/test_%.py) --numprocesses 2 --dist worksteal --quiet
