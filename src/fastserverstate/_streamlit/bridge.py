@@ -45,6 +45,7 @@ from fastserverstate._streamlit.session import (
     UnknownSession,
     find_session,
     listen_to_requests,
+    send_rest,
     watch_flushes,
 )
 from fastserverstate._streamlit.widgets import watch_widgets
@@ -238,8 +239,10 @@ class Bridge:
 
         def connect_and_refresh(*args: Any, **kwargs: Any) -> str:
             session_id: str = connect(*args, **kwargs)
-            live = manager.get_active_session_info(session_id).session.__dict__.get(ATTRIBUTE)
+            session = manager.get_active_session_info(session_id).session
+            live = session.__dict__.get(ATTRIBUTE)
             if live is not None:
+                send_rest(session)
                 self._scheduler.returned(live)
             return session_id
 

@@ -83,6 +83,7 @@ NEEDED: dict[Any, set[str]] = {
         "_enqueue_forward_msg",
         "_event_loop",
         "_fragment_storage",
+        "_message_enqueued_callback",
         "_on_scriptrunner_event",
         "_scriptrunner",
         "_state",

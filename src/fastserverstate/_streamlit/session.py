@@ -144,6 +144,13 @@ def watch_flushes(session: AppSession) -> None:
     session.__dict__["flush_browser_queue"] = flush_browser_queue
 
 
+def send_rest(session: AppSession) -> None:
+    """Have the runtime send the messages that a disconnected session has left. It would wait for another one."""
+    enqueued = session._message_enqueued_callback
+    if len(session._browser_queue) and enqueued is not None:
+        enqueued()
+
+
 def _has_died(runner: Any) -> bool:
     """Whether SystemExit has ended the runner's thread, which older releases do not report."""
     if runner._script_thread is None or runner._script_thread.is_alive():

@@ -103,8 +103,7 @@ class Scheduler:
         """The session is connected again: show it the changes that it has missed."""
         queue = self._queue_of(live)
         if queue is not None:
-            live.user_asked()  # so the run that shows them is no part of a cycle
-            live.viewers.connection_lost()
+            live.returned()
             queue.call(queue.offer, live)
             queue.call(queue.pushes.add, live)
 

@@ -74,6 +74,7 @@ class LiveSession(Session):
         self.admitted: asyncio.TimerHandle | None = None  # while the queue counts its run as admitted
         self.requested_at = -math.inf  # on the loop's clock
         self._asked = True  # by a user, for a run that has not begun yet
+        self._unconfirmed: set[str | None] = set()  # fragments that were rerun since the browser last sent anything
         self._next_cause: int | None = None  # of the run that was requested, or goes on; None: a user's
         self._recurs = False  # that run
         self._users_cause = 0  # of the last run that a user has asked for
@@ -95,6 +96,14 @@ class LiveSession(Session):
     def user_asked(self) -> None:
         """A user, or a timer of the page, has asked for a run."""
         self._asked = True
+        self._unconfirmed.clear()
+
+    def returned(self) -> None:
+        """The browser is connected again. What it was sent last may have been lost with the connection."""
+        for fragment in self._unconfirmed.copy():
+            self.mark_stale(fragment)
+        self.viewers.connection_lost()
+        self.user_asked()  # so the run that shows it is no part of a cycle
 
     def run_started(self, runner: object) -> None:
         if self._asked:
@@ -185,4 +194,5 @@ class LiveSession(Session):
         self._turns[fragment] = _, turns = self._next_turn(fragment, self._next_cause)
         self._recurs = turns > 0
         self._attempts[fragment] = self._attempts.get(fragment, 0) + 1
+        self._unconfirmed.add(fragment)
         self.adapter.request_rerun(fragment)
