@@ -188,7 +188,8 @@ def test_widgets_query_and_triggers_survive(serve: Serve) -> None:
             await client.shows("name Ada")
             await client.click("once")
             await client.shows("clicks 1")
-            await client.until(lambda client: client.settled)
+            for other in (client, writer):
+                await other.until(lambda other: other.settled)
             for i in (1, 2, 3):
                 await writer.click("write")
                 await client.shows(f"k {i}")
