@@ -258,3 +258,20 @@ def test_change_that_was_held_back_is_shown_after_the_interval(server, store, st
     for seconds, requests in ((50, 1), (51, 2), (200, 2)):
         server.turn(seconds)
         assert len(live.adapter.requests) == requests
+
+
+@pytest.mark.parametrize("has_heard_from_the_browser", [False, True])
+def test_a_returning_session_repeats_what_its_browser_may_not_have_received(
+    server: Server, has_heard_from_the_browser: bool
+) -> None:
+    live = server.session("k")
+    server.state["k"] = 1
+    server.turn()
+    server.end_run(live, "k")
+    if has_heard_from_the_browser:
+        live.user_asked()
+        server.end_run(live, "k")
+    assert requests(live) == [1]
+    server.scheduler.returned(live)
+    server.turn()
+    assert requests(live) == [1 if has_heard_from_the_browser else 2]
