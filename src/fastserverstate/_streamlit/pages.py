@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import streamlit
-from streamlit import error_util
 
 from fastserverstate._streamlit.bridge import Bridge
+from fastserverstate._streamlit.exceptions import show_exception
 from fastserverstate._streamlit.names import CAN_PUSH
 from fastserverstate.definitions import Call
 from fastserverstate.rerun.session import LiveSession
@@ -24,7 +24,7 @@ class _InFragment(threading.local):
 
 
 class StreamlitPages:
-    """Adapts the pages of Streamlit to `live.Pages`."""
+    """Adapts the pages of Streamlit to `live_regions.Pages`."""
 
     can_push = CAN_PUSH
 
@@ -42,8 +42,7 @@ class StreamlitPages:
             try:
                 call.function(*call.args, **call.kwargs)
             except Exception as error:  # is shown in its place, and the script goes on
-                traceback = error.__traceback__
-                error_util.handle_uncaught_app_exception(error.with_traceback(traceback and traceback.tb_next))
+                show_exception(error)
             finally:
                 self._in_fragment.is_live = False
 

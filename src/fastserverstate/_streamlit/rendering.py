@@ -1,8 +1,8 @@
 """Renders a function once, for all sessions that show it.
 
 A function that runs in `capture` has a script context of its own. The messages of its elements go to a *rendering*,
-with delta paths that begin at the function's own container. `deltas` copies them for a session, where that container is
-at another path.
+with delta paths that begin at the function's own container. `Place.message` copies one for a session, where that
+container is at another path.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import streamlit
-from streamlit import error_util
 from streamlit.cursor import RunningCursor
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
@@ -34,6 +33,7 @@ from streamlit.runtime.scriptrunner import (
     get_script_run_ctx,
 )
 
+from fastserverstate._streamlit.exceptions import show_exception
 from fastserverstate._streamlit.names import (
     ATTRIBUTE,
     CONTEXT_ATTRIBUTE,
@@ -48,7 +48,6 @@ _ROOT = 1_000_000
 
 _SESSION = "fastserverstate live "  # begins the session ids under which renderings register their media files
 _serials = itertools.count(1)
-_PACKAGE = str(pathlib.Path(__file__).parents[1])
 
 # Session ids of renderings that were freed. Finalizers may run at any point, so they release no media files.
 _freed: deque[str] = deque()
@@ -307,7 +306,7 @@ def _differences(path: Path, old: _Node | None, new: _Node | None) -> Iterator[t
         return
     if old is None or old.content != new.content:
         yield path, new.message
-        if old is None or not new.is_block or old.kind != new.kind:  # else the browser keeps the old children
+        if not new.is_block or old is None or old.kind != new.kind:  # else the browser keeps the old children
             old = None
     for index in sorted({*new.children, *(old.children if old else ())}):
         yield from _differences((*path, index), old.children.get(index) if old else None, new.children.get(index))
@@ -363,25 +362,15 @@ def capture(function: Callable[[], Any], refuse: Refuse, previous: Rendering | N
         try:
             _run_without_stop(function, refuse)
         except Exception as error:
-            _drop_own_frames(error)
             failed.append(error)
             if previous is not None and previous.error_message is not None and repr(previous.error) == repr(error):
                 captured.add([cursor.index], previous.error_message)
             else:
-                error_util.handle_uncaught_app_exception(error)
+                show_exception(error)
 
     _run_in(context, run, cursor)
     error = failed[0] if failed else None
     return Rendering(captured.root, session_id, error, captured.last if failed else None)
-
-
-def _drop_own_frames(error: Exception) -> None:
-    """Let the traceback begin in the function, as that of an exception in a script does."""
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
-        traceback = traceback.tb_next
-    if traceback is not None:
-        error.__traceback__ = traceback
 
 
 def _run_without_stop(function: Callable[[], Any], refuse: Refuse) -> None:
