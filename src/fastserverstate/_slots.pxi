@@ -202,7 +202,7 @@ cdef inline void outdate_nodes(Slots *slots, Cell *cell) noexcept:
     """Mark the computed values that depend on the cell, after a quiet change. They are evaluated when they are read, or
     collected with the next change that is not quiet."""
     lock(&slots.mutex)
-    slots.marks += 1
+    store64(slots.marks, slots.marks + 1)
     subscribers_take_some(&cell.readers, slots.nodes, slots.pending)
     if cell.presence_pending and cell.cold != NULL:
         subscribers_take_some(&cell.cold.watchers, slots.nodes, slots.pending)

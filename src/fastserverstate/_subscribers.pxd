@@ -154,16 +154,25 @@ cdef inline bint subscribers_take(Subscribers *self, uint64_t *target, const uin
 
 cdef inline bint subscribers_take_some(Subscribers *self, const uint64_t *some, uint64_t *target) noexcept nogil:
     """Move the slots that are also in the bitset `some` into the bitset `target`. Returns whether there were any."""
-    cdef uint32_t i, slot
-    cdef uint32_t slots = 64 * self.words if self.words else self.count
-    cdef bint found = False
-    for i in range(slots):
-        slot = i if self.words else self.body.few[slots - 1 - i]
-        if has_bit(some, slot) and subscribers_has(self, slot):
-            subscribers_discard(self, slot)
-            set_bit(target, slot)
-            found = True
-    return found
+    cdef uint32_t i, kept = 0, before = self.count
+    cdef uint64_t moved
+    if self.words:
+        for i in range(self.words):
+            moved = self.body.bits[i] & some[i]
+            target[i] |= moved
+            self.body.bits[i] &= ~moved
+            while moved:
+                self.count -= 1
+                moved &= moved - 1
+        return self.count != before
+    for i in range(before):
+        if has_bit(some, self.body.few[i]):
+            set_bit(target, self.body.few[i])
+        else:
+            self.body.few[kept] = self.body.few[i]
+            kept += 1
+    self.count = kept
+    return kept != before
 
 
 cdef inline bint subscribers_move(Subscribers *self, Subscribers *target, const uint64_t *alive) noexcept nogil:
