@@ -16,9 +16,7 @@ from fastserverstate.rerun.viewers import Region, Viewer
 
 logger = logging.getLogger("fastserverstate")
 
-# Seconds until a session is tried again: its run is about to end, has not sent everything, or its connection is slow.
-ENDING_RETRY = 0.001
-SENDING_RETRY = 0.005
+# Seconds until a session with a slow connection is tried again.
 SLOW_RETRY = 0.05
 
 # Sessions that are pushed to before the event loop serves others. After BURST seconds in a row, it rests as long as
@@ -93,12 +91,11 @@ class PushQueue:
         if not outdated:
             return
         readiness = live.adapter.readiness()
+        retry = live.retry_after(readiness)
         if readiness is Readiness.GONE:
             live.close()
-        elif readiness is Readiness.SENDING:
-            self._loop.call_later(SENDING_RETRY, self.add, live)
-        elif readiness is Readiness.RUNNING and live.runner_ended:
-            self._loop.call_later(ENDING_RETRY, self.add, live)
+        elif retry is not None:
+            self._loop.call_later(retry, self.add, live)
         elif readiness is Readiness.READY:
             lost = {viewer.fragment_id for viewer in outdated if viewer.is_lost}
             for fragment_id in lost:

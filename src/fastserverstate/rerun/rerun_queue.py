@@ -11,10 +11,6 @@ from fastserverstate.configuration import Settings
 from fastserverstate.rerun.push import PushQueue
 from fastserverstate.rerun.session import LiveSession, Readiness
 
-# Seconds until a session is tried again whose last output was not sent yet, or whose runner is about to be done.
-SENDING_RETRY = 0.005
-ENDING_RETRY = 0.001
-
 # Seconds until a stale session that is running is tried again. The end of a run is reported, except if SystemExit has
 # ended its thread in releases such as 1.37.
 RUNNING_RETRY = 1.0
@@ -126,12 +122,11 @@ class RerunQueue:
         live = self._queue.popleft()
         live.queued = False
         readiness = live.adapter.readiness()
+        retry = live.retry_after(readiness)
         if readiness is Readiness.GONE:
             live.close()
-        elif readiness is Readiness.SENDING:
-            self.loop.call_later(SENDING_RETRY, self.offer, live)
-        elif readiness is Readiness.RUNNING and live.runner_ended:
-            self.loop.call_later(ENDING_RETRY, self.offer, live)
+        elif retry is not None:
+            self.loop.call_later(retry, self.offer, live)
         elif readiness is Readiness.RUNNING and not live.watched and live.stale_fragment_ids():
             live.watched = True
             self.loop.call_later(RUNNING_RETRY, self._look_again, live)

@@ -15,6 +15,10 @@ from fastserverstate.rerun.viewers import Viewers
 
 logger = logging.getLogger("fastserverstate")
 
+# Seconds until a session is tried again whose last output was not sent yet, or whose runner is about to be done.
+SENDING_RETRY = 0.005
+ENDING_RETRY = 0.001
+
 # How often a chain of reruns may return to a fragment: a cycle of sessions or fragments that change each other's values
 # ends after this many turns.
 MAX_TURNS = 2
@@ -92,6 +96,12 @@ class LiveSession(Session):
     def is_run_by(self, runner: object) -> bool:
         """Whether the runner is the current one. Runs of other runners are about to end."""
         return self._runner() is runner
+
+    def retry_after(self, readiness: Readiness) -> float | None:
+        """Return the seconds after which the session may be ready, although nothing will report it."""
+        if readiness is Readiness.SENDING:
+            return SENDING_RETRY
+        return ENDING_RETRY if readiness is Readiness.RUNNING and self.runner_ended else None
 
     def user_asked(self) -> None:
         """A user, or a timer of the page, has asked for a run."""

@@ -123,5 +123,9 @@ class Viewers:
         return [viewer for viewers in self._shown.copy().values() for viewer in viewers]
 
     def clear(self) -> None:
-        self.run_finished((), lambda _: False)
-        self.run_finished((None,), lambda _: False)
+        """The page is gone."""
+        with self._lock:
+            for viewers in (*self._shown.values(), *self._new.values()):
+                for viewer in viewers:
+                    viewer.remove()
+            self._shown, self._new = {}, {}
