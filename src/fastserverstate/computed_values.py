@@ -329,6 +329,10 @@ class Nodes:
                 self._discard(node)
                 count -= 1
 
+    def are_observed(self) -> bool:
+        """Whether anything depends on a result."""
+        return any(map(self._evaluator.is_observed, self))
+
     def clear(self) -> None:
         with self._lock:
             for fingerprint, node in list(self._nodes.items()):
@@ -347,7 +351,24 @@ class Nodes:
             return iter(list(self._nodes.values()))
 
 
-class Computed(Memo, Generic[P, R]):
+class HasNodes:
+    """What `definitions.Registry` needs of a decorated function with nodes."""
+
+    _nodes: Nodes
+
+    def is_observed(self) -> bool:
+        """Return whether a session, a callback or a waiting thread depends on any of its results."""
+        return self._nodes.are_observed()
+
+    def clear(self) -> None:
+        """Forget all results."""
+        self._nodes.clear()
+
+    def reset_after_fork(self) -> None:
+        self._nodes.reset_after_fork()
+
+
+class Computed(HasNodes, Memo, Generic[P, R]):
     """A function that `computed` has decorated. Call it to read its value.
 
     >>> from fastserverstate import Computed, computed, server_state
@@ -417,17 +438,6 @@ class Computed(Memo, Generic[P, R]):
             self.remember(args, node)
         self.note_use(node)
         return node
-
-    def is_observed(self) -> bool:
-        """Return whether a session, a callback or a waiting thread depends on any of its values."""
-        return any(map(self._evaluator.is_observed, self._nodes))
-
-    def clear(self) -> None:
-        """Forget all results."""
-        self._nodes.clear()
-
-    def reset_after_fork(self) -> None:
-        self._nodes.reset_after_fork()
 
 
 use_vectorcall(Computed)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Generic, NoReturn, ParamSpec, Protocol, overload
 
 from fastserverstate._core import Failure, Store
-from fastserverstate.computed_values import Dependent, Evaluator, Nodes
+from fastserverstate.computed_values import Dependent, Evaluator, HasNodes, Nodes
 from fastserverstate.definitions import Call, Registry
 from fastserverstate.durations import Duration, seconds_of
 from fastserverstate.errors import FastServerStateError
@@ -118,7 +118,7 @@ class Region(Dependent):
             waiting()
 
 
-class Live(Generic[P]):
+class Live(HasNodes, Generic[P]):
     """A function that `live` has decorated. Call it where its elements should be.
 
     >>> from fastserverstate import Live, live
@@ -134,7 +134,7 @@ class Live(Generic[P]):
         self.pages = regions.pages
         self.push = regions.push
         self._evaluator = regions.evaluator
-        self._regions = Nodes(lambda call: Region(regions.store, self, call), MOST_RENDERINGS, self._evaluator)
+        self._nodes = Nodes(lambda call: Region(regions.store, self, call), MOST_RENDERINGS, self._evaluator)
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -154,7 +154,7 @@ class Live(Generic[P]):
     def _show(self, live: LiveSession, run: int, call: Call) -> None:
         place = self.pages.open_place()
         while True:
-            region: Any = self._regions.find_or_make(call)
+            region: Any = self._nodes.find_or_make(call)
             if not region.is_recent():
                 self._evaluator.refresh(region, -1 if region.rendering is None else PATIENCE)
             viewer = Viewer(region, live, place, place.fragment_id, region.rendering)
@@ -166,16 +166,6 @@ class Live(Generic[P]):
         viewer.shown.show(place)
         if self._evaluator.is_outdated(region):
             self._evaluator.collected([region])  # no session has shown it when it was
-
-    def is_observed(self) -> bool:
-        """Return whether any page shows it."""
-        return any(map(self._evaluator.is_observed, self._regions))
-
-    def clear(self) -> None:
-        self._regions.clear()
-
-    def reset_after_fork(self) -> None:
-        self._regions.reset_after_fork()
 
 
 class LiveRegions:

@@ -143,7 +143,7 @@ def round(i):
     assert not any(ref() for ref in refs)
 
 def viewers():
-    return sum(len(region.viewers) for region in board._regions)
+    return sum(len(region.viewers) for region in board._nodes)
 
 def measure():
     gc.collect()
@@ -153,7 +153,7 @@ def measure():
     del figures["clock"]
     with open("/proc/self/statm") as statm:
         memory = int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return len(list(board._regions)), figures, sys.getallocatedblocks(), memory
+    return len(list(board._nodes)), figures, sys.getallocatedblocks(), memory
 """
 
 
@@ -185,7 +185,7 @@ def test_renderings_that_no_session_shows_are_bounded() -> None:
 SESSIONS = 4
 for i in range(MOST_RENDERINGS + 50):
     round(i)
-assert len(list(board._regions)) <= MOST_RENDERINGS
+assert len(list(board._nodes)) <= MOST_RENDERINGS
 assert store.statistics()["cells"] <= 2 * MOST_RENDERINGS, store.statistics()
 assert viewers() == 0
 """,
