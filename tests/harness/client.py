@@ -33,7 +33,7 @@ class Client:
         self._blocks: dict[tuple[int, ...], str] = {}
         self._before: set[tuple[int, ...]] = set()
         self._fragments: set[str] = set()
-        self._changed = asyncio.Condition()
+        self._waits: dict[asyncio.Future[None], Callable[[Client], bool]] = {}
         self._reads = asyncio.Event()
         self._reads.set()
         self._broken: BaseException | None = None
@@ -87,21 +87,23 @@ class Client:
         raise LookupError(f"No widget {label!r} among {sorted(kind for kind, _, _ in self._elements.values())}")
 
     async def until(self, condition: Callable[[Client], bool], seconds: float = DEADLINE) -> None:
-        """Wait until the condition is true."""
-
-        def holds() -> bool:
-            if self._broken is not None:
-                raise self._broken
-            return condition(self)
-
-        async with self._changed:
-            try:
-                await asyncio.wait_for(self._changed.wait_for(holds), seconds)
-            except TimeoutError:
-                raise TimeoutError(
-                    f"After {seconds} s the page shows {self.texts} {self.exceptions}; {self.started} runs started, "
-                    f"{self.finished} finished."
-                ) from None
+        """Wait until the condition is true. It is checked after every message, so no short-lived state is missed."""
+        if self._broken is not None:
+            raise self._broken
+        if condition(self):
+            return
+        wait = asyncio.get_running_loop().create_future()
+        self._waits[wait] = condition
+        try:
+            async with asyncio.timeout(seconds):
+                await wait
+        except TimeoutError:
+            raise TimeoutError(
+                f"After {seconds} s the page shows {self.texts} {self.exceptions}; {self.started} runs started, "
+                f"{self.finished} finished."
+            ) from None
+        finally:
+            del self._waits[wait]
 
     async def shows(self, text: str, seconds: float = DEADLINE) -> None:
         await self.until(lambda client: text in client.texts, seconds)
@@ -163,14 +165,24 @@ class Client:
             async for data in self._socket:
                 message = ForwardMsg()
                 message.ParseFromString(data)
-                async with self._changed:
-                    self._apply(message)
-                    self._changed.notify_all()
+                self._apply(message)
+                self._check_waits()
                 await self._reads.wait()
         except Exception as error:
-            async with self._changed:
-                self._broken = error
-                self._changed.notify_all()
+            self._broken = error
+            for wait in self._waits:
+                if not wait.done():
+                    wait.set_exception(error)
+
+    def _check_waits(self) -> None:
+        for wait, condition in self._waits.items():
+            if wait.done():
+                continue
+            try:
+                if condition(self):
+                    wait.set_result(None)
+            except Exception as error:
+                wait.set_exception(error)
 
     def _apply(self, message: ForwardMsg) -> None:
         self.messages += 1

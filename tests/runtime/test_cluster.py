@@ -44,7 +44,7 @@ st.button("touch", on_click=lambda: touch("n"))
 st.button("same", on_click=lambda: server_state.update(n=peek("n")))
 if st.button("wait"):
     server_state.waiting = True
-    st.text(f"came {wait_for('bell', lambda bell: bell == 2, timeout=30)}")
+    server_state.came = wait_for("bell", lambda bell: bell == 2, timeout=30)
 if st.button("hold"):
     with server_state_lock["n"]:
         held = peek("n")
@@ -52,6 +52,7 @@ if st.button("hold"):
         wait_for("bell", lambda bell: bell == 3, timeout=30)
         server_state.n = held * 10
 st.text(f"waiting {server_state.get('waiting')} holding {server_state.get('holding')}")
+st.text(f"came {server_state.get('came')}")
 st.text(f"n {server_state.get('n', 0)}")
 st.text(f"sum {server_state.get('a', 0) + server_state.get('b', 0)} b {server_state.get('b', 0)}")
 st.text(f"heard {server_state.get('A')} {server_state.get('B')}")

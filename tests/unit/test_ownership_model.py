@@ -154,6 +154,8 @@ class Owners(RuleBasedStateMachine):
         if free:
             actor.depths["a"] += 1
             actor.depths["b"] += 1
+        else:  # it releases the locks that it has taken
+            self.make_due_calls(actor)
 
     @rule(number=ACTORS, key=st.sampled_from(KEYS), stops=st.booleans())
     def release(self, number, key, stops):
