@@ -27,7 +27,13 @@ PUBLIC = {
     "Reruns": ["no_rerun", "force_rerun_bound_sessions"],
     "Options": ["configure"],
     "Several servers": ["connect"],
-    "Errors": ["FastServerStateError", "RerunSuppressedError", "DeadlockError", "WouldBlockError"],
+    "Errors": [
+        "FastServerStateError",
+        "RerunSuppressedError",
+        "DeadlockError",
+        "UnreadableValueError",
+        "WouldBlockError",
+    ],
 }
 OTHERS = "More"
 MAKERS = {"__new__", "__init__"}

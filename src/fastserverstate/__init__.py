@@ -42,7 +42,13 @@ from fastserverstate._instances import (
     wait_for_async,
 )
 from fastserverstate.computed_values import Computed
-from fastserverstate.errors import DeadlockError, FastServerStateError, RerunSuppressedError, WouldBlockError
+from fastserverstate.errors import (
+    DeadlockError,
+    FastServerStateError,
+    RerunSuppressedError,
+    UnreadableValueError,
+    WouldBlockError,
+)
 from fastserverstate.listeners import Subscription
 from fastserverstate.live_regions import Live
 from fastserverstate.shared_widgets import WidgetArguments
@@ -74,6 +80,7 @@ __all__ = [
     "Live",
     "RerunSuppressedError",
     "Subscription",
+    "UnreadableValueError",
     "WidgetArguments",
     "WouldBlockError",
     "atomic",

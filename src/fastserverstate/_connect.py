@@ -76,11 +76,8 @@ def _open_link(
     timeout: float,
     import_timeout: float | None = None,
 ) -> None:
-    missing = [name for name in ("redis", "msgspec") if find_spec(name) is None]
-    if missing:
-        raise ImportError(
-            f'connect needs {" and ".join(missing)}. Install what it takes: pip install "fastserverstate[redis]"'
-        )
+    if find_spec("redis") is None:
+        raise ImportError('connect needs redis. Install what it takes: pip install "fastserverstate[redis]"')
     from fastserverstate.cluster import membership  # noqa: PLC0415
 
     _reload.keep_also()

@@ -14,11 +14,11 @@ from fastserverstate.cluster.errors import (
     NotConnectedError,
     NotWrittenError,
     UnknownOutcomeError,
-    UnreadableValueError,
     UnsharableValueError,
 )
 from fastserverstate.cluster.membership import Membership
 from fastserverstate.cluster.node import Status
+from fastserverstate.errors import UnreadableValueError
 from fastserverstate.functions import name_publicly
 
 __all__ = [
