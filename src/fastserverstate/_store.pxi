@@ -175,6 +175,12 @@ cdef class Store:
             _incref(<PyObject *>backend)  # immortal: a thread may be about to call it at any time
         store_object(self.table.backend, NULL if backend is None else <PyObject *>backend)
 
+    def has_backend(self):
+        return load_object(self.table.backend) != NULL
+
+    def has_journal(self):
+        return self.table.journal.durability != KEPT_IN_MEMORY
+
     def apply(self, changes, Holder writer=None):
         return apply(self, changes, writer)
 

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -14,8 +15,10 @@ from types import FrameType
 from fastserverstate._core import Store
 from fastserverstate._streamlit import Metrics
 from fastserverstate.codec import Codec
-from fastserverstate.durable.engine import Durability, Engine, Status
-from fastserverstate.durable.errors import DurabilityError
+from fastserverstate._connect import Durability
+from fastserverstate.durable.engine import Engine, Status, StorageErrors
+from fastserverstate.durable.errors import DurabilityError, FileInUseError
+from fastserverstate.durable.state_file import StateFile
 from fastserverstate.durations import Duration, seconds_of
 from fastserverstate.metrics import DURABLE_NAMES, Figure, durable_figures
 
@@ -39,7 +42,14 @@ class Connection:
         self._metrics = Metrics(DURABLE_NAMES, self._figures)
 
     def connect(
-        self, path: Path, *, secret: str | bytes | None, durability: Durability, show_when_durable: bool
+        self,
+        path: Path,
+        *,
+        secret: str | bytes | None,
+        durability: Durability,
+        show_when_durable: bool,
+        required: bool,
+        timeout: float,
     ) -> None:
         """See `fastserverstate.connect`."""
         arguments = (path, secret, durability, show_when_durable)
@@ -51,13 +61,24 @@ class Connection:
                         "fastserverstate.durable.disconnect() first."
                     )
                 return
-            engine = Engine(
-                self._store,
-                path,
-                Codec.for_file(secret),
-                durability=durability,
-                show_when_durable=show_when_durable,
-            )
+            if self._store.has_backend():
+                raise DurabilityError(
+                    "This server is connected to Redis, which keeps the state. Call "
+                    "fastserverstate.cluster.disconnect() first."
+                )
+            try:
+                engine = Engine(
+                    self._store,
+                    _open(path, timeout),
+                    Codec.for_file(secret),
+                    durability=durability,
+                    show_when_durable=show_when_durable,
+                )
+            except StorageErrors as error:
+                if required:
+                    raise
+                logger.warning("The state is kept in memory only: %s", error)
+                return
             engine.start()
             self._arguments, self.engine = arguments, engine
             atexit.register(self.disconnect)
@@ -123,6 +144,18 @@ class Connection:
     def _figures(self) -> list[Figure]:
         now = self.status()
         return [] if now is None else durable_figures(now)
+
+
+def _open(path: Path, timeout: float) -> StateFile:
+    """Open the file. Wait for the process that has it, which may be ending."""
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            return StateFile.open(path)
+        except FileInUseError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.05)
 
 
 def _disconnect_on_termination(disconnect: Callable[[], None]) -> None:

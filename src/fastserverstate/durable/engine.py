@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from fastserverstate._connect import Durability
 
 from fastserverstate._core import (
     JOURNAL_FIRST,
@@ -29,8 +31,7 @@ INTERVAL = 0.2  # seconds between two commits with durability="interval"
 RETRY = 1.0  # seconds until a failed commit is tried again, unless a thread waits for it
 ENCODINGS = 3  # tries to encode a value that another thread is changing
 
-Durability = Literal["interval", "always"]
-_StorageErrors = (OSError, sqlite3.Error, DurabilityError)
+StorageErrors = (OSError, sqlite3.Error, DurabilityError)
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Engine:
     def __init__(
         self,
         store: Store,
-        path: Path,
+        file: StateFile,
         codec: Codec,
         *,
         durability: Durability,
@@ -92,8 +93,8 @@ class Engine:
         if durability == "always":
             self._mode = JOURNAL_SHOW_LATER if show_when_durable else JOURNAL_FIRST
         self._clock = clock
-        self._file = StateFile.open(path)
-        self._set_aside = self._file.set_aside
+        self._file = file
+        self._set_aside = file.set_aside
         self._pending: dict[str, Row] = {}  # not stored yet, because a commit has failed
         self._is_lost = False  # the file cannot be used any more
         self._version = 0
@@ -148,7 +149,7 @@ class Engine:
             if self._pending:
                 self._file.write(list(self._pending.values()), self._version)
                 self._commits += 1
-        except _StorageErrors as error:
+        except StorageErrors as error:
             self._failed(error)
         else:
             self._succeeded()
