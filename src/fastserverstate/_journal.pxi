@@ -171,8 +171,10 @@ cdef inline bint has_undurable(Journal *journal) noexcept:
     return load_size(journal.dirty) != 0 or load64(journal.durable) + 1 != load64(journal.epoch)
 
 
-cdef int wait_until_durable(Store store, bint interruptible, long long timeout_ns=-1) except -1:
-    """Wait until all changes made so far are durable. Raises NotDurableError if the engine could not store them.
+cdef bint wait_until_durable(Store store, bint interruptible, long long timeout_ns=-1) except -1:
+    """Wait until all changes made so far are durable; False if `timeout_ns` (-1: none) passed first.
+
+    Raises NotDurableError if the engine could not store them.
 
     A thread that runs an event loop does not wait longer than MAX_LOOP_WAIT_NS: the change will be durable later.
     """
@@ -181,7 +183,7 @@ cdef int wait_until_durable(Store store, bint interruptible, long long timeout_n
     cdef Waiter waiter
     cdef bint awake = True
     if not has_undurable(journal):
-        return 0
+        return True
     current_holder()
     if not waiter_start(&waiter):
         raise MemoryError()
