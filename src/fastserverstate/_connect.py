@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 from urllib.parse import unquote
 
 from fastserverstate import _reload
@@ -21,13 +21,11 @@ _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false":
 TIMEOUT = 10.0
 IMPORT_TIMEOUT = 2.0  # visitors wait for an import
 
-Durability = Literal["interval", "always"]
-
 
 def connect(
     url: str | None = None,
     *,
-    durability: Durability | None = None,
+    durability: Literal["interval", "always"] | None = None,
     show: Literal["after_durable"] | None = None,
     namespace: str | None = None,
     secret: str | bytes | None = None,
@@ -130,7 +128,7 @@ def _open_file(
     if not name or name == ":memory:":
         raise ValueError(f"{url!r} names no file. Write sqlite:///state.db, or sqlite:////absolute/path/state.db.")
     durability = durability or os.environ.get(_DURABILITY) or "interval"
-    if durability not in get_args(Durability):
+    if durability not in {"interval", "always"}:
         raise ValueError(f"durability is 'interval' or 'always', not {durability!r}.")
     if show not in {None, "after_durable"}:
         raise ValueError(f"show is 'after_durable' or None, not {show!r}.")
@@ -142,7 +140,7 @@ def _open_file(
     connection.connect(
         Path(os.path.abspath(name)),
         secret=secret,
-        durability=cast("Durability", durability),
+        durability=cast("Literal['interval', 'always']", durability),
         show_when_durable=show is not None,
         required=required,
         timeout=timeout,

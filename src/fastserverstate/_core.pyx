@@ -43,7 +43,7 @@ Glossary
     mixed                has read values of different moments, because a thread changed one meanwhile
     backend              what a store's writes and locks go through when several servers share the state
     apply                make changes in the table that came from a backend
-    journal              the cells that have changed since a storage engine, such as SQLite's, last took them: *dirty* ones
+    journal              the cells that have changed since a storage engine last took them; these are *dirty*
     batch, epoch         what the engine takes at a time, and its number
     durable              stored: it survives a crash
     encoded              loaded from the engine's file, and not read yet

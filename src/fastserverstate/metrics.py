@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from fastserverstate.durable.engine import Status as DurableStatus
     from fastserverstate.cluster.node import Status
+    from fastserverstate.durable.engine import Status as DurableStatus
 
 _Kind = Literal["gauge", "counter"]
 

@@ -15,8 +15,7 @@ from types import FrameType
 from fastserverstate._core import Store
 from fastserverstate._streamlit import Metrics
 from fastserverstate.codec import Codec
-from fastserverstate._connect import Durability
-from fastserverstate.durable.engine import Engine, Status, StorageErrors
+from fastserverstate.durable.engine import Durability, Engine, Status, StorageErrors
 from fastserverstate.durable.errors import DurabilityError, FileInUseError
 from fastserverstate.durable.state_file import StateFile
 from fastserverstate.durations import Duration, seconds_of

@@ -9,9 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from fastserverstate._connect import Durability
+from typing import Any, Literal
 
 from fastserverstate._core import (
     JOURNAL_FIRST,
@@ -31,6 +29,7 @@ INTERVAL = 0.2  # seconds between two commits with durability="interval"
 RETRY = 1.0  # seconds until a failed commit is tried again, unless a thread waits for it
 ENCODINGS = 3  # tries to encode a value that another thread is changing
 
+Durability = Literal["interval", "always"]
 StorageErrors = (OSError, sqlite3.Error, DurabilityError)
 
 
@@ -114,10 +113,10 @@ class Engine:
         rows = list(self._file.rows())
         self._store.set_decoder(self._codec.decode)
         self._store.start_journal(self._mode)
-        self._restore([(row.key, row.data, row.position) for row in rows])
+        self._restore([(row.key, row.data, row.position) for row in rows if row.data is not None])
         self._thread.start()
 
-    def _restore(self, rows: Iterable[tuple[str, bytes | None, int]]) -> None:
+    def _restore(self, rows: Iterable[tuple[str, bytes, int]]) -> None:
         for row in self._store.restore(rows, self._file.clock):
             with self._store.lock(row[0]):  # another thread has it
                 self._store.restore([row], 0)

@@ -115,8 +115,8 @@ class StateFile:
     def open(cls, path: str | os.PathLike[str], *, sync: bool = True, fresh: bool = False) -> StateFile:
         """Open or create the file. Without `sync`, a power cut can lose the last writes, but damages nothing.
 
-        A damaged file, or one of a newer release, is set aside; with `fresh`, any file is. Errors of the disk and missing permissions are raised
-        as they are.
+        A damaged file, or one of a newer release, is set aside; with `fresh`, any file is. Errors of the disk and
+        missing permissions are raised as they are.
 
         Raises
             FileInUseError, UnsafeFileError, DurabilityError, OSError, sqlite3.Error.
