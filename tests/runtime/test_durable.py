@@ -9,7 +9,6 @@ import sys
 import urllib.request
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
