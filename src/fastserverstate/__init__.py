@@ -55,6 +55,7 @@ from fastserverstate.shared_widgets import WidgetArguments
 
 if TYPE_CHECKING:
     from fastserverstate import cluster as cluster
+    from fastserverstate import durable as durable
 
     __version__: str
 
@@ -64,8 +65,8 @@ _connect.connect_by_environment()
 
 def __getattr__(name: str) -> Any:
     """Import on first use what few apps need."""
-    if name == "cluster":
-        return importlib.import_module("fastserverstate.cluster")
+    if name in {"cluster", "durable"}:
+        return importlib.import_module(f"fastserverstate.{name}")
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("fastserverstate")
     raise AttributeError(f"module 'fastserverstate' has no attribute {name!r}")

@@ -41,7 +41,7 @@ cdef inline void purge(Cell *cell, const uint64_t *retired, uint32_t words) noex
 
 cdef inline bint is_unused(const Cell *cell) noexcept:
     """Whether the cell can be freed: nothing depends on it."""
-    if cell.value != NULL or cell.readers.count or cell.holder != NULL or cell.is_method:
+    if cell.value != NULL or cell.readers.count or cell.holder != NULL or cell.is_method or cell.is_dirty:
         return False
     return (
         cell.cold == NULL

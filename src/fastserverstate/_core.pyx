@@ -43,6 +43,10 @@ Glossary
     mixed                has read values of different moments, because a thread changed one meanwhile
     backend              what a store's writes and locks go through when several servers share the state
     apply                make changes in the table that came from a backend
+    journal              the cells that have changed since a storage engine last took them; these are *dirty*
+    batch, epoch         what the engine takes at a time, and its number
+    durable              stored: it survives a crash
+    encoded              loaded from the engine's file, and not read yet
     source location      a code object and an offset in it
     stale listener       the function that is called when the first scope becomes pending
     skip frames of       look for a source location further out in the stack, past the package's own functions
@@ -85,6 +89,7 @@ across them what every read passes through, and accesses thread-local variables 
     _slots              subscribing, marking, collecting     _changes      several changes that appear together
     _table              finding, making and freeing cells    _transaction, _namespace
     _computed           computed values                      _remote       one table among those of several servers
+    _journal            what a storage engine has to store
     _locate             which scope the thread runs in
 """
 cimport cython
@@ -156,6 +161,7 @@ from fastserverstate._platform cimport (
     owned,
     store32,
     store64,
+    store_size,
     store_flag,
     store_object,
     unlock,
@@ -167,6 +173,7 @@ from fastserverstate._structs cimport (
     Cell,
     ChainWrite,
     ColdFields,
+    Journal,
     Shard,
     Slots,
     Table,
@@ -260,6 +267,7 @@ include "_observe.pxi"
 include "_fingerprint.pxi"
 include "_same.pxi"
 include "_store.pxi"
+include "_journal.pxi"
 include "_changes.pxi"
 include "_transaction.pxi"
 include "_namespace.pxi"

@@ -343,7 +343,7 @@ cdef list commit_all(Transaction self):
         refuse_if_ended(self)
     self.writes.clear()
     for change in changes:  # their locks are held, so callbacks are deferred
-        after_change(
+        after_write(
             store, shard_of(table, key_hash(<PyObject *>change.key)), <PyObject *>change.key, change.has_callbacks
         )
     return changes

@@ -96,10 +96,12 @@ class StateFile:
         For one thread at a time.
     """
 
-    def __init__(self, path: Path, lock: FileLock, *, sync: bool) -> None:
+    def __init__(self, path: Path, lock: FileLock, *, sync: bool, fresh: bool) -> None:
         self.path = path
         self.set_aside: Path | None = None
         self._lock = lock
+        if fresh and any(_companion(path, suffix).exists() for suffix in ("", *_COMPANIONS)):
+            self.set_aside = _set_aside(path, "replaced")
         self._is_open = True
         try:
             self._connection = self._connect(sync=sync)
@@ -110,11 +112,11 @@ class StateFile:
         self.clock: int = self._connection.execute("SELECT value FROM meta WHERE name = 'clock'").fetchone()[0]
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, sync: bool = True) -> StateFile:
+    def open(cls, path: str | os.PathLike[str], *, sync: bool = True, fresh: bool = False) -> StateFile:
         """Open or create the file. Without `sync`, a power cut can lose the last writes, but damages nothing.
 
-        A damaged file, or one of a newer release, is set aside. Errors of the disk and missing permissions are raised
-        as they are.
+        A damaged file, or one of a newer release, is set aside; with `fresh`, any file is. Errors of the disk and
+        missing permissions are raised as they are.
 
         Raises
             FileInUseError, UnsafeFileError, DurabilityError, OSError, sqlite3.Error.
@@ -122,7 +124,7 @@ class StateFile:
         place = resolve(path)
         lock = FileLock(place)
         try:
-            return cls(place, lock, sync=sync)
+            return cls(place, lock, sync=sync, fresh=fresh)
         except BaseException:
             lock.release()
             raise
