@@ -198,13 +198,27 @@ class StateFile:
 
 
 @contextlib.contextmanager
-def read_only(path: str | os.PathLike[str]) -> Iterator[Iterator[Row]]:
+def read_only(path: str | os.PathLike[str], *, exclusive: bool = False) -> Iterator[Iterator[Row]]:
     """Provide the rows as of now, also while another process has opened the file. Renames nothing and changes no row.
 
+    With `exclusive`, no other process may have opened the file, or opens it meanwhile.
+
     Raises
-        FileNotFoundError, UnsafeFileError, DurabilityError, OSError, sqlite3.Error.
+        FileNotFoundError, FileInUseError, UnsafeFileError, DurabilityError, OSError, sqlite3.Error.
     """
     place = resolve(path)
+    place.stat()  # before a lock file is created
+    lock = FileLock(place) if exclusive else None
+    try:
+        with _snapshot(place) as rows:
+            yield rows
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+@contextlib.contextmanager
+def _snapshot(place: Path) -> Iterator[Iterator[Row]]:
     _check_files(place)
     if not place.stat().st_size:
         raise DurabilityError(f"{place} is empty.")
