@@ -37,9 +37,9 @@ from fastserverstate._core import (
     on_leftovers,
 )
 from fastserverstate._streamlit.leftovers import warn_elsewhere, warn_of_leftovers
-from fastserverstate._streamlit.metrics import Metrics
 from fastserverstate._streamlit.names import ATTRIBUTE, CONTEXT_ATTRIBUTE, current_fragment_id, parallel, thread_state
 from fastserverstate._streamlit.runs import BREAKS, ENDS, announce_stops, executed, was_stopped, watch_workers
+from fastserverstate._streamlit.server import Server
 from fastserverstate._streamlit.session import (
     AppSessionAdapter,
     UnknownSession,
@@ -59,7 +59,7 @@ class Bridge:
     def __init__(self, store: Store, scheduler: Scheduler) -> None:
         self._store = store
         self._scheduler = scheduler
-        self._metrics: Metrics | None = None
+        self.server = Server()
         self._hooking = threading.RLock()
         self._hooked: dict[str, LiveSession] = {}  # by the id of the session
         on_leftovers(warn_elsewhere)
@@ -153,20 +153,8 @@ class Bridge:
         setattr(attach_and_end, ATTRIBUTE, attach)
         parallel._scoped_ctx_attach = attach_and_end
 
-    def publish(self, metrics: Metrics) -> None:
-        """Publish metrics on the endpoint of the current server, or of one that starts later."""
-        self._metrics = metrics
-        if Runtime.exists():
-            self._register_metrics()
-
-    def _register_metrics(self) -> None:
-        known = Runtime.instance().stats_mgr.__dict__
-        if self._metrics is not None and ATTRIBUTE not in known:
-            known[ATTRIBUTE] = self._metrics
-            Runtime.instance().stats_mgr.register_provider(self._metrics)
-
     def _hook(self, session: AppSession) -> LiveSession:
-        self._register_metrics()
+        self.server.adopt()
         manager = Runtime.instance()._session_mgr
         adapter = AppSessionAdapter(session, manager)
         live = LiveSession(self._store, adapter)

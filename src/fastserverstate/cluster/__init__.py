@@ -35,7 +35,7 @@ __all__ = [
     "sync",
 ]
 
-membership = Membership(store, bridge.publish)
+membership = Membership(store, bridge.server.publish)
 disconnect = membership.disconnect
 status = membership.status
 sync = membership.sync

@@ -24,7 +24,7 @@ __all__ = [
     "status",
 ]
 
-connection = Connection(store, bridge.publish)
+connection = Connection(store, bridge.server)
 disconnect = connection.disconnect
 flush = connection.flush
 status = connection.status

@@ -13,13 +13,15 @@ from pathlib import Path
 from types import FrameType
 
 from fastserverstate._core import Store
-from fastserverstate._streamlit import Metrics
+from fastserverstate._streamlit import Metrics, Server
 from fastserverstate.codec import Codec
 from fastserverstate.durable.engine import Durability, Engine, Status, StorageErrors
-from fastserverstate.durable.errors import DurabilityError, FileInUseError
+from fastserverstate.durable.errors import DurabilityError, FileInUseError, NotDurableError
 from fastserverstate.durable.state_file import StateFile
 from fastserverstate.durations import Duration, seconds_of
 from fastserverstate.metrics import DURABLE_NAMES, Figure, durable_figures
+
+STOP_TIMEOUT = 5.0  # seconds that a server which stops waits for the disk
 
 logger = logging.getLogger("fastserverstate")
 
@@ -31,9 +33,9 @@ class Connection:
         Safe from any thread.
     """
 
-    def __init__(self, store: Store, publish: Callable[[Metrics], None]) -> None:
+    def __init__(self, store: Store, server: Server) -> None:
         self._store = store
-        self._publish = publish
+        self._server = server
         self._lock = threading.RLock()  # a finalizer may connect or disconnect at any point
         self.engine: Engine | None = None
         self._arguments: tuple[object, ...] = ()
@@ -82,7 +84,8 @@ class Connection:
             self._arguments, self.engine = arguments, engine
             atexit.register(self.disconnect)
             _disconnect_on_termination(self.disconnect)
-            self._publish(self._metrics)
+            self._server.publish(self._metrics)
+            self._server.on_stop(self._server_stops)
 
     def disconnect(self) -> None:
         """Store what is left, close the file, and continue in memory.
@@ -131,6 +134,19 @@ class Connection:
         engine = self.engine
         if engine is not None and not engine.flush(seconds):
             raise TimeoutError(f"The changes were not stored in {engine.path} within {seconds:g} seconds.")
+
+    def _server_stops(self) -> None:
+        """Store what is left. Called on an event loop, which may not wait for changes, so another thread does."""
+        if self.engine is not None:
+            thread = threading.Thread(target=self._flush_at_end, name="fastserverstate.flush")
+            thread.start()
+            thread.join()
+
+    def _flush_at_end(self) -> None:
+        try:
+            self.flush(STOP_TIMEOUT)
+        except (NotDurableError, TimeoutError) as error:
+            logger.error("The server stops, and the last changes are not stored: %s", error)  # noqa: TRY400
 
     def reset_after_fork(self) -> None:
         """Forget the file: it belongs to the parent process."""
