@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, cast
@@ -174,7 +175,7 @@ def _open_link(
 def connect_by_environment() -> None:
     """Connect if the environment says so. What fails is said without the way to it: the app's users see it."""
     url = os.environ.get(_URL)
-    if not url:
+    if not url or sys.argv[:1] == ["-m"]:  # `python -m fastserverstate`, which works on a file that no process may have
         return
     required = _is_required()
     try:

@@ -151,6 +151,17 @@ _LOADERS: dict[bytes, Callable[[bytes], Any]] = {
 }
 
 
+# How `python -m fastserverstate` names the formats, by their tags.
+FORMATS = {
+    b"i": "integer",
+    b"x": "large integer",
+    b"m": "msgpack",
+    b"a": "Arrow",
+    b"p": "signed pickle",
+    b"q": "pickle",
+}
+
+
 class Codec:
     """Encodes and decodes the values of a namespace.
 

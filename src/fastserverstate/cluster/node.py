@@ -164,7 +164,7 @@ class Node:
         origin = self._table.origin()
         flat: list[bytes] = []
         for change in changes:
-            data = b"" if change.value is GONE else self._encode(change.key, change.value)
+            data = b"" if change.value is GONE else self.encode(change.key, change.value)
             self._sent += len(data)
             quiet = b"1" if change.quiet else b"0"
             flat += change.kind, encode_key(change.key), data, change.condition, change.expiry, quiet
@@ -194,7 +194,8 @@ class Node:
             self.replica.complete_write(ticket, [change.key for change in changes])
         return reply
 
-    def _encode(self, key: str, value: Any) -> bytes:
+    def encode(self, key: str, value: Any) -> bytes:
+        """Return what would be sent. Raises UnsharableValueError."""
         try:
             return self.codec.encode(key, value)
         except UnencodableValueError as error:

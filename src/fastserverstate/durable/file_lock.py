@@ -60,7 +60,7 @@ class FileLock:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": shlex.join(getattr(sys, "orig_argv", sys.argv))[:_LONGEST_COMMAND],
+            "command": " ".join(shlex.join(sys.orig_argv).split())[:_LONGEST_COMMAND],
         }
         os.truncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)

@@ -198,18 +198,35 @@ class StateFile:
 
 
 @contextlib.contextmanager
-def read_only(path: str | os.PathLike[str]) -> Iterator[Iterator[Row]]:
-    """Provide the rows as of now, also while another process has opened the file. Changes and renames nothing.
+def read_only(path: str | os.PathLike[str], *, exclusive: bool = False) -> Iterator[Iterator[Row]]:
+    """Provide the rows as of now, also while another process has opened the file. Renames nothing and changes no row.
+
+    With `exclusive`, no other process may have opened the file, or opens it meanwhile.
 
     Raises
-        FileNotFoundError, UnsafeFileError, DurabilityError, OSError, sqlite3.Error.
+        FileNotFoundError, FileInUseError, UnsafeFileError, DurabilityError, OSError, sqlite3.Error.
     """
     place = resolve(path)
+    place.stat()  # before a lock file is created
+    lock = FileLock(place) if exclusive else None
+    try:
+        with _snapshot(place) as rows:
+            yield rows
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+@contextlib.contextmanager
+def _snapshot(place: Path) -> Iterator[Iterator[Row]]:
     _check_files(place)
+    if not place.stat().st_size:
+        raise DurabilityError(f"{place} is empty.")
     try:
         _check_header(place, writable=False)
-        uri = f"{place.as_uri()}?mode=ro"
+        uri = f"{place.as_uri()}?{_reading_mode(place)}"
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY, isolation_level=None)) as connection:
+            connection.execute("PRAGMA query_only = 1")
             connection.execute("BEGIN")
             with _damage_is_unusable():
                 _check_format(connection)
@@ -217,6 +234,12 @@ def read_only(path: str | os.PathLike[str]) -> Iterator[Iterator[Row]]:
                 yield _rows(connection)
     except _UnusableError as error:
         raise DurabilityError(f"{place} {error}") from error
+
+
+def _reading_mode(path: Path) -> str:
+    """Return how SQLite opens the file: it deletes its companions only if it may write, and needs them to read."""
+    can_write = os.access(path.parent, os.W_OK) and os.access(path, os.W_OK)
+    return "mode=rw" if can_write or _companion(path, "-wal").exists() else "immutable=1"
 
 
 def _rows(connection: sqlite3.Connection) -> Iterator[Row]:
