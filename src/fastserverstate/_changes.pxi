@@ -98,7 +98,7 @@ cdef bint make_change(Table *table, _Change change, Session writer, PyObject *ho
     if new != NULL and cell.value != NULL and not change.forced and is_unchanged(&change.comparison, cell):
         change.old, cell.value = cell.value, new
         _incref(new)
-        if cell.policy != BY_CONTENT and table.journal.durability:
+        if cell.policy != BY_CONTENT and is_recorded(table, cell):
             record(table, shard, cell)
         return True
     fss_holder = holder

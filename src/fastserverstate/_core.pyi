@@ -514,6 +514,15 @@ class Store:
         Raises ``NotDurableError`` if they could not be stored. A thread that runs an event loop waits 20 ms at most.
         """
 
+    def watch_changes(self) -> None:
+        """Record from now on which keys change, for `take_changes`. All keys that are set count as changed."""
+
+    def sleep_until_changed(self) -> None:
+        """Sleep until `take_changes` has something to return. Call it on one thread."""
+
+    def take_changes(self) -> list[tuple[str, Any, int, int]]:
+        """Take all changes since the last call: (key, value or `absent`, version, position), in no order."""
+
     def has_backend(self) -> bool:
         """Return True if the store is connected to other servers."""
 

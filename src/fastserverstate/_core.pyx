@@ -43,7 +43,8 @@ Glossary
     mixed                has read values of different moments, because a thread changed one meanwhile
     backend              what a store's writes and locks go through when several servers share the state
     apply                make changes in the table that came from a backend
-    journal              the cells that have changed since a storage engine last took them; these are *dirty*
+    journal              the cells that have changed since a thread last took them, for example to store them; these
+                         are *dirty*
     batch, epoch         what the engine takes at a time, and its number
     durable              stored: it survives a crash
     encoded              loaded from the engine's file, and not read yet
@@ -89,7 +90,7 @@ across them what every read passes through, and accesses thread-local variables 
     _slots              subscribing, marking, collecting     _changes      several changes that appear together
     _table              finding, making and freeing cells    _transaction, _namespace
     _computed           computed values                      _remote       one table among those of several servers
-    _journal            what a storage engine has to store
+    _journal            what has changed, to be stored
     _locate             which scope the thread runs in
 """
 cimport cython

@@ -133,42 +133,43 @@ cdef class Store:
         return restore(self, rows, clock)
 
     def start_journal(self, int durability):
-        cdef Journal *journal = &self.table.journal
-        if journal.epoch == 0:
-            store64(journal.epoch, 1)
-        journal.is_closing = False
-        journal.durability = durability
-        record_all(self.table)
+        self.table.durability = durability
+        open_journal(self.table, OF_ENGINE)
 
     def close_journal(self):
-        """Have the engine's thread end."""
-        self.table.journal.is_closing = True
-        wake_if_due(&self.table.journal)
+        close_journal(&self.table.journals[OF_ENGINE])
 
     def stop_journal(self):
-        cdef Journal *journal = &self.table.journal
-        journal.durability = KEPT_IN_MEMORY
-        take_journal(self.table)
-        end_batch(journal, journal.epoch - 1, False)
+        self.table.durability = KEPT_IN_MEMORY
+        stop_journal(self.table, OF_ENGINE)
 
     def record_all(self):
-        record_all(self.table)
+        record_all(self.table, OF_ENGINE)
 
     def sleep_until_due(self, double seconds, bint for_changes, Py_ssize_t least=1):
-        sleep_until_due(&self.table.journal, seconds, for_changes, least)
+        sleep_until_due(&self.table.journals[OF_ENGINE], seconds, for_changes, least)
 
     def take_journal(self):
-        return take_journal(self.table)
+        return take_journal(self.table, OF_ENGINE)
 
     def end_batch(self, uint64_t epoch, failure):
         self.failure = failure
-        return end_batch(&self.table.journal, epoch, failure is not None)
+        return end_batch(&self.table.journals[OF_ENGINE], epoch, failure is not None)
 
     def undurable(self):
-        return load_size(self.table.journal.dirty)
+        return load_size(self.table.journals[OF_ENGINE].dirty)
 
     def wait_until_durable(self, double timeout):
         return wait_until_durable(self, True, nanoseconds(timeout))
+
+    def watch_changes(self):
+        open_journal(self.table, OF_BOUNDS)
+
+    def sleep_until_changed(self):
+        sleep_until_due(&self.table.journals[OF_BOUNDS], -1, True, 1)
+
+    def take_changes(self):
+        return take_journal(self.table, OF_BOUNDS)[2]
 
     def set_backend(self, backend):
         if backend is not None:
@@ -179,7 +180,7 @@ cdef class Store:
         return load_object(self.table.backend) != NULL
 
     def has_journal(self):
-        return self.table.journal.durability != KEPT_IN_MEMORY
+        return self.table.durability != KEPT_IN_MEMORY
 
     def apply(self, changes, Holder writer=None):
         return apply(self, changes, writer)
@@ -246,7 +247,9 @@ cdef class Store:
         slots.rerun_writer = rerun_writer
         table.present = 0
         table.backend = NULL
-        memset(&table.journal, 0, sizeof(Journal))
+        table.open_journals = 0
+        table.durability = KEPT_IN_MEMORY
+        memset(table.journals, 0, sizeof(table.journals))
         if not table_start(table):
             raise MemoryError()
         reserve(table, self.reserved)
@@ -605,7 +608,7 @@ cdef PyObject *commit(
             add_size(table.present, 1 if old == NULL else -1)
         if old == NULL:
             cell.insertion_sequence = add64(table.insertion_sequence, 1)
-    if table.journal.durability and not cell.is_result:
+    if is_recorded(table, cell):
         record(table, shard, cell)
     if cell.cold != NULL:
         signal_change(cell)
@@ -638,7 +641,7 @@ cdef object assign(Store store, str key, object value, bint if_absent):
         return transaction_of(store).write(key, value, if_absent)
     if backend != NULL:
         return (<object>backend).assign(key, value, if_absent)
-    if store.table.journal.durability == SHOWN_WHEN_DURABLE:
+    if store.table.durability == SHOWN_WHEN_DURABLE:
         return assign_locked(store, key, value, if_absent)
     return assign_here(store, key, value, if_absent)
 
@@ -678,7 +681,7 @@ cdef inline object assign_here(Store store, str key, object value, bint if_absen
         elif old != NULL and is_unchanged(&comparison, cell):
             _incref(<PyObject *>value)
             cell.value = <PyObject *>value
-            if cell.policy != BY_CONTENT and table.journal.durability:
+            if cell.policy != BY_CONTENT and is_recorded(table, cell):
                 record(table, shard, cell)  # equal for the app, but not the same content
         else:
             keep_fingerprint(&comparison, cell)
@@ -754,7 +757,7 @@ cdef object change_presence(Store store, str key, bint remove):
         return transaction_of(store).write(key, ABSENT, False) if remove else transaction_of(store).touch(key)
     if backend != NULL:
         return (<object>backend).remove(key) if remove else (<object>backend).touch(key)
-    if store.table.journal.durability == SHOWN_WHEN_DURABLE:
+    if store.table.durability == SHOWN_WHEN_DURABLE:
         return change_presence_locked(store, key, remove)
     return change_presence_here(store, key, remove)
 
@@ -810,7 +813,7 @@ cdef object change_presence_here(Store store, str key, bint remove):
 
 cdef inline int after_write(Store store, Shard *shard, PyObject *key, bint has_callbacks) except -1:
     """Do what follows a write of this thread. Nothing is locked."""
-    if store.table.journal.durability > DURABLE_LATER:
+    if store.table.durability > DURABLE_LATER:
         return after_durable_write(store, shard, key, has_callbacks)
     return after_change(store, shard, key, has_callbacks)
 
@@ -819,7 +822,7 @@ cdef int after_durable_write(Store store, Shard *shard, PyObject *key, bint has_
     """Wait until the write is durable. The thread makes the callbacks after that."""
     cdef bint holds_lock = fss_holder != NULL and (<Holder>fss_holder).locks != 0
     try:
-        if store.table.journal.durability == SHOWN_WHEN_DURABLE:
+        if store.table.durability == SHOWN_WHEN_DURABLE:
             wait_until_durable(store, False)
         elif holds_lock:  # other threads may use the key while this one waits
             (<Holder>fss_holder).undurable = store
@@ -853,7 +856,7 @@ cdef object add(Store store, str key, object by, object default):
     cdef PyObject *old = NULL
     cdef bint due = False
     if (PyLong_CheckExact(by) and by and fss_transaction == NULL and backend == NULL
-            and table.journal.durability != SHOWN_WHEN_DURABLE):
+            and table.durability != SHOWN_WHEN_DURABLE):
         total = None
         lock_session_and_shard(writer, shard)
         cell = find(shard, <PyObject *>key, hashed)

@@ -69,7 +69,7 @@ ctypedef struct Cell:
     uint64_t insertion_sequence  # orders the keys by when they were set
     Subscribers readers         # subscribed to the value
     ColdFields *cold            # or NULL
-    Cell *next_dirty            # list of the cells in the journal
+    Cell *next_dirty[2]         # list of the cells in each journal
     PyObject *holder            # the Holder that has the lock, or NULL. Borrowed: a Holder releases its locks first
     uint32_t depth              # of the re-entrant lock
     char policy                 # when an assigned value counts as changed; see _same.pxi
@@ -80,7 +80,7 @@ ctypedef struct Cell:
     char presence_pending       # the key appeared or vanished in a `no_rerun` block, and its watchers are not notified
     char is_method              # the key is also the name of a method, which wins in attribute access; never freed
     char is_result              # the key stands for the result of a computed value, and apps do not see it
-    char is_dirty               # in the journal
+    char is_dirty[2]            # in each journal
     uint64_t fingerprint[2]           # fingerprint of the value as it was when it was assigned
 
 ctypedef struct ChainWrite:
@@ -125,22 +125,22 @@ ctypedef struct Shard:
     uint64_t clock              # counts the changes of the shard's keys
     Slots *slots                # of the table
     char first_policy           # of new cells: UNRESOLVED once there are options for keys
-    Cell *dirty                 # head of the list of cells that changed since the journal was last taken
+    Cell *dirty[2]              # heads of the lists of cells that changed since each journal was last taken
     Cell *dropped               # freed after the mutex is unlocked
     PyObject *released          # KeyLocks to release after the mutex is unlocked
     char padding[64]
 
 ctypedef struct Journal:
-    # The changes that a storage engine has not stored yet.
+    # The changes since a journal was last taken.
     Mutex mutex                 # guards `sleeper` and `waiters`; locked after all others but that of the register
-    int durability              # one of the constants in _journal.pxi; 0 without an engine
+    bint is_open
     Py_ssize_t dirty            # number of dirty cells
     uint64_t epoch              # of the batch that is taken next; changes with all shards locked
     uint64_t durable            # epoch of the last batch that was stored
     uint64_t failed             # epoch of the last batch that could not be stored
     uint64_t wanted             # epoch that threads wait for
-    bint is_closing             # the engine's thread is to end
-    Waiter *sleeper             # the engine's thread, if it sleeps until
+    bint is_closing             # the journal's thread is to end
+    Waiter *sleeper             # the journal's thread, if it sleeps until
     bint for_changes            # a cell is dirty,
     Py_ssize_t least_waiting    # or so many threads wait for a batch
     Waiter *waiters             # threads whose changes are to be durable,
@@ -154,7 +154,9 @@ ctypedef struct Table:
     bint note_reads             # reads in runs are noted, to find values that change in place
     PyObject *backend           # performs writes and takes locks, or NULL; never freed
     PyObject *decoder           # decodes stored values, or NULL; never freed
-    Journal journal
+    int durability              # what writers wait for, one of the constants in _journal.pxi; 0 without an engine
+    Journal journals[2]
+    int open_journals           # number of those that are open
     Slots slots
     Shard shards[SHARDS]
 
