@@ -89,10 +89,14 @@ ctypedef struct Recorded:
     PyObject *value             # or NULL
     uint64_t version
     uint64_t position
+    long long deadline_ns       # 0: none
 
 
 cdef object take_journal(Table *table, int which):
-    """Take all dirty cells: (epoch, the highest version, [(key, value or ABSENT, version, position)])."""
+    """Take all dirty cells: the epoch, the highest version, and for each (key, value, version, position, time left).
+
+    The value is ABSENT for a key that is not set, or that the engine does not keep.
+    """
     cdef Journal *journal = &table.journals[which]
     cdef Recorded *batch
     cdef Recorded *recorded
@@ -100,6 +104,7 @@ cdef object take_journal(Table *table, int which):
     cdef Shard *shard
     cdef Py_ssize_t room, at, n = 0
     cdef uint64_t clock = 0, epoch
+    cdef long long now = clock_ns()
     cdef int i
     while True:
         room = load_size(journal.dirty)
@@ -118,10 +123,12 @@ cdef object take_journal(Table *table, int which):
         shard.dirty[which] = NULL
         while cell != NULL:
             recorded = &batch[n]
-            recorded.key, recorded.value = cell.key, cell.value
+            recorded.key = cell.key
+            recorded.value = cell.value if which != OF_ENGINE or is_persistent(shard, cell) else NULL
             _incref(recorded.key)
             _xincref(recorded.value)
             recorded.version, recorded.position = cell.version, cell.insertion_sequence
+            recorded.deadline_ns = deadline_of(shard, cell)
             n += 1
             cell = leave_journal(shard, which, cell)
     store_size(journal.dirty, 0)
@@ -133,7 +140,8 @@ cdef object take_journal(Table *table, int which):
     for at in range(n):
         recorded = &batch[at]
         value = ABSENT if recorded.value == NULL else owned(recorded.value)
-        changes.append((owned(recorded.key), value, recorded.version, recorded.position))
+        left = None if recorded.deadline_ns == 0 else (recorded.deadline_ns - now) / 1e9
+        changes.append((owned(recorded.key), value, recorded.version, recorded.position, left))
     PyMem_RawFree(batch)
     return epoch, clock, changes
 
@@ -376,7 +384,7 @@ cdef int decode_to_compare(Table *table, PyObject *key, PyObject *value) except 
 
 
 cdef list restore(Store store, rows, uint64_t clock):
-    """Set keys to encoded values: (key, value, position). Returns the rows of keys whose locks other threads hold."""
+    """Set keys: (key, encoded value, position, seconds left). Returns the rows of keys whose locks other threads hold."""
     cdef Table *table = store.table
     cdef Shard *shard
     cdef Cell *cell
@@ -385,14 +393,15 @@ cdef list restore(Store store, rows, uint64_t clock):
     cdef bint was_dirty
     cdef uint64_t place
     cdef int i
-    cdef list left = []
+    cdef bint has_memory = True
+    cdef list skipped = []
     for i in range(SHARDS):
         shard = &table.shards[i]
         lock(&shard.mutex)
         shard.clock = max(shard.clock, clock)
         unlock(&shard.mutex)
     for row in rows:
-        key, data, place = row
+        key, data, place, left = row
         value = Encoded(data)
         hashed = key_hash(checked_key(key))
         shard = shard_of(table, hashed)
@@ -405,16 +414,20 @@ cdef list restore(Store store, rows, uint64_t clock):
             unlock_shard(shard)
             raise MemoryError()
         if is_held_by_other(cell):
-            left.append(row)
+            skipped.append(row)
         else:
             was_dirty = cell.is_dirty[OF_ENGINE]
             cell.has_fingerprint = False
             old = commit(table, shard, cell, <PyObject *>value, None, False)
             cell.insertion_sequence = place
             store64(table.insertion_sequence, max(load64(table.insertion_sequence), place))
+            if left is not None:
+                has_memory = change_deadline(table, shard, cell, nanoseconds(max(0.0, left))) and has_memory
             if not was_dirty and cell.is_dirty[OF_ENGINE]:
                 forget_last(table, OF_ENGINE, shard)
         unlock_shard(shard)
         _xdecref(old)
     call_stale_listener(store)
-    return left
+    if not has_memory:
+        raise MemoryError()
+    return skipped

@@ -175,6 +175,7 @@ cdef class Store:
         if backend is not None:
             _incref(<PyObject *>backend)  # immortal: a thread may be about to call it at any time
         store_object(self.table.backend, NULL if backend is None else <PyObject *>backend)
+        restart_terms(self.table)
 
     def has_backend(self):
         return load_object(self.table.backend) != NULL
@@ -192,6 +193,30 @@ cdef class Store:
 
     def observers(self, key):
         return observers(self.table, checked_key(key))
+
+    def expire_due(self):
+        return expire_due(self)
+
+    def wait_for_deadline(self):
+        wait_for_deadline(self)
+
+    def wake_for_deadlines(self):
+        ring(&self.table.alarm, 0)
+
+    def expire(self, key, seconds):
+        return expire(self, plain_key(key), seconds)
+
+    def set_deadline(self, key, seconds):
+        return set_deadline(self, plain_key(key), -1 if seconds is None else nanoseconds(seconds))
+
+    def deadline(self, key):
+        return deadline(self, plain_key(key))
+
+    def remove_because(self, key, uint64_t version, reason):
+        return remove_because(self, plain_key(key), version, removal_by(reason))
+
+    def removals(self):
+        return load64(self.table.expired), load64(self.table.evicted)
 
     def in_transaction(self):
         return fss_transaction != NULL and transaction_of(self) is not None
@@ -250,6 +275,8 @@ cdef class Store:
         table.open_journals = 0
         table.durability = KEPT_IN_MEMORY
         memset(table.journals, 0, sizeof(table.journals))
+        memset(&table.alarm, 0, sizeof(Alarm))
+        table.alarm.at_ns = NEVER_NS
         if not table_start(table):
             raise MemoryError()
         reserve(table, self.reserved)
@@ -608,6 +635,8 @@ cdef PyObject *commit(
             add_size(table.present, 1 if old == NULL else -1)
         if old == NULL:
             cell.insertion_sequence = add64(table.insertion_sequence, 1)
+    if cell.terms_at:
+        renew(table, shard, cell)
     if is_recorded(table, cell):
         record(table, shard, cell)
     if cell.cold != NULL:
@@ -634,29 +663,29 @@ cdef void touch_absent(Table *table, Cell *cell, Session writer, int quiet) noex
         notify_absent(&table.slots, cell, writer)
 
 
-cdef object assign(Store store, str key, object value, bint if_absent):
+cdef object assign(Store store, str key, object value, bint if_absent, bint keeps_deadline=False):
     """Set the key, unless `if_absent` and it is set. Returns the value that it had, or ABSENT."""
     cdef PyObject *backend = load_object(store.table.backend)
     if fss_transaction != NULL and transaction_of(store) is not None:
-        return transaction_of(store).write(key, value, if_absent)
+        return transaction_of(store).write(key, value, if_absent, keeps_deadline)
     if backend != NULL:
-        return (<object>backend).assign(key, value, if_absent)
+        return (<object>backend).assign(key, value, if_absent, keeps_deadline)
     if store.table.durability == SHOWN_WHEN_DURABLE:
-        return assign_locked(store, key, value, if_absent)
-    return assign_here(store, key, value, if_absent)
+        return assign_locked(store, key, value, if_absent, keeps_deadline)
+    return assign_here(store, key, value, if_absent, keeps_deadline)
 
 
-cdef object assign_locked(Store store, str key, object value, bint if_absent):
+cdef object assign_locked(Store store, str key, object value, bint if_absent, bint keeps_deadline):
     """Assign with the key's lock held until the write is durable, so that no other thread reads the value earlier."""
     cdef KeyLock handle = owned(key_lock(store.table, <PyObject *>key))
     acquire_lock(handle, -1)
     try:
-        return assign_here(store, key, value, if_absent)
+        return assign_here(store, key, value, if_absent, keeps_deadline)
     finally:
         release_lock(handle)
 
 
-cdef inline object assign_here(Store store, str key, object value, bint if_absent):
+cdef inline object assign_here(Store store, str key, object value, bint if_absent, bint keeps_deadline=False):
     """Assign in this table."""
     cdef Table *table = store.table
     cdef Session writer = current_writer(table)
@@ -686,6 +715,8 @@ cdef inline object assign_here(Store store, str key, object value, bint if_absen
         else:
             keep_fingerprint(&comparison, cell)
             old = commit(table, shard, cell, <PyObject *>value, writer, FROM_CONTEXT)
+        if cell.terms_at and not (if_absent and old != NULL):
+            begin_terms(table, shard, cell, keeps_deadline)
         has_callbacks = has_pending_callbacks(cell)
         unlock_session_and_shard(writer, shard)
         previous = ABSENT if old == NULL else owned(old)
@@ -754,7 +785,7 @@ cdef object change_presence(Store store, str key, bint remove):
     """Remove the key, or touch its value. Returns the value that it had, or ABSENT."""
     cdef PyObject *backend = load_object(store.table.backend)
     if fss_transaction != NULL and transaction_of(store) is not None:
-        return transaction_of(store).write(key, ABSENT, False) if remove else transaction_of(store).touch(key)
+        return transaction_of(store).write(key, ABSENT, False, False) if remove else transaction_of(store).touch(key)
     if backend != NULL:
         return (<object>backend).remove(key) if remove else (<object>backend).touch(key)
     if store.table.durability == SHOWN_WHEN_DURABLE:
@@ -892,7 +923,7 @@ cdef object add_locked(Store store, str key, object by, object default):
                 f"atomic.increment({key!r}, {shown(by)}) cannot add that to a value of type "
                 f"{type(value).__qualname__}. Use atomic({key!r}, function) instead."
             ) from error
-        assign(store, key, total, False)
+        assign(store, key, total, False, True)
     finally:
         release_lock(handle)
     return total
@@ -906,7 +937,7 @@ cdef object change_locked(Store store, str key, function, default):
     try:
         old = peek(store.table, <PyObject *>key)
         changed = function(default if old == NULL else owned(old))
-        assign(store, key, changed, False)
+        assign(store, key, changed, False, True)
     finally:
         release_lock(handle)
     return changed
@@ -941,11 +972,16 @@ cdef int resolve(Store store, str key) except -1:
     cdef PyObject *options = load_object(store.options)
     cdef uint64_t generation
     cdef long long interval_ns
+    cdef Lifetime *lifetime
     cdef int policy
     cdef bint done = False
+    cdef bint has_memory = True
     while not done:
         generation = load64(store.generation)
-        policy, hash_funcs, interval = (BY_CONTENT, None, 0.0) if options == NULL else (<object>options)(key)
+        policy, hash_funcs, interval, (ttl, idle_ttl, persist) = (
+            (BY_CONTENT, None, 0.0, (0.0, 0.0, True)) if options == NULL else (<object>options)(key)
+        )
+        lifetime = find_lifetime(store.table, ttl, idle_ttl, persist)
         interval_ns = nanoseconds(interval)
         if policy == BY_CONTENT and hash_funcs is not None:
             policy = BY_HASH_FUNCS
@@ -969,8 +1005,11 @@ cdef int resolve(Store store, str key) except -1:
             cell.has_fingerprint = cell.has_fingerprint and kept
             if cell.cold != NULL:
                 replaced = keep_options(cell.cold, hash_funcs, interval_ns)
+            has_memory = set_lifetime(store.table, shard, cell, lifetime)
         unlock_shard(shard)
         _xdecref(replaced)
+        if not has_memory:
+            raise MemoryError()
     return 0
 
 

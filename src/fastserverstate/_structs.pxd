@@ -52,6 +52,7 @@ ctypedef struct ColdFields:
     int instruction             # and an offset in it
     PyObject *hash_funcs        # dict of functions for types of the user's
     PyObject *listeners         # called after a change
+    char removal                # why the value was removed last: BY_APP, HAS_EXPIRED or WAS_EVICTED
     uint32_t pending_callbacks  # number of calls of `listeners` that are due
     bint calling                # a thread is calling `listeners`
     long long interval_ns       # throttle: subscribers are marked once per interval; 0: at every change
@@ -72,6 +73,7 @@ ctypedef struct Cell:
     Cell *next_dirty[2]         # list of the cells in each journal
     PyObject *holder            # the Holder that has the lock, or NULL. Borrowed: a Holder releases its locks first
     uint32_t depth              # of the re-entrant lock
+    uint32_t terms_at           # place of its terms among those of the shard, counted from 1; 0 if it has none
     char policy                 # when an assigned value counts as changed; see _same.pxi
     # One byte each:
     char has_fingerprint              # `fingerprint` is valid
@@ -116,6 +118,27 @@ ctypedef struct Slots:
     Cell *throttled             # head of the list of cells with throttled subscribers
     Subscribers members         # subscribed to the set of keys
 
+ctypedef struct Lifetime:
+    # What is configured for keys. Not freed before the table.
+    long long ttl_ns            # 0: none
+    long long idle_ns           # 0: none
+    bint is_transient           # a storage engine does not keep the keys
+    Lifetime *next
+
+ctypedef struct Terms:
+    # When a key expires. See _deadlines.pxi. Times are those of the core's clock.
+    long long look_ns           # time of the next look at the cell
+    long long deadline_ns       # 0: none
+    long long idle_ns           # with an idle_ttl: deadline if nothing uses the key before, or NEVER_NS; else 0
+    Cell *cell
+    Lifetime *lifetime          # or NULL
+
+ctypedef struct Alarm:
+    # The thread that sleeps until a key is due.
+    Mutex mutex                 # locked after a shard's; only the register's is locked after it
+    uint64_t at_ns              # time of the next look at a cell
+    Waiter *sleeper             # or NULL
+
 ctypedef struct Shard:
     # A part of the table with its own mutex, padded against false sharing of cache lines.
     Mutex mutex
@@ -128,6 +151,9 @@ ctypedef struct Shard:
     Cell *dirty[2]              # heads of the lists of cells that changed since each journal was last taken
     Cell *dropped               # freed after the mutex is unlocked
     PyObject *released          # KeyLocks to release after the mutex is unlocked
+    Terms *terms                # a heap
+    Py_ssize_t terms_count
+    Py_ssize_t terms_room
     char padding[64]
 
 ctypedef struct Journal:
@@ -157,6 +183,10 @@ ctypedef struct Table:
     int durability              # what writers wait for, one of the constants in _journal.pxi; 0 without an engine
     Journal journals[2]
     int open_journals           # number of those that are open
+    Lifetime *lifetimes         # list of all; guarded by the mutex of the alarm
+    Alarm alarm
+    uint64_t expired            # number of keys that have expired
+    uint64_t evicted            # number of keys that were evicted
     Slots slots
     Shard shards[SHARDS]
 
