@@ -21,7 +21,7 @@ from fastserverstate._core import (
 )
 from fastserverstate.codec import Codec, UnencodableValueError
 from fastserverstate.durable.errors import DurabilityError
-from fastserverstate.durable.state_file import Row, StateFile
+from fastserverstate.durable.state_file import LARGEST, Row, StateFile
 
 logger = logging.getLogger("fastserverstate")
 
@@ -194,8 +194,11 @@ class Engine:
             except RuntimeError as error:  # another thread changes the value in place
                 failure = UnencodableValueError(key, f"it changed while it was being encoded ({error})")
             else:
-                self._unencodable.discard(key)
-                return data
+                if len(data) <= LARGEST:
+                    self._unencodable.discard(key)
+                    return data
+                failure = UnencodableValueError(key, f"it takes {len(data):,} bytes, and SQLite stores {LARGEST:,}.")
+                break
         if key not in self._unencodable:
             self._unencodable.add(key)
             logger.warning("server_state[%r] is kept in memory only, and ends with this process: %s", key, failure)
