@@ -9,10 +9,10 @@ import sys
 import urllib.request
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import streamlit
 from harness.client import DEADLINE, Client
 from harness.server import AppServer, streamlit_run, uvicorn_run
 from harness.steps import with_clients
@@ -74,9 +74,7 @@ def end(server: AppServer, number: signal.Signals) -> None:
         under_streamlit,
         pytest.param(
             under_uvicorn,
-            marks=pytest.mark.skipif(
-                find_spec("streamlit.starlette") is None, reason="this Streamlit release has no st.App"
-            ),
+            marks=pytest.mark.skipif(not hasattr(streamlit, "App"), reason="this Streamlit release has no st.App"),
         ),
     ],
 )
