@@ -67,8 +67,9 @@ def content(element: Any) -> bytes:
         return str(element.WhichOneof("type")).encode()  # charts and help texts differ from run to run
     if element.HasField("graphviz_chart"):
         element.graphviz_chart.ClearField("element_id")
-    if element.HasField("doc_string"):
-        element.doc_string.ClearField("name")  # older releases find it in the code of the caller
+    kind = element.WhichOneof("type")
+    if kind in ("doc_string", "help_info"):
+        getattr(element, kind).ClearField("name")  # some releases find it in the code of the caller
     return re.sub(rb"(?m)^ *(styles|uuid): .*", b"", str(element).encode())
 
 
