@@ -210,7 +210,7 @@ def test_a_network_that_fails(app: AppServer, open_tab: Callable[..., Page]) -> 
             network.to_client = False
             write(theirs)
             see(theirs, f"Body: {n - 1}")
-            network.to_client = True  # the browser may connect again at once
+            network.to_client = True  # the browser may connect again immediately
             network.cut()
             write(theirs)
             see(theirs, f"Body: {n}")

@@ -111,7 +111,7 @@ class Viewers:
                 viewer.remove()
             if kept:
                 shown[fragment_id] = kept
-        self._shown = shown  # at once, because the event loop may look at any time
+        self._shown = shown  # in one step, because the event loop may look at any time
 
     def outdated(self) -> list[Viewer]:
         return [viewer for viewer in self._all() if viewer.shown is not viewer.region.rendering]
