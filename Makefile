@@ -62,6 +62,8 @@ test-delays: $(READY)  ## Run the server and browser tests with random delays of
 # What `make test-matrix STREAMLIT_RELEASES="pre-release nightly"` installs.
 pre-release := "streamlit>=1.37.dev0"
 nightly := streamlit-nightly
+# Streamlit 1.58 does not serve images with newer releases of Starlette.
+1.58.0 := "streamlit==1.58.0" "starlette<1"
 MATRIX := $(STREAMLIT_RELEASES:%=test-streamlit-%)
 .PHONY: $(MATRIX)
 

@@ -199,7 +199,8 @@ class Bridge:
             if session is not None and sender is not None and sender is session._scriptrunner:
                 live.run_started(sender)
         elif not live.is_run_by(sender):
-            pass
+            if event is ScriptRunnerEvent.SHUTDOWN and session is not None and sender is session._scriptrunner:
+                self._scheduler.run_ended(live)  # it was told to stop before its first run
         elif event is ScriptRunnerEvent.SHUTDOWN:
             if session is not None:  # SystemExit and KeyboardInterrupt end a run without another event
                 live.run_finished((), session._fragment_storage.contains)
