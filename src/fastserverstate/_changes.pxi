@@ -11,6 +11,10 @@ cdef class _Change:
     cdef bint forced          # marks subscribers even if the value is the same
     cdef bint quiet           # marks no subscribers
     cdef bint staged          # the calling thread's transaction has staged it
+    cdef bint keeps_deadline
+    cdef bint sets_deadline   # only that, for a key that is set: `left_ns` from now, -1 for none
+    cdef long long left_ns
+    cdef int removal          # why the key is removed
     cdef bint skipped         # it was not made, because another thread holds the key's lock
     cdef bint has_callbacks   # callbacks are pending for the key
     cdef PyObject *old        # the previous value, or NULL
@@ -24,7 +28,9 @@ cdef _Change new_change(str key, object value, bint forced, bint quiet):
     cdef _Change change = _Change()
     change.key, change.value = key, value
     change.forced, change.quiet = forced, quiet
-    if value is not ABSENT:
+    if value is EXPIRED or value is EVICTED:
+        change.removal, change.value = removal_by(value), ABSENT
+    elif value is not ABSENT:
         begin_comparison(&change.comparison, <PyObject *>value)
     return change
 
@@ -91,6 +97,8 @@ cdef bint make_change(Table *table, _Change change, Session writer, PyObject *ho
     if is_held_by_other(cell):
         change.skipped = True
         return True
+    if change.sets_deadline:
+        return cell.value == NULL or change_deadline(table, shard, cell, change.left_ns)
     if change.staged:
         cell.staged = False
     if new == NULL and cell.value == NULL and not change.forced:
@@ -98,7 +106,9 @@ cdef bint make_change(Table *table, _Change change, Session writer, PyObject *ho
     if new != NULL and cell.value != NULL and not change.forced and is_unchanged(&change.comparison, cell):
         change.old, cell.value = cell.value, new
         _incref(new)
-        if cell.policy != BY_CONTENT and table.journal.durability:
+        if cell.terms_at:
+            begin_terms(table, shard, cell, change.keeps_deadline)
+        if cell.policy != BY_CONTENT and is_recorded(table, cell):
             record(table, shard, cell)
         return True
     fss_holder = holder
@@ -107,6 +117,10 @@ cdef bint make_change(Table *table, _Change change, Session writer, PyObject *ho
     else:
         keep_fingerprint(&change.comparison, cell)
         change.old = commit(table, shard, cell, new, writer, change.quiet)
+        if new == NULL:
+            note_removal(table, cell, change.removal)
+        elif cell.terms_at:
+            begin_terms(table, shard, cell, change.keeps_deadline)
     fss_holder = own_holder
     change.has_callbacks = has_pending_callbacks(cell)
     drop_if_unused(shard, cell)

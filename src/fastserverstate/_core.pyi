@@ -41,6 +41,10 @@ def reruns_are_suppressed() -> bool:
 absent: Final[object]
 """The value of a key that is not set, in `Store.apply` and for backends."""
 
+expired: Final[object]
+evicted: Final[object]
+"""The same, for keys that were removed for this reason, in `Store.apply` and for listeners."""
+
 # When a session reruns for its own change (`Store.set_rerun_writer`): if it may show an older value, never, or always.
 RERUN_WRITER_STALE: Final = 0
 RERUN_WRITER_NEVER: Final = 1
@@ -395,12 +399,16 @@ class Store:
         """Set when `Session.take_overwritten` returns a scope: one of the ``RERUN_WRITER_`` constants."""
 
     def set_options(
-        self, options: Callable[[str], tuple[int, dict[str, Callable[[Any], object]] | None, float]]
+        self,
+        options: Callable[
+            [str], tuple[int, dict[str, Callable[[Any], object]] | None, float, tuple[float, float, bool]]
+        ],
     ) -> None:
         """Set ``options(key)``. It is called when a key is first assigned, and by `resolve`.
 
         It returns how values are compared (one of the ``COMPARE_`` constants); functions by full name of the type, for
-        ``COMPARE_CONTENT``; and the least seconds between two times that the key's subscribers are marked stale.
+        ``COMPARE_CONTENT``; the least seconds between two times that the key's subscribers are marked stale; and the
+        key's ttl and idle_ttl in seconds, 0 for none, with whether a storage engine keeps it.
         """
 
     def offload_callbacks(self, call: Callable[[list[str]], object]) -> None:
@@ -447,7 +455,8 @@ class Store:
     def set_listeners(self, key: str, listeners: Callable[[Any], object] | None) -> Callable[[Any], object] | None:
         """Set or remove (None) the function that is called after every change of the key. Returns the previous one.
 
-        The function gets the value that the key has when it is called, locked or not, or `absent`.
+        The function gets the value that the key has when it is called, locked or not, or `absent`, or `expired` or
+        `evicted` for a key that was removed for this reason.
 
         A thread that has changed the key makes the calls, once it holds no key's lock: in the order of the changes, and
         never two calls at a time.
@@ -462,10 +471,12 @@ class Store:
     def set_decoder(self, decode: Callable[[str, bytes], Any]) -> None:
         """Set the function ``decode(key, data)`` for values that `restore` has set. It is never freed."""
 
-    def restore(self, rows: Iterable[tuple[str, bytes, int]], clock: int) -> list[tuple[str, bytes, int]]:
-        """Set keys to encoded values, which their first reads decode: (key, data, position in the order of the keys).
+    def restore(
+        self, rows: Iterable[tuple[str, bytes, int, float | None]], clock: int
+    ) -> list[tuple[str, bytes, int, float | None]]:
+        """Set keys to encoded values, which their first reads decode: (key, data, position, seconds until it expires).
 
-        Later versions are higher than `clock`. The keys do not enter the journal. Returns the rows of keys that were
+        The position is that in the order of the keys. Later versions are higher than `clock`. The keys do not enter the journal. Returns the rows of keys that were
         not set, because other threads hold their locks.
         """
 
@@ -491,11 +502,11 @@ class Store:
         Returns after this many seconds at the latest; a negative number is no limit. Call it on one thread.
         """
 
-    def take_journal(self) -> tuple[int, int, list[tuple[str, Any, int, int]]]:
+    def take_journal(self) -> tuple[int, int, list[tuple[str, Any, int, int, float | None]]]:
         """Take all changes since the last call: the batch's epoch, the highest version, and the changed keys.
 
-        These are (key, value, version, position), in no order. The value is `absent` for a key that is not set, and an
-        `Encoded` for one that was not read since it was restored. The changes are those between two moments: they
+        These are (key, value, version, position, seconds until the key expires), in no order. The value is `absent` for
+        a key that is not set or not to be stored, and an `Encoded` for one that was not read since it was restored. The changes are those between two moments: they
         contain a transaction as a whole or not at all.
         """
 
@@ -514,6 +525,15 @@ class Store:
         Raises ``NotDurableError`` if they could not be stored. A thread that runs an event loop waits 20 ms at most.
         """
 
+    def watch_changes(self) -> None:
+        """Record from now on which keys change, for `take_changes`. All keys that are set count as changed."""
+
+    def sleep_until_changed(self) -> None:
+        """Sleep until `take_changes` has something to return. Call it on one thread."""
+
+    def take_changes(self) -> list[tuple[str, Any, int, int, float | None]]:
+        """Take all changes since the last call, as `take_journal` has them."""
+
     def has_backend(self) -> bool:
         """Return True if the store is connected to other servers."""
 
@@ -528,13 +548,47 @@ class Store:
     ) -> tuple[list[str], list[str], list[object]]:
         """Make changes atomically, without the backend: (key, value or `absent`, whether to mark no subscribers).
 
-        They count as writes of `writer`, if given. Returns the keys that were skipped because another thread holds
+        `expired` and `evicted` remove a key, too. They count as writes of `writer`, if given. Returns the keys that were skipped because another thread holds
         their locks; the keys with pending callbacks; and objects that hold the old values. Drop those when the caller
         has nothing locked, and call `flush` then.
         """
 
     def observers(self, key: str) -> tuple[bool, list[Node]]:
         """Return whether scopes, listeners or waiting threads depend on a key; if none does, the nodes that do."""
+
+    def expire(self, key: str, seconds: float | None) -> bool:
+        """Set the deadline of a key, None for none: in the transaction or through the backend if there is one.
+
+        Returns True if the key is set. See `fastserverstate.expire`.
+        """
+
+    def set_deadline(self, key: str, seconds: float | None) -> bool:
+        """Set the deadline of a key in this table. Returns True if the key is set."""
+
+    def deadline(self, key: str) -> float | None:
+        """Return the seconds until the key's deadline, None if it has none."""
+
+    def expire_due(self) -> float | None:
+        """Remove the keys that are due, as changes by no session, and call or offload their callbacks.
+
+        A key whose lock is held is removed by a call after its release. Returns the seconds until the next call is
+        needed: 0 if more keys are due, None if no key has a deadline.
+        """
+
+    def wait_for_deadline(self) -> None:
+        """Sleep until `expire_due` has to be called again. For one thread, after a call of `expire_due`."""
+
+    def wake_for_deadlines(self) -> None:
+        """End the sleep of the thread in `wait_for_deadline`."""
+
+    def remove_because(self, key: str, version: int, reason: object) -> bool:
+        """Remove a key from this table if it has this version, and no thread holds its lock. Returns True if it did.
+
+        The reason is `expired` or `evicted`.
+        """
+
+    def removals(self) -> tuple[int, int]:
+        """Return the numbers of keys that have expired, and that were evicted."""
 
     def in_transaction(self) -> bool:
         """Return True if the calling thread is in a transaction."""

@@ -43,13 +43,16 @@ Glossary
     mixed                has read values of different moments, because a thread changed one meanwhile
     backend              what a store's writes and locks go through when several servers share the state
     apply                make changes in the table that came from a backend
-    journal              the cells that have changed since a storage engine last took them; these are *dirty*
+    journal              the cells that have changed since a thread last took them, for example to store them; these
+                         are *dirty*
     batch, epoch         what the engine takes at a time, and its number
     durable              stored: it survives a crash
     encoded              loaded from the engine's file, and not read yet
     source location      a code object and an offset in it
     stale listener       the function that is called when the first scope becomes pending
     skip frames of       look for a source location further out in the stack, past the package's own functions
+    terms                when a key expires: its deadline, and the ttl and idle_ttl that are configured for it
+    look                 a check of a cell's terms, when they say so; *parked* terms are looked at when the lock is free
     immortal             never freed and not reference counted, on builds without the GIL
     check interrupts     raise what stops the script run, and what signal handlers raise
     detect deadlock      find a cycle of threads that wait for each other's locks; *clear wait* takes a thread out of it
@@ -89,7 +92,7 @@ across them what every read passes through, and accesses thread-local variables 
     _slots              subscribing, marking, collecting     _changes      several changes that appear together
     _table              finding, making and freeing cells    _transaction, _namespace
     _computed           computed values                      _remote       one table among those of several servers
-    _journal            what a storage engine has to store
+    _journal            what has changed, to be stored       _deadlines    keys that expire
     _locate             which scope the thread runs in
 """
 cimport cython
@@ -113,7 +116,7 @@ from cpython.pythread cimport (
 from cpython.time cimport monotonic_ns
 from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_FromObject
 from libc.math cimport copysign
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memmove, memset
 
@@ -170,13 +173,16 @@ from fastserverstate._platform cimport (
 )
 from fastserverstate._structs cimport (
     MAX_CHAIN_WRITES,
+    Alarm,
     Cell,
     ChainWrite,
     ColdFields,
     Journal,
+    Lifetime,
     Shard,
     Slots,
     Table,
+    Terms,
     UnflushedReads,
     Waiter,
 )
@@ -218,12 +224,22 @@ cdef str SET_OF_KEYS = "(the set of keys)"
 @cython.final
 cdef class _Absent:
     """The value of a key that is not set."""
+    cdef str name
+
+    def __cinit__(self, str name not None):
+        self.name = name
 
     def __repr__(self):
-        return "<absent>"
+        return f"<{self.name}>"
 
-cdef object ABSENT = _Absent()
+cdef object ABSENT = _Absent("absent")
 absent = ABSENT
+
+# The same, with the reason for the removal.
+cdef object EXPIRED = _Absent("expired")
+cdef object EVICTED = _Absent("evicted")
+expired = EXPIRED
+evicted = EVICTED
 
 # A sentinel that code outside of this module never sees.
 cdef object PRIVATE = object()
@@ -267,6 +283,7 @@ include "_observe.pxi"
 include "_fingerprint.pxi"
 include "_same.pxi"
 include "_store.pxi"
+include "_deadlines.pxi"
 include "_journal.pxi"
 include "_changes.pxi"
 include "_transaction.pxi"

@@ -11,6 +11,7 @@ from fastserverstate._streamlit import Bridge, PostScriptGC, StreamlitPages, wid
 from fastserverstate.callers import Callers
 from fastserverstate.computed_values import Computing, Evaluator
 from fastserverstate.configuration import Configuration, KeyOptions, Settings
+from fastserverstate.expiry import Expirer, Expiry
 from fastserverstate.functions import name_publicly
 from fastserverstate.listeners import Listeners
 from fastserverstate.live_regions import LiveRegions
@@ -27,7 +28,8 @@ _ends.watch()
 
 store = Store(reserved=dir(ServerState))
 settings = Settings()
-key_options = KeyOptions(store)
+expirer = Expirer(store)
+key_options = KeyOptions(store, expirer.start)
 workers = Workers()
 evaluator = Evaluator(store, workers)
 scheduler = Scheduler(store, settings, PostScriptGC(), evaluator.collected)
@@ -79,6 +81,8 @@ touch = _operations.touch
 compare_and_set = _operations.compare_and_set
 force_rerun_bound_sessions = _operations.force_rerun_bound_sessions
 
+expire = Expiry(store, expirer).expire
+
 _listeners = Listeners(store)
 on_change = _listeners.on_change
 
@@ -109,6 +113,7 @@ for _singleton in (store, server_state, server_state_lock, atomic, no_rerun, tra
 for _method in (
     Computing.computed,
     Configuration.configure,
+    Expiry.expire,
     KeyOperations.compare_and_set,
     KeyOperations.force_rerun_bound_sessions,
     KeyOperations.peek,
@@ -136,6 +141,7 @@ _offload_callbacks()
 
 def _start_afresh() -> None:
     store.reset_after_fork()
+    expirer.reset_after_fork()
     _offload_callbacks()
     workers.reset_after_fork()
     _computing.reset_after_fork()

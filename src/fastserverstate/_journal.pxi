@@ -1,10 +1,15 @@
 # cython: language_level=3
-# The journal: which keys have changed since a storage engine last took them. See the head of _core.pyx.
+# Journals: which keys have changed since they were last taken. See the head of _core.pyx.
 #
-# A change puts its cell into its shard's list of dirty cells, once. The engine's thread takes all dirty cells at one
-# moment, with all shards locked, so that a batch is the difference between the states of two moments: it contains a
-# transaction as a whole or not at all, and a key that changes often is written once. Each batch has a number, its
-# *epoch*. A writer that has to wait until its change is durable waits for the epoch that was open when it made it.
+# A change puts its cell into its shard's list of dirty cells, once for each open journal. The journal's thread takes all
+# dirty cells at one moment, with all shards locked, so that a batch is the difference between the states of two moments:
+# it contains a transaction as a whole or not at all, and a key that changes often is in it once. Each batch has a
+# number, its *epoch*. A writer whose change has to be durable waits for the epoch that was open when it made the change.
+
+cdef enum:
+    OF_ENGINE           # what a storage engine has to store
+    OF_BOUNDS           # what may exceed the bounds of the number or size of values
+    JOURNALS
 
 cdef enum:
     KEPT_IN_MEMORY
@@ -18,22 +23,64 @@ JOURNAL_FIRST = DURABLE_FIRST
 JOURNAL_SHOW_LATER = SHOWN_WHEN_DURABLE
 
 
-cdef inline void record(Table *table, Shard *shard, Cell *cell) noexcept:
-    """Put a changed cell into the journal. The shard is locked."""
-    if not cell.is_dirty:
-        cell.is_dirty = True
-        cell.next_dirty = shard.dirty
-        shard.dirty = cell
-        if add_size(table.journal.dirty, 1) == 1:
-            wake_if_due(&table.journal)
+cdef inline bint is_recorded(const Table *table, const Cell *cell) noexcept:
+    """Whether a journal is open for the cell's changes."""
+    return table.open_journals and not cell.is_result
 
 
-cdef inline void unrecord_last(Table *table, Shard *shard) noexcept:
-    """Take the newest cell out of the journal again. The shard is locked."""
-    cdef Cell *cell = shard.dirty
-    shard.dirty = cell.next_dirty
-    cell.is_dirty = False
-    add_size(table.journal.dirty, -1)
+cdef void record(Table *table, Shard *shard, Cell *cell) noexcept:
+    """Put a changed cell into the open journals. The shard is locked."""
+    cdef int which
+    for which in range(JOURNALS):
+        if table.journals[which].is_open:
+            record_in(table, which, shard, cell)
+
+
+cdef inline void record_in(Table *table, int which, Shard *shard, Cell *cell) noexcept:
+    cdef Journal *journal = &table.journals[which]
+    if not cell.is_dirty[which]:
+        cell.is_dirty[which] = True
+        cell.next_dirty[which] = shard.dirty[which]
+        shard.dirty[which] = cell
+        if add_size(journal.dirty, 1) == 1:
+            wake_if_due(journal)
+
+
+cdef inline void forget_last(Table *table, int which, Shard *shard) noexcept:
+    """Take the newest cell out of a journal again. The shard is locked."""
+    cdef Cell *cell = shard.dirty[which]
+    shard.dirty[which] = cell.next_dirty[which]
+    cell.is_dirty[which] = False
+    add_size(table.journals[which].dirty, -1)
+
+
+cdef void open_journal(Table *table, int which) noexcept:
+    """Record from now on. All keys that are set count as changed."""
+    cdef Journal *journal = &table.journals[which]
+    if journal.epoch == 0:
+        store64(journal.epoch, 1)
+    journal.is_closing = False
+    if not journal.is_open:
+        journal.is_open = True
+        table.open_journals += 1
+    record_all(table, which)
+
+
+cdef void close_journal(Journal *journal) noexcept:
+    """Have the journal's thread end."""
+    journal.is_closing = True
+    wake_if_due(journal)
+
+
+cdef int stop_journal(Table *table, int which) except -1:
+    """Record no more, and forget what was recorded. No thread waits any longer."""
+    cdef Journal *journal = &table.journals[which]
+    if journal.is_open:
+        journal.is_open = False
+        table.open_journals -= 1
+    take_journal(table, which)
+    end_batch(journal, journal.epoch - 1, False)
+    return 0
 
 
 ctypedef struct Recorded:
@@ -42,65 +89,74 @@ ctypedef struct Recorded:
     PyObject *value             # or NULL
     uint64_t version
     uint64_t position
+    long long deadline_ns       # 0: none
 
 
-cdef object take_journal(Table *table):
-    """Take all dirty cells: (epoch, the highest version, [(key, value or ABSENT, version, position)])."""
+cdef object take_journal(Table *table, int which):
+    """Take all dirty cells: the epoch, the highest version, and for each (key, value, version, position, time left).
+
+    The value is ABSENT for a key that is not set, or that the engine does not keep.
+    """
+    cdef Journal *journal = &table.journals[which]
     cdef Recorded *batch
     cdef Recorded *recorded
     cdef Cell *cell
     cdef Shard *shard
     cdef Py_ssize_t room, at, n = 0
     cdef uint64_t clock = 0, epoch
+    cdef long long now = clock_ns()
     cdef int i
     while True:
-        room = load_size(table.journal.dirty)
+        room = load_size(journal.dirty)
         batch = <Recorded *>PyMem_RawMalloc((room + 1) * sizeof(Recorded))
         if batch == NULL:
             raise MemoryError()
         lock_shards(table, NULL)
-        if table.journal.dirty <= room:
+        if journal.dirty <= room:
             break
         unlock_shards(table, NULL)
         PyMem_RawFree(batch)
     for i in range(SHARDS):
         shard = &table.shards[i]
         clock = max(clock, shard.clock)
-        cell = shard.dirty
-        shard.dirty = NULL
+        cell = shard.dirty[which]
+        shard.dirty[which] = NULL
         while cell != NULL:
             recorded = &batch[n]
-            recorded.key, recorded.value = cell.key, cell.value
+            recorded.key = cell.key
+            recorded.value = cell.value if which != OF_ENGINE or is_persistent(shard, cell) else NULL
             _incref(recorded.key)
             _xincref(recorded.value)
             recorded.version, recorded.position = cell.version, cell.insertion_sequence
+            recorded.deadline_ns = deadline_of(shard, cell)
             n += 1
-            cell = leave_journal(shard, cell)
-    store_size(table.journal.dirty, 0)
-    epoch = table.journal.epoch
-    store64(table.journal.epoch, epoch + 1)
+            cell = leave_journal(shard, which, cell)
+    store_size(journal.dirty, 0)
+    epoch = journal.epoch
+    store64(journal.epoch, epoch + 1)
     unlock_shards(table, NULL)
     free_dropped(table, NULL)
     changes = []
     for at in range(n):
         recorded = &batch[at]
         value = ABSENT if recorded.value == NULL else owned(recorded.value)
-        changes.append((owned(recorded.key), value, recorded.version, recorded.position))
+        left = None if recorded.deadline_ns == 0 else (recorded.deadline_ns - now) / 1e9
+        changes.append((owned(recorded.key), value, recorded.version, recorded.position, left))
     PyMem_RawFree(batch)
     return epoch, clock, changes
 
 
-cdef inline Cell *leave_journal(Shard *shard, Cell *cell) noexcept:
+cdef inline Cell *leave_journal(Shard *shard, int which, Cell *cell) noexcept:
     """The cell is dirty no more. Returns the next one. The shard is locked."""
-    cdef Cell *following = cell.next_dirty
-    cell.is_dirty = False
-    cell.next_dirty = NULL
+    cdef Cell *following = cell.next_dirty[which]
+    cell.is_dirty[which] = False
+    cell.next_dirty[which] = NULL
     drop_if_unused(shard, cell)
     return following
 
 
-cdef void record_all(Table *table) noexcept:
-    """Put all keys that are set into the journal."""
+cdef void record_all(Table *table, int which) noexcept:
+    """Put all keys that are set into a journal."""
     cdef Shard *shard
     cdef Cell *cell
     cdef int i
@@ -110,7 +166,7 @@ cdef void record_all(Table *table) noexcept:
         cell = next_cell(shard, NULL)
         while cell != NULL:
             if cell.value != NULL and not cell.is_result:
-                record(table, shard, cell)
+                record_in(table, which, shard, cell)
             cell = next_cell(shard, cell)
         unlock(&shard.mutex)
 
@@ -120,7 +176,7 @@ cdef void record_all(Table *table) noexcept:
 cdef int sleep_until_due(Journal *journal, double seconds, bint for_changes, Py_ssize_t least) except -1:
     """Sleep until at least so many threads wait for a batch or, if `for_changes`, a cell is dirty; or the time is over.
 
-    Called by the engine's thread. A negative time is none.
+    Called by the journal's thread. A negative time is none.
     """
     cdef Waiter waiter
     cdef bint awake = True
@@ -146,7 +202,7 @@ cdef int sleep_until_due(Journal *journal, double seconds, bint for_changes, Py_
 
 
 cdef inline void wake_if_due(Journal *journal) noexcept:
-    """Wake the engine's thread if it sleeps and has something to do."""
+    """Wake the journal's thread if it sleeps and has something to do."""
     if load_object(<PyObject *>journal.sleeper) != NULL and is_due(journal):
         lock(&journal.mutex)
         if journal.sleeper != NULL:
@@ -178,7 +234,7 @@ cdef bint wait_until_durable(Store store, bint interruptible, long long timeout_
 
     A thread that runs an event loop does not wait longer than MAX_LOOP_WAIT_NS: the change will be durable later.
     """
-    cdef Journal *journal = &store.table.journal
+    cdef Journal *journal = &store.table.journals[OF_ENGINE]
     cdef uint64_t epoch = load64(journal.epoch)
     cdef Waiter waiter
     cdef bint awake = True
@@ -196,7 +252,7 @@ cdef bint wait_until_durable(Store store, bint interruptible, long long timeout_
     wake_if_due(journal)
     try:
         waiter_register(&waiter)
-        while awake and load64(waiter.epoch) and journal.durability:
+        while awake and load64(waiter.epoch) and journal.is_open:
             if interruptible:
                 check_interrupts(&waiter)
             awake = waiter_sleep(&waiter, timeout_ns)
@@ -328,7 +384,7 @@ cdef int decode_to_compare(Table *table, PyObject *key, PyObject *value) except 
 
 
 cdef list restore(Store store, rows, uint64_t clock):
-    """Set keys to encoded values: (key, value, position). Returns the rows of keys whose locks other threads hold."""
+    """Set keys: (key, encoded value, position, seconds left). Returns the rows of keys whose locks other threads hold."""
     cdef Table *table = store.table
     cdef Shard *shard
     cdef Cell *cell
@@ -337,14 +393,15 @@ cdef list restore(Store store, rows, uint64_t clock):
     cdef bint was_dirty
     cdef uint64_t place
     cdef int i
-    cdef list left = []
+    cdef bint has_memory = True
+    cdef list skipped = []
     for i in range(SHARDS):
         shard = &table.shards[i]
         lock(&shard.mutex)
         shard.clock = max(shard.clock, clock)
         unlock(&shard.mutex)
     for row in rows:
-        key, data, place = row
+        key, data, place, left = row
         value = Encoded(data)
         hashed = key_hash(checked_key(key))
         shard = shard_of(table, hashed)
@@ -357,16 +414,20 @@ cdef list restore(Store store, rows, uint64_t clock):
             unlock_shard(shard)
             raise MemoryError()
         if is_held_by_other(cell):
-            left.append(row)
+            skipped.append(row)
         else:
-            was_dirty = cell.is_dirty
+            was_dirty = cell.is_dirty[OF_ENGINE]
             cell.has_fingerprint = False
             old = commit(table, shard, cell, <PyObject *>value, None, False)
             cell.insertion_sequence = place
             store64(table.insertion_sequence, max(load64(table.insertion_sequence), place))
-            if not was_dirty and cell.is_dirty:
-                unrecord_last(table, shard)
+            if left is not None:
+                has_memory = change_deadline(table, shard, cell, nanoseconds(max(0.0, left))) and has_memory
+            if not was_dirty and cell.is_dirty[OF_ENGINE]:
+                forget_last(table, OF_ENGINE, shard)
         unlock_shard(shard)
         _xdecref(old)
     call_stale_listener(store)
-    return left
+    if not has_memory:
+        raise MemoryError()
+    return skipped

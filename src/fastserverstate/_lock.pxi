@@ -380,6 +380,8 @@ cdef inline void unlock_cell(Shard *shard, Cell *cell) noexcept:
     cell.depth -= 1
     if cell.depth == 0:
         clear_holder(cell)
+        if cell.terms_at:
+            unpark(shard, cell)
         if cell.cold.waiters != NULL:
             wake_next_waiter(cell)
         else:

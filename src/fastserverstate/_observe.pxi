@@ -4,6 +4,7 @@
 cdef void signal_change(Cell *cell) noexcept:
     """Wake the threads that wait for a change, and count one pending callback. The shard is locked."""
     cdef Waiter *waiter = cell.cold.change_waiters
+    cell.cold.removal = BY_APP
     while waiter != NULL:
         wake(waiter)
         waiter = waiter.next
@@ -14,7 +15,7 @@ cdef void signal_change(Cell *cell) noexcept:
 cdef int flush_callbacks(Table *table, Shard *shard, PyObject *key) except -1:
     """Call the key's listeners once for every pending callback: in order, and never two calls at a time for one key.
 
-    Each call gets the value that the key has then, locked or not, or ABSENT.
+    Each call gets the value that the key has then, locked or not, or ABSENT, EXPIRED or EVICTED.
 
     If another thread is calling already, it makes these calls too. This thread holds no key's lock. Exceptions that
     stop the script are raised after all calls. Reads of the callbacks subscribe nothing. A thread that runs an event
@@ -36,7 +37,7 @@ cdef int flush_callbacks(Table *table, Shard *shard, PyObject *key) except -1:
         cell.cold.calling = True
         cell.cold.pending_callbacks -= 1
         listeners = cell.cold.listeners
-        value = cell.value if cell.value != NULL else <PyObject *>ABSENT
+        value = cell.value if cell.value != NULL else removal_of(cell)
         _xincref(listeners)
         _incref(value)
         unlock(&shard.mutex)

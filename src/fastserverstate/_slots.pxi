@@ -132,6 +132,7 @@ cdef bint sweep(Table *table) noexcept:
         cell = next_cell(shard, NULL)
         while cell != NULL:
             following = next_cell(shard, cell)
+            note_use(shard, cell)
             purge(cell, retired, words)
             drop_if_unused(shard, cell)
             cell = following

@@ -133,53 +133,55 @@ cdef class Store:
         return restore(self, rows, clock)
 
     def start_journal(self, int durability):
-        cdef Journal *journal = &self.table.journal
-        if journal.epoch == 0:
-            store64(journal.epoch, 1)
-        journal.is_closing = False
-        journal.durability = durability
-        record_all(self.table)
+        self.table.durability = durability
+        open_journal(self.table, OF_ENGINE)
 
     def close_journal(self):
-        """Have the engine's thread end."""
-        self.table.journal.is_closing = True
-        wake_if_due(&self.table.journal)
+        close_journal(&self.table.journals[OF_ENGINE])
 
     def stop_journal(self):
-        cdef Journal *journal = &self.table.journal
-        journal.durability = KEPT_IN_MEMORY
-        take_journal(self.table)
-        end_batch(journal, journal.epoch - 1, False)
+        self.table.durability = KEPT_IN_MEMORY
+        stop_journal(self.table, OF_ENGINE)
 
     def record_all(self):
-        record_all(self.table)
+        record_all(self.table, OF_ENGINE)
 
     def sleep_until_due(self, double seconds, bint for_changes, Py_ssize_t least=1):
-        sleep_until_due(&self.table.journal, seconds, for_changes, least)
+        sleep_until_due(&self.table.journals[OF_ENGINE], seconds, for_changes, least)
 
     def take_journal(self):
-        return take_journal(self.table)
+        return take_journal(self.table, OF_ENGINE)
 
     def end_batch(self, uint64_t epoch, failure):
         self.failure = failure
-        return end_batch(&self.table.journal, epoch, failure is not None)
+        return end_batch(&self.table.journals[OF_ENGINE], epoch, failure is not None)
 
     def undurable(self):
-        return load_size(self.table.journal.dirty)
+        return load_size(self.table.journals[OF_ENGINE].dirty)
 
     def wait_until_durable(self, double timeout):
         return wait_until_durable(self, True, nanoseconds(timeout))
+
+    def watch_changes(self):
+        open_journal(self.table, OF_BOUNDS)
+
+    def sleep_until_changed(self):
+        sleep_until_due(&self.table.journals[OF_BOUNDS], -1, True, 1)
+
+    def take_changes(self):
+        return take_journal(self.table, OF_BOUNDS)[2]
 
     def set_backend(self, backend):
         if backend is not None:
             _incref(<PyObject *>backend)  # immortal: a thread may be about to call it at any time
         store_object(self.table.backend, NULL if backend is None else <PyObject *>backend)
+        restart_terms(self.table)
 
     def has_backend(self):
         return load_object(self.table.backend) != NULL
 
     def has_journal(self):
-        return self.table.journal.durability != KEPT_IN_MEMORY
+        return self.table.durability != KEPT_IN_MEMORY
 
     def apply(self, changes, Holder writer=None):
         return apply(self, changes, writer)
@@ -191,6 +193,30 @@ cdef class Store:
 
     def observers(self, key):
         return observers(self.table, checked_key(key))
+
+    def expire_due(self):
+        return expire_due(self)
+
+    def wait_for_deadline(self):
+        wait_for_deadline(self)
+
+    def wake_for_deadlines(self):
+        ring(&self.table.alarm, 0)
+
+    def expire(self, key, seconds):
+        return expire(self, plain_key(key), seconds)
+
+    def set_deadline(self, key, seconds):
+        return set_deadline(self, plain_key(key), -1 if seconds is None else nanoseconds(seconds))
+
+    def deadline(self, key):
+        return deadline(self, plain_key(key))
+
+    def remove_because(self, key, uint64_t version, reason):
+        return remove_because(self, plain_key(key), version, removal_by(reason))
+
+    def removals(self):
+        return load64(self.table.expired), load64(self.table.evicted)
 
     def in_transaction(self):
         return fss_transaction != NULL and transaction_of(self) is not None
@@ -246,7 +272,11 @@ cdef class Store:
         slots.rerun_writer = rerun_writer
         table.present = 0
         table.backend = NULL
-        memset(&table.journal, 0, sizeof(Journal))
+        table.open_journals = 0
+        table.durability = KEPT_IN_MEMORY
+        memset(table.journals, 0, sizeof(table.journals))
+        memset(&table.alarm, 0, sizeof(Alarm))
+        table.alarm.at_ns = NEVER_NS
         if not table_start(table):
             raise MemoryError()
         reserve(table, self.reserved)
@@ -605,7 +635,9 @@ cdef PyObject *commit(
             add_size(table.present, 1 if old == NULL else -1)
         if old == NULL:
             cell.insertion_sequence = add64(table.insertion_sequence, 1)
-    if table.journal.durability and not cell.is_result:
+    if cell.terms_at:
+        renew(table, shard, cell)
+    if is_recorded(table, cell):
         record(table, shard, cell)
     if cell.cold != NULL:
         signal_change(cell)
@@ -631,29 +663,29 @@ cdef void touch_absent(Table *table, Cell *cell, Session writer, int quiet) noex
         notify_absent(&table.slots, cell, writer)
 
 
-cdef object assign(Store store, str key, object value, bint if_absent):
+cdef object assign(Store store, str key, object value, bint if_absent, bint keeps_deadline=False):
     """Set the key, unless `if_absent` and it is set. Returns the value that it had, or ABSENT."""
     cdef PyObject *backend = load_object(store.table.backend)
     if fss_transaction != NULL and transaction_of(store) is not None:
-        return transaction_of(store).write(key, value, if_absent)
+        return transaction_of(store).write(key, value, if_absent, keeps_deadline)
     if backend != NULL:
-        return (<object>backend).assign(key, value, if_absent)
-    if store.table.journal.durability == SHOWN_WHEN_DURABLE:
-        return assign_locked(store, key, value, if_absent)
-    return assign_here(store, key, value, if_absent)
+        return (<object>backend).assign(key, value, if_absent, keeps_deadline)
+    if store.table.durability == SHOWN_WHEN_DURABLE:
+        return assign_locked(store, key, value, if_absent, keeps_deadline)
+    return assign_here(store, key, value, if_absent, keeps_deadline)
 
 
-cdef object assign_locked(Store store, str key, object value, bint if_absent):
+cdef object assign_locked(Store store, str key, object value, bint if_absent, bint keeps_deadline):
     """Assign with the key's lock held until the write is durable, so that no other thread reads the value earlier."""
     cdef KeyLock handle = owned(key_lock(store.table, <PyObject *>key))
     acquire_lock(handle, -1)
     try:
-        return assign_here(store, key, value, if_absent)
+        return assign_here(store, key, value, if_absent, keeps_deadline)
     finally:
         release_lock(handle)
 
 
-cdef inline object assign_here(Store store, str key, object value, bint if_absent):
+cdef inline object assign_here(Store store, str key, object value, bint if_absent, bint keeps_deadline=False):
     """Assign in this table."""
     cdef Table *table = store.table
     cdef Session writer = current_writer(table)
@@ -678,11 +710,13 @@ cdef inline object assign_here(Store store, str key, object value, bint if_absen
         elif old != NULL and is_unchanged(&comparison, cell):
             _incref(<PyObject *>value)
             cell.value = <PyObject *>value
-            if cell.policy != BY_CONTENT and table.journal.durability:
+            if cell.policy != BY_CONTENT and is_recorded(table, cell):
                 record(table, shard, cell)  # equal for the app, but not the same content
         else:
             keep_fingerprint(&comparison, cell)
             old = commit(table, shard, cell, <PyObject *>value, writer, FROM_CONTEXT)
+        if cell.terms_at and not (if_absent and old != NULL):
+            begin_terms(table, shard, cell, keeps_deadline)
         has_callbacks = has_pending_callbacks(cell)
         unlock_session_and_shard(writer, shard)
         previous = ABSENT if old == NULL else owned(old)
@@ -751,10 +785,10 @@ cdef object change_presence(Store store, str key, bint remove):
     """Remove the key, or touch its value. Returns the value that it had, or ABSENT."""
     cdef PyObject *backend = load_object(store.table.backend)
     if fss_transaction != NULL and transaction_of(store) is not None:
-        return transaction_of(store).write(key, ABSENT, False) if remove else transaction_of(store).touch(key)
+        return transaction_of(store).write(key, ABSENT, False, False) if remove else transaction_of(store).touch(key)
     if backend != NULL:
         return (<object>backend).remove(key) if remove else (<object>backend).touch(key)
-    if store.table.journal.durability == SHOWN_WHEN_DURABLE:
+    if store.table.durability == SHOWN_WHEN_DURABLE:
         return change_presence_locked(store, key, remove)
     return change_presence_here(store, key, remove)
 
@@ -810,7 +844,7 @@ cdef object change_presence_here(Store store, str key, bint remove):
 
 cdef inline int after_write(Store store, Shard *shard, PyObject *key, bint has_callbacks) except -1:
     """Do what follows a write of this thread. Nothing is locked."""
-    if store.table.journal.durability > DURABLE_LATER:
+    if store.table.durability > DURABLE_LATER:
         return after_durable_write(store, shard, key, has_callbacks)
     return after_change(store, shard, key, has_callbacks)
 
@@ -819,7 +853,7 @@ cdef int after_durable_write(Store store, Shard *shard, PyObject *key, bint has_
     """Wait until the write is durable. The thread makes the callbacks after that."""
     cdef bint holds_lock = fss_holder != NULL and (<Holder>fss_holder).locks != 0
     try:
-        if store.table.journal.durability == SHOWN_WHEN_DURABLE:
+        if store.table.durability == SHOWN_WHEN_DURABLE:
             wait_until_durable(store, False)
         elif holds_lock:  # other threads may use the key while this one waits
             (<Holder>fss_holder).undurable = store
@@ -853,7 +887,7 @@ cdef object add(Store store, str key, object by, object default):
     cdef PyObject *old = NULL
     cdef bint due = False
     if (PyLong_CheckExact(by) and by and fss_transaction == NULL and backend == NULL
-            and table.journal.durability != SHOWN_WHEN_DURABLE):
+            and table.durability != SHOWN_WHEN_DURABLE):
         total = None
         lock_session_and_shard(writer, shard)
         cell = find(shard, <PyObject *>key, hashed)
@@ -889,7 +923,7 @@ cdef object add_locked(Store store, str key, object by, object default):
                 f"atomic.increment({key!r}, {shown(by)}) cannot add that to a value of type "
                 f"{type(value).__qualname__}. Use atomic({key!r}, function) instead."
             ) from error
-        assign(store, key, total, False)
+        assign(store, key, total, False, True)
     finally:
         release_lock(handle)
     return total
@@ -903,7 +937,7 @@ cdef object change_locked(Store store, str key, function, default):
     try:
         old = peek(store.table, <PyObject *>key)
         changed = function(default if old == NULL else owned(old))
-        assign(store, key, changed, False)
+        assign(store, key, changed, False, True)
     finally:
         release_lock(handle)
     return changed
@@ -938,11 +972,16 @@ cdef int resolve(Store store, str key) except -1:
     cdef PyObject *options = load_object(store.options)
     cdef uint64_t generation
     cdef long long interval_ns
+    cdef Lifetime *lifetime
     cdef int policy
     cdef bint done = False
+    cdef bint has_memory = True
     while not done:
         generation = load64(store.generation)
-        policy, hash_funcs, interval = (BY_CONTENT, None, 0.0) if options == NULL else (<object>options)(key)
+        policy, hash_funcs, interval, (ttl, idle_ttl, persist) = (
+            (BY_CONTENT, None, 0.0, (0.0, 0.0, True)) if options == NULL else (<object>options)(key)
+        )
+        lifetime = find_lifetime(store.table, ttl, idle_ttl, persist)
         interval_ns = nanoseconds(interval)
         if policy == BY_CONTENT and hash_funcs is not None:
             policy = BY_HASH_FUNCS
@@ -966,8 +1005,11 @@ cdef int resolve(Store store, str key) except -1:
             cell.has_fingerprint = cell.has_fingerprint and kept
             if cell.cold != NULL:
                 replaced = keep_options(cell.cold, hash_funcs, interval_ns)
+            has_memory = set_lifetime(store.table, shard, cell, lifetime)
         unlock_shard(shard)
         _xdecref(replaced)
+        if not has_memory:
+            raise MemoryError()
     return 0
 
 

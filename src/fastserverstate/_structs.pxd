@@ -52,6 +52,7 @@ ctypedef struct ColdFields:
     int instruction             # and an offset in it
     PyObject *hash_funcs        # dict of functions for types of the user's
     PyObject *listeners         # called after a change
+    char removal                # why the value was removed last: BY_APP, HAS_EXPIRED or WAS_EVICTED
     uint32_t pending_callbacks  # number of calls of `listeners` that are due
     bint calling                # a thread is calling `listeners`
     long long interval_ns       # throttle: subscribers are marked once per interval; 0: at every change
@@ -69,9 +70,10 @@ ctypedef struct Cell:
     uint64_t insertion_sequence  # orders the keys by when they were set
     Subscribers readers         # subscribed to the value
     ColdFields *cold            # or NULL
-    Cell *next_dirty            # list of the cells in the journal
+    Cell *next_dirty[2]         # list of the cells in each journal
     PyObject *holder            # the Holder that has the lock, or NULL. Borrowed: a Holder releases its locks first
     uint32_t depth              # of the re-entrant lock
+    uint32_t terms_at           # place of its terms among those of the shard, counted from 1; 0 if it has none
     char policy                 # when an assigned value counts as changed; see _same.pxi
     # One byte each:
     char has_fingerprint              # `fingerprint` is valid
@@ -80,7 +82,7 @@ ctypedef struct Cell:
     char presence_pending       # the key appeared or vanished in a `no_rerun` block, and its watchers are not notified
     char is_method              # the key is also the name of a method, which wins in attribute access; never freed
     char is_result              # the key stands for the result of a computed value, and apps do not see it
-    char is_dirty               # in the journal
+    char is_dirty[2]            # in each journal
     uint64_t fingerprint[2]           # fingerprint of the value as it was when it was assigned
 
 ctypedef struct ChainWrite:
@@ -116,6 +118,27 @@ ctypedef struct Slots:
     Cell *throttled             # head of the list of cells with throttled subscribers
     Subscribers members         # subscribed to the set of keys
 
+ctypedef struct Lifetime:
+    # What is configured for keys. Not freed before the table.
+    long long ttl_ns            # 0: none
+    long long idle_ns           # 0: none
+    bint is_transient           # a storage engine does not keep the keys
+    Lifetime *next
+
+ctypedef struct Terms:
+    # When a key expires. See _deadlines.pxi. Times are those of the core's clock.
+    long long look_ns           # time of the next look at the cell
+    long long deadline_ns       # 0: none
+    long long idle_ns           # with an idle_ttl: deadline if nothing uses the key before, or NEVER_NS; else 0
+    Cell *cell
+    Lifetime *lifetime          # or NULL
+
+ctypedef struct Alarm:
+    # The thread that sleeps until a key is due.
+    Mutex mutex                 # locked after a shard's; only the register's is locked after it
+    uint64_t at_ns              # time of the next look at a cell
+    Waiter *sleeper             # or NULL
+
 ctypedef struct Shard:
     # A part of the table with its own mutex, padded against false sharing of cache lines.
     Mutex mutex
@@ -125,22 +148,25 @@ ctypedef struct Shard:
     uint64_t clock              # counts the changes of the shard's keys
     Slots *slots                # of the table
     char first_policy           # of new cells: UNRESOLVED once there are options for keys
-    Cell *dirty                 # head of the list of cells that changed since the journal was last taken
+    Cell *dirty[2]              # heads of the lists of cells that changed since each journal was last taken
     Cell *dropped               # freed after the mutex is unlocked
     PyObject *released          # KeyLocks to release after the mutex is unlocked
+    Terms *terms                # a heap
+    Py_ssize_t terms_count
+    Py_ssize_t terms_room
     char padding[64]
 
 ctypedef struct Journal:
-    # The changes that a storage engine has not stored yet.
+    # The changes since a journal was last taken.
     Mutex mutex                 # guards `sleeper` and `waiters`; locked after all others but that of the register
-    int durability              # one of the constants in _journal.pxi; 0 without an engine
+    bint is_open
     Py_ssize_t dirty            # number of dirty cells
     uint64_t epoch              # of the batch that is taken next; changes with all shards locked
     uint64_t durable            # epoch of the last batch that was stored
     uint64_t failed             # epoch of the last batch that could not be stored
     uint64_t wanted             # epoch that threads wait for
-    bint is_closing             # the engine's thread is to end
-    Waiter *sleeper             # the engine's thread, if it sleeps until
+    bint is_closing             # the journal's thread is to end
+    Waiter *sleeper             # the journal's thread, if it sleeps until
     bint for_changes            # a cell is dirty,
     Py_ssize_t least_waiting    # or so many threads wait for a batch
     Waiter *waiters             # threads whose changes are to be durable,
@@ -154,7 +180,13 @@ ctypedef struct Table:
     bint note_reads             # reads in runs are noted, to find values that change in place
     PyObject *backend           # performs writes and takes locks, or NULL; never freed
     PyObject *decoder           # decodes stored values, or NULL; never freed
-    Journal journal
+    int durability              # what writers wait for, one of the constants in _journal.pxi; 0 without an engine
+    Journal journals[2]
+    int open_journals           # number of those that are open
+    Lifetime *lifetimes         # list of all; guarded by the mutex of the alarm
+    Alarm alarm
+    uint64_t expired            # number of keys that have expired
+    uint64_t evicted            # number of keys that were evicted
     Slots slots
     Shard shards[SHARDS]
 

@@ -14,6 +14,7 @@ cdef Table *table_new() except NULL:
     if table == NULL:
         raise MemoryError()
     table.refs = 1
+    table.alarm.at_ns = NEVER_NS
     if not table_start(table):
         table_release(table)
         raise MemoryError()
@@ -58,6 +59,8 @@ cdef void table_release(Table *table) noexcept:
                     clear_holder(cell)
                 cell_free(cell)
         PyMem_Free(shard.buckets)
+        PyMem_RawFree(shard.terms)
+    lifetimes_free(table)
     slots_free(&table.slots)
     PyMem_Free(table)
 
@@ -128,6 +131,8 @@ cdef inline void drop_if_unused(Shard *shard, Cell *cell) noexcept:
                 return  # the cell is from before a fork
             link = &link[0].next
         link[0] = cell.next
+        if cell.terms_at:
+            take_terms(shard, cell)
         cell.next = shard.dropped
         shard.dropped = cell
         shard.cells -= 1
@@ -143,6 +148,7 @@ cdef void grow_buckets(Shard *shard) noexcept:
     lock(&shard.slots.mutex)
     cell = next_cell(shard, NULL)
     while cell != NULL:
+        note_use(shard, cell)
         purge(cell, shard.slots.retired, shard.slots.size // 64)
         cell = next_cell(shard, cell)
     unlock(&shard.slots.mutex)

@@ -14,7 +14,9 @@ cdef class Transaction:
     cdef dict writes           # key -> value, ABSENT for a deletion
     cdef set touched           # keys that count as changed whatever their value
     cdef set notifying         # keys that were written outside of `no_rerun` blocks
-    cdef tuple savepoint       # copies of these three from the begin of this block
+    cdef dict deadlines        # key -> ns from the commit, -1 for none; or None. Only of the outermost one
+    cdef set kept              # keys whose deadlines the writes keep, or None. Only of the outermost one
+    cdef tuple savepoint       # copies of these five from the begin of this block
     cdef list held             # KeyLocks, in the order of acquisition
     cdef bint ended            # the outermost one was discarded before its block ended
 
@@ -41,7 +43,7 @@ cdef class Transaction:
         else:
             self.writes, self.touched, self.notifying = current.writes, current.touched, current.notifying
             current.blocks.append(self)
-        self.savepoint = dict(self.writes), set(self.touched), set(self.notifying)
+        self.savepoint = dict(self.writes), set(self.touched), set(self.notifying), *copies_of_deadlines(self)
 
     cdef int refuse_to_join(self, Transaction current, task) except -1:
         """Raise RuntimeError if this transaction is open, or cannot join the thread's current one."""
@@ -139,20 +141,33 @@ cdef class Transaction:
 
     cdef void forget(self) noexcept:
         self.holder = self.outer = self.blocks = self.task = None
-        self.held = self.writes = self.touched = self.notifying = self.savepoint = None
+        self.held = self.writes = self.touched = self.notifying = self.savepoint = self.deadlines = self.kept = None
 
     cdef int undo(self) except -1:
         """Discard what was written since the block began. The outermost transaction keeps the locks."""
+        cdef Transaction outermost = self.outer if self.outer is not None else self
         for key in self.writes:
             set_staged(self.store.table, <PyObject *>key, key in self.savepoint[0])
         for current, saved in zip((self.writes, self.touched, self.notifying), self.savepoint):
             current.clear()
             current.update(saved)
+        outermost.deadlines, outermost.kept = self.savepoint[3:]
         return 0
 
-    cdef object write(self, str key, object value, bint if_absent):
+    cdef object write(self, str key, object value, bint if_absent, bint keeps_deadline):
         """Stage a value, or a deletion with ABSENT. Returns the value that the key had here, or ABSENT."""
-        cdef Table *table = self.store.table
+        old = self.staged(key)
+        if (if_absent and old is not ABSENT) or (value is ABSENT and old is ABSENT):
+            return old
+        if keeps_deadline and key not in self.writes:
+            self.keep_deadline(key)
+        elif not keeps_deadline:
+            self.forget_deadline(key)
+        self.note(key, value)
+        return old
+
+    cdef object staged(self, str key):
+        """Take the key's lock. Returns the value that the key has here, or ABSENT."""
         cdef KeyLock handle
         if key not in self.writes:
             handle = self.store.lock(key)
@@ -162,18 +177,38 @@ cdef class Transaction:
                 release_locks_of(self.holder, [handle])
                 refuse_if_ended(self)
         old = self.writes.get(key, PRIVATE)
-        if old is PRIVATE:
-            old = committed_value(table, <PyObject *>key)
-        if (if_absent and old is not ABSENT) or (value is ABSENT and old is ABSENT):
-            return old
-        self.note(key, value)
-        return old
+        return committed_value(self.store.table, <PyObject *>key) if old is PRIVATE else old
 
     cdef object touch(self, str key):
-        value = self.write(key, ABSENT, True)
+        value = self.staged(key)
+        if key not in self.writes:
+            self.keep_deadline(key)
         self.note(key, value)
         self.touched.add(key)
         return value
+
+    cdef bint expire(self, str key, long long left_ns) except -1:
+        """Stage a deadline, -1 for none. Returns whether the key is set here."""
+        if self.staged(key) is ABSENT:
+            return False
+        if self.deadlines is None:
+            self.deadlines = {}
+        self.deadlines[key] = left_ns
+        return True
+
+    cdef int keep_deadline(self, str key) except -1:
+        if self.kept is None:
+            self.kept = set()
+        self.kept.add(key)
+        return 0
+
+    cdef int forget_deadline(self, str key) except -1:
+        """The key is assigned or deleted, which ends its deadline."""
+        if self.deadlines is not None:
+            self.deadlines.pop(key, None)
+        if self.kept is not None:
+            self.kept.discard(key)
+        return 0
 
     cdef int note(self, str key, object value) except -1:
         self.writes[key] = value
@@ -181,6 +216,15 @@ cdef class Transaction:
             self.notifying.add(key)
         set_staged(self.store.table, <PyObject *>key, True)
         return 0
+
+
+cdef tuple copies_of_deadlines(Transaction self):
+    """Copies of the deadlines that the transaction has staged, and of the keys whose deadlines it keeps."""
+    cdef Transaction outermost = self.outer if self.outer is not None else self
+    return (
+        None if outermost.deadlines is None else dict(outermost.deadlines),
+        None if outermost.kept is None else set(outermost.kept),
+    )
 
 
 cdef int raise_discarded() except -1:
@@ -328,7 +372,13 @@ cdef list commit_all(Transaction self):
     cdef _Change change
     if backend != NULL:
         refuse_if_ended(self)
-        (<object>backend).commit(dict(self.writes), set(self.touched), set(self.writes) - self.notifying)
+        (<object>backend).commit(
+            dict(self.writes),
+            set(self.touched),
+            set(self.writes) - self.notifying,
+            {} if self.deadlines is None else dict(self.deadlines),
+            frozenset() if self.kept is None else frozenset(self.kept),
+        )
         for key in self.writes:
             set_staged(table, <PyObject *>key, False)
         self.writes.clear()
@@ -336,9 +386,14 @@ cdef list commit_all(Transaction self):
     for key, value in self.writes.items():
         change = new_change(key, value, key in self.touched, key not in self.notifying)
         change.staged = True
+        change.keeps_deadline = self.kept is not None and key in self.kept
         changes.append(change)
         if value is not ABSENT:
             compare_change(change, store)
+    for key, left_ns in (self.deadlines or {}).items():
+        change = new_change(key, ABSENT, False, True)
+        change.sets_deadline, change.left_ns = True, left_ns
+        changes.append(change)
     if not make_changes(table, changes, writer, fss_holder, self):
         refuse_if_ended(self)
     self.writes.clear()

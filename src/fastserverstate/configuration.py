@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 import os
 import re
 import sys
@@ -36,7 +37,8 @@ _COMPARE = {
 _WILDCARD = re.compile(r"\*|\?|\[.+?\]")
 
 GcPolicy = Literal["streamlit", "paced"]
-Resolved = tuple[int, dict[str, Callable[[Any], object]] | None, float]
+Lifetime = tuple[float, float, bool]  # ttl and idle_ttl in seconds, 0 for none; and whether the key is stored
+Resolved = tuple[int, dict[str, Callable[[Any], object]] | None, float, Lifetime]
 
 
 def has_gil() -> bool:
@@ -63,6 +65,9 @@ class KeyOptionsGiven:
     compare: str | None = None
     hash_funcs: dict[str, Callable[[Any], object]] | None = None
     min_rerun_interval: float | None = None
+    ttl: float | None = None
+    idle_ttl: float | None = None
+    persist: bool | None = None
 
 
 class KeyOptions:
@@ -74,8 +79,9 @@ class KeyOptions:
         Safe from any thread.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, on_lifetime: Callable[[], object] = lambda: None) -> None:
         self._store = store
+        self._on_lifetime = on_lifetime  # called when a key that is about to be set will expire
         self._lock = threading.RLock()
         self._given: dict[str, KeyOptionsGiven] = {}
         self._patterns: dict[str, re.Pattern[str]] = {}  # the most specific one last
@@ -114,10 +120,18 @@ class KeyOptions:
         for name in (*names, key):
             given = vars(self._given[name]) if name in self._given else {}
             found.update({option: value for option, value in given.items() if value is not None})
+        ttl, idle_ttl = (found.get(name, math.inf) for name in ("ttl", "idle_ttl"))
+        if min(ttl, idle_ttl) < math.inf:
+            self._on_lifetime()
         return (
             _COMPARE[found.get("compare", "content")],
             found.get("hash_funcs") or None,
             found.get("min_rerun_interval", 0.0),
+            (
+                ttl if ttl < math.inf else 0.0,
+                idle_ttl if idle_ttl < math.inf else 0.0,
+                found.get("persist", True),
+            ),
         )
 
 
@@ -153,6 +167,9 @@ class Configuration:
         detect_inplace: bool | None = None,
         rerun_writer: Literal["stale", "never", "always"] | None = None,
         min_rerun_interval: Duration | None = None,
+        ttl: Duration | None = None,
+        idle_ttl: Duration | None = None,
+        persist: bool | None = None,
         max_parallel_reruns: int | None = None,
         gc: GcPolicy | None = None,
     ) -> None:
@@ -170,6 +187,16 @@ class Configuration:
 
             ``hash_funcs``: functions by type (or full name of a type), as in ``st.cache_data``. The comparison of
             content uses their results in place of the values. ``{}`` removes them.
+
+            ``ttl``: deletes the key this long after its last write: seconds, a ``timedelta``, or text such as
+            ``"10m"``. Every write begins the time again, also one of an equal value. ``float("inf")`` ends it.
+            `expire` sets the deadline of one key now.
+
+            ``idle_ttl``: deletes the key when nothing has depended on it, and no thread has written it, for this long
+            or up to a quarter longer. A key is depended on by sessions that show it, computed values, `on_change`
+            callbacks, waiting threads, and its lock while a thread holds it. Reads outside of script runs do not count.
+
+            ``persist``: False keeps the key out of a database file; see `connect`.
 
         Parameter of a key or of the process
             ``min_rerun_interval``: throttles reruns. The least time between two reruns of one session that other
@@ -206,9 +233,16 @@ class Configuration:
         >>> from fastserverstate import configure
         >>> configure(rerun_writer="stale")
         >>> configure("model", compare="identity")
-        >>> configure("room/*", min_rerun_interval="500ms")
+        >>> configure("room/*", min_rerun_interval="500ms", idle_ttl="1h")
+        >>> configure("rate/*", ttl="10m", persist=False)
         """
-        of_keys: dict[str, object] = {"compare": compare, "hash_funcs": hash_funcs}
+        of_keys: dict[str, object] = {
+            "compare": compare,
+            "hash_funcs": hash_funcs,
+            "ttl": ttl,
+            "idle_ttl": idle_ttl,
+            "persist": persist,
+        }
         of_process: dict[str, object] = {
             "detect_inplace": detect_inplace,
             "rerun_writer": rerun_writer,
@@ -220,6 +254,9 @@ class Configuration:
         _refuse_options(key, of_keys, of_process)
         _check_comparison(compare, hash_funcs)
         seconds = seconds_of(min_rerun_interval, "min_rerun_interval")
+        lifetimes = {"ttl": _lifetime(ttl, "ttl"), "idle_ttl": _lifetime(idle_ttl, "idle_ttl")}
+        if persist is not None and not isinstance(persist, bool):
+            raise TypeError(f"persist is True or False, not {persist!r} of type {type(persist).__qualname__}.")
         if rerun_writer is not None and rerun_writer not in _RERUN_WRITER:
             raise ValueError(f"rerun_writer is one of {', '.join(map(repr, _RERUN_WRITER))}, not {rerun_writer!r}.")
         if seconds == float("inf"):
@@ -231,7 +268,9 @@ class Configuration:
 
         if key is not None:
             functions = None if hash_funcs is None else named(hash_funcs)
-            self._key_options.set(key, compare=compare, hash_funcs=functions, min_rerun_interval=seconds)
+            self._key_options.set(
+                key, compare=compare, hash_funcs=functions, min_rerun_interval=seconds, persist=persist, **lifetimes
+            )
             return
         if detect_inplace is not None:
             self._set_detect_inplace(detect_inplace)
@@ -243,6 +282,13 @@ class Configuration:
             self._settings.max_parallel_reruns = max_parallel_reruns
         if gc is not None:
             self._set_gc_policy(gc)
+
+
+def _lifetime(duration: Duration | None, what: str) -> float | None:
+    seconds = seconds_of(duration, what)
+    if seconds == 0:
+        raise ValueError(f"{what} is longer than 0. Delete keys that you do not need, and end a {what} with inf.")
+    return seconds
 
 
 def _refuse_options(key: object, of_keys: dict[str, object], of_process: dict[str, object]) -> None:

@@ -125,8 +125,10 @@ class Listeners:
         """Call ``callback(*args, **kwargs)`` after every change of the key, including its deletion.
 
         A callback that requires one more parameter gets the key before `args`; one that requires two more gets the key
-        and its newest value, which is None if the key was deleted. Without `callback`, this is a decorator that returns
-        the function. Otherwise it returns a `Subscription`, whose ``remove()`` ends the calls.
+        and its newest value, which is None if the key was deleted. One that requires three more also gets the reason:
+        ``"set"`` if the key has a value, else ``"deleted"``, or ``"expired"`` for a key whose deadline has passed, or
+        ``"evicted"`` for one that was deleted to make room. Without `callback`, this is a decorator that returns the
+        function. Otherwise it returns a `Subscription`, whose ``remove()`` ends the calls.
 
         ``on_change(value, *arguments, callback)`` is for a value that `computed` has defined: the callback is called
         when the value changes, and one that requires one more parameter gets the newest value.

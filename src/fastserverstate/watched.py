@@ -8,10 +8,13 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from fastserverstate._core import Store, absent, plain_key
+from fastserverstate._core import Store, absent, evicted, expired, plain_key
 from fastserverstate.computed_values import Computed, value_of
 from fastserverstate.functions import name_of
 from fastserverstate.updates import MISSING
+
+
+_REMOVALS = {id(absent): "deleted", id(expired): "expired", id(evicted): "evicted"}  # by what stands for no value
 
 
 class Watched:
@@ -21,7 +24,7 @@ class Watched:
     function `name` was called with.
     """
 
-    offered: tuple[str, ...] = ("key", "value")
+    offered: tuple[str, ...] = ("key", "value", "reason")
 
     def __init__(self, store: Store, key: str, name: str) -> None:
         self._store = store
@@ -42,7 +45,8 @@ class Watched:
 
     def values(self, found: Any) -> tuple[Any, ...]:
         """Return what `offered` stands for, after a change to the found value."""
-        return self.key, None if found is absent else found
+        reason = _REMOVALS.get(id(found))
+        return (self.key, found, "set") if reason is None else (self.key, None, reason)
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:

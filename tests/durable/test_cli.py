@@ -63,8 +63,9 @@ def succeed(*arguments, **options):
 def fail(*arguments, **options):
     done = run(*arguments, **options)
     assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(r"Error: .+\n", done.stderr)
-    return done.stderr
+    error = done.stderr.splitlines()[-1]  # below what the connection logs
+    assert error.startswith("Error: ")
+    return error
 
 
 def fill(path, given=VALUES, codec=PLAIN, **deadlines):
@@ -88,7 +89,7 @@ def test_list(path):
     lines = succeed("list", path).stdout.splitlines()
     assert lines[0].split() == ["KEY", "FORMAT", "BYTES", "EXPIRES"]
     assert lines[1].split() == ["count", "integer", "3", "2027-01-15", "08:00:00", "UTC"]
-    assert lines[2].split() == ["names", "msgpack", "36", "never"]
+    assert lines[2].split() == ["names", "msgpack", "33", "never"]
     assert lines[6].split() == ["large", "large", "integer", "5,003"]
     assert [line.split()[1] for line in lines[7:9]] == ["Arrow", "pickle"]
     assert lines[9].startswith(r"'line\nbreak \ud800'  pickle ")
@@ -216,7 +217,7 @@ def test_import_into_a_file_with_keys(path, capsys, tmp_path):
 @pytest.mark.parametrize("command", ["list", "export", "move"])
 def test_missing_file(path, command):
     url = ["redis://127.0.0.1:1"] if command == "move" else []
-    assert fail(command, path, *url) == f"Error: {path}: No such file or directory\n"
+    assert fail(command, path, *url) == f"Error: {path}: No such file or directory"
     assert not list(path.parent.iterdir())
 
 
@@ -230,12 +231,8 @@ def test_wrong_arguments():
     done = run()
     assert done.returncode == 2
     assert done.stderr.startswith("usage: python -m fastserverstate")
-    assert set(re.findall(r"^    (\w+)", succeed("--help").stdout, re.MULTILINE)) == {
-        "list",
-        "export",
-        "import",
-        "move",
-    }
+    commands = re.findall(r"^    (\w+)", succeed("--help").stdout, re.MULTILINE)
+    assert commands == ["list", "export", "import", "move"]
 
 
 def test_commands_do_not_connect(path):
@@ -318,8 +315,6 @@ def test_move_of_pickles(path, empty):
 
 
 def test_move_to_a_server_that_is_down(path):
-    fill(path)
-    assert "cannot be reached" in fail(
-        "move", path, "redis://127.0.0.1:1", "--trust-pickles", FASTSERVERSTATE_SECRET=SECRET
-    )
-    assert "is not valid" in fail("move", path, "redis://[", "--trust-pickles", FASTSERVERSTATE_SECRET=SECRET)
+    fill(path, {"count": 12})
+    assert "cannot be reached" in fail("move", path, "redis://127.0.0.1:1")
+    assert "is not valid" in fail("move", path, "redis://[")

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+import streamlit
 from harness.client import DEADLINE, Client
 from harness.server import AppServer, streamlit_run, uvicorn_run
 from harness.steps import with_clients

@@ -428,11 +428,24 @@ class Actor:
         policy = self.random.choice(policies)
         functions = HASH_FUNCS if policy == _core.COMPARE_CONTENT else None
         interval = self.random.choice([0.0, 0.0, 0.001])
-        self.store.set_options(lambda _: (policy, functions, interval))
+        ttl, idle_ttl = (self.random.choice([0.0, 0.0, 0.002]) for _ in range(2))
+        self.store.set_options(lambda _: (policy, functions, interval, (ttl, idle_ttl, self.random.random() < 0.5)))
         self.store.resolve(key)
 
     def release_throttled(self, _key: str) -> None:
         self.store.release_throttled()
+
+    def expire(self, key: str) -> None:
+        seconds = self.random.choice([None, 0.0, 0.002])
+        self.store.expire(key, seconds)
+        self.store.deadline(key)
+
+    def expire_due(self, _key: str) -> None:
+        left = self.store.expire_due()
+        assert left is None or left >= 0
+
+    def evict(self, key: str) -> None:
+        self.store.remove_because(key, self.store.version(key), _core.evicted)
 
     def fingerprint(self, key: str) -> None:
         value = self.value(key)
@@ -472,5 +485,6 @@ OTHERS: list[Callable[[Actor, str], None]] = [
     *[Actor.mark_stale, Actor.drop_scope, Actor.close],
     *[Actor.collect, Actor.listen, Actor.configure, Actor.watch, Actor.count, Actor.locate],
     *[Actor.set_options, Actor.look, Actor.release_throttled, Actor.fingerprint, Actor.apply],
+    *[Actor.expire, Actor.expire_due, Actor.expire_due, Actor.evict],
 ]
 OPERATIONS = [*READS * 4, *WRITES * 2, *[Actor.enter, Actor.leave] * 2, *OTHERS]

@@ -452,7 +452,7 @@ def test_name_wins_over_patterns_and_the_more_specific_of_these(store, configure
 
 def test_options_are_resolved_once_for_a_key(store, state, changed):
     asked = []
-    store.set_options(lambda key: asked.append(key) or (_core.COMPARE_ALWAYS, None, 0.0))
+    store.set_options(lambda key: asked.append(key) or (_core.COMPARE_ALWAYS, None, 0.0, (0.0, 0.0, True)))
     for _ in range(3):
         assert changed(assign(state, 1))
     with store.transaction((), None):

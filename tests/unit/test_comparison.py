@@ -44,7 +44,7 @@ def test_comparison_uses_the_store(store, state, session, *, policy, method, act
     acting.__qualname__ = f"Value.{method}"  # as if it were defined in the class
     value = type("Value", (), {method: acting, "__hash__": None})
     told = {f"{value.__module__}.{value.__qualname__}": acting} if method == "told" else None
-    store.set_options(lambda _: (policy, told, 0.0))
+    store.set_options(lambda _: (policy, told, 0.0, (0.0, 0.0, True)))
     state["k"], state["armed"] = value(), True
     state["k"]
     session.finish_run()
@@ -83,7 +83,7 @@ def test_blocking_comparison_stalls_no_other_thread(store, state):
         assert state.pop("new") == 1
         used.set()
 
-    store.set_options(lambda _: (_core.COMPARE_EQUALITY, None, 0.0))
+    store.set_options(lambda _: (_core.COMPARE_EQUALITY, None, 0.0, (0.0, 0.0, True)))
     state["k"] = Blocking()
     with ThreadSet() as threads:
         threads.add(use)

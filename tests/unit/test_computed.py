@@ -489,7 +489,7 @@ def test_a_lock_that_a_reader_holds_and_the_function_needs(process: Process, sto
 
 
 def test_a_throttled_key_does_not_make_results_late(store, state, process: Process) -> None:
-    store.set_options(lambda _key: (_core.COMPARE_CONTENT, None, 60.0))
+    store.set_options(lambda _key: (_core.COMPARE_CONTENT, None, 60.0, (0.0, 0.0, True)))
 
     @process.computed
     def value() -> int:

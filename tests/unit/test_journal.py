@@ -45,7 +45,7 @@ class Engine:
 
     def commit(self) -> set[str]:
         epoch, version, changes = self.store.take_journal()
-        for key, value, changed, position in changes:
+        for key, value, changed, position, _ in changes:
             if value is _core.absent:
                 self.rows.pop(key, None)
             else:
@@ -234,9 +234,9 @@ class Restarts(RuleBasedStateMachine):
         rows, self.engine = self.engine.rows, Engine()
         encoded = []
         for key, (value, _, position) in sorted(rows.items(), key=lambda row: row[1][2]):
-            encoded.append((key, value.data if type(value) is _core.Encoded else repr(value).encode(), position))
+            encoded.append((key, value.data if type(value) is _core.Encoded else repr(value).encode(), position, None))
         assert self.engine.store.restore(encoded, self.version) == []
-        self.engine.rows = {key: (_core.Encoded(data), 0, position) for key, data, position in encoded}
+        self.engine.rows = {key: (_core.Encoded(data), 0, position) for key, data, position, _ in encoded}
         self.model = dict(self.at_last_batch)
         for key in self.model:
             assert self.engine.store.version(key) > self.version
@@ -438,7 +438,7 @@ def test_the_first_read_decodes() -> None:
     engine = Engine()
     decoded: list[str] = []
     engine.store.set_decoder(lambda key, data: decoded.append(key) or eval(data))
-    engine.store.restore([("a", b"[1]", 1), ("b", b"2", 2)], 0)
+    engine.store.restore([("a", b"[1]", 1, None), ("b", b"2", 2, None)], 0)
     assert list(engine.state) == ["a", "b"]
     assert "a" in engine.state
     assert len(engine.state) == 2
@@ -457,7 +457,7 @@ def test_all_threads_get_the_same_object() -> None:
         return eval(data)
 
     engine.store.set_decoder(decode)
-    engine.store.restore([("a", b"[1]", 1)], 0)
+    engine.store.restore([("a", b"[1]", 1, None)], 0)
     found: list[Any] = []
     with ThreadSet() as threads:
         for _ in range(2):
@@ -476,7 +476,7 @@ def test_a_value_that_changes_while_it_is_decoded_stays_changed() -> None:
         return eval(data)
 
     engine.store.set_decoder(decode)
-    engine.store.restore([("a", b"1", 1)], 0)
+    engine.store.restore([("a", b"1", 1, None)], 0)
     assert engine.state.a == 1
     assert engine.state.a == 2
 
@@ -484,7 +484,7 @@ def test_a_value_that_changes_while_it_is_decoded_stays_changed() -> None:
 @pytest.mark.parametrize("value", ["1", "'text'", "[1, 2]", "{'a': (1,)}", "None"])
 def test_an_equal_value_changes_nothing(value: str) -> None:
     engine = Engine()
-    engine.store.restore([("a", value.encode(), 1)], 0)
+    engine.store.restore([("a", value.encode(), 1, None)], 0)
     version = engine.store.version("a")
     engine.state.a = eval(value)
     assert engine.store.version("a") == version
@@ -497,7 +497,7 @@ def test_an_equal_value_changes_nothing(value: str) -> None:
 
 def test_a_change_in_place_is_found_when_the_value_is_assigned() -> None:
     engine = Engine()
-    engine.store.restore([("a", b"[1]", 1)], 0)
+    engine.store.restore([("a", b"[1]", 1, None)], 0)
     items = engine.state.a
     items.append(2)
     engine.state.a = items
@@ -508,7 +508,7 @@ def test_a_change_in_place_is_found_when_the_value_is_assigned() -> None:
 def test_everything_that_returns_a_value_decodes_it() -> None:
     engine = Engine()
     calls: list[object] = []
-    engine.store.restore([(key, b"[1]", place) for place, key in enumerate("abcdefg")], 0)
+    engine.store.restore([(key, b"[1]", place, None) for place, key in enumerate("abcdefg")], 0)
     Listeners(engine.store).on_change("f", lambda _key, value: calls.append(value))
     assert engine.state.pop("a") == [1]
     assert engine.state.setdefault("b", 2) == [1]
@@ -527,7 +527,7 @@ def test_everything_that_returns_a_value_decodes_it() -> None:
 
 def test_a_touched_value_is_stored_without_decoding_it() -> None:
     engine = Engine()
-    engine.store.restore([("a", b"no Python", 1)], 0)
+    engine.store.restore([("a", b"no Python", 1, None)], 0)
     engine.store.touch("a")
     engine.commit()
     assert engine.rows["a"][0].data == b"no Python"
@@ -535,7 +535,7 @@ def test_a_touched_value_is_stored_without_decoding_it() -> None:
 
 def test_a_value_that_cannot_be_decoded_is_an_error_until_it_is_replaced() -> None:
     engine = Engine()
-    engine.store.restore([("a", b"no Python", 1)], 0)
+    engine.store.restore([("a", b"no Python", 1, None)], 0)
     for _ in range(2):
         with pytest.raises(SyntaxError):
             engine.state.a  # noqa: B018
@@ -556,7 +556,7 @@ def test_sessions_that_found_no_key_are_stale_when_it_is_restored() -> None:
         enter(session)
         assert engine.state.get("a") is None
         leave()
-        engine.store.restore([("a", b"1", 1)], 0)
+        engine.store.restore([("a", b"1", 1, None)], 0)
         assert engine.store.collect_stale()
     finally:
         leave()
@@ -577,7 +577,7 @@ def test_keys_that_another_thread_has_locked_are_left() -> None:
         threads.add(hold)
         threads.go()
         assert held.wait(DEADLINE)
-        assert engine.store.restore([("a", b"1", 1), ("b", b"2", 2)], 0) == [("a", b"1", 1)]
+        assert engine.store.restore([("a", b"1", 1, None), ("b", b"2", 2, None)], 0) == [("a", b"1", 1, None)]
         done.set()
     assert engine.state.a == 0
     assert engine.state.b == 2
@@ -597,7 +597,7 @@ def test_restored_values_leave_nothing_behind() -> None:
 
     engine.store.set_decoder(lambda _key, _data: Value())
     for _ in range(3):
-        engine.store.restore([(f"key {number}", b"", number) for number in range(100)], 0)
+        engine.store.restore([(f"key {number}", b"", number, None) for number in range(100)], 0)
         for key in list(engine.state):
             engine.state.get(key)
         engine.state.clear()

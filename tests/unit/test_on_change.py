@@ -304,8 +304,11 @@ class CallableAsync:
         (report_async, "cannot be async, and report_async is"),
         (CallableAsync(), "cannot be async, and CallableAsync is"),
         (partial(report_async), "cannot be async"),
-        (lambda a, b, c: (a, b, c), r"takes one of \(\), \(key\), \(key, value\), and .*<lambda> takes \(a, b, c\)"),
-        (lambda *, flag: flag, r"takes one of \(\), \(key\), \(key, value\), and"),
+        (
+            lambda a, b, c, d: (a, b, c, d),
+            r"takes one of .*\(key, value, reason\), and .*<lambda> takes \(a, b, c, d\)",
+        ),
+        (lambda *, flag: flag, r"takes one of \(\), \(key\), \(key, value\), \(key, value, reason\), and"),
     ],
 )
 def test_wrong_callbacks(on_change, callback, message):
@@ -629,7 +632,7 @@ def test_errors_are_logged_and_stop_no_other_callback(state, on_change, caplog, 
 
 
 def test_arguments_that_do_not_fit_are_refused(on_change):
-    with pytest.raises(TypeError, match=r"takes one of \(\), \(key\), \(key, value\) besides args and kwargs, and"):
+    with pytest.raises(TypeError, match=r"takes one of .*\(key, value, reason\) besides args and kwargs, and"):
         on_change("k", lambda: None, args=(1, 2))
 
 

@@ -84,6 +84,7 @@ class Engine:
         durability: Durability,
         show_when_durable: bool,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._codec = codec
@@ -92,6 +93,7 @@ class Engine:
         if durability == "always":
             self._mode = JOURNAL_SHOW_LATER if show_when_durable else JOURNAL_FIRST
         self._clock = clock
+        self._wall_clock = wall_clock
         self._file = file
         self._set_aside = file.set_aside
         self._pending: dict[str, Row] = {}  # not stored yet, because a commit has failed
@@ -113,10 +115,15 @@ class Engine:
         rows = list(self._file.rows())
         self._store.set_decoder(self._codec.decode)
         self._store.start_journal(self._mode)
-        self._restore([(row.key, row.data, row.position) for row in rows if row.data is not None])
+        now = self._wall_clock()
+        self._restore(
+            (row.key, row.data, row.position, None if row.deadline is None else row.deadline - now)
+            for row in rows
+            if row.data is not None
+        )
         self._thread.start()
 
-    def _restore(self, rows: Iterable[tuple[str, bytes, int]]) -> None:
+    def _restore(self, rows: Iterable[tuple[str, bytes, int, float | None]]) -> None:
         for row in self._store.restore(rows, self._file.clock):
             with self._store.lock(row[0]):  # another thread has it
                 self._store.restore([row], 0)
@@ -158,8 +165,10 @@ class Engine:
         """Add all changes to the pending rows. Returns the epoch of the batch."""
         epoch, version, changes = self._store.take_journal()
         self._version = max(self._version, version)
-        for key, value, changed, position in changes:
-            self._pending[key] = self._row(key, value, changed, position)
+        now = self._wall_clock()
+        for key, value, changed, position, left in changes:
+            data = None if value is absent else self._encode(key, value)
+            self._pending[key] = Row(key, data, changed, position, None if left is None else now + left)
         return epoch
 
     def _replace_file(self) -> None:
@@ -172,9 +181,6 @@ class Engine:
         self._file = StateFile.open(path, fresh=True)
         self._is_lost = False
         self._set_aside = self._file.set_aside or self._set_aside
-
-    def _row(self, key: str, value: Any, version: int, position: int) -> Row:
-        return Row(key, None if value is absent else self._encode(key, value), version, position, None)
 
     def _encode(self, key: str, value: Any) -> bytes | None:
         """Return None for a value that cannot be stored: an older one must not come back."""
