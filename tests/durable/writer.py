@@ -113,7 +113,8 @@ def main() -> None:
         """Odd writes add an item, even ones delete the item before it."""
         last = (number + 1) // 2
         if number == 1:
-            server_state.update({f"{stream} 0": 0, f"{stream} 1": 1})
+            with transaction():
+                server_state.update({f"{stream} 0": 0, f"{stream} 1": 1})
         elif number % 2:
             server_state[f"{stream} {last}"] = last
         else:
