@@ -10,7 +10,7 @@ SOURCES := setup.py pyproject.toml $(foreach end,pyx pxd pxi h,$(wildcard src/fa
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-cluster check test coverage test-faults test-delays bench-cluster test-matrix test-ft test-asan test-tsan lint bench bench-check bench-ft load sdist wheels clean
+.PHONY: help demo demo-cluster check test coverage test-faults test-crashes test-delays bench-cluster test-matrix test-ft test-asan test-tsan lint bench bench-check bench-ft load sdist wheels clean
 
 # The oldest and newest supported releases, and three in between.
 STREAMLIT_RELEASES := 1.37.1 1.44.1 1.50.0 1.58.0 1.67.0
@@ -53,6 +53,9 @@ test: $(READY) lint  ## Run the linters and the whole test suite.
 test-faults: $(READY)  ## Kill Redis servers, cut connections, lose replies and stop processes hundreds of times.
 	FASTSERVERSTATE_FAULTS=long PYTHONPATH=tests $(BIN)/python -m pytest -p harness.faults tests/cluster \
 		tests/unit/test_codec.py tests/browser/test_cluster.py --timeout 3600 -o faulthandler_timeout=3000
+
+test-crashes: $(READY)  ## Kill processes that store their state 300 times, and compare it with what they reported.
+	FASTSERVERSTATE_FAULTS=long $(BIN)/python -m pytest tests/durable/test_crashes.py $(PARALLEL) -rP
 
 # Thousands of sessions or hundreds of locks in sequence would take too long.
 test-delays: $(READY)  ## Run the server and browser tests with random delays of threads and messages.

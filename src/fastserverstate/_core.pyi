@@ -493,6 +493,9 @@ class Store:
     def stop_journal(self) -> None:
         """Record no more, and forget what was recorded. No thread waits any longer."""
 
+    def end_journal(self) -> None:
+        """Have all waits for durable changes raise NotDurableError, now and later: nothing is stored any more."""
+
     def record_all(self) -> None:
         """Put all keys that are set into the journal."""
 

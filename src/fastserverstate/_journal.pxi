@@ -17,6 +17,8 @@ cdef enum:
     DURABLE_FIRST       # a write returns when it is durable, and releases its locks before it waits
     SHOWN_WHEN_DURABLE  # it also keeps the key's lock until then, so that no thread reads the value earlier
 
+cdef uint64_t ENDED = ~<uint64_t>0  # in place of the last failed epoch: no batch is stored any more
+
 JOURNAL_OFF = KEPT_IN_MEMORY
 JOURNAL_LATER = DURABLE_LATER
 JOURNAL_FIRST = DURABLE_FIRST
@@ -60,6 +62,8 @@ cdef void open_journal(Table *table, int which) noexcept:
     if journal.epoch == 0:
         store64(journal.epoch, 1)
     journal.is_closing = False
+    if journal.failed == ENDED:
+        store64(journal.failed, 0)
     if not journal.is_open:
         journal.is_open = True
         table.open_journals += 1
@@ -81,6 +85,11 @@ cdef int stop_journal(Table *table, int which) except -1:
     take_journal(table, which)
     end_batch(journal, journal.epoch - 1, False)
     return 0
+
+
+cdef void end_journal(Journal *journal) noexcept:
+    """Have all waits fail, now and later. The process is ending."""
+    end_batch(journal, ENDED, True)
 
 
 ctypedef struct Recorded:
@@ -131,9 +140,9 @@ cdef object take_journal(Table *table, int which):
             recorded.deadline_ns = deadline_of(shard, cell)
             n += 1
             cell = leave_journal(shard, which, cell)
-    store_size(journal.dirty, 0)
     epoch = journal.epoch
-    store64(journal.epoch, epoch + 1)
+    store64(journal.epoch, epoch + 1)  # before the next line: `has_undurable` locks nothing
+    store_size(journal.dirty, 0)
     unlock_shards(table, NULL)
     free_dropped(table, NULL)
     changes = []
@@ -240,6 +249,8 @@ cdef bint wait_until_durable(Store store, bint interruptible, long long timeout_
     cdef bint awake = True
     if not has_undurable(journal):
         return True
+    if load64(journal.failed) == ENDED:
+        raise_not_durable(store)
     current_holder()
     if not waiter_start(&waiter):
         raise MemoryError()
@@ -269,6 +280,8 @@ cdef bint wait_until_durable(Store store, bint interruptible, long long timeout_
 
 cdef int raise_not_durable(Store store) except -1:
     from fastserverstate.durable.errors import NotDurableError
+    if load64(store.table.journals[OF_ENGINE].failed) == ENDED:
+        raise NotDurableError("The change was made, but is not stored: the process is ending.")
     raise NotDurableError(
         f"The change was made, but could not be stored: {store.failure}. It is tried again until it is stored. Until "
         f"then, a restart would undo it."

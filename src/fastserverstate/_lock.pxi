@@ -290,8 +290,12 @@ cdef inline int flush_if_free() except -1:
     holder = <Holder>fss_holder
     if holder.undurable is not None:
         store, holder.undurable = holder.undurable, None
-        wait_until_durable(store, True)
-    if holder.deferred is not None:
+        try:
+            wait_until_durable(store, True)
+        finally:  # a change that could not be stored was made all the same
+            if holder.deferred is not None:
+                flush_deferred(holder)
+    elif holder.deferred is not None:
         flush_deferred(holder)
     return 0
 

@@ -143,6 +143,9 @@ cdef class Store:
         self.table.durability = KEPT_IN_MEMORY
         stop_journal(self.table, OF_ENGINE)
 
+    def end_journal(self):
+        end_journal(&self.table.journals[OF_ENGINE])
+
     def record_all(self):
         record_all(self.table, OF_ENGINE)
 

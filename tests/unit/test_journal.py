@@ -387,6 +387,48 @@ def test_a_write_that_cannot_be_stored_raises_and_is_tried_again(waits: Callable
     assert not engine.locks["a"].locked()
 
 
+@pytest.mark.parametrize("durability", [_core.JOURNAL_FIRST, _core.JOURNAL_SHOW_LATER])
+def test_callbacks_are_made_for_changes_that_cannot_be_stored(
+    waits: Callable[..., Engine], durability: int
+) -> None:
+    engine = waits(durability)
+    calls: list[str] = []
+    for key in KEYS:
+        Listeners(engine.store).on_change(key, lambda key=key: calls.append(key))
+    engine.failure = "the disk is full"
+    for _ in range(3):
+        engine.go_on.release()
+    with pytest.raises(NotDurableError), engine.store.transaction(["a", "b"], None):
+        engine.state.update(a=1, b=1)
+    with pytest.raises(NotDurableError), engine.locks["c"]:
+        engine.state.c = 1
+    assert sorted(calls) == ["a", "b", "c"]
+
+
+def test_no_write_counts_as_durable_when_the_process_ends(waits: Callable[..., Engine]) -> None:
+    engine = waits()
+    errors: list[str] = []
+
+    def write() -> None:
+        with pytest.raises(NotDurableError) as caught:
+            engine.state.a = 1
+        errors.append(str(caught.value))
+
+    with ThreadSet() as threads:
+        threads.add(write)
+        threads.go()
+        while not engine.store.undurable():
+            pass
+        engine.store.end_journal()
+    with pytest.raises(NotDurableError, match="the process is ending"):
+        engine.state.b = 1
+    assert "the process is ending" in errors[0]
+    assert dict(engine.state) == {"a": 1, "b": 1}
+    engine.store.start_journal(_core.JOURNAL_FIRST)
+    engine.go_on.release()
+    engine.state.a = 2
+
+
 def test_an_event_loop_waits_briefly(waits: Callable[..., Engine]) -> None:
     engine = waits()
 

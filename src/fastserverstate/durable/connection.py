@@ -80,10 +80,14 @@ class Connection:
                     raise
                 logger.warning("The state is kept in memory only: %s", error)
                 return
-            engine.start()
+            try:
+                engine.start()
+            except BaseException:
+                engine.close()
+                raise
             self._arguments, self.engine = arguments, engine
-            atexit.register(self.disconnect)
-            _disconnect_on_termination(self.disconnect)
+            atexit.register(self._end)
+            _call_on_termination(self._end)
             self._server.publish(self._metrics)
             self._server.on_stop(self._server_stops)
 
@@ -98,11 +102,17 @@ class Connection:
         >>> from fastserverstate import durable
         >>> durable.disconnect()
         """
+        self._disconnect(at_exit=False)
+
+    def _end(self) -> None:
+        self._disconnect(at_exit=True)
+
+    def _disconnect(self, *, at_exit: bool) -> None:
         with self._lock:
             engine, self.engine = self.engine, None
             if engine is not None:
-                atexit.unregister(self.disconnect)
-                engine.close()
+                atexit.unregister(self._end)
+                engine.close(at_exit=at_exit)
 
     def status(self) -> Status | None:
         """Return how durable the state is, or None if no file is connected.
@@ -153,7 +163,7 @@ class Connection:
         if self.engine is not None:
             self.engine.abandon()
             self._abandoned.append(self.engine)
-            atexit.unregister(self.disconnect)
+            atexit.unregister(self._end)
         self.engine, self._lock = None, threading.RLock()
 
     def _figures(self) -> list[Figure]:
@@ -173,7 +183,7 @@ def _open(path: Path, timeout: float) -> StateFile:
             time.sleep(0.05)
 
 
-def _disconnect_on_termination(disconnect: Callable[[], None]) -> None:
+def _call_on_termination(end: Callable[[], None]) -> None:
     """Have SIGTERM store what is left, where it would end the process without running any code.
 
     Streamlit handles the signal itself. Uvicorn does too, and then sends it once more, to the handler from before.
@@ -184,7 +194,7 @@ def _disconnect_on_termination(disconnect: Callable[[], None]) -> None:
         return
 
     def terminate(_number: int, _frame: FrameType | None) -> None:
-        disconnect()
+        end()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)
 

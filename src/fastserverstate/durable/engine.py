@@ -21,7 +21,7 @@ from fastserverstate._core import (
 )
 from fastserverstate.codec import Codec, UnencodableValueError
 from fastserverstate.durable.errors import DurabilityError
-from fastserverstate.durable.state_file import LARGEST, Row, StateFile
+from fastserverstate.durable.state_file import LARGEST, Row, StateFile, is_damage
 
 logger = logging.getLogger("fastserverstate")
 
@@ -42,8 +42,8 @@ class Status:
 
         ``error``: why the last commit failed, or None. The app goes on, and the commit is tried again.
 
-        ``pending``: keys whose newest change is not stored yet. ``oldest_pending``: seconds since the last successful
-        commit while keys are pending; 0 otherwise.
+        ``pending``: keys whose newest change is not stored yet. ``oldest_pending``: for how many seconds there have
+        been such keys without a successful commit; 0 if there are none.
 
         ``commits``, ``failures``, ``stored``: commits, failed ones, and rows that were written since the start.
 
@@ -102,6 +102,7 @@ class Engine:
         self._unencodable: set[str] = set()
         self._error: str | None = None
         self._stored_at = clock()
+        self._pending_since: float | None = None
         self._commits = self._failures = self._stored = 0
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="fastserverstate.durable", daemon=True)
@@ -112,13 +113,12 @@ class Engine:
 
     def start(self) -> None:
         """Restore what the file has, and store what changes from now on."""
-        rows = list(self._file.rows())
         self._store.set_decoder(self._codec.decode)
         self._store.start_journal(self._mode)
         now = self._wall_clock()
         self._restore(
             (row.key, row.data, row.position, None if row.deadline is None else row.deadline - now)
-            for row in rows
+            for row in self._file.rows()
             if row.data is not None
         )
         self._thread.start()
@@ -137,25 +137,29 @@ class Engine:
             if waiting > 1:  # the threads that were served come back with their next changes
                 self._store.sleep_until_due(took / 2, False, waiting)
             self._store.sleep_until_due(RETRY if self._pending else -1, not self._pending)
+            if self._pending_since is None:
+                self._pending_since = self._clock()
             if self._durability == "interval" and not self._pending:
                 self._store.sleep_until_due(max(0.0, self._stored_at + INTERVAL - self._clock()), False)
             began = self._clock()
             waiting = self._commit()
             took = self._clock() - began
         self._commit()
+        if self._pending:
+            logger.error("%d changed keys are not stored in %s: %s.", len(self._pending), self.path, self._error)
 
     def _commit(self) -> int:
         """Store all changes. Returns the number of threads that have waited."""
         epoch = self._take()
         try:
-            if self._pending and (self._is_lost or not self._file.is_in_place()):
+            if (self._pending or self._closing) and (self._is_lost or not self._file.is_in_place()):
                 self._replace_file()
                 self._store.record_all()
                 epoch = self._take()
             if self._pending:
                 self._file.write(list(self._pending.values()), self._version)
                 self._commits += 1
-        except StorageErrors as error:
+        except Exception as error:  # whatever it is: threads wait for this one, so it goes on
             self._failed(error)
         else:
             self._succeeded()
@@ -167,6 +171,8 @@ class Engine:
         self._version = max(self._version, version)
         now = self._wall_clock()
         for key, value, changed, position, left in changes:
+            if value is absent:
+                self._unencodable.discard(key)
             data = None if value is absent else self._encode(key, value)
             self._pending[key] = Row(key, data, changed, position, None if left is None else now + left)
         return epoch
@@ -191,14 +197,14 @@ class Engine:
                 data = self._codec.encode(key, value)
             except UnencodableValueError as error:
                 failure = error
-            except RuntimeError as error:  # another thread changes the value in place
-                failure = UnencodableValueError(key, f"it changed while it was being encoded ({error})")
+            except Exception as error:  # often because another thread changes the value in place
+                failure = UnencodableValueError(key, f"encoding it failed with {type(error).__qualname__}: {error}")
             else:
-                if len(data) <= LARGEST:
-                    self._unencodable.discard(key)
-                    return data
-                failure = UnencodableValueError(key, f"it takes {len(data):,} bytes, and SQLite stores {LARGEST:,}.")
-                break
+                if len(data) > LARGEST:
+                    failure = UnencodableValueError(key, f"it has {len(data):,} bytes, and the most is {LARGEST:,}")
+                    break
+                self._unencodable.discard(key)
+                return data
         if key not in self._unencodable:
             self._unencodable.add(key)
             logger.warning("server_state[%r] is kept in memory only, and ends with this process: %s", key, failure)
@@ -210,6 +216,7 @@ class Engine:
         self._stored += len(self._pending)
         self._error = None
         self._stored_at = self._clock()
+        self._pending_since = None
         self._pending.clear()
 
     def _failed(self, error: Exception) -> None:
@@ -223,19 +230,19 @@ class Engine:
                 RETRY,
             )
         self._error = f"{type(error).__qualname__}: {error}"
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+        if is_damage(error):
             self._is_lost = True
 
     # For users
 
     def status(self) -> Status:
-        pending = len(self._pending) + self._store.undurable()
+        pending, since = len(self._pending) + self._store.undurable(), self._pending_since
         return Status(
             path=self.path,
             durability=self._durability,
             error=self._error,
             pending=pending,
-            oldest_pending=self._clock() - self._stored_at if pending else 0.0,
+            oldest_pending=self._clock() - since if pending and since is not None else 0.0,
             commits=self._commits,
             failures=self._failures,
             stored=self._stored,
@@ -246,13 +253,19 @@ class Engine:
     def flush(self, timeout: float) -> bool:
         return self._store.wait_until_durable(timeout)
 
-    def close(self) -> None:
-        """Store what is left, and close the file. The store goes on in memory."""
+    def close(self, *, at_exit: bool = False) -> None:
+        """Store what is left, and close the file. The store goes on in memory.
+
+        At the exit of the process, no write returns afterwards as if it were durable: it raises NotDurableError.
+        """
         self._closing = True
         self._store.close_journal()
         if self._thread.is_alive():
             self._thread.join()
-        self._store.stop_journal()
+        if at_exit:
+            self._store.end_journal()
+        else:
+            self._store.stop_journal()
         self._file.close()
 
     def abandon(self) -> None:

@@ -27,7 +27,7 @@ from fastserverstate.durable.permissions import check_file, resolve
 logger = logging.getLogger("fastserverstate")
 
 APPLICATION_ID = int.from_bytes(b"fssf", "big")
-LARGEST = 1_000_000_000  # bytes of an encoded value; the limit of SQLite
+LARGEST = 999_000_000  # bytes of an encoded value; SQLite allows a billion for the whole row
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER_SIZE = 100
@@ -368,12 +368,17 @@ def _tables(connection: sqlite3.Connection) -> set[str]:
     return {name for (name,) in found}
 
 
+def is_damage(error: Exception) -> bool:
+    """Return True if the error says that the content of the file is damaged."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNUSABLE
+
+
 @contextlib.contextmanager
 def _damage_is_unusable() -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNUSABLE:
+        if is_damage(error):
             raise _UnusableError("corrupt", f"is damaged: {error}.") from error
         raise
 
