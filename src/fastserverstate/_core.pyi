@@ -509,6 +509,9 @@ class Store:
     def policy(self, key: str) -> int:
         """Return how the key's values are compared: one of the ``COMPARE_`` constants."""
 
+    def lifetime(self, key: str) -> tuple[float, float]:
+        """Return the ttl and the idle_ttl that are configured for a key, in seconds, 0 for none."""
+
     def scopes(self) -> int:
         """Return the number of scopes of all sessions."""
 
