@@ -41,7 +41,7 @@ def test_key_expires_on_all_servers(members):
     one, other = members
     heard = []
     for member in members:
-        member.on_change("k", lambda key, value, reason: heard.append(reason))
+        member.on_change("k", lambda _key, _value, reason: heard.append(reason))
     one.state["k"] = 1
     expire(one, "k", 0.3)
     other.sync()
@@ -193,7 +193,7 @@ def test_deadlines_survive_a_restart_of_the_engine(own_engine):
     member.close()
 
 
-def test_deadlines_from_before_the_connection(empty_engine, monkeypatch):
+def test_deadlines_from_before_the_connection(empty_engine):
     member = Member.__new__(Member)
     store = _core.Store()
     _core.Namespace(store)["k"] = 1

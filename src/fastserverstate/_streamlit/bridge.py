@@ -59,7 +59,7 @@ class Bridge:
     def __init__(self, store: Store, scheduler: Scheduler) -> None:
         self._store = store
         self._scheduler = scheduler
-        self._metrics: Metrics | None = None
+        self._metrics: list[Metrics] = []
         self._hooking = threading.RLock()
         self._hooked: dict[str, LiveSession] = {}  # by the id of the session
         on_leftovers(warn_elsewhere)
@@ -155,15 +155,18 @@ class Bridge:
 
     def publish(self, metrics: Metrics) -> None:
         """Publish metrics on the endpoint of the current server, or of one that starts later."""
-        self._metrics = metrics
+        if metrics not in self._metrics:
+            self._metrics.append(metrics)
         if Runtime.exists():
             self._register_metrics()
 
     def _register_metrics(self) -> None:
-        known = Runtime.instance().stats_mgr.__dict__
-        if self._metrics is not None and ATTRIBUTE not in known:
-            known[ATTRIBUTE] = self._metrics
-            Runtime.instance().stats_mgr.register_provider(self._metrics)
+        manager = Runtime.instance().stats_mgr
+        known: list[Metrics] = manager.__dict__.setdefault(ATTRIBUTE, [])
+        for metrics in self._metrics:
+            if metrics not in known:
+                known.append(metrics)
+                manager.register_provider(metrics)
 
     def _hook(self, session: AppSession) -> LiveSession:
         self._register_metrics()

@@ -134,9 +134,7 @@ class Backend:
             always_changes = self._store.policy(key) == COMPARE_ALWAYS
             self._change(
                 f"Setting server_state[{key!r}]",
-                lambda: self._node.set(
-                    key, value, always_changes=always_changes, keeps_deadline=keeps_deadline
-                ),
+                lambda: self._node.set(key, value, always_changes=always_changes, keeps_deadline=keeps_deadline),
                 late=None,
             )
             return absent

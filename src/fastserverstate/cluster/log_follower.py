@@ -137,7 +137,7 @@ class LogFollower(threading.Thread):
                 entries = self._read(min(max(left, 0.001), BLOCK))
                 if entries:
                     self._apply_entries(entries)
-                elif left > BLOCK:
+                else:
                     self._heartbeat()
                 if time.monotonic() >= self._reap_at:
                     self._reap()

@@ -231,7 +231,7 @@ class Node:
         return version
 
     def _expiry(self, key: str, *, keeps_deadline: bool = False) -> bytes:
-        """Return what the engine is told of the deadlines of a key that is written. See `parse_expiry` in script.lua."""
+        """Return the deadlines of a key that is written, as `parse_expiry` in script.lua expects them."""
         ttl, idle_ttl = self._table.lifetime(key)
         expiry = milliseconds(ttl) if ttl else KEEP if keeps_deadline else b""
         return expiry + b"/" + milliseconds(idle_ttl) if idle_ttl else expiry
@@ -281,7 +281,7 @@ class Node:
         )
 
     def compare_and_set(self, key: str, expected: Version, value: Any) -> bool:
-        """Set the key if it has the expected version, which is NEVER for a key that is not set. Its deadline remains."""
+        """Set the key if it has the expected version, NEVER for a key that is not set. Its deadline remains."""
         expiry = self._expiry(key, keeps_deadline=True)
         reply = self._send([Write(b"C", key, value, condition(expected), expiry, self._table.is_quiet())])
         if reply[0] == b"OK":
