@@ -25,7 +25,7 @@ PUBLIC = {
     "Live regions and computed values": ["live", "computed", "Live", "Computed"],
     "Widgets": ["shared", "WidgetArguments"],
     "Reruns": ["no_rerun", "force_rerun_bound_sessions"],
-    "Options": ["configure"],
+    "Options": ["configure", "expire"],
     "Restarts and several servers": ["connect"],
     "Errors": [
         "FastServerStateError",

@@ -243,11 +243,11 @@ def _move_rows(rows: Iterable[Row], arguments: argparse.Namespace) -> int:
             )
         for key, value in values.items():  # before the first write
             adapter.node.encode(key, value)
-        lasting = [key for key in values if key not in deadlines]
-        for start in range(0, len(lasting), _BATCH):
-            adapter.node.commit({key: values[key] for key in lasting[start : start + _BATCH]})
-        for key, deadline in deadlines.items():
-            adapter.node.set(key, values[key], ttl=max(deadline - time.time(), 0.001))
+        keys = list(values)
+        for start in range(0, len(keys), _BATCH):
+            batch = keys[start : start + _BATCH]
+            left = {key: max(0.001, deadlines[key] - time.time()) for key in batch if key in deadlines}
+            adapter.node.commit({key: values[key] for key in batch}, deadlines=left)
     finally:
         cluster.disconnect()
     return len(values)

@@ -557,9 +557,9 @@ class Store:
     ) -> tuple[list[str], list[str], list[object]]:
         """Make changes atomically, without the backend: (key, value or `absent`, whether to mark no subscribers).
 
-        `expired` and `evicted` remove a key, too. They count as writes of `writer`, if given. Returns the keys that
-        were skipped because another thread holds their locks; the keys with pending callbacks; and objects that hold
-        the old values. Drop those when the caller has nothing locked, and call `flush` then.
+        `expired` and `evicted` remove a key, too. The changes count as writes of `writer`, if given. Returns the keys
+        that were skipped because another thread holds their locks; the keys with pending callbacks; and objects that
+        hold the old values. Drop those when the caller has nothing locked, and call `flush` then.
         """
 
     def observers(self, key: str) -> tuple[bool, list[Node]]:
@@ -607,6 +607,9 @@ class Store:
 
     def policy(self, key: str) -> int:
         """Return how the key's values are compared: one of the ``COMPARE_`` constants."""
+
+    def lifetime(self, key: str) -> tuple[float, float]:
+        """Return the ttl and the idle_ttl that are configured for a key, in seconds, 0 for none."""
 
     def scopes(self) -> int:
         """Return the number of scopes of all sessions."""

@@ -2,8 +2,7 @@
 # Deadlines: keys that expire. See the head of _core.pyx.
 #
 # A cell has *terms* if a lifetime is configured for its key, or if it has a deadline. The terms of a shard's cells form
-# a binary heap by the time of the next look at each. A cell knows its place in it. It leaves the heap before it is freed,
-# so the heap has no pointer to a freed cell.
+# a binary heap by the time of the next look at each. A cell knows its place in it, and leaves it before it is freed.
 #
 # Renewal is lazy: a write to a key that has a ttl stores a new deadline, and leaves the cell where it is in the heap. A
 # look that comes too early moves it. Only an earlier deadline moves it at once, and wakes the thread that sleeps until
@@ -303,7 +302,11 @@ cdef inline void unpark(Shard *shard, Cell *cell) noexcept:
 
 
 cdef void restart_terms(Table *table) noexcept:
-    """A backend was set or removed. Configured durations begin again."""
+    """A backend was set or removed. Without it, configured durations begin again, and other deadlines are unknown.
+
+    A new backend is told of the deadlines so far.
+    """
+    cdef bint here = load_object(table.backend) == NULL
     cdef Shard *shard
     cdef Cell *cell
     cdef Cell *following
@@ -314,8 +317,10 @@ cdef void restart_terms(Table *table) noexcept:
         cell = next_cell(shard, NULL)
         while cell != NULL:
             following = next_cell(shard, cell)
-            if cell.terms_at:
-                renew(table, shard, cell)
+            if cell.terms_at and here:
+                begin_terms(table, shard, cell, False)
+            elif cell.terms_at:
+                settle(table, shard, cell)
             cell = following
         unlock(&shard.mutex)
 

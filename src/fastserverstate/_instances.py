@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 
 from fastserverstate import _ends
 from fastserverstate._core import Store, make_immortal, skip_frames_of
-from fastserverstate._streamlit import Bridge, PostScriptGC, StreamlitPages, widgets_of_run
+from fastserverstate._streamlit import Bridge, Metrics, PostScriptGC, StreamlitPages, widgets_of_run
 from fastserverstate.bounds import Bounds
 from fastserverstate.callers import Callers
 from fastserverstate.computed_values import Computing, Evaluator
@@ -17,6 +17,7 @@ from fastserverstate.functions import name_publicly
 from fastserverstate.listeners import Listeners
 from fastserverstate.live_regions import LiveRegions
 from fastserverstate.lock import ServerStateLock
+from fastserverstate.metrics import REMOVED_NAMES, removed_figures
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.shared_widgets import SharedWidgets
 from fastserverstate.state import ServerState
@@ -36,6 +37,7 @@ workers = Workers()
 evaluator = Evaluator(store, workers)
 scheduler = Scheduler(store, settings, PostScriptGC(), evaluator.collected)
 bridge = Bridge(store, scheduler)
+bridge.server.publish(Metrics(REMOVED_NAMES, lambda: removed_figures(*store.removals())))
 
 server_state = ServerState(store)
 """State that all sessions of the app share.

@@ -397,7 +397,7 @@ cdef int decode_to_compare(Table *table, PyObject *key, PyObject *value) except 
 
 
 cdef list restore(Store store, rows, uint64_t clock):
-    """Set keys: (key, encoded value, position, seconds left). Returns the rows of keys that other threads have locked."""
+    """Set keys: (key, encoded value, position, seconds left). Returns the rows of keys that others have locked."""
     cdef Table *table = store.table
     cdef Shard *shard
     cdef Cell *cell

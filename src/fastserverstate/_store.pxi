@@ -180,8 +180,9 @@ cdef class Store:
     def set_backend(self, backend):
         if backend is not None:
             _incref(<PyObject *>backend)  # immortal: a thread may be about to call it at any time
-        store_object(self.table.backend, NULL if backend is None else <PyObject *>backend)
-        restart_terms(self.table)
+        if backend is not None or load_object(self.table.backend) != NULL:
+            store_object(self.table.backend, NULL if backend is None else <PyObject *>backend)
+            restart_terms(self.table)
 
     def has_backend(self):
         return load_object(self.table.backend) != NULL
@@ -230,6 +231,10 @@ cdef class Store:
     def policy(self, key):
         cdef PyObject *options = load_object(self.options)
         return BY_CONTENT if options == NULL else (<object>options)(plain_key(key))[0]
+
+    def lifetime(self, key):
+        cdef PyObject *options = load_object(self.options)
+        return (0.0, 0.0) if options == NULL else (<object>options)(plain_key(key))[3][:2]
 
     def scopes(self):
         return load32(self.table.slots.live) - load32(self.table.slots.earlier)

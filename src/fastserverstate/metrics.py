@@ -41,8 +41,18 @@ _CLUSTER: tuple[tuple[str, _Kind, str, str], ...] = (
     ("malformed", "counter", "", "Malformed entries that were skipped."),
 )
 _PREFIX = "fastserverstate_cluster_"
+_REMOVED: tuple[tuple[str, str], ...] = (
+    ("fastserverstate_expired_keys", "Keys that were deleted at their deadline."),
+    ("fastserverstate_evicted_keys", "Keys that were deleted to make room."),
+)
 
 CLUSTER_NAMES = tuple(_PREFIX + name for name, *_ in _CLUSTER)
+REMOVED_NAMES = tuple(name for name, _ in _REMOVED)
+
+
+def removed_figures(expired: int, evicted: int) -> list[Figure]:
+    values = (expired, evicted)
+    return [Figure(name, "counter", text, float(value)) for (name, text), value in zip(_REMOVED, values, strict=True)]
 
 
 _DURABLE: tuple[tuple[str, _Kind, str, str], ...] = (

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from fastserverstate.cluster.node import Node
-from fastserverstate.cluster.replica import GONE
+from fastserverstate.cluster.replica import EXPIRED, GONE
 
 SECRET = "a secret of the tests"
 
@@ -21,6 +21,7 @@ class DictTable:
         self.origins: list[object] = []
         self.held_by_others: set[str] = set()
         self.quiet = False
+        self.lifetimes: dict[str, tuple[float, float]] = {}
 
     def origin(self) -> object:
         return threading.get_ident()
@@ -42,7 +43,7 @@ class DictTable:
         for key, value, _ in changes:
             if key in held:
                 continue
-            if value is GONE:
+            if value is GONE or value is EXPIRED:
                 values.pop(key, None)
             else:
                 values[key] = value
@@ -50,6 +51,12 @@ class DictTable:
         self.applied.append([key for key, *_ in changes if key not in held])
         self.origins.append(origin)
         return held, lambda _: None
+
+    def lifetime(self, key: str) -> tuple[float, float]:
+        return self.lifetimes.get(key, (0.0, 0.0))
+
+    def deadline(self, key: str) -> float | None:  # noqa: ARG002
+        return None
 
     def locked(self, keys: Collection[str]) -> set[str]:
         return self.held_by_others.intersection(keys)

@@ -306,8 +306,9 @@ def test_initial_keys_are_shared(empty_engine, peer):
 
 def test_keys_expire(pair, empty_engine):
     one, other = pair
-    one.node.set("k", 1, ttl=3600)
-    one.node.set("stays", 1, ttl=3600)
+    for key in ("k", "stays"):
+        one.node.set(key, 1)
+        assert one.node.expire(key, 3600)
     one.node.set("stays", 2)
     other.node.sync()
     assert other.values == {"k": 1, "stays": 2}

@@ -36,7 +36,8 @@ def test_user_with_minimal_permissions(own_engine, peer):
     url = f"redis://app:password%20of%20app@127.0.0.1:{own_engine.port}"
     one, other = peer(url), peer(own_engine.url)
     one.node.set("k", "x" * 10_000)
-    one.node.set("e", 1, ttl=0.01)
+    one.node.set("e", 1)
+    one.node.expire("e", 0.01)
     one.node.increment("n", 2**60, 0)
     one.node.increment("n", 1, 0)
     one.node.commit({"a": 1, "b": 2})

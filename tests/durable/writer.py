@@ -74,7 +74,7 @@ STREAMS = [f"{kind} {writer}" for kind in ("single", "blob", "list", "item", "tr
 
 
 def report(**line: Any) -> None:
-    """Write a line at once: other threads report, too, and the process may be killed at any point."""
+    """Write a line immediately: other threads report, too, and the process may be killed at any point."""
     os.write(1, json.dumps({"at": time.monotonic(), **line}).encode() + b"\n")
 
 

@@ -40,7 +40,7 @@ def figures(text):
     for line in lines[:-1]:
         if line.startswith("# TYPE "):
             _, _, family, kind = line.split(" ")
-        elif line.startswith("fastserverstate_"):
+        elif line.startswith("fastserverstate_cluster_"):
             name, labels, value = re.fullmatch(r"(\w+)\{(.*)\} (\S+)", line).groups()
             assert labels == 'namespace="metrics"'
             assert name == family + "_total" * (kind == "counter")

@@ -388,9 +388,7 @@ def test_a_write_that_cannot_be_stored_raises_and_is_tried_again(waits: Callable
 
 
 @pytest.mark.parametrize("durability", [_core.JOURNAL_FIRST, _core.JOURNAL_SHOW_LATER])
-def test_callbacks_are_made_for_changes_that_cannot_be_stored(
-    waits: Callable[..., Engine], durability: int
-) -> None:
+def test_callbacks_are_made_for_changes_that_cannot_be_stored(waits: Callable[..., Engine], durability: int) -> None:
     engine = waits(durability)
     calls: list[str] = []
     for key in KEYS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
@@ -13,6 +14,7 @@ from fastserverstate._core import (
     Holder,
     Store,
     absent,
+    expired,
     on_event_loop,
     refuse_to_block,
     reruns_are_suppressed,
@@ -20,11 +22,17 @@ from fastserverstate._core import (
 )
 from fastserverstate.callers import Callers
 from fastserverstate.cluster.background import BackgroundChanges, LateError, acting_writer
-from fastserverstate.cluster.errors import NotConnectedError, UnknownOutcomeError
+from fastserverstate.cluster.errors import ClusterError, NotConnectedError, UnknownOutcomeError
 from fastserverstate.cluster.node import Node
-from fastserverstate.cluster.replica import GONE
+from fastserverstate.cluster.replica import EXPIRED, GONE
+
+logger = logging.getLogger("fastserverstate")
 
 _UNKNOWN: Any = object()
+
+
+def _in_core(value: Any) -> Any:
+    return absent if value is GONE else expired if value is EXPIRED else value
 
 
 class CoreTable:
@@ -60,7 +68,7 @@ class CoreTable:
         self, changes: Sequence[tuple[str, Any, bool]], origin: object
     ) -> tuple[Collection[str], Callable[[Collection[str]], object]]:
         left, due, arrivals = self._store.apply(
-            [(key, absent if value is GONE else value, quiet) for key, value, quiet in changes],
+            [(key, _in_core(value), quiet) for key, value, quiet in changes],
             cast("Holder | None", origin),
         )
 
@@ -73,6 +81,12 @@ class CoreTable:
             self._store.flush(keys)
 
         return left, finish
+
+    def lifetime(self, key: str) -> tuple[float, float]:
+        return self._store.lifetime(key)
+
+    def deadline(self, key: str) -> float | None:
+        return self._store.deadline(key)
 
     def flush(self, keys: Collection[str]) -> None:
         self._store.flush(keys)
@@ -114,13 +128,13 @@ class Backend:
                 "thread: await asyncio.to_thread(...)."
             ) from None
 
-    def assign(self, key: str, value: Any, if_absent: bool) -> Any:
+    def assign(self, key: str, value: Any, if_absent: bool, keeps_deadline: bool) -> Any:
         """Set the key. With `if_absent`, return the value of a key that is set, which remains."""
         if not if_absent:
             always_changes = self._store.policy(key) == COMPARE_ALWAYS
             self._change(
                 f"Setting server_state[{key!r}]",
-                lambda: self._node.set(key, value, always_changes=always_changes),
+                lambda: self._node.set(key, value, always_changes=always_changes, keeps_deadline=keeps_deadline),
                 late=None,
             )
             return absent
@@ -140,10 +154,33 @@ class Backend:
             return None
         return self._change(f"atomic.increment({key!r})", lambda: self._node.increment(key, by, default))
 
-    def commit(self, writes: dict[str, Any], touched: Collection[str], quiet: Collection[str]) -> None:
+    def commit(
+        self,
+        writes: dict[str, Any],
+        touched: Collection[str],
+        quiet: Collection[str],
+        deadlines: dict[str, int],
+        kept: Collection[str],
+    ) -> None:
+        """Make the changes of a transaction. `deadlines` are in ns from now, -1 for none."""
         changes = {key: GONE if value is absent else value for key, value in writes.items()}
-        names = ", ".join(map(repr, sorted(changes)))
-        self._change(f"The transaction on {names}", lambda: self._node.commit(changes, touched, quiet), late=None)
+        names = ", ".join(map(repr, sorted({*changes, *deadlines})))
+        left = {key: None if ns < 0 else ns / 1e9 for key, ns in deadlines.items()}
+        self._change(
+            f"The transaction on {names}", lambda: self._node.commit(changes, touched, quiet, left, kept), late=None
+        )
+
+    def expire(self, key: str, seconds: float | None) -> bool:
+        """Set the deadline of the key, None for none. Return True if the key is set."""
+        is_set: bool = self._change(f"expire({key!r})", lambda: self._node.expire(key, seconds), late=True)
+        return is_set
+
+    def prolong(self, keys: Sequence[str]) -> None:
+        """This server uses these keys, which have an idle_ttl."""
+        try:
+            self._node.prolong(keys)
+        except ClusterError as error:
+            logger.debug("Keys in use could not be reported, which is tried again: %s", error)
 
     def acquire(self, key: str, timeout: float | None) -> bool:
         leases = self._node.leases

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import re
 import threading
 import time
@@ -61,7 +62,7 @@ class LogFollower(threading.Thread):
         self._before_first_sync = before_first_sync
         self._channel: Channel = engine.channel(BLOCK + REPLY_TIMEOUT)
         self._stopped = Event()
-        self._reaped = 0.0
+        self._reap_at = 0.0  # when keys may have to expire, on the monotonic clock
         self.synchronised = Event()  # set after the first synchronization
         self.decided = Event()  # synchronised, or rejected by the engine
         self._warned = -float("inf")  # time of the last warning, on the monotonic clock
@@ -132,16 +133,17 @@ class LogFollower(threading.Thread):
         self.decided.set()
         while not self._stopped.is_set():
             try:
-                entries = self._read(BLOCK)
+                left = self._reap_at - time.monotonic()
+                entries = self._read(min(max(left, 0.001), BLOCK))
                 if entries:
                     self._apply_entries(entries)
                 else:
                     self._heartbeat()
-                if time.monotonic() - self._reaped > BLOCK:
-                    self._reaped = time.monotonic()
+                if time.monotonic() >= self._reap_at:
                     self._reap()
             except _MissedError:
                 self._resynchronise()
+                self._reap_at = 0.0
             self._replica.apply_held()
             self._note_contact()
 
@@ -160,7 +162,7 @@ class LogFollower(threading.Thread):
         self.newest_version = max(self.newest_version, self._replica.cursor)
 
     def _read(self, block: float) -> list[Entry]:
-        options = ("BLOCK", int(block * 1000)) if block else ()
+        options = ("BLOCK", math.ceil(block * 1000)) if block else ()
         cursor = version_text(self._replica.cursor)
         log = f"{self._engine.prefix}log"
         try:
@@ -203,13 +205,19 @@ class LogFollower(threading.Thread):
             self._apply_entries(entries)
 
     def _reap(self) -> None:
+        """Have expired keys deleted. The engine says when the next one expires, so clocks are not compared."""
+        left = b""
         try:
-            self._script(b"reap")
+            _, _, left = self._script(b"reap")
         except redis.ResponseError as error:  # the table of expiry times is damaged: the log can be followed anyway
             self.errors += 1
             self.last_error = error
+        self._reap_at = time.monotonic() + (min(int(left) / 1000, BLOCK) if left else BLOCK)
 
     def _apply_entries(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            if entry.expires_in is not None:
+                self._reap_at = min(self._reap_at, time.monotonic() + entry.expires_in / 1000)
         if self._replica.follow(entries):
             return
         referred = {key for entry in entries for kind, key, _, _ in entry.changes if kind == b"r"}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from fastserverstate._core import on_event_loop
@@ -35,7 +37,9 @@ from fastserverstate.codec import Codec, UnencodableValueError, encode_key
 from fastserverstate.errors import UnreadableValueError
 
 FIRST_DELAY, LONGEST_DELAY = 0.001, 0.1
+KEEP = b"K"  # in place of a ttl
 _INT64 = range(-(2**63), 2**63)
+_LONGEST = 10**14  # ms, which leave a sum that Lua represents exactly
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,10 @@ class Write:
     condition: bytes = b""
     expiry: bytes = b""
     quiet: bool = False
+
+
+def milliseconds(seconds: float) -> bytes:
+    return b"%d" % min(math.ceil(seconds * 1000), _LONGEST)
 
 
 def condition(version: Version) -> bytes:
@@ -151,8 +159,9 @@ class Node:
             value = self._table.peek(key)
             if value is GONE:
                 continue
+            left = self._table.deadline(key)
             try:
-                self._send([Write(b"N", key, value)])
+                self._send([Write(b"N", key, value, b"", self._expiry(key) if left is None else milliseconds(left))])
             except UnsharableValueError as error:
                 logger.warning("%s It is dropped.", error)
 
@@ -168,7 +177,7 @@ class Node:
             self._sent += len(data)
             quiet = b"1" if change.quiet else b"0"
             flat += change.kind, encode_key(change.key), data, change.condition, change.expiry, quiet
-        known = {change.key: change.value for change in changes if change.kind not in {b"A", b"I"}}
+        known = {change.key: change.value for change in changes if change.kind not in {b"A", b"I", b"X"}}
         self.replica.begin_write(ticket, InFlightWrite(known, origin))
         try:
             given = timeout_override.get()
@@ -230,8 +239,14 @@ class Node:
             )
         return version
 
-    def set(self, key: str, value: Any, *, ttl: float | None = None, always_changes: bool = False) -> None:
-        expiry = b"" if ttl is None else b"%d" % (ttl * 1000)
+    def _expiry(self, key: str, *, keeps_deadline: bool = False) -> bytes:
+        """Return the deadlines of a key that is written, as `parse_expiry` in script.lua expects them."""
+        ttl, idle_ttl = self._table.lifetime(key)
+        expiry = milliseconds(ttl) if ttl else KEEP if keeps_deadline else b""
+        return expiry + b"/" + milliseconds(idle_ttl) if idle_ttl else expiry
+
+    def set(self, key: str, value: Any, *, always_changes: bool = False, keeps_deadline: bool = False) -> None:
+        expiry = self._expiry(key, keeps_deadline=keeps_deadline)
         self._send([Write(b"T" if always_changes else b"S", key, value, b"", expiry, self._table.is_quiet())])
 
     def set_if_absent(self, key: str, value: Any) -> Any:
@@ -239,7 +254,8 @@ class Node:
         attempts = self._attempts(key)
         while True:
             next(attempts)
-            change = Write(b"N", key, value, condition(self.replica.version(key)), b"", self._table.is_quiet())
+            expected = condition(self.replica.version(key))
+            change = Write(b"N", key, value, expected, self._expiry(key), self._table.is_quiet())
             reply = self._send([change])
             if not reply[3]:
                 return GONE
@@ -274,8 +290,9 @@ class Node:
         )
 
     def compare_and_set(self, key: str, expected: Version, value: Any) -> bool:
-        """Set the key if it has the expected version, which is NEVER for a key that is not set."""
-        reply = self._send([Write(b"C", key, value, condition(expected), b"", self._table.is_quiet())])
+        """Set the key if it has the expected version, NEVER for a key that is not set. Its deadline remains."""
+        expiry = self._expiry(key, keeps_deadline=True)
+        reply = self._send([Write(b"C", key, value, condition(expected), expiry, self._table.is_quiet())])
         if reply[0] == b"OK":
             return True
         if reply[1]:
@@ -325,17 +342,42 @@ class Node:
         """Return the sum, or None if the value or the sum is not a 64-bit integer."""
         if by not in _INT64 or default not in _INT64:
             return None
-        reply = self._send([Write(b"I", key, by, b"%d" % default, b"", self._table.is_quiet())])
+        expiry = self._expiry(key, keeps_deadline=True)
+        reply = self._send([Write(b"I", key, by, b"%d" % default, expiry, self._table.is_quiet())])
         return None if reply[0] == b"NOTINT" else int(reply[4][1:])
 
-    def commit(self, writes: Mapping[str, Any], touched: Collection[str] = (), quiet: Collection[str] = ()) -> None:
-        """Make changes atomically; GONE deletes. The calling thread holds the locks of the keys."""
+    def expire(self, key: str, seconds: float | None) -> bool:
+        """Set the deadline of the key, None for none. Returns True if the key is set."""
+        reply = self._send([Write(b"X", key, GONE, b"", b"" if seconds is None else milliseconds(seconds))])
+        return bool(reply[3])
+
+    def prolong(self, keys: Iterable[str]) -> None:
+        """Tell the engine that this server uses keys that have an idle_ttl."""
+        lifetimes = {key: self._table.lifetime(key)[1] for key in keys}
+        pairs = [part for key, idle in lifetimes.items() if idle for part in (encode_key(key), milliseconds(idle))]
+        self.engine.call(b"prolong", *pairs, whole=True)
+
+    def commit(
+        self,
+        writes: Mapping[str, Any],
+        touched: Collection[str] = (),
+        quiet: Collection[str] = (),
+        deadlines: Mapping[str, float | None] = MappingProxyType({}),
+        kept: Collection[str] = (),
+    ) -> None:
+        """Make changes atomically; GONE deletes. The calling thread holds the locks of the keys.
+
+        `deadlines` are in seconds from now, None for none. Writes of the keys in `kept` keep theirs.
+        """
         changes = []
         for key, value in writes.items():
             kind = b"T" if key in touched else b"S"
             if value is GONE:
                 kind = b"A" if key in touched and self.replica.version(key) == NEVER else b"D"
-            changes.append(Write(kind, key, value, b"", b"", key in quiet))
+            expiry = b"" if value is GONE else self._expiry(key, keeps_deadline=key in kept)
+            changes.append(Write(kind, key, value, b"", expiry, key in quiet))
+        for key, seconds in deadlines.items():
+            changes.append(Write(b"X", key, GONE, b"", b"" if seconds is None else milliseconds(seconds)))
         if changes:
             self._send(changes)
 

@@ -40,6 +40,7 @@ class _Gone:
 
 
 GONE: Any = _Gone()  # the value of a key that is not set
+EXPIRED: Any = object()  # in place of GONE, for `Table.apply`: the key has expired
 UNLOGGED: Any = object()  # a value that the log only refers to, because it is large
 
 
@@ -60,7 +61,7 @@ class Table(Protocol):
     def apply(
         self, changes: Sequence[tuple[str, Any, bool]], origin: object
     ) -> tuple[Collection[str], Callable[[Collection[str]], object]]:
-        """Make changes atomically. Each is a key, its value or GONE, and True to rerun no session.
+        """Make changes atomically. Each is a key, its value, GONE or EXPIRED, and True to rerun no session.
 
         Returns the keys that are unchanged because another thread holds their lock, and a function to call without
         locks. Its argument are the keys for which another thread will call `flush`.
@@ -68,6 +69,12 @@ class Table(Protocol):
 
     def locked(self, keys: Collection[str]) -> set[str]:
         """Return keys that another thread has probably locked. `apply` checks again."""
+
+    def lifetime(self, key: str) -> tuple[float, float]:
+        """Return the ttl and the idle_ttl that are configured for the key, in seconds, 0 for none."""
+
+    def deadline(self, key: str) -> float | None:
+        """Return the seconds until the deadline of a key that is not shared yet, None if it has none."""
 
     def flush(self, keys: Collection[str]) -> None:
         """Call listeners of these keys, on the thread that has changed them."""
@@ -85,6 +92,7 @@ class Entry:
     too_long: bool = False
     changes: list[tuple[bytes, str, bytes, bool]] = field(default_factory=list)
     unlocked: list[str] = field(default_factory=list)
+    expires_in: int | None = None  # ms until the first key expires, if all others expire later
     malformed: int = 0  # skipped fields
 
 
@@ -105,6 +113,7 @@ class Change:
     value: Any
     quiet: bool = False
     ticket: bytes = b""
+    has_expired: bool = False
 
     def replacing(self, earlier: Change | None) -> Change:
         """Return this change. It is quiet only if the one that it replaces was quiet, too."""
@@ -162,11 +171,17 @@ def parse_entry(identifier: object, fields: object) -> Entry | None:
             entry.too_long = True
         elif kind == b"u":
             entry.unlocked.append(key)
+        elif kind == b"x" and data.isdigit():
+            entry.expires_in = int(data)
         elif kind in b"srdSRD":
             entry.changes.append((kind.lower(), key, data, kind.isupper()))
         elif kind != b"a":
             entry.malformed += 1
     return entry
+
+
+def has_expired(kind: bytes, data: bytes) -> bool:
+    return kind == b"d" and data == b"expired"
 
 
 def logged_value(kind: bytes, data: bytes) -> Any:
@@ -288,14 +303,16 @@ class Replica:
                     value = write.values.get(key, logged_value(kind, data))
                     if value is UNLOGGED:
                         return False
-                    changes[key] = Change(entry.version, value, quiet, entry.ticket).replacing(changes.get(key))
+                    change = Change(entry.version, value, quiet, entry.ticket, has_expired(kind, data))
+                    changes[key] = change.replacing(changes.get(key))
         self._apply_entries(groups, entries)
         return True
 
     def apply_values(self, values: dict[str, tuple[Version, bytes | None]], entries: Sequence[Entry]) -> None:
         """Apply the values of keys as of the last of the entries, or of a moment between the cursor and it."""
+        last = {key: has_expired(kind, data) for entry in entries for kind, key, data, _ in entry.changes}
         changes = {
-            key: Change(version, GONE if data is None else Encoded(data))
+            key: Change(version, GONE if data is None else Encoded(data), has_expired=last.get(key, False))
             for key, (version, data) in values.items()
             if version > self.version(key)
         }
@@ -404,7 +421,11 @@ class Replica:
     def _apply(self, changes: dict[str, Change], origin: object) -> Callable[[Collection[str]], object]:
         for key in self._held.keys() & changes.keys():
             self._hold(key, changes[key])
-        left, finish = self._table.apply([(key, change.value, change.quiet) for key, change in changes.items()], origin)
+        made = [
+            (key, EXPIRED if change.has_expired and change.value is GONE else change.value, change.quiet)
+            for key, change in changes.items()
+        ]
+        left, finish = self._table.apply(made, origin)
         for key, change in changes.items():
             if key in left:
                 self._hold(key, change)

@@ -6,8 +6,10 @@
 --   log  stream of changes, whose ids are "epoch-seq", without gaps in one epoch. Fields: w, the writer's ticket; s and a
 --        key, and the value; r and a key whose value has to be fetched; d and a key that was deleted, or touched while
 --        it was not set; all three in capitals if no session should rerun; f, too many to list; u and a key whose lock
---        was released; a, adopted
---   op:  by writer: number and reply of its last operation       ttl  key -> time of its deletion, in ms
+--        was released; a, adopted; x and the ms until a key expires, if all others expire later. The value of d is
+--        "expired" if the key has
+--   op:  by writer: number and reply of its last operation
+--   ttl  key -> its deadline, in ms of the engine's clock         idle  the same, unless a server still uses the key
 --   lk:  by key: "epoch-fence|holder" of its lock. The fence of a turn is 0: no server holds the lock, and the
 --        longest-waiting server goes next.
 --   w    holder -> "deadline|since|how|token|other|key" of the lock that it waits for: times in ms when this note
@@ -21,7 +23,9 @@
 local META = KEYS[1]
 local PREFIX = string.sub(META, 1, -2)
 local DATA, VERSIONS, LOG = PREFIX .. 'd', PREFIX .. 'v', PREFIX .. 'log'
-local WAITS, TTL, SCRATCH = PREFIX .. 'w', PREFIX .. 'ttl', PREFIX .. 'n'
+local WAITS, SCRATCH = PREFIX .. 'w', PREFIX .. 'n'
+local TTL, IDLE = PREFIX .. 'ttl', PREFIX .. 'idle'
+local KEEP = 'K'                 -- in place of a ttl: keep the deadline
 local OPERATION_EXPIRY = 600000  -- ms
 local LOG_LENGTH = 10000
 local MOST_LISTED = 1000         -- changes in an entry of the log; after larger writes, servers resynchronise
@@ -169,8 +173,46 @@ local function locked(holder, key, how, token, other)
     return wait(holder, key, how, token, other) or {'LOCKED', key, integer(left < 0 and TURN or left)}
 end
 
+local function delete(key)
+    change('HDEL', DATA, key)
+    change('HDEL', VERSIONS, key)
+    change('ZREM', TTL, key)
+    change('ZREM', IDLE, key)
+end
+
+-- Return the time of the first deadline after a moment, '-inf' for any time, or nil.
+local function first_deadline(after)
+    local first
+    for _, deadlines in ipairs({TTL, IDLE}) do
+        local found = redis.call('ZRANGEBYSCORE', deadlines, after, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+        if found[2] and (not first or tonumber(found[2]) < first) then
+            first = tonumber(found[2])
+        end
+    end
+    return first
+end
+
+-- Parse the ttl of a written key in ms ('' for none, or KEEP), and its idle_ttl in ms or ''.
+local function parse_expiry(expiry)
+    local ttl, idle = string.match(expiry, '^([K%d]*)/?(%d*)$')
+    return ttl or '', idle or ''
+end
+
+local function set_deadline(deadlines, key, left)
+    if left == '' then
+        change('ZREM', deadlines, key)
+    elseif left ~= KEEP then
+        change('ZADD', deadlines, integer(now() + tonumber(left)), key)
+    end
+end
+
+local function is_due(key, moment)
+    local deadline, idle = redis.call('ZSCORE', TTL, key), redis.call('ZSCORE', IDLE, key)
+    return deadline and tonumber(deadline) <= moment or idle and tonumber(idle) <= moment
+end
+
 -- Release locks with the holder's tokens, except lost ones. The longest-waiting holder gets a turn, and the log tells
--- all waiters.
+-- all waiters. Keys that have expired meanwhile are deleted.
 local function free(holder, tokens)
     local keys = {}
     for key, token in pairs(tokens) do
@@ -181,10 +223,16 @@ local function free(holder, tokens)
         end
     end
     local waits = #keys > 0 and redis.call('HGETALL', WAITS) or {}
+    local moment, longest, fields = now(), {}, {}
+    for _, key in ipairs(keys) do
+        if is_due(key, moment) then
+            delete(key)
+            append({'d' .. key, 'expired'})
+        end
+    end
     if #waits == 0 then
         return
     end
-    local moment, longest, fields = now(), {}, {}
     for i = 1, #waits, 2 do
         local found = parse_wait(waits[i + 1], moment)
         if found and found.how ~= HERE and found.since < moment - PASSED_OVER then
@@ -215,20 +263,9 @@ local function version_of(key)
     return version and string.match(version, '^%d+%-%d+$')
 end
 
-local function set(key, value, version, expiry)
+local function set(key, value, version)
     change('HSET', DATA, key, value)
     change('HSET', VERSIONS, key, version)
-    if expiry ~= '' then
-        change('ZADD', TTL, integer(now() + tonumber(expiry)), key)
-    else
-        change('ZREM', TTL, key)
-    end
-end
-
-local function delete(key)
-    change('HDEL', DATA, key)
-    change('HDEL', VERSIONS, key)
-    change('ZREM', TTL, key)
 end
 
 local function is_value(key, value)
@@ -372,7 +409,8 @@ function operations.waiting()
 end
 
 function operations.reap()
-    -- -> number of expired keys that were deleted. Expired notes of waits are deleted, too.
+    -- -> number of expired keys that were deleted, and the ms until the next call is needed, or ''. Any server may call
+    -- this. Locked keys are left to the release of the lock. Expired notes of waits are deleted, too.
     local moment, waits = now(), redis.call('HGETALL', WAITS)
     for i = 1, #waits, 2 do
         if not parse_wait(waits[i + 1], moment) then
@@ -380,17 +418,38 @@ function operations.reap()
         end
     end
     local fields = {}
-    for _, key in ipairs(redis.call('ZRANGEBYSCORE', TTL, '-inf', integer(moment), 'LIMIT', 0, MOST_LISTED)) do
-        if not lease(key) then
-            delete(key)
-            fields[#fields + 1] = 'd' .. key
-            fields[#fields + 1] = ''
+    for _, deadlines in ipairs({TTL, IDLE}) do
+        local due = redis.call('ZRANGEBYSCORE', deadlines, '-inf', integer(moment), 'LIMIT', 0, MOST_LISTED / 2)
+        for _, key in ipairs(due) do
+            if not version_of(key) then
+                change('ZREM', deadlines, key)
+            elseif not lease(key) then
+                delete(key)
+                fields[#fields + 1] = 'd' .. key
+                fields[#fields + 1] = 'expired'
+            end
         end
     end
     if #fields > 0 then
         append(fields)
     end
-    return {'OK', #fields / 2}
+    local first = first_deadline('(' .. integer(moment))
+    if #fields >= MOST_LISTED then
+        first = moment
+    end
+    return {'OK', #fields / 2, first and integer(first - moment) or ''}
+end
+
+function operations.prolong()
+    -- pairs of key and ms: a server uses these keys, so they do not expire as idle before
+    local moment = now()
+    while at < #ARGV do
+        local key, left = take(), take()
+        if redis.call('ZSCORE', IDLE, key) then
+            change('ZADD', IDLE, integer(moment + tonumber(left)), key)
+        end
+    end
+    return {'OK'}
 end
 
 -- The operations that are executed once, even if the request is repeated. They have a writer and a number. The replies
@@ -420,12 +479,13 @@ function numbered.acquire(holder)
 end
 
 -- ticket, for the log; the number of locks that the holder relies on, and key and token of each; and changes:
--- kind, key, value, condition, expiry in ms or '', quiet ('1': rerun no session)
+-- kind, key, value, condition, expiry (see parse_expiry), quiet ('1': rerun no session)
 --   S  set                         T  set, and treat an equal value as a change
 --   N  set if absent               D  delete
 --   C  set if the version is the condition
 --   A  treat the key as changed, with the value that it has or none
 --   I  add the value to an integer, or to the condition, in plain digits, if the key is not set
+--   X  only set the deadline of the key, if it is set
 -- -> OK, version, '1' if anything changed, else '0', and for each change three items: the earlier version, or ''; for I
 --   the sum, encoded, and for N and D the earlier value, unless its version is the condition; and the present version,
 --   or that of the deletion
@@ -465,10 +525,9 @@ function numbered.write(holder)
         local version = version_of(key)
         made.changes = true
         if kind == 'S' then
-            made.changes = made.expiry ~= '' or not version or not is_value(key, made.value)
-            if not made.changes and redis.call('ZSCORE', TTL, key) then
-                change('ZREM', TTL, key)
-            end
+            made.changes = not version or not is_value(key, made.value)
+        elseif kind == 'X' then
+            made.changes = false
         elseif kind == 'C' then
             if (version or '') ~= made.condition then
                 return {'CONFLICT', version or '', version and redis.call('HGET', DATA, key)}
@@ -500,14 +559,34 @@ function numbered.write(holder)
         end
     end
 
+    -- Servers sleep until the first deadline, so they are told of an earlier one.
+    local earliest
+    for _, made in ipairs(changes) do
+        for _, left in ipairs({parse_expiry(made.expiry)}) do
+            if left ~= '' and left ~= KEEP and not (earliest and earliest <= tonumber(left)) then
+                earliest = tonumber(left)
+            end
+        end
+    end
+    if earliest then
+        local first = first_deadline('-inf')
+        if first and first <= now() + earliest then
+            earliest = nil
+        end
+    end
+
     local id = epoch .. '-' .. meta[3]
-    if #effective > 0 then
+    if #effective > 0 or earliest then
         if not grows then
             redis.call('HDEL', WAITS, holder)  -- disables the check: deletions free memory
         end
         local fields = {'w', ticket}
+        if earliest then
+            fields = {'w', ticket, 'x', integer(earliest)}
+        end
         if #effective > MOST_LISTED then
-            fields[3], fields[4] = 'f', ''
+            fields[#fields + 1] = 'f'
+            fields[#fields + 1] = ''
         else
             for _, made in ipairs(effective) do
                 local kind = made.kind
@@ -530,9 +609,19 @@ function numbered.write(holder)
                 change('HSET', DATA, made.key, made.value)
                 change('HSET', VERSIONS, made.key, id)
             else
-                set(made.key, made.value, id, made.expiry)
+                set(made.key, made.value, id)
             end
         end
+    end
+    for _, made in ipairs(changes) do
+        local ttl, idle = parse_expiry(made.expiry)
+        if made.kind == 'N' and made.before ~= '' or made.kind == 'D' or not version_of(made.key) then
+            ttl, idle = KEEP, KEEP
+        elseif made.kind == 'X' then
+            idle = KEEP
+        end
+        set_deadline(TTL, made.key, ttl)
+        set_deadline(IDLE, made.key, idle)
     end
     free(holder, turns)
     local reply = {'OK', id, #effective > 0 and '1' or '0'}
