@@ -544,7 +544,7 @@ cdef int wait_for_deadline(Store store) except -1:
     """See Store.wait_for_deadline."""
     cdef Alarm *alarm = &store.table.alarm
     cdef Waiter waiter
-    cdef long long at_ns
+    cdef long long at_ns, timeout_ns
     current_holder()
     if not waiter_start(&waiter):
         raise MemoryError()
@@ -555,7 +555,10 @@ cdef int wait_for_deadline(Store store) except -1:
         at_ns = <long long>load64(alarm.at_ns)
         if at_ns <= clock_ns():
             break
-        waiter_sleep(&waiter, -1 if at_ns >= NEVER_NS else max(0, at_ns - <long long>load64(clock_offset_ns) - waiter.started_ns))
+        timeout_ns = -1
+        if at_ns < NEVER_NS:
+            timeout_ns = max(0, at_ns - <long long>load64(clock_offset_ns) - waiter.started_ns)
+        waiter_sleep(&waiter, timeout_ns)
     lock(&alarm.mutex)
     alarm.sleeper = NULL
     unlock(&alarm.mutex)

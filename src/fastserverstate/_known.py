@@ -516,7 +516,7 @@ _LIBRARIES: Final[dict[str, Known]] = {
     "numpy.ufunc": Known(_ufunc_parts),
     "pandas.Categorical": Known(_categorical_parts, _ARRAY),
     "pandas.CategoricalIndex": Known(_index_parts, _INDEX),
-    "pandas.DataFrame": Known(_frame_parts, "_mgr _attrs _flags _typ _item_cache _is_copy", "_metadata"),
+    "pandas.DataFrame": Known(_frame_parts, "_mgr _attrs _flags _typ _metadata _item_cache _is_copy", "_metadata"),
     "pandas.DatetimeIndex": Known(_index_parts, _INDEX),
     "pandas.Index": Known(_index_parts, _INDEX),
     "pandas.Interval": Known(_interval_parts, "_cache"),
@@ -526,7 +526,7 @@ _LIBRARIES: Final[dict[str, Known]] = {
     "pandas.PeriodIndex": Known(_index_parts, _INDEX),
     "pandas.RangeIndex": Known(_range_index_parts, _INDEX),
     "pandas.Series": Known(
-        _series_parts, "_mgr _attrs _flags _typ _name _item_cache _is_copy _cacher _index", "_metadata"
+        _series_parts, "_mgr _attrs _flags _typ _metadata _name _item_cache _is_copy _cacher _index", "_metadata"
     ),
     "pandas.Timedelta": Known(lambda value: (value.asm8,), "_cache"),
     "pandas.TimedeltaIndex": Known(_index_parts, _INDEX),

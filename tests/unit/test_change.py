@@ -584,6 +584,7 @@ WRAPS = [
     lambda v: ValueError(v), lambda v: functools.partial(len, v), lambda v: (lambda: v),
 ]
 ends = []
+kept = []  # freed on the main thread: freeing a deep value takes much of the stack, too
 
 def walk():
     for wrap in WRAPS:
@@ -594,6 +595,7 @@ def walk():
             value = wrap(value)
         assert content_fingerprint(value) is None
         assert content_fingerprint(value, {"builtins.list": lambda v: v[0]}) is None
+        kept.append(value)
 
 threading.stack_size(SIZE * 1024)
 thread = threading.Thread(target=walk)
