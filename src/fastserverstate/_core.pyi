@@ -476,8 +476,8 @@ class Store:
     ) -> list[tuple[str, bytes, int, float | None]]:
         """Set keys to encoded values, which their first reads decode: (key, data, position, seconds until it expires).
 
-        The position is that in the order of the keys. Later versions are higher than `clock`. The keys do not enter the journal. Returns the rows of keys that were
-        not set, because other threads hold their locks.
+        The position is that in the order of the keys. Later versions are higher than `clock`. The keys do not enter the
+        journal. Returns the rows of keys that were not set, because other threads hold their locks.
         """
 
     def start_journal(self, durability: int) -> None:
@@ -509,8 +509,8 @@ class Store:
         """Take all changes since the last call: the batch's epoch, the highest version, and the changed keys.
 
         These are (key, value, version, position, seconds until the key expires), in no order. The value is `absent` for
-        a key that is not set or not to be stored, and an `Encoded` for one that was not read since it was restored. The changes are those between two moments: they
-        contain a transaction as a whole or not at all.
+        a key that is not set or not to be stored, and an `Encoded` for one that was not read since it was restored. The
+        changes are those between two moments: they contain a transaction as a whole or not at all.
         """
 
     def end_batch(self, epoch: int, failure: str | None) -> int:
@@ -531,8 +531,14 @@ class Store:
     def watch_changes(self) -> None:
         """Record from now on which keys change, for `take_changes`. All keys that are set count as changed."""
 
-    def sleep_until_changed(self) -> None:
-        """Sleep until `take_changes` has something to return. Call it on one thread."""
+    def close_changes(self) -> None:
+        """Make `sleep_until_changed` return immediately from now on."""
+
+    def sleep_until_changed(self, seconds: float) -> None:
+        """Sleep until `take_changes` has something to return, at most this long; a negative number is no limit.
+
+        Call it on one thread.
+        """
 
     def take_changes(self) -> list[tuple[str, Any, int, int, float | None]]:
         """Take all changes since the last call, as `take_journal` has them."""
@@ -551,9 +557,9 @@ class Store:
     ) -> tuple[list[str], list[str], list[object]]:
         """Make changes atomically, without the backend: (key, value or `absent`, whether to mark no subscribers).
 
-        `expired` and `evicted` remove a key, too. They count as writes of `writer`, if given. Returns the keys that were skipped because another thread holds
-        their locks; the keys with pending callbacks; and objects that hold the old values. Drop those when the caller
-        has nothing locked, and call `flush` then.
+        `expired` and `evicted` remove a key, too. They count as writes of `writer`, if given. Returns the keys that
+        were skipped because another thread holds their locks; the keys with pending callbacks; and objects that hold
+        the old values. Drop those when the caller has nothing locked, and call `flush` then.
         """
 
     def observers(self, key: str) -> tuple[bool, list[Node]]:

@@ -1,10 +1,10 @@
 # cython: language_level=3
 # Journals: which keys have changed since they were last taken. See the head of _core.pyx.
 #
-# A change puts its cell into its shard's list of dirty cells, once for each open journal. The journal's thread takes all
-# dirty cells at one moment, with all shards locked, so that a batch is the difference between the states of two moments:
+# A change puts its cell into its shard's list of dirty cells, once for each open journal. The journal's thread takes
+# all dirty cells at one moment, with all shards locked. So a batch is the difference between the states of two moments:
 # it contains a transaction as a whole or not at all, and a key that changes often is in it once. Each batch has a
-# number, its *epoch*. A writer whose change has to be durable waits for the epoch that was open when it made the change.
+# number, its *epoch*. A writer whose change has to be durable waits for the epoch that was open when it made it.
 
 cdef enum:
     OF_ENGINE           # what a storage engine has to store
@@ -397,7 +397,7 @@ cdef int decode_to_compare(Table *table, PyObject *key, PyObject *value) except 
 
 
 cdef list restore(Store store, rows, uint64_t clock):
-    """Set keys: (key, encoded value, position, seconds left). Returns the rows of keys whose locks other threads hold."""
+    """Set keys: (key, encoded value, position, seconds left). Returns the rows of keys that other threads have locked."""
     cdef Table *table = store.table
     cdef Shard *shard
     cdef Cell *cell

@@ -168,8 +168,11 @@ cdef class Store:
     def watch_changes(self):
         open_journal(self.table, OF_BOUNDS)
 
-    def sleep_until_changed(self):
-        sleep_until_due(&self.table.journals[OF_BOUNDS], -1, True, 1)
+    def close_changes(self):
+        close_journal(&self.table.journals[OF_BOUNDS])
+
+    def sleep_until_changed(self, double seconds):
+        sleep_until_due(&self.table.journals[OF_BOUNDS], seconds, True, 1)
 
     def take_changes(self):
         return take_journal(self.table, OF_BOUNDS)[2]

@@ -13,7 +13,6 @@ from fastserverstate.computed_values import Computed, value_of
 from fastserverstate.functions import name_of
 from fastserverstate.updates import MISSING
 
-
 _REMOVALS = {id(absent): "deleted", id(expired): "expired", id(evicted): "evicted"}  # by what stands for no value
 
 

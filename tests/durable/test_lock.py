@@ -109,6 +109,48 @@ def test_forked_child_does_not_keep_the_lock(path, opened):
         assert [row.key for row in opened(path).rows()] == ["k"]
 
 
+def test_forked_child_that_ends_late_leaves_the_file(path, opened):
+    """Its connection has the WAL of its parent, which the next process moves into the file and deletes."""
+    with running(CHILD_OUTLIVES, path) as parent:
+        parent.stdout.readline()
+        parent.kill()
+        parent.wait(30)
+        rows = [Row(f"key {n}", bytes(500), n, n, None) for n in range(1000)]
+        next_one = opened(path)
+        next_one.write(rows, 1000)
+        next_one.close()
+        parent.stdin.close()
+        assert parent.stdout.read() == ""  # until the child has ended
+        again = opened(path)
+        assert again.set_aside is None
+        assert {row.key for row in again.rows()} == {"k", *(row.key for row in rows)}
+
+
+FORK_IN_A_WRITE = """
+import threading
+inside, go_on = threading.Event(), threading.Event()
+file = StateFile.open(path)
+file._connection.create_function('pause', 0, lambda: [inside.set(), go_on.wait()] and None)
+writer = threading.Thread(target=lambda: file._connection.execute('SELECT pause()').fetchone())
+writer.start()
+inside.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    file.abandon()
+    sys.exit()
+print(os.waitpid(child, 0)[1])
+go_on.set()
+writer.join()
+file.close()
+"""
+
+
+def test_fork_during_a_write(path):
+    """In the child, the locks of SQLite within the process are never released."""
+    assert run_script(FORK_IN_A_WRITE, path) == "0\n"
+
+
 PARENT_GOES_ON = """
 file = StateFile.open(path)
 file.write([Row('a', b'i1', 1, 1, None)], 1)

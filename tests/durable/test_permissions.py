@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
@@ -106,6 +107,39 @@ def test_private_group_may_write(filled, group, members, users, is_private):
     monkey = [user(one.pw_name, one.pw_uid, os.getegid() if one.pw_gid == 7 else one.pw_gid) for one in users]
     group(members, monkey)
     StateFile.open(filled).close()
+
+
+def test_access_list_can_let_others_write(filled, group, monkeypatch):
+    group([], [user("me", ME, os.getegid())])
+    os.chown(filled, -1, os.getegid())
+    lists = {}
+    monkeypatch.setattr(os, "listxattr", lambda place: lists.get(place, []), raising=False)
+    monkeypatch.setattr(permissions.sys, "platform", "linux")
+    lists[filled] = ["system.posix_acl_access"]
+    StateFile.open(filled).close()  # its mask lets no other user write
+    filled.chmod(0o660)
+    with pytest.raises(UnsafeFileError, match=f"setfacl -b {filled}"):
+        StateFile.open(filled)
+    lists.clear()
+    StateFile.open(filled).close()
+
+
+def test_file_system_without_access_lists(filled, group, monkeypatch):
+    group([], [user("me", ME, os.getegid())])
+    os.chown(filled, -1, os.getegid())
+    filled.chmod(0o660)
+    monkeypatch.setattr(permissions.sys, "platform", "linux")
+    for code in (errno.ENOTSUP, errno.EIO):
+
+        def fail(_, code=code):
+            raise OSError(code, "message")
+
+        monkeypatch.setattr(os, "listxattr", fail, raising=False)
+        if code == errno.ENOTSUP:
+            StateFile.open(filled).close()
+        else:
+            with pytest.raises(OSError, match="message"):
+                StateFile.open(filled)
 
 
 def test_group_without_a_name_is_foreign():

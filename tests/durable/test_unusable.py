@@ -207,7 +207,23 @@ def more_tables(path):
     other_application(path)
 
 
-@pytest.mark.parametrize("make", [other_application, other_tables, more_tables], ids=lambda make: make.__name__)
+def other_application_that_crashed(path):
+    """SQLite would move its WAL into the file."""
+    source = path.with_name("source.db")
+    connection = sqlite3.connect(source)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("CREATE TABLE customers (name TEXT)")
+    for name, data in contents(path.parent).items():
+        path.with_name(name.replace("source", "state")).write_bytes(data)
+    connection.close()
+    source.unlink()
+    assert path.with_name("state.db-wal").stat().st_size
+
+
+OTHERS = [other_application, other_application_that_crashed, other_tables, more_tables]
+
+
+@pytest.mark.parametrize("make", OTHERS, ids=lambda make: make.__name__)
 def test_file_of_another_application_is_refused(path, make):
     make(path)
     before = contents(path.parent)

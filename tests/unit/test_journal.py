@@ -605,6 +605,45 @@ def test_sessions_that_found_no_key_are_stale_when_it_is_restored() -> None:
         locate_in_streamlit()
 
 
+def test_deadlines_are_stored_and_restored() -> None:
+    engine = Engine()
+    options = KeyOptions(engine.store)
+    options.set("ttl/*", ttl=100.0)
+    engine.state.update({"ttl/a": 1, "b": 2, "c": 3})
+    engine.store.expire("b", 50)
+    _, _, changes = engine.store.take_journal()
+    left = {key: left for key, _, _, _, left in changes}
+    assert left == {"ttl/a": pytest.approx(100, abs=10), "b": pytest.approx(50, abs=10), "c": None}
+    engine.store.expire("b", None)
+    engine.store.expire("c", 10)
+    _, _, changes = engine.store.take_journal()
+    assert {key: left for key, _, _, _, left in changes} == {"b": None, "c": pytest.approx(10, abs=10)}
+
+    other = Engine()
+    other.store.restore([("ttl/a", b"1", 1, 40.0), ("b", b"2", 2, None), ("c", b"3", 3, -5.0)], 0)
+    KeyOptions(other.store).set("ttl/*", ttl=100.0)  # configured after the restart: it prolongs nothing
+    assert other.store.deadline("ttl/a") == pytest.approx(40, abs=10)
+    assert other.store.deadline("b") is None
+    other.store.expire_due()
+    assert list(other.state) == ["ttl/a", "b"]
+    assert "c" in other.commit()  # its end is stored
+
+
+def test_keys_that_are_not_to_persist_are_not_stored() -> None:
+    engine = Engine()
+    options = KeyOptions(engine.store)
+    options.set("session/*", persist=False)
+    engine.state.update({"session/a": 1, "b": 2})
+    engine.commit()
+    assert engine.stored() == {"b": 2}
+    options.set("b", persist=False)
+    engine.commit()
+    assert engine.stored() == {}
+    options.set("b", persist=True)
+    engine.commit()
+    assert engine.stored() == {"b": 2}
+
+
 def test_keys_that_another_thread_has_locked_are_left() -> None:
     engine = Engine()
     engine.state.a = 0

@@ -5,6 +5,7 @@ A state file can hold pickles, so a user who can change it can run code as the u
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import stat
@@ -72,6 +73,11 @@ def _check_owner(place: Path, found: os.stat_result) -> None:
 def _check_mode(place: Path, found: os.stat_result) -> None:
     if found.st_mode & stat.S_IWOTH:
         who, way_out = "All users", "o-w"
+    elif found.st_mode & stat.S_IWGRP and _has_access_list(place):  # whose mask the bits of the group are
+        raise UnsafeFileError(
+            f"The access control list of {place} can let other users write. A user who can change a state file can run "
+            f"code in the process that loads it. Remove the list: setfacl -b {shlex.quote(str(place))}"
+        )
     elif found.st_mode & stat.S_IWGRP and not _is_private_group(found.st_gid):
         who, way_out = f"The users of the group {_group_name(found.st_gid)}", "g-w"
     else:
@@ -80,6 +86,17 @@ def _check_mode(place: Path, found: os.stat_result) -> None:
         f"{who} can write to {place}. A user who can change a state file can run code in the process that loads it. "
         f"Take the permission away: chmod {way_out} {shlex.quote(str(place))}"
     )
+
+
+def _has_access_list(place: Path) -> bool:
+    if sys.platform != "linux":
+        return False
+    try:
+        return "system.posix_acl_access" in os.listxattr(place)
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:  # by the file system
+            return False
+        raise
 
 
 def _is_private_group(gid: int) -> bool:
