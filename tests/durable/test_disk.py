@@ -79,7 +79,7 @@ from fastserverstate.durable import NotDurableError
 def write(stream, number):
     with transaction():
         server_state[f"{stream} left"] = number
-        server_state[f"{stream} right"] = [number] * 8000
+        server_state[f"{stream} right"] = f"{number} " * 5000
     if number % 3:
         server_state[f"{stream} {number % 5}"] = number
     else:
@@ -139,7 +139,7 @@ def test_failing_write_is_not_promised_and_stored_later(
             found = app.stored(tmp_path)
             for stream in "abc":
                 assert promised.get(stream, 0) <= found[f"{stream} left"] <= tried[stream]
-                assert found[f"{stream} right"] == [found[f"{stream} left"]] * 8000
+                assert found[f"{stream} right"] == f"{found[f'{stream} left']} " * 5000
             assert app.do("result = [server_state[f'{stream} left'] for stream in 'abc']") == list(tried.values())
             status = app.do("status = durable.status(); result = [status.error, status.pending, status.oldest_pending]")
             if failures == -1 and disk["failed"]:
@@ -153,9 +153,9 @@ def test_failing_write_is_not_promised_and_stored_later(
             assert failed
             assert refused or durability == "interval"
         messages = app.do("result = messages")
-        assert len(messages) == 2 * sum("cannot be stored" in message for message in messages)
-        assert len(messages) == 2 * sum("on disk" in message for message in messages)
-        assert app.do("result = durable.status().failures") >= len(messages) / 2
+        assert all("cannot be stored" in message for message in messages[::2])
+        assert all("on disk" in message for message in messages[1::2])
+        assert app.do("result = durable.status().failures") >= len(messages) / 2 > 0
         assert app.do("result = durable.status().set_aside is None")
     with running(path, durability) as app:
         assert app.do("result = dict(server_state)") == memory
