@@ -111,7 +111,7 @@ def test_value_that_is_too_large_stays_in_memory(
     it = subject()
     it.state.update(a="x" * 2000, b=1)
     assert it.stored() == {"b": 1}
-    assert "has 2,004 bytes, and the most is 1,000" in caplog.text
+    assert "it takes 2,004 bytes, and SQLite stores 1,000" in caplog.text
     assert it.engine.status().error is None
 
 

@@ -39,6 +39,7 @@ class Connection:
         self._lock = threading.RLock()  # a finalizer may connect or disconnect at any point
         self.engine: Engine | None = None
         self._arguments: tuple[object, ...] = ()
+        self._is_registered = False  # to be called at the exit
         self._abandoned: list[Engine] = []  # of parent processes: never closed
         self._metrics = Metrics(DURABLE_NAMES, self._figures)
 
@@ -86,7 +87,9 @@ class Connection:
                 engine.close()
                 raise
             self._arguments, self.engine = arguments, engine
-            atexit.register(self._end)
+            if not self._is_registered:  # once: Python keeps the place of an unregistered function
+                atexit.register(self._end)
+                self._is_registered = True
             _call_on_termination(self._end)
             self._server.publish(self._metrics)
             self._server.on_stop(self._server_stops)
@@ -111,7 +114,6 @@ class Connection:
         with self._lock:
             engine, self.engine = self.engine, None
             if engine is not None:
-                atexit.unregister(self._end)
                 engine.close(at_exit=at_exit)
 
     def status(self) -> Status | None:
@@ -163,7 +165,6 @@ class Connection:
         if self.engine is not None:
             self.engine.abandon()
             self._abandoned.append(self.engine)
-            atexit.unregister(self._end)
         self.engine, self._lock = None, threading.RLock()
 
     def _figures(self) -> list[Figure]:

@@ -200,11 +200,11 @@ class Engine:
             except Exception as error:  # often because another thread changes the value in place
                 failure = UnencodableValueError(key, f"encoding it failed with {type(error).__qualname__}: {error}")
             else:
-                if len(data) > LARGEST:
-                    failure = UnencodableValueError(key, f"it has {len(data):,} bytes, and the most is {LARGEST:,}")
-                    break
-                self._unencodable.discard(key)
-                return data
+                if len(data) <= LARGEST:
+                    self._unencodable.discard(key)
+                    return data
+                failure = UnencodableValueError(key, f"it takes {len(data):,} bytes, and SQLite stores {LARGEST:,}.")
+                break
         if key not in self._unencodable:
             self._unencodable.add(key)
             logger.warning("server_state[%r] is kept in memory only, and ends with this process: %s", key, failure)
