@@ -746,3 +746,24 @@ assert is_running()
 """,
         package=True,
     )
+
+
+def test_computed_values_set_no_deadlines():
+    run_script(
+        """
+from fastserverstate import computed, expire, server_state
+
+@computed
+def total():
+    expire("k", after=1)
+
+server_state["k"] = 1
+try:
+    total()
+except Exception as error:
+    assert "total" in str(error), error
+else:
+    raise AssertionError("not refused")
+""",
+        package=True,
+    )
