@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import MutableMapping
 
@@ -30,6 +31,7 @@ _ends.watch()
 store = Store(reserved=dir(ServerState))
 settings = Settings()
 expirer = Expirer(store)
+atexit.register(expirer.close)
 key_options = KeyOptions(store, expirer.start)
 workers = Workers()
 evaluator = Evaluator(store, workers)
