@@ -10,7 +10,7 @@ SOURCES := setup.py pyproject.toml $(foreach end,pyx pxd pxi h,$(wildcard src/fa
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-cluster check test coverage test-faults test-delays bench-cluster test-matrix test-ft test-asan test-tsan lint bench bench-check bench-ft load sdist wheels clean
+.PHONY: help demo demo-cluster check test coverage test-faults test-crashes test-delays bench-cluster test-matrix test-ft test-asan test-tsan lint bench bench-check bench-ft load sdist wheels clean
 
 # The oldest and newest supported releases, and three in between.
 STREAMLIT_RELEASES := 1.37.1 1.44.1 1.50.0 1.58.0 1.67.0
@@ -52,7 +52,10 @@ test: $(READY) lint  ## Run the linters and the whole test suite.
 
 test-faults: $(READY)  ## Kill Redis servers, cut connections, lose replies and stop processes hundreds of times.
 	FASTSERVERSTATE_FAULTS=long PYTHONPATH=tests $(BIN)/python -m pytest -p harness.faults tests/cluster \
-		tests/browser/test_cluster.py --timeout 3600 -o faulthandler_timeout=3000
+		tests/unit/test_codec.py tests/browser/test_cluster.py --timeout 3600 -o faulthandler_timeout=3000
+
+test-crashes: $(READY)  ## Kill processes that store their state 300 times, and compare it with what they reported.
+	FASTSERVERSTATE_FAULTS=long $(BIN)/python -m pytest tests/durable/test_crashes.py $(PARALLEL) -rP
 
 # Thousands of sessions or hundreds of locks in sequence would take too long.
 test-delays: $(READY)  ## Run the server and browser tests with random delays of threads and messages.
@@ -62,6 +65,8 @@ test-delays: $(READY)  ## Run the server and browser tests with random delays of
 # What `make test-matrix STREAMLIT_RELEASES="pre-release nightly"` installs.
 pre-release := "streamlit>=1.37.dev0"
 nightly := streamlit-nightly
+# Streamlit 1.58 does not serve images with newer releases of Starlette.
+1.58.0 := "streamlit==1.58.0" "starlette<1"
 MATRIX := $(STREAMLIT_RELEASES:%=test-streamlit-%)
 .PHONY: $(MATRIX)
 
@@ -73,7 +78,7 @@ $(MATRIX): test-streamlit-%: .venvs/streamlit-%/bin/python $(READY)
 $(STREAMLIT_RELEASES:%=.venvs/streamlit-%/bin/python): .venvs/streamlit-%/bin/python:
 	$(PYTHON) -m venv .venvs/streamlit-$*
 	$@ -m pip install --quiet --upgrade "pip>=25.1"
-	$@ -m pip install --quiet $(or $($*),"streamlit==$*") "xxhash>=3.6" --group test
+	$@ -m pip install --quiet $(or $($*),"streamlit==$*") "msgspec>=0.18" "xxhash>=3.6" --group test
 
 # Builds that detect races and memory errors. Each has a virtual environment of its own, which no other target needs.
 FREE_THREADED := .venvs/free-threaded
@@ -81,7 +86,7 @@ ADDRESS := .venvs/address-undefined
 THREAD := .venvs/thread
 STRESS_SECONDS ?= 10
 STRESS := FASTSERVERSTATE_STRESS_SECONDS=$(STRESS_SECONDS)
-UNIT_TOOLS := "attrs>=23.1" "hypothesis>=6.100" "pytest>=8.3" "pytest-rerunfailures>=16.3" "pytest-timeout>=2.3" "pytest-xdist>=3.6" "xxhash>=3.6"
+UNIT_TOOLS := "attrs>=23.1" "hypothesis>=6.100" "msgspec>=0.18" "pytest>=8.3" "pytest-rerunfailures>=16.3" "pytest-timeout>=2.3" "pytest-xdist>=3.6" "xxhash>=3.6"
 BUILD_TOOLS := "setuptools>=77" "Cython>=3.1,<4"
 INSTALL := pip install --quiet --no-deps --no-build-isolation --force-reinstall
 
@@ -94,12 +99,14 @@ bench-ft: $(FREE_THREADED)/.ready  ## Measure how reads and writes scale with th
 	$(FREE_THREADED)/bin/python -m $(INSTALL) .
 	$(FREE_THREADED)/bin/python bench/scaling.py
 
+# No wheel of msgspec is for the free-threaded build of 3.13.
+WHEELS := --only-binary=:all: --no-binary=msgspec
 # Built here unless you set it. Some packages have wheels for it only in older releases.
 FREE_THREADED_PYTHON ?= "$$(tools/build_python.sh free-threaded)"
 
 $(FREE_THREADED)/.ready: tools/build_python.sh
 	$(FREE_THREADED_PYTHON) -m venv $(FREE_THREADED)
-	$(FREE_THREADED)/bin/python -m pip install --quiet --only-binary=:all: $(UNIT_TOOLS) $(BUILD_TOOLS) streamlit
+	$(FREE_THREADED)/bin/python -m pip install --quiet $(WHEELS) $(UNIT_TOOLS) $(BUILD_TOOLS) streamlit
 	@touch $@
 
 # The sanitizer must be loaded before Python, and the C++ library before the sanitizer uses it. With malloc it sees every
@@ -132,7 +139,7 @@ test-tsan: $(THREAD)/.ready  ## Run the stress tests with ThreadSanitizer, on an
 
 $(THREAD)/.ready: $(FREE_THREADED)/.ready tools/build_python.sh
 	"$$(tools/build_python.sh thread-sanitizer)" -m venv --without-pip $(THREAD)
-	$(FREE_THREADED)/bin/python -m pip install --quiet --upgrade --target $(PACKAGES) --only-binary=:all: $(UNIT_TOOLS)
+	$(FREE_THREADED)/bin/python -m pip install --quiet --upgrade --target $(PACKAGES) $(WHEELS) $(UNIT_TOOLS)
 	@touch $@
 
 # Coverage finds the lines of the core in its generated C file, which must be in the folder of its sources.

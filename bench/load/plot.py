@@ -20,6 +20,7 @@ INK = "#31333f"
 FAINT = "#808495"
 ALARM = "#a3061e"
 COLUMNS = 3
+MANY_BARS = 12  # their numbers are small, so that they do not overlap
 BAR = 0.8 / len(PACKAGES)
 
 
@@ -85,6 +86,7 @@ def _draw_panel(axes: Axes, scenario: str, results: list[Result]) -> None:
         axes.set_ylim(min(heights, default=1) / 3, highest * 3)
     else:
         axes.set_ylim(0, highest * 1.2)
+    size = 9 if len(bars) <= MANY_BARS else 6.5
     for place, package, value in bars:
         x = place + (list(PACKAGES).index(package) - (len(PACKAGES) - 1) / 2) * BAR
         if value is None:
@@ -95,8 +97,8 @@ def _draw_panel(axes: Axes, scenario: str, results: list[Result]) -> None:
         else:
             height = value * panel.factor
             axes.bar(x, height, BAR * 0.94, color=COLORS[package])
-            text = f"{height:.3g}" if height < 1000 else f"{height:,.0f}"
-            axes.annotate(text, (x, height), (0, 3), textcoords="offset points", ha="center", fontsize=9, color=INK)
+            text = f"{height:.{3 if height >= 1 else 2}g}" if height < 1000 else f"{height:,.0f}"
+            axes.annotate(text, (x, height), (0, 3), textcoords="offset points", ha="center", fontsize=size, color=INK)
     names = [label if len(variants) == 1 else f"{label}\n{VARIANTS[variant].short}" for variant, label, _ in groups]
     axes.set_xticks(range(len(groups)), names, fontsize=9, color=INK)
     margin = 1.2 if len(groups) == 1 else 0.6

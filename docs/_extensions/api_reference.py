@@ -6,6 +6,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.inspect import stringify_signature
 
 import fastserverstate
-from fastserverstate import cluster
 
 PUBLIC = {
     "State": ["server_state", "peek", "touch"],
@@ -26,8 +26,14 @@ PUBLIC = {
     "Widgets": ["shared", "WidgetArguments"],
     "Reruns": ["no_rerun", "force_rerun_bound_sessions"],
     "Options": ["configure", "expire"],
-    "Several servers": ["connect"],
-    "Errors": ["FastServerStateError", "RerunSuppressedError", "DeadlockError", "WouldBlockError"],
+    "Restarts and several servers": ["connect"],
+    "Errors": [
+        "FastServerStateError",
+        "RerunSuppressedError",
+        "DeadlockError",
+        "UnreadableValueError",
+        "WouldBlockError",
+    ],
 }
 OTHERS = "More"
 MAKERS = {"__new__", "__init__"}
@@ -154,13 +160,17 @@ class PublicNames(SphinxDirective):
         return self.parse_text_to_nodes("\n".join([*head, *public_names(group)]))
 
 
-class ClusterNames(SphinxDirective):
-    """``.. cluster-names::``: the names of ``fastserverstate.cluster.__all__``, functions first."""
+class ModuleNames(SphinxDirective):
+    """``.. module-names:: cluster``: the names in ``fastserverstate.cluster.__all__``, functions first."""
+
+    required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        values = {name: getattr(cluster, name) for name in cluster.__all__}
+        name = f"fastserverstate.{self.arguments[0]}"
+        module = import_module(name)
+        values = {name: getattr(module, name) for name in module.__all__}
         functions_first = sorted(values, key=lambda name: (inspect.isclass(values[name]), name))
-        head = [".. py:module:: fastserverstate.cluster", ""]
+        head = [f".. py:module:: {name}", ""]
         text = [line for name in functions_first for line in public_name(name, values[name])]
         return self.parse_text_to_nodes("\n".join([*head, *text]))
 
@@ -177,6 +187,6 @@ class CoreStub(SphinxDirective):
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("public-names", PublicNames)
-    app.add_directive("cluster-names", ClusterNames)
+    app.add_directive("module-names", ModuleNames)
     app.add_directive("core-stub", CoreStub)
     return {"parallel_read_safe": True}

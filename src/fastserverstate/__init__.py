@@ -43,13 +43,20 @@ from fastserverstate._instances import (
     wait_for_async,
 )
 from fastserverstate.computed_values import Computed
-from fastserverstate.errors import DeadlockError, FastServerStateError, RerunSuppressedError, WouldBlockError
+from fastserverstate.errors import (
+    DeadlockError,
+    FastServerStateError,
+    RerunSuppressedError,
+    UnreadableValueError,
+    WouldBlockError,
+)
 from fastserverstate.listeners import Subscription
 from fastserverstate.live_regions import Live
 from fastserverstate.shared_widgets import WidgetArguments
 
 if TYPE_CHECKING:
     from fastserverstate import cluster as cluster
+    from fastserverstate import durable as durable
 
     __version__: str
 
@@ -59,8 +66,8 @@ _connect.connect_by_environment()
 
 def __getattr__(name: str) -> Any:
     """Import on first use what few apps need."""
-    if name == "cluster":
-        return importlib.import_module("fastserverstate.cluster")
+    if name in {"cluster", "durable"}:
+        return importlib.import_module(f"fastserverstate.{name}")
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("fastserverstate")
     raise AttributeError(f"module 'fastserverstate' has no attribute {name!r}")
@@ -75,6 +82,7 @@ __all__ = [
     "Live",
     "RerunSuppressedError",
     "Subscription",
+    "UnreadableValueError",
     "WidgetArguments",
     "WouldBlockError",
     "atomic",

@@ -39,9 +39,13 @@ cdef inline void purge(Cell *cell, const uint64_t *retired, uint32_t words) noex
         subscribers_purge(&cell.cold.throttled, retired, words)
 
 
+cdef inline bint is_dirty(const Cell *cell) noexcept:
+    return cell.is_dirty[0] or cell.is_dirty[1]
+
+
 cdef inline bint is_unused(const Cell *cell) noexcept:
     """Whether the cell can be freed: nothing depends on it."""
-    if cell.value != NULL or cell.readers.count or cell.holder != NULL or cell.is_method:
+    if cell.value != NULL or cell.readers.count or cell.holder != NULL or cell.is_method or is_dirty(cell):
         return False
     return (
         cell.cold == NULL

@@ -39,11 +39,19 @@ cdef int compare_change(_Change change, Store store) except -1:
     """Compare the change with the key's value, as far as that runs foreign code. Nothing is locked."""
     cdef Py_hash_t hashed = key_hash(<PyObject *>change.key)
     cdef Shard *shard = shard_of(store.table, hashed)
+    cdef Cell *cell
+    cdef PyObject *replaced
     cdef bint due
     while True:
         lock(&shard.mutex)
-        due = needs_comparison(&change.comparison, find(shard, <PyObject *>change.key, hashed))
+        cell = find(shard, <PyObject *>change.key, hashed)
+        replaced = cell.value if is_to_decode(cell) else NULL
+        _xincref(replaced)
+        due = replaced == NULL and needs_comparison(&change.comparison, cell)
         unlock(&shard.mutex)
+        if replaced != NULL:
+            decode_to_compare(store.table, <PyObject *>change.key, replaced)
+            continue
         if not due:
             return 0
         compare_unlocked(&change.comparison, store, change.key)
@@ -100,6 +108,8 @@ cdef bint make_change(Table *table, _Change change, Session writer, PyObject *ho
         _incref(new)
         if cell.terms_at:
             begin_terms(table, shard, cell, change.keeps_deadline)
+        if cell.policy != BY_CONTENT and is_recorded(table, cell):
+            record(table, shard, cell)
         return True
     fss_holder = holder
     if new == NULL and cell.value == NULL:
@@ -118,9 +128,9 @@ cdef bint make_change(Table *table, _Change change, Session writer, PyObject *ho
 
 
 cdef inline void free_dropped(Table *table, const bint *involved) noexcept:
-    """Free what the involved shards have dropped. Nothing is locked."""
+    """Free what the involved shards, or all if it is NULL, have dropped. Nothing is locked."""
     cdef int i
     for i in range(SHARDS):
-        if involved[i]:
+        if involved == NULL or involved[i]:
             lock(&table.shards[i].mutex)
             unlock_shard(&table.shards[i])

@@ -69,6 +69,24 @@ COMPARE_EQUALITY: Final = 2
 COMPARE_IDENTITY: Final = 3
 COMPARE_ALWAYS: Final = 4
 
+# How a journal makes changes durable (`Store.start_journal`): without one; later; before a write returns; or before
+# other threads can read the value.
+JOURNAL_OFF: Final = 0
+JOURNAL_LATER: Final = 1
+JOURNAL_FIRST: Final = 2
+JOURNAL_SHOW_LATER: Final = 3
+
+@final
+class Encoded:
+    """A value as it was stored. Its first read decodes it.
+
+    >>> Encoded(b"i42").data
+    b'i42'
+    """
+
+    data: Final[bytes]
+    def __init__(self, data: bytes) -> None: ...
+
 def same_value(old: object, new: object) -> bool:
     """Whether two values hold the same, as `fastserverstate.change.content_fingerprint` tells it.
 
@@ -449,6 +467,87 @@ class Store:
 
         Returns the keys of the locks, and the keys that the transaction had written.
         """
+
+    def set_decoder(self, decode: Callable[[str, bytes], Any]) -> None:
+        """Set the function ``decode(key, data)`` for values that `restore` has set. It is never freed."""
+
+    def restore(
+        self, rows: Iterable[tuple[str, bytes, int, float | None]], clock: int
+    ) -> list[tuple[str, bytes, int, float | None]]:
+        """Set keys to encoded values, which their first reads decode: (key, data, position, seconds until it expires).
+
+        The position is that in the order of the keys. Later versions are higher than `clock`. The keys do not enter the
+        journal. Returns the rows of keys that were not set, because other threads hold their locks.
+        """
+
+    def start_journal(self, durability: int) -> None:
+        """Record from now on which keys change. All keys that are set count as changed.
+
+        `durability` is one of the ``JOURNAL_`` constants. With ``JOURNAL_FIRST``, writes wait until they are durable;
+        with ``JOURNAL_SHOW_LATER``, they also hold the key's lock meanwhile.
+        """
+
+    def close_journal(self) -> None:
+        """Make `sleep_until_due` return immediately from now on."""
+
+    def stop_journal(self) -> None:
+        """Record no more, and forget what was recorded. No thread waits any longer."""
+
+    def end_journal(self) -> None:
+        """Have all waits for durable changes raise NotDurableError, now and later: nothing is stored any more."""
+
+    def record_all(self) -> None:
+        """Put all keys that are set into the journal."""
+
+    def sleep_until_due(self, seconds: float, for_changes: bool, least: int = 1) -> None:
+        """Sleep until at least so many threads wait for a batch or, if `for_changes`, a key has changed.
+
+        Returns after this many seconds at the latest; a negative number is no limit. Call it on one thread.
+        """
+
+    def take_journal(self) -> tuple[int, int, list[tuple[str, Any, int, int, float | None]]]:
+        """Take all changes since the last call: the batch's epoch, the highest version, and the changed keys.
+
+        These are (key, value, version, position, seconds until the key expires), in no order. The value is `absent` for
+        a key that is not set or not to be stored, and an `Encoded` for one that was not read since it was restored. The
+        changes are those between two moments: they contain a transaction as a whole or not at all.
+        """
+
+    def end_batch(self, epoch: int, failure: str | None) -> int:
+        """Wake the threads that wait for the batches up to this one. They are durable, or `failure` tells why not.
+
+        Returns how many threads were waiting, including those that wait for a later batch.
+        """
+
+    def undurable(self) -> int:
+        """Return the number of changed keys in the journal."""
+
+    def wait_until_durable(self, timeout: float) -> bool:
+        """Wait until all changes made so far are durable. False after `timeout` seconds; a negative one is none.
+
+        Raises ``NotDurableError`` if they could not be stored. A thread that runs an event loop waits 20 ms at most.
+        """
+
+    def watch_changes(self) -> None:
+        """Record from now on which keys change, for `take_changes`. All keys that are set count as changed."""
+
+    def close_changes(self) -> None:
+        """Make `sleep_until_changed` return immediately from now on."""
+
+    def sleep_until_changed(self, seconds: float) -> None:
+        """Sleep until `take_changes` has something to return, at most this long; a negative number is no limit.
+
+        Call it on one thread.
+        """
+
+    def take_changes(self) -> list[tuple[str, Any, int, int, float | None]]:
+        """Take all changes since the last call, as `take_journal` has them."""
+
+    def has_backend(self) -> bool:
+        """Return True if the store is connected to other servers."""
+
+    def has_journal(self) -> bool:
+        """Return True if the store's changes are recorded."""
 
     def set_backend(self, backend: object) -> None:
         """Set the backend that makes writes and takes locks, or None. See ``cluster/backend.py``. It is never freed."""

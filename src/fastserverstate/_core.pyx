@@ -43,6 +43,11 @@ Glossary
     mixed                has read values of different moments, because a thread changed one meanwhile
     backend              what a store's writes and locks go through when several servers share the state
     apply                make changes in the table that came from a backend
+    journal              the cells that have changed since a thread last took them, for example to store them; these
+                         are *dirty*
+    batch, epoch         what the engine takes at a time, and its number
+    durable              stored: it survives a crash
+    encoded              loaded from the engine's file, and not read yet
     source location      a code object and an offset in it
     stale listener       the function that is called when the first scope becomes pending
     skip frames of       look for a source location further out in the stack, past the package's own functions
@@ -87,7 +92,8 @@ across them what every read passes through, and accesses thread-local variables 
     _slots              subscribing, marking, collecting     _changes      several changes that appear together
     _table              finding, making and freeing cells    _transaction, _namespace
     _computed           computed values                      _remote       one table among those of several servers
-    _locate             which scope the thread runs in       _deadlines    keys that expire
+    _journal            what has changed, to be stored       _deadlines    keys that expire
+    _locate             which scope the thread runs in
 """
 cimport cython
 from cpython.bool cimport PyBool_Check
@@ -158,6 +164,7 @@ from fastserverstate._platform cimport (
     owned,
     store32,
     store64,
+    store_size,
     store_flag,
     store_object,
     unlock,
@@ -170,6 +177,7 @@ from fastserverstate._structs cimport (
     Cell,
     ChainWrite,
     ColdFields,
+    Journal,
     Lifetime,
     Shard,
     Slots,
@@ -276,6 +284,7 @@ include "_fingerprint.pxi"
 include "_same.pxi"
 include "_store.pxi"
 include "_deadlines.pxi"
+include "_journal.pxi"
 include "_changes.pxi"
 include "_transaction.pxi"
 include "_namespace.pxi"

@@ -217,11 +217,18 @@ cdef void begin_terms(Table *table, Shard *shard, Cell *cell, bint keeps_deadlin
     if not keeps_deadline and (terms.lifetime == NULL or terms.lifetime.ttl_ns == 0):
         terms.deadline_ns = 0
     renew(table, shard, cell)
+    if is_recorded(table, cell):
+        record(table, shard, cell)
 
 
 cdef bint set_lifetime(Table *table, Shard *shard, Cell *cell, Lifetime *lifetime) noexcept:
-    """Set what is configured for the key, NULL for nothing; False if there is no memory. New durations begin now."""
+    """Set what is configured for the key, NULL for nothing; False if there is no memory.
+
+    New durations begin now. They do not postpone a deadline that is not the one of another ttl: the key may come from
+    the file of an earlier run, in which it had this ttl already.
+    """
     cdef Terms *terms
+    cdef long long deadline_ns
     cdef bint had_ttl
     if cell.terms_at == 0 and lifetime == NULL:
         return True
@@ -232,10 +239,14 @@ cdef bint set_lifetime(Table *table, Shard *shard, Cell *cell, Lifetime *lifetim
         return True
     had_ttl = terms.lifetime != NULL and terms.lifetime.ttl_ns != 0
     terms.lifetime = lifetime
-    if had_ttl:
-        terms.deadline_ns = 0
-    terms.idle_ns = 0
+    deadline_ns = 0 if had_ttl else terms.deadline_ns
+    terms.deadline_ns = terms.idle_ns = 0
     renew(table, shard, cell)
+    if deadline_ns and cell.value != NULL and (terms.deadline_ns == 0 or deadline_ns < terms.deadline_ns):
+        terms.deadline_ns = deadline_ns
+        settle(table, shard, cell)
+    if is_recorded(table, cell):
+        record(table, shard, cell)
     return True
 
 
@@ -247,6 +258,8 @@ cdef bint change_deadline(Table *table, Shard *shard, Cell *cell, long long left
         return False
     terms_of(shard, cell).deadline_ns = 0 if left_ns < 0 else min(clock_ns() + left_ns, NEVER_NS)
     settle(table, shard, cell)
+    if is_recorded(table, cell):
+        record(table, shard, cell)
     return True
 
 

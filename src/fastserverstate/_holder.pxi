@@ -23,6 +23,7 @@ cdef class Holder:
     cdef long long reads_since_ns  # time at which `reads` was last taken, or the holder was created
     cdef list deferred            # locks of the keys whose listeners are called when it holds no lock any more
     cdef bint flushing            # it is making those calls
+    cdef Store undurable          # whose changes are to be durable before it goes on without a lock, or None
     cdef bint forked              # in a forked process: it belongs to the parent
 
     def __cinit__(self):

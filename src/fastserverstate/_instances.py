@@ -9,6 +9,7 @@ from collections.abc import MutableMapping
 from fastserverstate import _ends
 from fastserverstate._core import Store, make_immortal, skip_frames_of
 from fastserverstate._streamlit import Bridge, Metrics, PostScriptGC, StreamlitPages, widgets_of_run
+from fastserverstate.bounds import Bounds
 from fastserverstate.callers import Callers
 from fastserverstate.computed_values import Computing, Evaluator
 from fastserverstate.configuration import Configuration, KeyOptions, Settings
@@ -33,11 +34,12 @@ settings = Settings()
 expirer = Expirer(store)
 atexit.register(expirer.close)
 key_options = KeyOptions(store, expirer.start)
+bounds = Bounds(store)
 workers = Workers()
 evaluator = Evaluator(store, workers)
 scheduler = Scheduler(store, settings, PostScriptGC(), evaluator.collected)
 bridge = Bridge(store, scheduler)
-bridge.publish(Metrics(REMOVED_NAMES, lambda: removed_figures(*store.removals())))
+bridge.server.publish(Metrics(REMOVED_NAMES, lambda: removed_figures(*store.removals())))
 
 server_state = ServerState(store)
 """State that all sessions of the app share.
@@ -108,6 +110,7 @@ configure = Configuration(
     key_options,
     set_detect_inplace=scheduler.in_place.set,
     set_gc_policy=scheduler.set_gc_policy,
+    set_bounds=bounds.set,
 ).configure
 
 skip_frames_of(Atomic.__call__, ServerState.items, MutableMapping.update, SharedWidgets.shared)
@@ -147,6 +150,7 @@ def _start_afresh() -> None:
     store.reset_after_fork()
     expirer.reset_after_fork()
     _offload_callbacks()
+    bounds.reset_after_fork()
     workers.reset_after_fork()
     _computing.reset_after_fork()
     _live_regions.reset_after_fork()

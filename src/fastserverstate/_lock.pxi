@@ -283,10 +283,19 @@ cdef int release_lock(KeyLock self) except -1:
 
 
 cdef inline int flush_if_free() except -1:
-    """Flush the thread's deferred callbacks if it holds no lock any more."""
+    """If the thread holds no lock any more, wait until its changes are durable, and flush its deferred callbacks."""
     cdef Holder holder
-    if fss_holder != NULL and (<Holder>fss_holder).locks == 0 and (<Holder>fss_holder).deferred is not None:
-        holder = <Holder>fss_holder
+    if fss_holder == NULL or (<Holder>fss_holder).locks:
+        return 0
+    holder = <Holder>fss_holder
+    if holder.undurable is not None:
+        store, holder.undurable = holder.undurable, None
+        try:
+            wait_until_durable(store, True)
+        finally:  # a change that could not be stored was made all the same
+            if holder.deferred is not None:
+                flush_deferred(holder)
+    elif holder.deferred is not None:
         flush_deferred(holder)
     return 0
 

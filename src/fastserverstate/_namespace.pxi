@@ -81,7 +81,7 @@ cdef class Namespace:
         if value != NULL:
             return owned(value)
         found = assign(self.store, <str>key, default, True)
-        return default if found is ABSENT else found
+        return default if found is ABSENT else as_decoded(self.store, <str>key, found)
 
     def pop(self, key, *default):
         key = plain_key(key)
@@ -90,7 +90,7 @@ cdef class Namespace:
         contains(self.table, <PyObject *>key)
         value = change_presence(self.store, <str>key, True)
         if value is not ABSENT:
-            return value
+            return as_decoded(self.store, <str>key, value)
         if default:
             return default[0]
         raise missing_item(key, POP)

@@ -41,12 +41,14 @@ cdef int flush_callbacks(Table *table, Shard *shard, PyObject *key) except -1:
         _xincref(listeners)
         _incref(value)
         unlock(&shard.mutex)
-        newest = owned(value)
         if listeners != NULL:
+            kept = owned(listeners)
             try:
-                owned(listeners)(newest)
+                kept(owned(decoded(table, key, value) if is_encoded(value) else value))
             except BaseException as stop:
                 stops = stop if stops is None else stops
+        else:
+            _decref(value)
         cell = end_call(shard, cell)
     unlock_shard(shard)
     set_untracked(was_untracked)

@@ -19,6 +19,7 @@ cdef extern from "_platform.h":
     void store32 "fss_store"(uint32_t, uint32_t) noexcept
     uint64_t add64 "fss_add"(uint64_t, uint64_t) noexcept
     Py_ssize_t load_size "fss_load"(Py_ssize_t) noexcept
+    void store_size "fss_store"(Py_ssize_t, Py_ssize_t) noexcept
     Py_ssize_t add_size "fss_add"(Py_ssize_t, Py_ssize_t) noexcept
     bint load_flag "fss_load"(bint) noexcept
     PyObject *load_object "fss_load"(PyObject *) noexcept

@@ -8,6 +8,7 @@ cdef class Store:
     cdef object stale_listener   # called when the first scope becomes pending; guarded by the mutex of the slots
     cdef PyObject *options       # key -> its options, or NULL; never freed
     cdef uint64_t generation     # of the options
+    cdef object failure          # why the storage engine could not store the last batch, or None
 
     def __cinit__(self, reserved=()):
         self.table = table_new()
@@ -124,12 +125,70 @@ cdef class Store:
     def end_holder(self):
         return end_current_holder()
 
+    def set_decoder(self, decoder):
+        _incref(<PyObject *>decoder)  # immortal: a thread may be about to call it at any time
+        store_object(self.table.decoder, <PyObject *>decoder)
+
+    def restore(self, rows, uint64_t clock):
+        return restore(self, rows, clock)
+
+    def start_journal(self, int durability):
+        self.table.durability = durability
+        open_journal(self.table, OF_ENGINE)
+
+    def close_journal(self):
+        close_journal(&self.table.journals[OF_ENGINE])
+
+    def stop_journal(self):
+        self.table.durability = KEPT_IN_MEMORY
+        stop_journal(self.table, OF_ENGINE)
+
+    def end_journal(self):
+        end_journal(&self.table.journals[OF_ENGINE])
+
+    def record_all(self):
+        record_all(self.table, OF_ENGINE)
+
+    def sleep_until_due(self, double seconds, bint for_changes, Py_ssize_t least=1):
+        sleep_until_due(&self.table.journals[OF_ENGINE], seconds, for_changes, least)
+
+    def take_journal(self):
+        return take_journal(self.table, OF_ENGINE)
+
+    def end_batch(self, uint64_t epoch, failure):
+        self.failure = failure
+        return end_batch(&self.table.journals[OF_ENGINE], epoch, failure is not None)
+
+    def undurable(self):
+        return load_size(self.table.journals[OF_ENGINE].dirty)
+
+    def wait_until_durable(self, double timeout):
+        return wait_until_durable(self, True, nanoseconds(timeout))
+
+    def watch_changes(self):
+        open_journal(self.table, OF_BOUNDS)
+
+    def close_changes(self):
+        close_journal(&self.table.journals[OF_BOUNDS])
+
+    def sleep_until_changed(self, double seconds):
+        sleep_until_due(&self.table.journals[OF_BOUNDS], seconds, True, 1)
+
+    def take_changes(self):
+        return take_journal(self.table, OF_BOUNDS)[2]
+
     def set_backend(self, backend):
         if backend is not None:
             _incref(<PyObject *>backend)  # immortal: a thread may be about to call it at any time
         if backend is not None or load_object(self.table.backend) != NULL:
             store_object(self.table.backend, NULL if backend is None else <PyObject *>backend)
             restart_terms(self.table)
+
+    def has_backend(self):
+        return load_object(self.table.backend) != NULL
+
+    def has_journal(self):
+        return self.table.durability != KEPT_IN_MEMORY
 
     def apply(self, changes, Holder writer=None):
         return apply(self, changes, writer)
@@ -224,6 +283,9 @@ cdef class Store:
         slots.rerun_writer = rerun_writer
         table.present = 0
         table.backend = NULL
+        table.open_journals = 0
+        table.durability = KEPT_IN_MEMORY
+        memset(table.journals, 0, sizeof(table.journals))
         memset(&table.alarm, 0, sizeof(Alarm))
         table.alarm.at_ns = NEVER_NS
         if not table_start(table):
@@ -390,7 +452,7 @@ cdef inline PyObject *read(Table *table, PyObject *key) except? NULL:
         value = cell.value
         _xincref(value)
         unlock(&shard.mutex)
-        return value
+        return decoded(table, key, value) if value != NULL and is_encoded(value) else value
     unlock(&shard.mutex)
     return read_slowly(table, key, hashed, <Scope>scope if scope != NULL else None, False, -1)
 
@@ -466,7 +528,7 @@ cdef PyObject *read_slowly(
         note_read(reader, key)
     if session is not None and session.is_node:
         (<Node>session)._keys.append(<object>key)
-    return value
+    return decoded(table, key, value) if value != NULL and is_encoded(value) and not presence else value
 
 
 cdef inline bint subscribe_to(Table *table, Cell *cell, Scope scope, Holder reader, bint presence) noexcept:
@@ -586,6 +648,8 @@ cdef PyObject *commit(
             cell.insertion_sequence = add64(table.insertion_sequence, 1)
     if cell.terms_at:
         renew(table, shard, cell)
+    if is_recorded(table, cell):
+        record(table, shard, cell)
     if cell.cold != NULL:
         signal_change(cell)
     if cell.presence_pending or cell.readers.count:
@@ -617,7 +681,19 @@ cdef object assign(Store store, str key, object value, bint if_absent, bint keep
         return transaction_of(store).write(key, value, if_absent, keeps_deadline)
     if backend != NULL:
         return (<object>backend).assign(key, value, if_absent, keeps_deadline)
+    if store.table.durability == SHOWN_WHEN_DURABLE:
+        return assign_locked(store, key, value, if_absent, keeps_deadline)
     return assign_here(store, key, value, if_absent, keeps_deadline)
+
+
+cdef object assign_locked(Store store, str key, object value, bint if_absent, bint keeps_deadline):
+    """Assign with the key's lock held until the write is durable, so that no other thread reads the value earlier."""
+    cdef KeyLock handle = owned(key_lock(store.table, <PyObject *>key))
+    acquire_lock(handle, -1)
+    try:
+        return assign_here(store, key, value, if_absent, keeps_deadline)
+    finally:
+        release_lock(handle)
 
 
 cdef inline object assign_here(Store store, str key, object value, bint if_absent, bint keeps_deadline=False):
@@ -645,6 +721,8 @@ cdef inline object assign_here(Store store, str key, object value, bint if_absen
         elif old != NULL and is_unchanged(&comparison, cell):
             _incref(<PyObject *>value)
             cell.value = <PyObject *>value
+            if cell.policy != BY_CONTENT and is_recorded(table, cell):
+                record(table, shard, cell)  # equal for the app, but not the same content
         else:
             keep_fingerprint(&comparison, cell)
             old = commit(table, shard, cell, <PyObject *>value, writer, FROM_CONTEXT)
@@ -657,7 +735,7 @@ cdef inline object assign_here(Store store, str key, object value, bint if_absen
             end_waiting(table, &waiter)
     finally:
         end_comparison(&comparison)
-    after_change(store, shard, <PyObject *>key, has_callbacks)
+    after_write(store, shard, <PyObject *>key, has_callbacks)
     return previous
 
 
@@ -676,6 +754,7 @@ cdef inline Cell *lock_to_assign(
     Returns the key's cell. The waiter may be in its queue.
     """
     cdef Cell *cell
+    cdef PyObject *replaced
     while True:
         lock_session_and_shard(writer, shard)
         cell = find_or_make(shard, <PyObject *>key, hashed)
@@ -687,6 +766,13 @@ cdef inline Cell *lock_to_assign(
                 unlock(&writer.mutex)
             wait_to_pass(store.table, shard, cell, waiter)
             restart_comparison(comparison)
+        elif is_to_decode(cell) and not if_absent:
+            replaced = cell.value
+            _incref(replaced)
+            unlock_session_and_shard(writer, shard)
+            if waiter.queued:
+                give_up_waiting(store.table, shard, cell, waiter)
+            decode_to_compare(store.table, <PyObject *>key, replaced)
         elif not (if_absent and cell.value != NULL) and needs_comparison(comparison, cell):
             unlock_session_and_shard(writer, shard)
             if waiter.queued:  # else other threads would wait for the comparison
@@ -713,7 +799,19 @@ cdef object change_presence(Store store, str key, bint remove):
         return transaction_of(store).write(key, ABSENT, False, False) if remove else transaction_of(store).touch(key)
     if backend != NULL:
         return (<object>backend).remove(key) if remove else (<object>backend).touch(key)
+    if store.table.durability == SHOWN_WHEN_DURABLE:
+        return change_presence_locked(store, key, remove)
     return change_presence_here(store, key, remove)
+
+
+cdef object change_presence_locked(Store store, str key, bint remove):
+    """Remove or touch with the key's lock held until that is durable."""
+    cdef KeyLock handle = owned(key_lock(store.table, <PyObject *>key))
+    acquire_lock(handle, -1)
+    try:
+        return change_presence_here(store, key, remove)
+    finally:
+        release_lock(handle)
 
 
 cdef object change_presence_here(Store store, str key, bint remove):
@@ -751,8 +849,31 @@ cdef object change_presence_here(Store store, str key, bint remove):
     previous = ABSENT if old == NULL else owned(old)
     if waited:
         end_waiting(table, &waiter)
-    after_change(store, shard, <PyObject *>key, has_callbacks)
+    after_write(store, shard, <PyObject *>key, has_callbacks)
     return previous
+
+
+cdef inline int after_write(Store store, Shard *shard, PyObject *key, bint has_callbacks) except -1:
+    """Do what follows a write of this thread. Nothing is locked."""
+    if store.table.durability > DURABLE_LATER:
+        return after_durable_write(store, shard, key, has_callbacks)
+    return after_change(store, shard, key, has_callbacks)
+
+
+cdef int after_durable_write(Store store, Shard *shard, PyObject *key, bint has_callbacks) except -1:
+    """Wait until the write is durable. The thread makes the callbacks after that."""
+    cdef bint holds_lock = fss_holder != NULL and (<Holder>fss_holder).locks != 0
+    try:
+        if store.table.durability == SHOWN_WHEN_DURABLE:
+            wait_until_durable(store, False)
+        elif holds_lock:  # other threads may use the key while this one waits
+            (<Holder>fss_holder).undurable = store
+        else:
+            call_stale_listener(store)
+            wait_until_durable(store, True)
+    finally:
+        after_change(store, shard, key, has_callbacks)
+    return 0
 
 
 cdef inline int after_change(Store store, Shard *shard, PyObject *key, bint has_callbacks) except -1:
@@ -776,7 +897,8 @@ cdef object add(Store store, str key, object by, object default):
     cdef Cell *cell
     cdef PyObject *old = NULL
     cdef bint due = False
-    if PyLong_CheckExact(by) and by and fss_transaction == NULL and backend == NULL:
+    if (PyLong_CheckExact(by) and by and fss_transaction == NULL and backend == NULL
+            and table.durability != SHOWN_WHEN_DURABLE):
         total = None
         lock_session_and_shard(writer, shard)
         cell = find(shard, <PyObject *>key, hashed)
@@ -788,7 +910,7 @@ cdef object add(Store store, str key, object by, object default):
         unlock_session_and_shard(writer, shard)
         if old != NULL:
             _decref(old)
-            after_change(store, shard, <PyObject *>key, due)
+            after_write(store, shard, <PyObject *>key, due)
             return total
     if fss_transaction == NULL and backend != NULL:
         total = (<object>backend).increment(key, by, default)

@@ -27,6 +27,7 @@ ctypedef struct Waiter:
     Waiter *next_registered
     PyObject *reported_key      # the key in the last report of this wait to a backend, or NULL
     long long reported_ns       # time of that report
+    uint64_t epoch              # that the thread waits for; 0 once it is durable. Guarded by the journal
     # Guarded by the shard:
     bint queued                 # in the queue of a lock
     Waiter *next                # in the queue
@@ -69,6 +70,7 @@ ctypedef struct Cell:
     uint64_t insertion_sequence  # orders the keys by when they were set
     Subscribers readers         # subscribed to the value
     ColdFields *cold            # or NULL
+    Cell *next_dirty[2]         # list of the cells in each journal
     PyObject *holder            # the Holder that has the lock, or NULL. Borrowed: a Holder releases its locks first
     uint32_t depth              # of the re-entrant lock
     uint32_t terms_at           # place of its terms among those of the shard, counted from 1; 0 if it has none
@@ -80,6 +82,7 @@ ctypedef struct Cell:
     char presence_pending       # the key appeared or vanished in a `no_rerun` block, and its watchers are not notified
     char is_method              # the key is also the name of a method, which wins in attribute access; never freed
     char is_result              # the key stands for the result of a computed value, and apps do not see it
+    char is_dirty[2]            # in each journal
     uint64_t fingerprint[2]           # fingerprint of the value as it was when it was assigned
 
 ctypedef struct ChainWrite:
@@ -145,12 +148,29 @@ ctypedef struct Shard:
     uint64_t clock              # counts the changes of the shard's keys
     Slots *slots                # of the table
     char first_policy           # of new cells: UNRESOLVED once there are options for keys
+    Cell *dirty[2]              # heads of the lists of cells that changed since each journal was last taken
     Cell *dropped               # freed after the mutex is unlocked
     PyObject *released          # KeyLocks to release after the mutex is unlocked
     Terms *terms                # a heap
     Py_ssize_t terms_count
     Py_ssize_t terms_room
     char padding[64]
+
+ctypedef struct Journal:
+    # The changes since a journal was last taken.
+    Mutex mutex                 # guards `sleeper` and `waiters`; locked after all others but that of the register
+    bint is_open
+    Py_ssize_t dirty            # number of dirty cells
+    uint64_t epoch              # of the batch that is taken next; changes with all shards locked
+    uint64_t durable            # epoch of the last batch that was stored
+    uint64_t failed             # epoch of the last batch that could not be stored
+    uint64_t wanted             # epoch that threads wait for
+    bint is_closing             # the journal's thread is to end
+    Waiter *sleeper             # the journal's thread, if it sleeps until
+    bint for_changes            # a cell is dirty,
+    Py_ssize_t least_waiting    # or so many threads wait for a batch
+    Waiter *waiters             # threads whose changes are to be durable,
+    Py_ssize_t waiting          # and their number
 
 ctypedef struct Table:
     Py_ssize_t refs             # the Store and the KeyLocks
@@ -159,6 +179,10 @@ ctypedef struct Table:
     PyObject *offload_callbacks  # given the keys whose listeners an event loop should not call, or NULL; never freed
     bint note_reads             # reads in runs are noted, to find values that change in place
     PyObject *backend           # performs writes and takes locks, or NULL; never freed
+    PyObject *decoder           # decodes stored values, or NULL; never freed
+    int durability              # what writers wait for, one of the constants in _journal.pxi; 0 without an engine
+    Journal journals[2]
+    int open_journals           # number of those that are open
     Lifetime *lifetimes         # list of all; guarded by the mutex of the alarm
     Alarm alarm
     uint64_t expired            # number of keys that have expired

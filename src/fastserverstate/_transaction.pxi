@@ -397,8 +397,14 @@ cdef list commit_all(Transaction self):
     if not make_changes(table, changes, writer, fss_holder, self):
         refuse_if_ended(self)
     self.writes.clear()
+    failure = None
     for change in changes:  # their locks are held, so callbacks are deferred
-        after_change(
-            store, shard_of(table, key_hash(<PyObject *>change.key)), <PyObject *>change.key, change.has_callbacks
-        )
+        try:
+            after_write(
+                store, shard_of(table, key_hash(<PyObject *>change.key)), <PyObject *>change.key, change.has_callbacks
+            )
+        except BaseException as error:  # it could not be stored, but was made: the other keys have callbacks, too
+            failure = error
+    if failure is not None:
+        raise failure
     return changes

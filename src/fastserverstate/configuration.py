@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 import os
 import re
@@ -24,8 +23,10 @@ from fastserverstate._core import (
     plain_key,
     same_value,
 )
+from fastserverstate.bounds import bytes_of
 from fastserverstate.change import HashFuncs, named
 from fastserverstate.durations import Duration, seconds_of
+from fastserverstate.patterns import compiled, is_pattern, specificity
 
 _RERUN_WRITER = {"stale": RERUN_WRITER_STALE, "never": RERUN_WRITER_NEVER, "always": RERUN_WRITER_ALWAYS}
 _COMPARE = {
@@ -34,8 +35,6 @@ _COMPARE = {
     "identity": COMPARE_IDENTITY,
     "always": COMPARE_ALWAYS,
 }
-_WILDCARD = re.compile(r"\*|\?|\[.+?\]")
-
 GcPolicy = Literal["streamlit", "paced"]
 Lifetime = tuple[float, float, bool]  # ttl and idle_ttl in seconds, 0 for none; and whether the key is stored
 Resolved = tuple[int, dict[str, Callable[[Any], object]] | None, float, Lifetime]
@@ -93,7 +92,7 @@ class KeyOptions:
     def set(self, key: str, **options: Any) -> None:
         """Set options of a key, or of all keys that match a pattern. Those that are None stay as they are."""
         options = {name: value for name, value in options.items() if value is not None}
-        is_pattern = _WILDCARD.search(key) is not None
+        of_pattern = is_pattern(key)
         while True:
             before = self._given.get(key)
             given = replace(before or KeyOptionsGiven(), **options)
@@ -101,13 +100,13 @@ class KeyOptions:
             with self._lock:
                 if self._given.get(key) is before:
                     self._given[key] = given
-                    if is_pattern and before is None:
-                        patterns = {**self._patterns, key: re.compile(fnmatch.translate(key))}
-                        self._patterns = dict(sorted(patterns.items(), key=_specificity))
+                    if of_pattern and before is None:
+                        patterns = {**self._patterns, key: compiled(key)}
+                        self._patterns = dict(sorted(patterns.items(), key=lambda item: specificity(item[0])))
                     break
         if is_news:
             self._store.set_options(self._resolve)
-        if not is_pattern:
+        if not of_pattern:
             self._store.resolve(key)  # also with functions that are the same, but newer
         elif is_news:
             for other in filter(self._patterns[key].match, self._store.keys()):
@@ -115,7 +114,7 @@ class KeyOptions:
 
     def of(self, key: str) -> Resolved:
         """What holds for a key: what is given for it by name, else by the most specific pattern."""
-        names = [pattern for pattern, compiled in self._patterns.items() if pattern != key and compiled.match(key)]
+        names = [pattern for pattern, found in self._patterns.items() if pattern != key and found.match(key)]
         found: dict[str, Any] = {}
         for name in (*names, key):
             given = vars(self._given[name]) if name in self._given else {}
@@ -135,10 +134,6 @@ class KeyOptions:
         )
 
 
-def _specificity(pattern: tuple[str, object]) -> int:
-    return len(_WILDCARD.sub("", pattern[0]))
-
-
 class Configuration:
     """The options of a store, its keys and its reruns."""
 
@@ -150,12 +145,14 @@ class Configuration:
         *,
         set_detect_inplace: Callable[[bool], None],
         set_gc_policy: Callable[[GcPolicy], None],
+        set_bounds: Callable[[str | None, float | None, float | None], None],
     ) -> None:
         self._store = store
         self._settings = settings
         self._key_options = key_options
         self._set_detect_inplace = set_detect_inplace
         self._set_gc_policy = set_gc_policy
+        self._set_bounds = set_bounds
 
     def configure(
         self,
@@ -170,6 +167,8 @@ class Configuration:
         ttl: Duration | None = None,
         idle_ttl: Duration | None = None,
         persist: bool | None = None,
+        max_entries: float | None = None,
+        max_bytes: float | str | None = None,
         max_parallel_reruns: int | None = None,
         gc: GcPolicy | None = None,
     ) -> None:
@@ -197,6 +196,14 @@ class Configuration:
             callbacks, waiting threads, and its lock while a thread holds it. Reads outside of script runs do not count.
 
             ``persist``: False keeps the key out of a database file; see `connect`.
+
+        Parameters of a pattern or of the process
+            ``max_entries``, ``max_bytes``: evicts keys while more match the pattern, or are set in the whole process,
+            or while their values take more memory: a number of bytes, or text such as ``"256MB"`` or ``"1GiB"``.
+            ``float("inf")`` ends a bound. The first to go is the key that was not written, and that nothing has
+            depended on, for longest. Keys in use go last, with a warning in the log: keys that sessions show, or that
+            computed values, `on_change` callbacks or waiting threads depend on. A key whose lock is held stays. Bounds
+            are enforced soon after a write, not before it. A key counts for the most specific pattern that has bounds.
 
         Parameter of a key or of the process
             ``min_rerun_interval``: throttles reruns. The least time between two reruns of one session that other
@@ -235,6 +242,7 @@ class Configuration:
         >>> configure("model", compare="identity")
         >>> configure("room/*", min_rerun_interval="500ms", idle_ttl="1h")
         >>> configure("rate/*", ttl="10m", persist=False)
+        >>> configure("upload/*", max_entries=1000, max_bytes="256MB")
         """
         of_keys: dict[str, object] = {
             "compare": compare,
@@ -253,10 +261,10 @@ class Configuration:
             key = plain_key(key)
         _refuse_options(key, of_keys, of_process)
         _check_comparison(compare, hash_funcs)
+        _check_persist(persist)
+        size = _check_bounds(key, max_entries, max_bytes)
         seconds = seconds_of(min_rerun_interval, "min_rerun_interval")
         lifetimes = {"ttl": _lifetime(ttl, "ttl"), "idle_ttl": _lifetime(idle_ttl, "idle_ttl")}
-        if persist is not None and not isinstance(persist, bool):
-            raise TypeError(f"persist is True or False, not {persist!r} of type {type(persist).__qualname__}.")
         if rerun_writer is not None and rerun_writer not in _RERUN_WRITER:
             raise ValueError(f"rerun_writer is one of {', '.join(map(repr, _RERUN_WRITER))}, not {rerun_writer!r}.")
         if seconds == float("inf"):
@@ -266,6 +274,8 @@ class Configuration:
         if gc is not None and gc not in get_args(GcPolicy):
             raise ValueError(f"gc is one of {', '.join(map(repr, get_args(GcPolicy)))}, not {gc!r}.")
 
+        if max_entries is not None or size is not None:
+            self._set_bounds(key, max_entries, size)
         if key is not None:
             functions = None if hash_funcs is None else named(hash_funcs)
             self._key_options.set(
@@ -289,6 +299,26 @@ def _lifetime(duration: Duration | None, what: str) -> float | None:
     if seconds == 0:
         raise ValueError(f"{what} is longer than 0. Delete keys that you do not need, and end a {what} with inf.")
     return seconds
+
+
+def _check_persist(persist: object) -> None:
+    if persist is not None and not isinstance(persist, bool):
+        raise TypeError(f"persist is True or False, not {persist!r} of type {type(persist).__qualname__}.")
+
+
+def _check_bounds(key: str | None, max_entries: float | None, max_bytes: float | str | None) -> float | None:
+    """Return `max_bytes` as a number."""
+    if (max_entries is not None or max_bytes is not None) and key is not None and not is_pattern(key):
+        raise ValueError(
+            f"max_entries and max_bytes bound the keys of a pattern, such as {key + '/*'!r}, not of a key."
+        )
+    if max_entries is not None and (isinstance(max_entries, bool) or not isinstance(max_entries, int | float)):
+        raise TypeError(f"max_entries is a number, not {max_entries!r} of type {type(max_entries).__qualname__}.")
+    size = None if max_bytes is None else bytes_of(max_bytes, "max_bytes")
+    for name, bound in (("max_entries", max_entries), ("max_bytes", size)):
+        if bound is not None and not bound >= 1:
+            raise ValueError(f"{name} is 1 or more, not {bound!r}.")
+    return size
 
 
 def _refuse_options(key: object, of_keys: dict[str, object], of_process: dict[str, object]) -> None:

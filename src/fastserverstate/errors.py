@@ -66,3 +66,14 @@ class DeadlockError(FastServerStateError, RuntimeError):
     ...     sorted(pool.map(take, ["stock", "orders"], ["orders", "stock"]))
     ['has had both', 'has let go']
     """
+
+
+class UnreadableValueError(FastServerStateError, ValueError):
+    """A stored value cannot be decoded: it is damaged, its format is unknown, or its signature is not valid.
+
+    The value stays where it is stored: in the state file, or in Redis. The message names the key.
+
+    >>> from fastserverstate import UnreadableValueError
+    >>> issubclass(UnreadableValueError, ValueError)
+    True
+    """

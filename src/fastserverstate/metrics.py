@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from fastserverstate.cluster.node import Status
+    from fastserverstate.durable.engine import Status as DurableStatus
 
 _Kind = Literal["gauge", "counter"]
 
@@ -52,6 +53,37 @@ REMOVED_NAMES = tuple(name for name, _ in _REMOVED)
 def removed_figures(expired: int, evicted: int) -> list[Figure]:
     values = (expired, evicted)
     return [Figure(name, "counter", text, float(value)) for (name, text), value in zip(_REMOVED, values, strict=True)]
+
+
+_DURABLE: tuple[tuple[str, _Kind, str, str], ...] = (
+    ("failing", "gauge", "", "Whether the last commit has failed."),
+    ("pending", "gauge", "", "Keys whose newest change is not stored yet."),
+    ("pending_seconds", "gauge", "seconds", "Time since the last commit while keys are pending, 0 otherwise."),
+    ("commits", "counter", "", "Batches of changes that were stored."),
+    ("failures", "counter", "", "Commits that have failed."),
+    ("stored", "counter", "", "Changes of keys that were stored."),
+    ("unencodable", "gauge", "", "Keys whose values cannot be stored."),
+)
+_DURABLE_PREFIX = "fastserverstate_durable_"
+
+DURABLE_NAMES = tuple(_DURABLE_PREFIX + name for name, *_ in _DURABLE)
+
+
+def durable_figures(status: DurableStatus) -> list[Figure]:
+    values = {
+        "failing": status.error is not None,
+        "pending": status.pending,
+        "pending_seconds": status.oldest_pending,
+        "commits": status.commits,
+        "failures": status.failures,
+        "stored": status.stored,
+        "unencodable": len(status.unencodable),
+    }
+    labels = {"file": status.path.name}
+    return [
+        Figure(_DURABLE_PREFIX + name, kind, text, float(values[name]), unit, labels)
+        for name, kind, unit, text in _DURABLE
+    ]
 
 
 def cluster_figures(status: Status) -> list[Figure]:

@@ -210,8 +210,8 @@ def test_a_network_that_fails(app: AppServer, open_tab: Callable[..., Page]) -> 
             network.to_client = False
             write(theirs)
             see(theirs, f"Body: {n - 1}")
+            network.to_client = True  # the browser may connect again immediately
             network.cut()
-            network.to_client = True
             write(theirs)
             see(theirs, f"Body: {n}")
             for name in PLACES:

@@ -13,12 +13,8 @@ from unit.helpers import ThreadSet
 from fastserverstate.cluster import log_follower
 from fastserverstate.cluster.backend import Backend
 from fastserverstate.cluster.client import Channel
-from fastserverstate.cluster.errors import (
-    NotConnectedError,
-    NotWrittenError,
-    UnknownOutcomeError,
-    UnreadableValueError,
-)
+from fastserverstate.cluster.errors import NotConnectedError, NotWrittenError, UnknownOutcomeError
+from fastserverstate.errors import UnreadableValueError
 
 
 def calls(engine, command="evalsha"):

@@ -22,7 +22,6 @@ from redis.retry import Retry
 from unit.helpers import ThreadSet
 
 from fastserverstate.cluster import locks
-from fastserverstate.cluster.codec import Codec
 from fastserverstate.cluster.errors import (
     ClusterError,
     LockLostError,
@@ -31,6 +30,7 @@ from fastserverstate.cluster.errors import (
     UnknownOutcomeError,
 )
 from fastserverstate.cluster.replica import version_text
+from fastserverstate.codec import Codec
 
 DATA, VERSIONS, LOG, META = (f"fss:{{tests}}:{name}" for name in ("d", "v", "log", "m"))
 

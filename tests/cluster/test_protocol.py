@@ -11,10 +11,10 @@ from unit.helpers import ThreadSet
 
 from fastserverstate._core import holder_serial
 from fastserverstate.cluster import locks
-from fastserverstate.cluster.codec import Codec, encode_key
 from fastserverstate.cluster.errors import LockLostError, NotWrittenError, UnsharableValueError
 from fastserverstate.cluster.node import Write
 from fastserverstate.cluster.replica import GONE, NEVER
+from fastserverstate.codec import Codec, encode_key
 from fastserverstate.errors import DeadlockError
 
 

@@ -11,11 +11,12 @@ import pytest
 from harness.language_server import LanguageServer, language_server
 
 import fastserverstate
-from fastserverstate import cluster
+from fastserverstate import cluster, durable
 
 PUBLIC = {
     **{f"fastserverstate.{name}": getattr(fastserverstate, name) for name in fastserverstate.__all__},
     **{f"fastserverstate.cluster.{name}": getattr(cluster, name) for name in cluster.__all__},
+    **{f"fastserverstate.durable.{name}": getattr(durable, name) for name in durable.__all__},
 }
 SUBMODULES = {path.stem for path in Path(fastserverstate.__file__).parent.rglob("*") if path.suffix in {"", ".py"}}
 FUNCTIONS = {name: value for name, value in PUBLIC.items() if inspect.isroutine(value)}
@@ -66,7 +67,11 @@ def test_functions_have_public_names(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("module", "public"),
-    [("fastserverstate", fastserverstate.__all__), ("fastserverstate.cluster", cluster.__all__)],
+    [
+        ("fastserverstate", fastserverstate.__all__),
+        ("fastserverstate.cluster", cluster.__all__),
+        ("fastserverstate.durable", durable.__all__),
+    ],
 )
 def test_modules_complete_with_their_public_names(editor: LanguageServer, module: str, public: list[str]) -> None:
     offered = editor.completions(f"import {module}\n{module}.")

@@ -18,11 +18,15 @@ COMMANDS = {
     "streamlit run app.py": "tests/harness/server.py",
     "FASTSERVERSTATE_URL=redis://localhost:6379 streamlit run app.py": "tests/browser/test_cluster.py",
     "uvicorn service:app": "tests/runtime/test_guides.py",
+    "python -m fastserverstate export state.db -o backup.jsonl": "tests/durable/test_cli.py",
+    "python -m fastserverstate import new.db backup.jsonl": "tests/durable/test_cli.py",
+    'export FASTSERVERSTATE_SECRET="at least sixteen bytes, from your secret store"': "tests/durable/test_cli.py",
+    "python -m fastserverstate move state.db redis://localhost:6379 --namespace shop": "tests/durable/test_cli.py",
     'curl --json \'{"text": "Deployed"}\' http://localhost:8000/hooks/events': "tests/runtime/test_guides.py",
 }
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 # The others are not run: drawings, what something prints, and directives of the site.
-LANGUAGES = {"python", "pycon", "sh", "", "text", "{include} ../CHANGELOG.md", "{toctree}", "{glossary}"}
+LANGUAGES = {"python", "pycon", "sh", "json", "", "text", "{include} ../CHANGELOG.md", "{toctree}", "{glossary}"}
 
 
 def name(document: Path) -> str:

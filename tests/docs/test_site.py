@@ -13,7 +13,7 @@ import pytest
 from harness.samples import ROOT
 
 import fastserverstate
-from fastserverstate import cluster
+from fastserverstate import cluster, durable
 
 
 class Page(HTMLParser):
@@ -73,7 +73,11 @@ def test_pages_need_nothing_from_elsewhere(site: dict[Path, Page]) -> None:
 
 def test_every_public_name_is_in_the_reference(site: dict[Path, Page]) -> None:
     anchors = next(page.anchors for path, page in site.items() if path.name == "reference.html")
-    names = [*fastserverstate.__all__, *(f"cluster.{name}" for name in cluster.__all__)]
+    names = [
+        *fastserverstate.__all__,
+        *(f"cluster.{name}" for name in cluster.__all__),
+        *(f"durable.{name}" for name in durable.__all__),
+    ]
     assert [name for name in names if f"fastserverstate.{name}" not in anchors] == []
 
 

@@ -19,7 +19,8 @@ class Client:
     """Stores the elements that a browser would show, and sends its messages.
 
     Attributes
-        ``started`` and ``finished`` count the runs reported to the client; ``session_id`` can resume the session.
+        ``started`` and ``finished`` count the runs reported to the client, ``deltas`` the elements and blocks that it
+        was sent; ``session_id`` can resume the session.
     """
 
     def __init__(self, url: str, *, resume: str | None = None, page: str = "", query: str = "") -> None:
@@ -42,11 +43,18 @@ class Client:
         self.finished = 0
         self.fragment_runs = 0
         self.settled = False  # no run is requested or reported as running
-        self.messages = 0
+        self._started_at_request = 0
+        self.deltas = 0
 
     async def __aenter__(self) -> Self:
         protocols = ["streamlit", "PLACEHOLDER_AUTH_TOKEN", *([self._resume] if self._resume else [])]
-        self._socket = await websockets.connect(self._url, subprotocols=protocols, max_size=None, open_timeout=DEADLINE)
+        self._socket = await websockets.connect(
+            self._url,
+            subprotocols=protocols,
+            max_size=None,
+            open_timeout=DEADLINE,
+            ping_interval=None,  # a client that reads nothing would not see the server's answers
+        )
         self._reader = asyncio.create_task(self._read())
         if self._resume is None:
             await self.rerun()
@@ -156,6 +164,7 @@ class Client:
             [*self._widgets.values(), *([trigger] if trigger is not None else [])]
         )
         self.settled = False
+        self._started_at_request = self.started
         await self._socket.send(message.SerializeToString())
 
     # Messages of the server
@@ -185,8 +194,8 @@ class Client:
                 wait.set_exception(error)
 
     def _apply(self, message: ForwardMsg) -> None:
-        self.messages += 1
         kind = message.WhichOneof("type")
+        self.deltas += kind == "delta"
         if kind == "new_session":
             self.started += 1
             self.settled = False
@@ -210,9 +219,11 @@ class Client:
                 self._blocks[path] = block
         elif kind == "script_finished":
             self.finished += 1
-            self.settled = True
+            # A run that began before the last request, or that was given up for another one, is followed by a run.
+            is_followed = message.script_finished == ForwardMsg.FINISHED_EARLY_FOR_RERUN
+            self.settled = self.started > self._started_at_request and not is_followed
             self.fragment_runs += message.script_finished == ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY
-            if message.script_finished != ForwardMsg.FINISHED_EARLY_FOR_RERUN:
+            if not is_followed:
                 for path in self._before & self._elements.keys():
                     if not self._fragments or self._elements[path][2] in self._fragments:
                         del self._elements[path]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,4 +66,6 @@ def _run(document: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit("\n".join(_run(Path(sys.argv[1]).resolve())) or None)
+    path = Path(sys.argv[1]).resolve()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # samples may create files
+        sys.exit("\n".join(_run(path)) or None)

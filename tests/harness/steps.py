@@ -43,6 +43,34 @@ HOLD = """
 """
 
 
+# After "hold", the session's next run does not begin before it is stopped and another session clicks "open". "wait"
+# returns once it is held.
+HELD_START = """
+        from streamlit.runtime.scriptrunner import ScriptRunner
+
+        @st.cache_resource
+        def hold_starts():
+            def run_late(runner):
+                if runner._session_state.filtered_state.get("held") and not events["held"].is_set():
+                    events["held"].set()
+                    assert events["open"].wait(20)
+                    requests = runner._requests
+                    while requests._state is not type(requests._state).STOP:
+                        time.sleep(0.001)
+                run(runner)
+
+            events = {name: threading.Event() for name in ("held", "open")}
+            run, ScriptRunner._run_script_thread = ScriptRunner._run_script_thread, run_late
+            return events
+
+        st.button("hold", on_click=lambda: st.session_state.update(held=True))
+        st.button("wait", on_click=lambda: hold_starts()["held"].wait(20))
+        st.button("open", on_click=lambda: hold_starts()["open"].set())
+        st.text(f"held {st.session_state.get('held')}")
+        hold_starts()
+"""
+
+
 # "fence" is shown by every session, which therefore reruns after all earlier changes. "settled" is shown only by the
 # session that changes it, whose rerun is queued behind those that are due already.
 FENCE = """

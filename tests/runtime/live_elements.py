@@ -289,7 +289,7 @@ def help_(_: int) -> None:
 
 @allowed
 def cached(n: int) -> None:
-    @st.cache_data
+    @st.cache_data(show_spinner=False)  # which older releases give a place among the elements
     def double(number: int) -> int:
         return 2 * number
 
@@ -298,7 +298,7 @@ def cached(n: int) -> None:
 
 @allowed
 def replayed(n: int) -> None:
-    @st.cache_data
+    @st.cache_data(show_spinner=False)
     def show(number: int) -> None:
         st.text(f"replayed {number}")
         with st.container():

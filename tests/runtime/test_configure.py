@@ -88,9 +88,10 @@ def test_min_rerun_interval(serve: Serve) -> None:
         n = server_state.get("n", 0)
         if st.query_params.get("role") == "reader":
             if st.button("mine"):
-                st.text("served")
+                st.session_state.served = True
             elif n:
                 starts().append(now)
+            st.text(f"served {st.session_state.get('served')}")
         elif st.button("plus"):
             server_state["n"] = n + 1
         gaps = [round(b - a, 3) for a, b in zip(starts(), starts()[1:])]
@@ -104,7 +105,7 @@ def test_min_rerun_interval(serve: Serve) -> None:
             await writer.click("plus")
             await reader.shows("n 1")
             await reader.click("mine")
-            await reader.shows("served")
+            await reader.shows("served True")
             for i in (2, 3, 4):
                 await writer.click("plus")
                 await writer.shows(f"n {i}")

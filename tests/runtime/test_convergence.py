@@ -12,8 +12,7 @@ from urllib.parse import urlencode
 import pytest
 import streamlit
 from harness.client import Client
-from harness.steps import Serve, with_clients
-from streamlit.proto.BackMsg_pb2 import BackMsg
+from harness.steps import HELD_START, Serve, with_clients
 
 HAS_KEYS = "key" in inspect.signature(streamlit.fragment).parameters
 
@@ -91,13 +90,6 @@ def is_current(client: Client, number: int) -> bool:
     return bool(shown) and all(int(value) == number for _, _, value in shown)
 
 
-async def stop(client: Client) -> None:
-    """Click on Streamlit's Stop button."""
-    message = BackMsg()
-    message.stop_script = True
-    await client._socket.send(message.SerializeToString())
-
-
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("way", WAYS)
 def test_visible_values_are_updated(serve: Serve, place: str, way: str) -> None:
@@ -109,7 +101,7 @@ def test_visible_values_are_updated(serve: Serve, place: str, way: str) -> None:
         await client.click(place)
         if waits:
             await client.shows("waits")
-            await (stop(client) if way == "stopped by the user" else client.rerun())
+            await (client.stop() if way == "stopped by the user" else client.rerun())
         if way != "exits":  # ends the thread, without a message to the browser
             await client.until(lambda client: client.finished > finished and client.settled)
         for number in range(1, 6 if way == "exits" else 3):  # such a script never ends
@@ -149,12 +141,37 @@ def test_a_run_that_is_stopped_before_it_reads(serve: Serve) -> None:
             await writer.until(lambda client: client.settled)
             await writer.click("close the gate, and write")
             await client.until(lambda client: client.started == 2)
-            await stop(client)
+            await client.stop()
             await client.until(lambda client: client.finished == 2)
             await writer.click("open the gate")
             await client.shows("n 1")
 
     asyncio.run(steps())
+
+
+def test_a_rerun_that_is_stopped_before_it_begins(serve: Serve) -> None:
+    """It has shown nothing, so it is requested again. Nothing reports such a run except its runner's end."""
+    server = serve(
+        HELD_START
+        + """
+        st.button("plus", on_click=lambda: atomic.increment("n"))
+        st.text(f"n {server_state.get('n', 0)}")
+        """
+    )
+
+    async def steps(client: Client, other: Client) -> None:
+        await client.click("hold")
+        await client.shows("held True")
+        await client.until(lambda client: client.settled)
+        await other.click("plus")
+        await other.shows("n 1")
+        await other.click("wait")
+        await other.until(lambda client: client.settled)
+        await client.stop()
+        await other.click("open")
+        await client.shows("n 1")
+
+    with_clients(server, 2, steps)
 
 
 # Each run shows a value that another session, or another fragment, changes in each of its runs.

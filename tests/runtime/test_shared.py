@@ -359,7 +359,8 @@ def test_outdated_value_with_a_click_in_a_fragment_is_no_change(serve: Serve, fr
         another()
         if st.button("look"):
             st.session_state.looks = st.session_state.get("looks", 0) + 1
-            st.text(f"{st.session_state.looks}: {server_state.text}")
+            st.session_state.seen = server_state.text
+        st.text(f"{st.session_state.get('looks')}: {st.session_state.get('seen')}")
         """
     )
 

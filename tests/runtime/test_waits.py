@@ -46,7 +46,8 @@ PRESENCE = f"""
         if st.button("join"):
             hold()
             presence()
-            st.text("joined")
+            st.session_state.joined = True
+        st.text(f"joined {{st.session_state.get('joined')}}")
         if st.button("let go"):
             server_state["let go"] = True
         st.text(f"refused {{server_state.get('refused')}}")
@@ -61,7 +62,7 @@ def test_resource_that_is_released_with_a_locked_key(serve: Serve) -> None:
 
     async def steps(staying: Client, leaving: Client) -> None:
         await leaving.click("join")
-        await leaving.shows("joined")
+        await leaving.shows("joined True")
         await leaving.__aexit__(None, None, None)
         await staying.shows("refused True")
         await staying.click("let go")
@@ -86,7 +87,8 @@ CONNECTED = """
     if st.button("join"):
         presence()
         os.kill(ENGINE, signal.SIGSTOP)
-        st.text("joined")
+        st.session_state.joined = True
+    st.text(f"joined {{st.session_state.get('joined')}}")
     if st.button("go on"):
         os.kill(ENGINE, signal.SIGCONT)
     st.text(f"left {{server_state.get('left')}}")
@@ -99,7 +101,7 @@ def test_resource_that_is_released_while_the_engine_does_not_answer(serve: Serve
 
     async def steps(staying: Client, leaving: Client) -> None:
         await leaving.click("join")
-        await leaving.shows("joined")
+        await leaving.shows("joined True")
         await leaving.__aexit__(None, None, None)
         await staying.click("go on")
         await staying.shows("left True")

@@ -13,6 +13,7 @@ import pytest
 from unit.helpers import ATTRIBUTE, DEADLINE, Context, ThreadSet, enter, leave, locate_in_tests
 
 from fastserverstate import _core
+from fastserverstate.bounds import Bounds
 from fastserverstate.configuration import Configuration, KeyOptions, Settings
 from fastserverstate.rerun.inplace import MANY_SCOPES, MOST_SAVED, SHARE, InPlaceWatch
 from fastserverstate.updates import Atomic, KeyOperations
@@ -26,7 +27,12 @@ def in_place(store):
 @pytest.fixture
 def configure(store, in_place):
     return Configuration(
-        store, Settings(), KeyOptions(store), set_detect_inplace=in_place.set, set_gc_policy=lambda _: None
+        store,
+        Settings(),
+        KeyOptions(store),
+        set_detect_inplace=in_place.set,
+        set_gc_policy=lambda _: None,
+        set_bounds=Bounds(store).set,
     ).configure
 
 

@@ -16,6 +16,7 @@ from harness.interpreter import run_python
 from unit.helpers import DEADLINE, FORK, ThreadSet, elsewhere, enter, leave, run_script
 
 from fastserverstate import _core
+from fastserverstate.bounds import Bounds
 from fastserverstate.configuration import Configuration, KeyOptions, Settings
 from fastserverstate.expiry import Expirer, Expiry
 
@@ -38,7 +39,12 @@ def expire(store, expirer):
 def configure(store):
     options = KeyOptions(store)
     return Configuration(
-        store, Settings(), options, set_detect_inplace=lambda _: None, set_gc_policy=lambda _: None
+        store,
+        Settings(),
+        options,
+        set_detect_inplace=lambda _: None,
+        set_gc_policy=lambda _: None,
+        set_bounds=Bounds(store).set,
     ).configure
 
 

@@ -28,7 +28,9 @@ def test_the_loop_serves_others_between_batches() -> None:
     sessions: list[Any] = [Session(region, pushed) for _ in range(3 * BATCH)]
 
     async def push() -> None:
-        PushQueue(asyncio.get_running_loop(), lambda _: None).push(region, sessions)
+        queue = PushQueue(asyncio.get_running_loop(), lambda _: None)
+        queue.announce(region)
+        queue.push(region, sessions)
         while not sent:
             sessions_at.append(len(pushed))
             await asyncio.sleep(0)
@@ -45,7 +47,9 @@ def test_a_region_without_sessions_was_sent() -> None:
     region: Any = SimpleNamespace(was_sent=lambda: sent.append(None))
 
     async def push() -> None:
-        PushQueue(asyncio.get_running_loop(), lambda _: None).push(region, [])
+        queue = PushQueue(asyncio.get_running_loop(), lambda _: None)
+        queue.announce(region)
+        queue.push(region, [])
 
     asyncio.run(push())
     assert sent == [None]

@@ -13,6 +13,7 @@ from unit.helpers import NO_POST_SCRIPT_GC, enter, leave
 
 from fastserverstate.configuration import KeyOptions, Settings
 from fastserverstate.rerun.observer import IDLE_AFTER
+from fastserverstate.rerun.push import BATCH
 from fastserverstate.rerun.rerun_queue import BUSY_CHECK, LONG_RUN, RUNNING_RETRY
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.session import LiveSession, Readiness
@@ -243,6 +244,20 @@ def test_switch_interval_of_pushes(server: Server) -> None:
         assert region.sent == 0
         assert sys.getswitchinterval() == pytest.approx(0.001)
         server.clock.advance_until(lambda: sys.getswitchinterval() == pytest.approx(0.005), IDLE_AFTER)
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+def test_a_loop_that_is_closed_before_it_has_pushed_holds_no_region_up(server: Server, turns: int) -> None:
+    """A region is rendered again once all loops have sent its last rendering."""
+    region = Region(*(server.session("k") for _ in range(10 * BATCH)))
+    server.scheduler.push(region)
+    for _ in range(turns):
+        server.loop.run_until_complete(asyncio.sleep(0))
+    assert region.sent == -1
+    server.loop.close()
+    server.start_loop()
+    server.session("k")
+    assert region.sent == 0
 
 
 def test_change_that_was_held_back_is_shown_after_the_interval(server, store, state):

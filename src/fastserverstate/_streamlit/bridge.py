@@ -37,9 +37,9 @@ from fastserverstate._core import (
     on_leftovers,
 )
 from fastserverstate._streamlit.leftovers import warn_elsewhere, warn_of_leftovers
-from fastserverstate._streamlit.metrics import Metrics
 from fastserverstate._streamlit.names import ATTRIBUTE, CONTEXT_ATTRIBUTE, current_fragment_id, parallel, thread_state
 from fastserverstate._streamlit.runs import BREAKS, ENDS, announce_stops, executed, was_stopped, watch_workers
+from fastserverstate._streamlit.server import Server
 from fastserverstate._streamlit.session import (
     AppSessionAdapter,
     UnknownSession,
@@ -59,7 +59,7 @@ class Bridge:
     def __init__(self, store: Store, scheduler: Scheduler) -> None:
         self._store = store
         self._scheduler = scheduler
-        self._metrics: list[Metrics] = []
+        self.server = Server()
         self._hooking = threading.RLock()
         self._hooked: dict[str, LiveSession] = {}  # by the id of the session
         on_leftovers(warn_elsewhere)
@@ -153,23 +153,8 @@ class Bridge:
         setattr(attach_and_end, ATTRIBUTE, attach)
         parallel._scoped_ctx_attach = attach_and_end
 
-    def publish(self, metrics: Metrics) -> None:
-        """Publish metrics on the endpoint of the current server, or of one that starts later."""
-        if metrics not in self._metrics:
-            self._metrics.append(metrics)
-        if Runtime.exists():
-            self._register_metrics()
-
-    def _register_metrics(self) -> None:
-        manager = Runtime.instance().stats_mgr
-        known: list[Metrics] = manager.__dict__.setdefault(ATTRIBUTE, [])
-        for metrics in self._metrics:
-            if metrics not in known:
-                known.append(metrics)
-                manager.register_provider(metrics)
-
     def _hook(self, session: AppSession) -> LiveSession:
-        self._register_metrics()
+        self.server.adopt()
         manager = Runtime.instance()._session_mgr
         adapter = AppSessionAdapter(session, manager)
         live = LiveSession(self._store, adapter)
@@ -214,7 +199,8 @@ class Bridge:
             if session is not None and sender is not None and sender is session._scriptrunner:
                 live.run_started(sender)
         elif not live.is_run_by(sender):
-            pass
+            if event is ScriptRunnerEvent.SHUTDOWN and session is not None and sender is session._scriptrunner:
+                self._scheduler.run_ended(live)  # it was told to stop before its first run
         elif event is ScriptRunnerEvent.SHUTDOWN:
             if session is not None:  # SystemExit and KeyboardInterrupt end a run without another event
                 live.run_finished((), session._fragment_storage.contains)

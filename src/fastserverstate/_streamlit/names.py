@@ -104,7 +104,7 @@ NEEDED: dict[Any, set[str]] = {
     policies.check_widget_policies: {"check_session_state_rules"},
     ForwardMsgQueue: {"__len__"},
     MemoryFragmentStorage: {"contains"},
-    Runtime: {"_session_mgr", "exists", "get_client", "instance", "media_file_mgr", "stats_mgr"},
+    Runtime: {"_session_mgr", "exists", "get_client", "instance", "media_file_mgr", "stats_mgr", "stop"},
     ScriptRunContext: {
         "_enqueue",
         "_has_script_started",

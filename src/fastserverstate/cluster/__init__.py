@@ -14,11 +14,11 @@ from fastserverstate.cluster.errors import (
     NotConnectedError,
     NotWrittenError,
     UnknownOutcomeError,
-    UnreadableValueError,
     UnsharableValueError,
 )
 from fastserverstate.cluster.membership import Membership
 from fastserverstate.cluster.node import Status
+from fastserverstate.errors import UnreadableValueError
 from fastserverstate.functions import name_publicly
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
     "sync",
 ]
 
-membership = Membership(store, bridge.publish)
+membership = Membership(store, bridge.server.publish)
 disconnect = membership.disconnect
 status = membership.status
 sync = membership.sync

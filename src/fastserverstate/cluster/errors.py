@@ -30,7 +30,3 @@ class LockLostError(NotWrittenError):
 
 class UnsharableValueError(NotWrittenError, TypeError):
     """The value cannot be sent to other servers. The write did not happen."""
-
-
-class UnreadableValueError(ClusterError, ValueError):
-    """A value from another server cannot be decoded on this one."""

@@ -21,10 +21,10 @@ from collections.abc import Callable, Collection
 from fastserverstate import _ends
 from fastserverstate._core import holder_serial
 from fastserverstate.cluster.client import Engine, Reply
-from fastserverstate.cluster.codec import encode_key, shown_key
 from fastserverstate.cluster.errors import ClusterError, LockLostError
 from fastserverstate.cluster.replica import Replica, parse_version
 from fastserverstate.cluster.signals import Event
+from fastserverstate.codec import encode_key, shown_key
 from fastserverstate.errors import DeadlockError
 
 logger = logging.getLogger("fastserverstate")

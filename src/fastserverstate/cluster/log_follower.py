@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Sequence
 import redis
 
 from fastserverstate.cluster.client import AnswerLostError, Channel, Engine, RefusedError, Reply, backoff_delays
-from fastserverstate.cluster.codec import encode_key
 from fastserverstate.cluster.errors import ClusterError
 from fastserverstate.cluster.replica import (
     NEVER,
@@ -31,6 +30,7 @@ from fastserverstate.cluster.replica import (
     version_text,
 )
 from fastserverstate.cluster.signals import Event
+from fastserverstate.codec import encode_key
 
 logger = logging.getLogger("fastserverstate")
 

@@ -60,6 +60,11 @@ class Membership:
                         "fastserverstate.cluster.disconnect() first."
                     )
                 return
+            if self._store.has_journal():
+                raise ClusterError(
+                    "The state is stored in a file. Call fastserverstate.durable.disconnect() before connecting to "
+                    "Redis. To take the file's keys along: python -m fastserverstate move."
+                )
             if self._is_opening:
                 raise ClusterError("A finalizer called connect() during connect(). The inner call did nothing.")
             self._is_opening = True

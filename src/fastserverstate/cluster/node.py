@@ -14,12 +14,10 @@ from typing import Any
 
 from fastserverstate._core import on_event_loop
 from fastserverstate.cluster.client import Engine, Reply, backoff_delays, timeout_override
-from fastserverstate.cluster.codec import Codec, encode_key
 from fastserverstate.cluster.errors import (
     NotConnectedError,
     NotWrittenError,
     UnknownOutcomeError,
-    UnreadableValueError,
     UnsharableValueError,
 )
 from fastserverstate.cluster.locks import Leases
@@ -35,6 +33,8 @@ from fastserverstate.cluster.replica import (
     parse_version,
     version_text,
 )
+from fastserverstate.codec import Codec, UnencodableValueError, encode_key
+from fastserverstate.errors import UnreadableValueError
 
 FIRST_DELAY, LONGEST_DELAY = 0.001, 0.1
 KEEP = b"K"  # in place of a ttl
@@ -172,7 +172,7 @@ class Node:
         origin = self._table.origin()
         flat: list[bytes] = []
         for change in changes:
-            data = b"" if change.value is GONE else self.codec.encode(change.key, change.value)
+            data = b"" if change.value is GONE else self.encode(change.key, change.value)
             self._sent += len(data)
             quiet = b"1" if change.quiet else b"0"
             flat += change.kind, encode_key(change.key), data, change.condition, change.expiry, quiet
@@ -201,6 +201,15 @@ class Node:
         finally:
             self.replica.complete_write(ticket, [change.key for change in changes])
         return reply
+
+    def encode(self, key: str, value: Any) -> bytes:
+        """Return what would be sent. Raises UnsharableValueError."""
+        try:
+            return self.codec.encode(key, value)
+        except UnencodableValueError as error:
+            raise UnsharableValueError(
+                f"server_state[{key!r}] cannot be sent to other servers: {error.reason}"
+            ) from error.__cause__
 
     def _written(self, changes: Sequence[Write], reply: Reply, origin: object) -> None:
         version = self._version(reply[1])

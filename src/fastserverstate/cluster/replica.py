@@ -23,9 +23,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from fastserverstate.cluster.codec import Codec, decode_key
-from fastserverstate.cluster.errors import NotConnectedError, NotWrittenError, UnreadableValueError
+from fastserverstate.cluster.errors import NotConnectedError, NotWrittenError
 from fastserverstate.cluster.signals import Event
+from fastserverstate.codec import Codec, decode_key
+from fastserverstate.errors import UnreadableValueError
 
 logger = logging.getLogger("fastserverstate")
 

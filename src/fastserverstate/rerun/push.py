@@ -7,6 +7,7 @@ to date when that is so. A session whose connection is slow gets the newest rend
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Collection
@@ -29,19 +30,25 @@ class PushQueue:
     """Sessions of one event loop that are to be pushed to.
 
     Thread-safety
-        To be used on the loop.
+        To be used on the loop, except for `announce` and `abandon`.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, offer: Callable[[LiveSession], None]) -> None:
         self._loop = loop
         self._offer = offer  # for a rerun
         self._queue: deque[LiveSession] = deque()
-        self._regions: list[Region] = []
+        self._announced: deque[Region] = deque()
+        self._regions: deque[Region] = deque()
         self._is_running = False
         self._rested_at = 0.0
 
+    def announce(self, region: Region) -> None:
+        """`push` is about to be called for the region."""
+        self._announced.append(region)
+
     def push(self, region: Region, sessions: Collection[LiveSession]) -> None:
-        """Push the newest rendering of a region to these sessions."""
+        """Push the newest rendering of an announced region to these sessions."""
+        self._announced.remove(region)
         self._regions.append(region)
         for live in sessions:
             self._enqueue(live)
@@ -75,16 +82,16 @@ class PushQueue:
         now = self._loop.time()
         if not self._queue:
             self._is_running = False
-            self._finish()
+            _release(self._regions)
         elif now - self._rested_at < BURST:
             self._loop.call_soon(self._run)
         else:
             self._loop.call_later(now - began, self._run)
 
-    def _finish(self) -> None:
-        regions, self._regions = self._regions, []
-        for region in regions:
-            region.was_sent()
+    def abandon(self) -> None:
+        """The loop was closed. Its regions wait no longer until it has sent their renderings."""
+        _release(self._announced)
+        _release(self._regions)
 
     def _push_to(self, live: LiveSession) -> None:
         outdated = live.viewers.outdated()
@@ -116,3 +123,9 @@ class PushQueue:
         for viewer, rendering in newest:
             viewer.shown = rendering
             viewer.is_pushed = True
+
+
+def _release(regions: deque[Region]) -> None:
+    with contextlib.suppress(IndexError):
+        while True:
+            regions.popleft().was_sent()

@@ -83,6 +83,7 @@ class Scheduler:
         """Rerun a new session from now on."""
         loop = live.adapter.loop
         with self._lock:
+            closed = [queue for known, queue in self._queues.items() if known.is_closed()]
             self._queues = {known: queue for known, queue in self._queues.items() if not known.is_closed()}
             queue = self._queues.get(loop)
             if queue is None:
@@ -90,6 +91,8 @@ class Scheduler:
                 queue = self._queues[loop] = RerunQueue(loop, self._settings, self._warned, on_request)
                 # An earlier loop may have been closed before it ran a wake-up.
                 queue.call(self._collect)
+        for left in closed:
+            left.pushes.abandon()
         self.gc_policy.session_began(queue.is_fanning_out)
 
     def retire(self, live: LiveSession) -> None:
@@ -117,8 +120,9 @@ class Scheduler:
         region.is_sent_by(len(sessions))
         for queue, lives in sessions.items():
             self._switch_interval.rerun_requested(queue.is_fanning_out)
+            queue.pushes.announce(region)
             if not queue.call(queue.pushes.push, region, lives):
-                region.was_sent()
+                queue.pushes.abandon()
 
     def run_ended(self, live: LiveSession) -> None:
         """The session's runner is done. Called on the runner's thread."""

@@ -71,8 +71,14 @@ class Viewers:
                 viewer.remove()
 
     def run_started(self) -> None:
-        """Another run begins. After a click, that may be before the earlier one has ended."""
+        """Another run begins. After a click, that may be before the earlier one has ended.
+
+        Streamlit does not send what is left of that one, so its viewers are lost until a run has completed.
+        """
         with self._lock:
+            for viewers in self._new.values():
+                for viewer in viewers:
+                    viewer.lose()
             self._replace((), lambda _: True)
             self.run += 1
 
@@ -87,7 +93,7 @@ class Viewers:
 
     def _replace(self, complete: Collection[str | None], exists: Callable[[str], bool]) -> None:
         new, self._new = self._new, {}
-        before, self._shown = self._shown, {}
+        before, shown = self._shown, {}
         for fragment_id in {*before, *new}:
             earlier, now = before.get(fragment_id, []), new.get(fragment_id, [])
             if fragment_id in complete:
@@ -104,13 +110,11 @@ class Viewers:
             for viewer in gone:
                 viewer.remove()
             if kept:
-                self._shown[fragment_id] = kept
+                shown[fragment_id] = kept
+        self._shown = shown  # in one step, because the event loop may look at any time
 
     def outdated(self) -> list[Viewer]:
-        shown = self._shown.copy()
-        return [
-            viewer for viewers in shown.values() for viewer in viewers if viewer.shown is not viewer.region.rendering
-        ]
+        return [viewer for viewer in self._all() if viewer.shown is not viewer.region.rendering]
 
     def connection_lost(self) -> None:
         """What was pushed last may not have reached the browser."""
@@ -120,7 +124,7 @@ class Viewers:
                 viewer.shown = None
 
     def _all(self) -> list[Viewer]:
-        return [viewer for viewers in self._shown.copy().values() for viewer in viewers]
+        return [viewer for viewers in self._shown.values() for viewer in viewers]
 
     def clear(self) -> None:
         """The page is gone."""

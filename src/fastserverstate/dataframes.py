@@ -1,4 +1,4 @@
-"""pandas DataFrames as Arrow, which is safe to read from any server."""
+"""pandas DataFrames as Arrow, which is safe to read from any source."""
 
 from __future__ import annotations
 

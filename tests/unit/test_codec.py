@@ -16,12 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastserverstate.change import content_fingerprint
-from fastserverstate.cluster.codec import Codec, decode_key, encode_key
-from fastserverstate.cluster.errors import NotWrittenError, UnreadableValueError, UnsharableValueError
+from fastserverstate.codec import Codec, UnencodableValueError, decode_key, encode_key
+from fastserverstate.errors import FastServerStateError, UnreadableValueError
 
 SECRET = "sixteen bytes or more"
 bare = Codec("app", None)
 keyed = Codec("app", SECRET)
+own_file = Codec.for_file(None)
+keyed_file = Codec.for_file(SECRET)
 
 UTC = datetime.UTC
 atoms = st.one_of(
@@ -121,12 +123,35 @@ def test_other_values_need_a_secret(value):
     found = keyed.decode("k", data)
     assert data[:1] == b"p"
     assert shape(found) == shape(value)
-    with pytest.raises(UnsharableValueError, match=r"'k'.*secret") as caught:
+    with pytest.raises(UnencodableValueError, match=r"'k'.*secret") as caught:
         bare.encode("k", value)
     assert type(value).__qualname__ in str(caught.value)
-    assert isinstance(caught.value, NotWrittenError | TypeError)
+    assert issubclass(UnencodableValueError, FastServerStateError)
+    assert issubclass(UnencodableValueError, TypeError)
     with pytest.raises(UnreadableValueError, match=r"'k'.*secret"):
         bare.decode("k", data)
+
+
+@pytest.mark.parametrize("value", NEEDS_PICKLE, ids=repr)
+def test_files_keep_plain_pickles(value):
+    data = own_file.encode("k", value)
+    assert data[:1] == b"q"
+    assert shape(own_file.decode("k", data)) == shape(value)
+    for codec in (bare, keyed, keyed_file):
+        with pytest.raises(UnreadableValueError, match=r"'k'.*not signed"):
+            codec.decode("k", data)
+
+
+@pytest.mark.parametrize("value", NEEDS_PICKLE, ids=repr)
+def test_files_with_a_secret_keep_signed_pickles(value):
+    data = keyed_file.encode("k", value)
+    assert data[:1] == b"p"
+    assert shape(keyed_file.decode("k", data)) == shape(value)
+    with pytest.raises(UnreadableValueError, match=r"'k'.*secret that the file"):
+        own_file.decode("k", data)
+    for codec, key in ((keyed_file, "j"), (keyed, "k"), (Codec.for_file("another secret of 16"), "k")):
+        with pytest.raises(UnreadableValueError, match=r"is not signed with this secret for this key"):
+            codec.decode(key, data)
 
 
 def test_self_referential_value():
@@ -134,13 +159,16 @@ def test_self_referential_value():
     value.append(value)
     found = keyed.decode("k", keyed.encode("k", value))
     assert found[0] is found
-    with pytest.raises(UnsharableValueError, match="list"):
+    with pytest.raises(UnencodableValueError, match="list"):
         bare.encode("k", value)
 
 
 def test_unpicklable_value():
-    with pytest.raises(UnsharableValueError, match=r"'k'.*function"):
+    with pytest.raises(UnencodableValueError, match=r"'k'.*function"):
         keyed.encode("k", lambda: None)
+    with pytest.raises(UnencodableValueError, match=r"'k'.*function") as caught:
+        own_file.encode("k", lambda: None)
+    assert caught.value.reason in str(caught.value)
 
 
 class Boom:
@@ -164,6 +192,10 @@ def test_pickle_with_wrong_mac_is_not_loaded():
         (keyed, "k", b"p" + crafted),
         (keyed, "k", b"p" + bytes(32) + crafted),
         (keyed, "k", b"p"),
+        (bare, "k", b"q" + crafted),
+        (keyed, "k", b"q" + crafted),
+        (keyed_file, "k", b"q" + crafted),
+        (keyed_file, "k", honest),
         *((keyed, "k", honest[:at] + bytes([honest[at] ^ 1]) + honest[at + 1 :]) for at in range(1, len(honest))),
     ]
     for codec, key, data in wrong:
@@ -248,7 +280,7 @@ INEXACT_FRAMES = {
 
 @pytest.mark.parametrize("make", INEXACT_FRAMES.values(), ids=INEXACT_FRAMES)
 def test_inexact_frames_are_pickled_or_refused(make):
-    with pytest.raises(UnsharableValueError, match=r"'k'.*DataFrame|'k'.*Frame"):
+    with pytest.raises(UnencodableValueError, match=r"'k'.*DataFrame|'k'.*Frame"):
         bare.encode("k", make())
     data = keyed.encode("k", make())
     assert data[:1] == b"p"

@@ -5,9 +5,11 @@
     m  msgpack, for values that it decodes to exactly the same types and content
     a  an Arrow IPC stream, for DataFrames that it decodes exactly
     p  a 32-byte HMAC-SHA256 and a pickle, only with a secret
+    q  a pickle, only in a file and without a secret
 
 Loading a pickle can run any code, so a client that can write to Redis could run code on every server. Therefore the MAC
-is verified first. It covers the namespace and the key, so that a value cannot be moved to another key.
+is verified first. It covers the namespace and the key, so that a value cannot be moved to another key. A file belongs
+to its owner, who can run any code anyway, so it needs no MAC. If it has a secret, pickles without a MAC are refused.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from typing import Any
 
 import msgspec
 
-from fastserverstate.cluster.dataframes import decode_frame, encode_frame, is_frame
-from fastserverstate.cluster.errors import UnreadableValueError, UnsharableValueError
+from fastserverstate.dataframes import decode_frame, encode_frame, is_frame
+from fastserverstate.errors import FastServerStateError, UnreadableValueError
 
 LEAST_SECRET = 16  # bytes
 _MAC_SIZE = hashlib.sha256().digest_size
@@ -33,6 +35,14 @@ _INT64 = range(-(2**63), 2**64)  # signed or not
 
 _Ext = msgspec.msgpack.Ext
 _pack = msgspec.msgpack.Encoder().encode
+
+
+class UnencodableValueError(FastServerStateError, TypeError):
+    """The value cannot be encoded. ``reason`` says why; the message names the key, too."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"server_state[{key!r}] cannot be encoded: {reason}")
+        self.reason = reason
 
 
 class _NotExactError(Exception):
@@ -137,6 +147,18 @@ _LOADERS: dict[bytes, Callable[[bytes], Any]] = {
     b"m": _unpack,
     b"a": decode_frame,
     b"p": pickle.loads,
+    b"q": pickle.loads,
+}
+
+
+# How `python -m fastserverstate` names the formats, by their tags.
+FORMATS = {
+    b"i": "integer",
+    b"x": "large integer",
+    b"m": "msgpack",
+    b"a": "Arrow",
+    b"p": "signed pickle",
+    b"q": "pickle",
 }
 
 
@@ -147,14 +169,20 @@ class Codec:
         Safe from any thread.
     """
 
-    def __init__(self, namespace: str, secret: str | bytes | None) -> None:
+    def __init__(self, namespace: str, secret: str | bytes | None, *, in_file: bool = False) -> None:
         self._namespace = namespace.encode()
         self._secret = secret.encode() if isinstance(secret, str) else secret
         if self._secret is not None and len(self._secret) < LEAST_SECRET:
             raise ValueError(f"The secret has to have {LEAST_SECRET} bytes or more.")
+        self._in_file = in_file
+
+    @classmethod
+    def for_file(cls, secret: str | bytes | None) -> Codec:
+        """Return the codec of a state file. No namespace of Redis has an empty name."""
+        return cls("", secret, in_file=True)
 
     def encode(self, key: str, value: Any) -> bytes:
-        """Raises UnsharableValueError if the value cannot be sent."""
+        """Raises UnencodableValueError."""
         if type(value) is int:
             if value.bit_length() <= _MOST_DECIMAL_BITS:
                 return b"i%d" % value
@@ -162,22 +190,27 @@ class Codec:
         stream = encode_frame(value) if is_frame(value) else None
         if stream is not None:
             return b"a" + stream
+        cause: Exception | None = None
         try:
             return b"m" + _pack(_exact(value))
         except _NotExactError:
             pass
         except (RecursionError, RuntimeError, OverflowError) as error:  # it contains itself, or was changed meanwhile
-            if self._secret is None:
-                raise self._unsharable(key, value) from error
-        if self._secret is None:
-            raise self._unsharable(key, value)
+            cause = error
+        if self._secret is None and not self._in_file:
+            raise UnencodableValueError(
+                key,
+                f"its value, of type {_name(value)}, or an item in it needs pickle, which is used only with a secret "
+                "that all servers share: connect(..., secret=...).",
+            ) from cause
         try:
             payload = pickle.dumps(value, 5)
         except Exception as error:
-            raise UnsharableValueError(
-                f"server_state[{key!r}] cannot be sent to other servers: pickling its value, of type {_name(value)}, "
-                f"failed with {type(error).__qualname__}: {error}"
+            raise UnencodableValueError(
+                key, f"pickling its value, of type {_name(value)}, failed with {type(error).__qualname__}: {error}"
             ) from error
+        if self._secret is None:
+            return b"q" + payload
         return b"p" + self._mac(key, b"p", payload) + payload
 
     def decode(self, key: str, data: bytes) -> Any:
@@ -190,6 +223,8 @@ class Codec:
             )
         if tag == b"p":
             payload = self._verified(key, payload)
+        elif tag == b"q":
+            self._refuse_unsigned(key)
         try:
             return load(payload)
         except Exception as error:
@@ -197,18 +232,26 @@ class Codec:
                 f"server_state[{key!r}] cannot be read ({type(error).__qualname__}: {error})."
             ) from error
 
+    def _refuse_unsigned(self, key: str) -> None:
+        if self._secret is not None or not self._in_file:
+            raise UnreadableValueError(
+                f"server_state[{key!r}] is a pickle that is not signed with the secret. It was not loaded. If you "
+                "trust the file that it comes from, open that file without a secret."
+            )
+
     def _verified(self, key: str, payload: bytes) -> bytes:
         """Return the pickle in a payload, after a check of its MAC."""
         mac, payload = payload[:_MAC_SIZE], payload[_MAC_SIZE:]
         if self._secret is None:
+            whose = "that the file was written with" if self._in_file else "of the other servers"
             raise UnreadableValueError(
-                f"server_state[{key!r}] was sent as a pickle, which is loaded only with a secret. Give this server the "
-                "secret of the other servers: connect(..., secret=...)."
+                f"server_state[{key!r}] is a signed pickle, which is loaded only with a secret. Give this server the "
+                f"secret {whose}: connect(..., secret=...)."
             )
         if not hmac.compare_digest(mac, self._mac(key, b"p", payload)):
             raise UnreadableValueError(
-                f"server_state[{key!r}] was sent as a pickle that is not signed with this secret for this key and "
-                "namespace. It was not loaded."
+                f"server_state[{key!r}] is a pickle that is not signed with this secret for this key"
+                f"{'' if self._in_file else ' and namespace'}. It was not loaded."
             )
         return payload
 
@@ -218,13 +261,6 @@ class Codec:
         # The lengths ensure that the same bytes, split between key and payload elsewhere, have another MAC.
         head = b"%d|%d|%b|%b|%b|" % (len(self._namespace), len(name), self._namespace, name, tag)
         return hmac.digest(self._secret, head + payload, "sha256")
-
-    @staticmethod
-    def _unsharable(key: str, value: Any) -> UnsharableValueError:
-        return UnsharableValueError(
-            f"server_state[{key!r}] cannot be sent to other servers: its value, of type {_name(value)}, or an item in "
-            "it needs pickle, which is used only with a secret that all servers share: connect(..., secret=...)."
-        )
 
 
 def _name(value: Any) -> str:
