@@ -254,11 +254,12 @@ cdef bint wait_until_durable(Store store, bint interruptible, long long timeout_
     current_holder()
     if not waiter_start(&waiter):
         raise MemoryError()
-    waiter.epoch = epoch
     lock(&journal.mutex)
     join_queue(&journal.waiters, &waiter)
-    journal.wanted = max(journal.wanted, epoch)
-    journal.waiting += 1
+    if max(journal.durable, journal.failed) < epoch:  # else the batch has ended since the epoch was read
+        waiter.epoch = epoch
+        journal.wanted = max(journal.wanted, epoch)
+        journal.waiting += 1
     unlock(&journal.mutex)
     wake_if_due(journal)
     try:
