@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from fastserverstate._core import Store
+from fastserverstate._core import Store, on_event_loop, refuse_to_block
 from fastserverstate._streamlit import Metrics, Server
 from fastserverstate.codec import Codec
 from fastserverstate.durable.engine import Durability, Engine, Status, StorageErrors
@@ -133,11 +133,12 @@ class Connection:
         """Wait until all changes made before this call are on disk. Does nothing if no file is connected.
 
         Thread-safety
-            Safe from any thread. A thread that runs an event loop waits for 20 milliseconds at most.
+            Safe from any thread.
 
         Raises
             ``NotDurableError`` if the changes cannot be stored now, ``TimeoutError`` if that takes longer than
-            `timeout`: seconds, a ``timedelta``, or text such as ``"5s"``.
+            `timeout`: seconds, a ``timedelta``, or text such as ``"5s"``; ``WouldBlockError`` if it would block a
+            thread that runs an event loop for more than 20 milliseconds.
 
         >>> from fastserverstate import durable
         >>> durable.flush()
@@ -145,6 +146,8 @@ class Connection:
         seconds = seconds_of(timeout, "timeout")
         engine = self.engine
         if engine is not None and not engine.flush(seconds):
+            if on_event_loop():
+                refuse_to_block("Waiting for the disk")
             raise TimeoutError(f"The changes were not stored in {engine.path} within {seconds:g} seconds.")
 
     def _server_stops(self) -> None:
