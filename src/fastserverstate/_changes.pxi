@@ -45,6 +45,9 @@ cdef int compare_change(_Change change, Store store) except -1:
     while True:
         lock(&shard.mutex)
         cell = find(shard, <PyObject *>change.key, hashed)
+        if cell == NULL:  # another thread has ended the transaction, and `make_changes` refuses it
+            unlock(&shard.mutex)
+            return 0
         replaced = cell.value if is_to_decode(cell) else NULL
         _xincref(replaced)
         due = replaced == NULL and needs_comparison(&change.comparison, cell)

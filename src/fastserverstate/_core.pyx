@@ -66,13 +66,13 @@ A scope that executes again gets another slot. When that execution is complete, 
 retired. That ends all their subscriptions without a list of them. Sets that contain retired slots are swept when half
 of the slots are retired.
 
-Locking. A thread locks mutexes in this order: one session's; one shard's, or several in the order of their numbers; and
-last the slots', a holder's, or the one of the register of waiters (`_wait.pxi`). With the GIL, mutexes are no-ops: no
-operation releases the GIL while it has one locked. Python code never runs under a mutex: no value's method, no
-finalizer, no callback. This includes dropping a reference, which may be the last one, and, on CPython 3.11, creating an
-object that the garbage collector tracks, which may start a collection. So values are dropped and Python objects are
-created outside, and the table consists of plain structs (`_structs.pxd`). The locks of keys are different: users hold
-them while their code runs, and no thread waits for one with a mutex locked.
+Locking. A thread locks mutexes in this order: one session's; one shard's, or several in the order of their numbers;
+then the slots', a holder's, a journal's or the alarm's; and last the one of the register of waiters (`_wait.pxi`). With
+the GIL, mutexes are no-ops: no operation releases the GIL while it has one locked. Python code never runs under a
+mutex: no value's method, no finalizer, no callback. This includes dropping a reference, which may be the last one, and,
+on CPython 3.11, creating an object that the garbage collector tracks, which may start a collection. So values are
+dropped and Python objects are created outside, and the table consists of plain structs (`_structs.pxd`). The locks of
+keys are different: users hold them while their code runs, and no thread waits for one with a mutex locked.
 
 Two operations look at a cell, unlock its shard and look again: waiting for a key's lock, and comparing a new value with
 the old one (`_same.pxi`). A cell is freed as soon as it is unused (`is_unused`). So a pointer to a cell stays valid
@@ -257,17 +257,16 @@ def skip_frames_of(*functions):
 
 
 # Added by tests to the clock.
-cdef long long clock_offset_ns = 0
+cdef uint64_t clock_offset_ns = 0
 
 
 def advance_clock(double seconds):
-    global clock_offset_ns
-    clock_offset_ns += <long long>(seconds * 1e9)
+    add64(clock_offset_ns, <long long>(seconds * 1e9))
 
 
 cdef inline long long clock_ns() noexcept:
     """The clock for the time limits of fingerprints and for intervals."""
-    return monotonic_ns() + clock_offset_ns
+    return monotonic_ns() + <long long>load64(clock_offset_ns)
 
 
 include "_cell.pxi"

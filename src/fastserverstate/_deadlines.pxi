@@ -198,7 +198,12 @@ cdef inline long long look_interval(const Lifetime *lifetime) noexcept:
 
 cdef void renew(Table *table, Shard *shard, Cell *cell) noexcept:
     """The cell, which has terms, was changed or removed: its configured durations begin again."""
-    cdef Terms *terms = terms_of(shard, cell)
+    begin_durations(cell, terms_of(shard, cell))
+    settle(table, shard, cell)
+
+
+cdef inline void begin_durations(const Cell *cell, Terms *terms) noexcept:
+    """Set the times of the cell's terms anew. Call `settle` next."""
     cdef long long now
     if cell.value == NULL:
         terms.deadline_ns = terms.idle_ns = 0
@@ -208,7 +213,6 @@ cdef void renew(Table *table, Shard *shard, Cell *cell) noexcept:
             terms.deadline_ns = now + terms.lifetime.ttl_ns
         if terms.lifetime.idle_ns:
             terms.idle_ns = now + terms.lifetime.idle_ns
-    settle(table, shard, cell)
 
 
 cdef void begin_terms(Table *table, Shard *shard, Cell *cell, bint keeps_deadline) noexcept:
@@ -241,10 +245,10 @@ cdef bint set_lifetime(Table *table, Shard *shard, Cell *cell, Lifetime *lifetim
     terms.lifetime = lifetime
     deadline_ns = 0 if had_ttl else terms.deadline_ns
     terms.deadline_ns = terms.idle_ns = 0
-    renew(table, shard, cell)
+    begin_durations(cell, terms)
     if deadline_ns and cell.value != NULL and (terms.deadline_ns == 0 or deadline_ns < terms.deadline_ns):
         terms.deadline_ns = deadline_ns
-        settle(table, shard, cell)
+    settle(table, shard, cell)
     if is_recorded(table, cell):
         record(table, shard, cell)
     return True
@@ -552,7 +556,7 @@ cdef int wait_for_deadline(Store store) except -1:
         at_ns = <long long>load64(alarm.at_ns)
         if at_ns <= clock_ns():
             break
-        waiter_sleep(&waiter, -1 if at_ns >= NEVER_NS else max(0, at_ns - clock_offset_ns - waiter.started_ns))
+        waiter_sleep(&waiter, -1 if at_ns >= NEVER_NS else max(0, at_ns - <long long>load64(clock_offset_ns) - waiter.started_ns))
     lock(&alarm.mutex)
     alarm.sleeper = NULL
     unlock(&alarm.mutex)

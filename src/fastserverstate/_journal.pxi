@@ -27,14 +27,14 @@ JOURNAL_SHOW_LATER = SHOWN_WHEN_DURABLE
 
 cdef inline bint is_recorded(const Table *table, const Cell *cell) noexcept:
     """Whether a journal is open for the cell's changes."""
-    return table.open_journals and not cell.is_result
+    return load_size(table.open_journals) and not cell.is_result
 
 
 cdef void record(Table *table, Shard *shard, Cell *cell) noexcept:
     """Put a changed cell into the open journals. The shard is locked."""
     cdef int which
     for which in range(JOURNALS):
-        if table.journals[which].is_open:
+        if load_flag(table.journals[which].is_open):
             record_in(table, which, shard, cell)
 
 
@@ -59,31 +59,41 @@ cdef inline void forget_last(Table *table, int which, Shard *shard) noexcept:
 cdef void open_journal(Table *table, int which) noexcept:
     """Record from now on. All keys that are set count as changed."""
     cdef Journal *journal = &table.journals[which]
+    cdef bint was_open
+    lock(&journal.mutex)
     if journal.epoch == 0:
         store64(journal.epoch, 1)
     journal.is_closing = False
     if journal.failed == ENDED:
         store64(journal.failed, 0)
-    if not journal.is_open:
-        journal.is_open = True
-        table.open_journals += 1
+    was_open = journal.is_open
+    store_flag(journal.is_open, True)
+    unlock(&journal.mutex)
+    if not was_open:
+        add_size(table.open_journals, 1)
     record_all(table, which)
 
 
 cdef void close_journal(Journal *journal) noexcept:
     """Have the journal's thread end."""
+    lock(&journal.mutex)
     journal.is_closing = True
+    unlock(&journal.mutex)
     wake_if_due(journal)
 
 
 cdef int stop_journal(Table *table, int which) except -1:
     """Record no more, and forget what was recorded. No thread waits any longer."""
     cdef Journal *journal = &table.journals[which]
-    if journal.is_open:
-        journal.is_open = False
-        table.open_journals -= 1
+    cdef bint was_open
+    lock(&journal.mutex)
+    was_open = journal.is_open
+    store_flag(journal.is_open, False)
+    unlock(&journal.mutex)
+    if was_open:
+        add_size(table.open_journals, -1)
     take_journal(table, which)
-    end_batch(journal, journal.epoch - 1, False)
+    end_batch(journal, load64(journal.epoch) - 1, False)
     return 0
 
 
@@ -199,7 +209,7 @@ cdef int sleep_until_due(Journal *journal, double seconds, bint for_changes, Py_
     unlock(&journal.mutex)
     try:
         waiter_register(&waiter)
-        while awake and not is_due(journal):
+        while awake and not is_due_now(journal):
             check_interrupts(&waiter)
             awake = waiter_sleep(&waiter, nanoseconds(seconds))
     finally:
@@ -211,24 +221,36 @@ cdef int sleep_until_due(Journal *journal, double seconds, bint for_changes, Py_
 
 
 cdef inline void wake_if_due(Journal *journal) noexcept:
-    """Wake the journal's thread if it sleeps and has something to do."""
-    if load_object(<PyObject *>journal.sleeper) != NULL and is_due(journal):
-        lock(&journal.mutex)
-        if journal.sleeper != NULL:
-            wake(journal.sleeper)
-        unlock(&journal.mutex)
+    """Wake the journal's thread if it sleeps and has something to do: a change that the caller has just made.
 
-
-cdef inline bint is_due(Journal *journal) noexcept:
-    cdef bint due
+    The thread notes that it sleeps before it looks for changes. The mutex makes one of the two see the other.
+    """
     lock(&journal.mutex)
-    due = (
+    if journal.sleeper != NULL and is_due(journal):
+        wake(journal.sleeper)
+    unlock(&journal.mutex)
+
+
+cdef inline bint is_due(const Journal *journal) noexcept:
+    """Whether the journal's thread has something to do. The journal is locked."""
+    return (
         journal.is_closing
         or (journal.for_changes and load_size(journal.dirty) != 0)
-        or (journal.waiting >= journal.least_waiting and journal.wanted > max(journal.durable, journal.failed))
+        or (journal.waiting >= journal.least_waiting and journal.wanted > last_ended(journal))
     )
+
+
+cdef inline bint is_due_now(Journal *journal) noexcept:
+    cdef bint due
+    lock(&journal.mutex)
+    due = is_due(journal)
     unlock(&journal.mutex)
     return due
+
+
+cdef inline uint64_t last_ended(const Journal *journal) noexcept:
+    """Epoch of the last batch that was stored or has failed. The journal is locked."""
+    return max(journal.durable, journal.failed)
 
 
 cdef inline bint has_undurable(Journal *journal) noexcept:
@@ -256,7 +278,7 @@ cdef bint wait_until_durable(Store store, bint interruptible, long long timeout_
         raise MemoryError()
     lock(&journal.mutex)
     join_queue(&journal.waiters, &waiter)
-    if max(journal.durable, journal.failed) < epoch:  # else the batch has ended since the epoch was read
+    if epoch > last_ended(journal):  # else it has ended since the line that read the epoch
         waiter.epoch = epoch
         journal.wanted = max(journal.wanted, epoch)
         journal.waiting += 1
@@ -264,7 +286,7 @@ cdef bint wait_until_durable(Store store, bint interruptible, long long timeout_
     wake_if_due(journal)
     try:
         waiter_register(&waiter)
-        while awake and load64(waiter.epoch) and journal.is_open:
+        while awake and load64(waiter.epoch) and load_flag(journal.is_open):
             if interruptible:
                 check_interrupts(&waiter)
             awake = waiter_sleep(&waiter, timeout_ns)
@@ -281,10 +303,14 @@ cdef bint wait_until_durable(Store store, bint interruptible, long long timeout_
 
 cdef int raise_not_durable(Store store) except -1:
     from fastserverstate.durable.errors import NotDurableError
-    if load64(store.table.journals[OF_ENGINE].failed) == ENDED:
+    cdef Journal *journal = &store.table.journals[OF_ENGINE]
+    lock(&journal.mutex)
+    failure = store.failure
+    unlock(&journal.mutex)
+    if load64(journal.failed) == ENDED:
         raise NotDurableError("The change was made, but is not stored: the process is ending.")
     raise NotDurableError(
-        f"The change was made, but could not be stored: {store.failure}. It is tried again until it is stored. Until "
+        f"The change was made, but could not be stored: {failure}. It is tried again until it is stored. Until "
         f"then, a restart would undo it."
     )
 
@@ -320,12 +346,14 @@ cdef Py_ssize_t end_batch(Journal *journal, uint64_t epoch, bint failed) noexcep
 cdef class Encoded:
     """A value as it was stored. The first read decodes it."""
     cdef readonly bytes data
-    cdef object value           # decoded; PRIVATE before that
+    cdef PyObject *value        # decoded; NULL before that
     cdef bint is_unreadable     # decoding has failed
 
     def __cinit__(self, bytes data not None):
         self.data = data
-        self.value = PRIVATE
+
+    def __dealloc__(self):
+        _xdecref(self.value)
 
 
 cdef inline bint is_encoded(PyObject *value) noexcept:
@@ -337,7 +365,7 @@ cdef inline bint is_to_decode(const Cell *cell) noexcept:
     return (
         cell.value != NULL
         and is_encoded(cell.value)
-        and not (<Encoded>cell.value).is_unreadable
+        and not load_flag((<Encoded>cell.value).is_unreadable)
         and cell.policy not in (BY_IDENTITY, NEVER_SAME)
     )
 
@@ -351,31 +379,32 @@ cdef PyObject *decoded(Table *table, PyObject *key, PyObject *value) except NULL
     cdef PyObject *old = NULL
     cdef uint64_t content[2]
     cdef bint has_fingerprint = False
-    cdef PyObject *result
-    if encoded.value is PRIVATE:
+    cdef PyObject *result = load_object(encoded.value)
+    if result == NULL:
         try:
-            found = (<object>table.decoder)(<object>key, encoded.data)
+            found = (<object>load_object(table.decoder))(<object>key, encoded.data)
         except Exception:
-            encoded.is_unreadable = True
+            store_flag(encoded.is_unreadable, True)
             raise
         if not is_plain(<PyObject *>found):
             has_fingerprint = fingerprint(found, content, None, assignment_budget_ns) == TAKEN
         lock(&shard.mutex)
-        if encoded.value is PRIVATE:  # else another thread was faster, and all threads get its object
-            encoded.value = found
+        if encoded.value == NULL:  # else another thread was faster, and all threads get its object
+            _incref(<PyObject *>found)
+            store_object(encoded.value, <PyObject *>found)
         else:
             has_fingerprint = False
         cell = find(shard, key, hashed)
         if cell != NULL and cell.value == <PyObject *>encoded:
             old = cell.value
-            cell.value = <PyObject *>encoded.value
+            cell.value = encoded.value
             _incref(cell.value)
             if has_fingerprint and cell.policy in (BY_CONTENT, UNRESOLVED):
                 cell.has_fingerprint = True
                 memcpy(cell.fingerprint, content, sizeof(content))
+        result = encoded.value
         unlock(&shard.mutex)
         _xdecref(old)
-    result = <PyObject *>encoded.value
     _incref(result)
     return result
 
@@ -405,7 +434,7 @@ cdef list restore(Store store, rows, uint64_t clock):
     cdef PyObject *old
     cdef Py_hash_t hashed
     cdef bint was_dirty
-    cdef uint64_t place
+    cdef uint64_t place, last
     cdef int i
     cdef bint has_memory = True
     cdef list skipped = []
@@ -434,7 +463,9 @@ cdef list restore(Store store, rows, uint64_t clock):
             cell.has_fingerprint = False
             old = commit(table, shard, cell, <PyObject *>value, None, False)
             cell.insertion_sequence = place
-            store64(table.insertion_sequence, max(load64(table.insertion_sequence), place))
+            last = load64(table.insertion_sequence)
+            if place > last:
+                add64(table.insertion_sequence, place - last)  # other threads add to it, too
             if left is not None:
                 has_memory = change_deadline(table, shard, cell, nanoseconds(max(0.0, left))) and has_memory
             if not was_dirty and cell.is_dirty[OF_ENGINE]:

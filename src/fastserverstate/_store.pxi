@@ -8,7 +8,7 @@ cdef class Store:
     cdef object stale_listener   # called when the first scope becomes pending; guarded by the mutex of the slots
     cdef PyObject *options       # key -> its options, or NULL; never freed
     cdef uint64_t generation     # of the options
-    cdef object failure          # why the storage engine could not store the last batch, or None
+    cdef object failure          # why the storage engine could not store a batch; guarded by the mutex of the journal
 
     def __cinit__(self, reserved=()):
         self.table = table_new()
@@ -132,15 +132,15 @@ cdef class Store:
     def restore(self, rows, uint64_t clock):
         return restore(self, rows, clock)
 
-    def start_journal(self, int durability):
-        self.table.durability = durability
+    def start_journal(self, uint32_t durability):
+        store32(self.table.durability, durability)
         open_journal(self.table, OF_ENGINE)
 
     def close_journal(self):
         close_journal(&self.table.journals[OF_ENGINE])
 
     def stop_journal(self):
-        self.table.durability = KEPT_IN_MEMORY
+        store32(self.table.durability, KEPT_IN_MEMORY)
         stop_journal(self.table, OF_ENGINE)
 
     def end_journal(self):
@@ -156,8 +156,12 @@ cdef class Store:
         return take_journal(self.table, OF_ENGINE)
 
     def end_batch(self, uint64_t epoch, failure):
-        self.failure = failure
-        return end_batch(&self.table.journals[OF_ENGINE], epoch, failure is not None)
+        cdef Journal *journal = &self.table.journals[OF_ENGINE]
+        if failure is not None:
+            lock(&journal.mutex)
+            previous, self.failure = self.failure, failure  # dropped when nothing is locked
+            unlock(&journal.mutex)
+        return end_batch(journal, epoch, failure is not None)
 
     def undurable(self):
         return load_size(self.table.journals[OF_ENGINE].dirty)
@@ -188,7 +192,7 @@ cdef class Store:
         return load_object(self.table.backend) != NULL
 
     def has_journal(self):
-        return self.table.durability != KEPT_IN_MEMORY
+        return load32(self.table.durability) != KEPT_IN_MEMORY
 
     def apply(self, changes, Holder writer=None):
         return apply(self, changes, writer)
@@ -681,7 +685,7 @@ cdef object assign(Store store, str key, object value, bint if_absent, bint keep
         return transaction_of(store).write(key, value, if_absent, keeps_deadline)
     if backend != NULL:
         return (<object>backend).assign(key, value, if_absent, keeps_deadline)
-    if store.table.durability == SHOWN_WHEN_DURABLE:
+    if load32(store.table.durability) == SHOWN_WHEN_DURABLE:
         return assign_locked(store, key, value, if_absent, keeps_deadline)
     return assign_here(store, key, value, if_absent, keeps_deadline)
 
@@ -799,7 +803,7 @@ cdef object change_presence(Store store, str key, bint remove):
         return transaction_of(store).write(key, ABSENT, False, False) if remove else transaction_of(store).touch(key)
     if backend != NULL:
         return (<object>backend).remove(key) if remove else (<object>backend).touch(key)
-    if store.table.durability == SHOWN_WHEN_DURABLE:
+    if load32(store.table.durability) == SHOWN_WHEN_DURABLE:
         return change_presence_locked(store, key, remove)
     return change_presence_here(store, key, remove)
 
@@ -855,7 +859,7 @@ cdef object change_presence_here(Store store, str key, bint remove):
 
 cdef inline int after_write(Store store, Shard *shard, PyObject *key, bint has_callbacks) except -1:
     """Do what follows a write of this thread. Nothing is locked."""
-    if store.table.durability > DURABLE_LATER:
+    if load32(store.table.durability) > DURABLE_LATER:
         return after_durable_write(store, shard, key, has_callbacks)
     return after_change(store, shard, key, has_callbacks)
 
@@ -864,7 +868,7 @@ cdef int after_durable_write(Store store, Shard *shard, PyObject *key, bint has_
     """Wait until the write is durable. The thread makes the callbacks after that."""
     cdef bint holds_lock = fss_holder != NULL and (<Holder>fss_holder).locks != 0
     try:
-        if store.table.durability == SHOWN_WHEN_DURABLE:
+        if load32(store.table.durability) == SHOWN_WHEN_DURABLE:
             wait_until_durable(store, False)
         elif holds_lock:  # other threads may use the key while this one waits
             (<Holder>fss_holder).undurable = store
@@ -898,7 +902,7 @@ cdef object add(Store store, str key, object by, object default):
     cdef PyObject *old = NULL
     cdef bint due = False
     if (PyLong_CheckExact(by) and by and fss_transaction == NULL and backend == NULL
-            and table.durability != SHOWN_WHEN_DURABLE):
+            and load32(table.durability) != SHOWN_WHEN_DURABLE):
         total = None
         lock_session_and_shard(writer, shard)
         cell = find(shard, <PyObject *>key, hashed)

@@ -158,10 +158,11 @@ ctypedef struct Shard:
 
 ctypedef struct Journal:
     # The changes since a journal was last taken.
-    Mutex mutex                 # guards `sleeper` and `waiters`; locked after all others but that of the register
-    bint is_open
+    Mutex mutex                 # locked after all others but that of the register
     Py_ssize_t dirty            # number of dirty cells
     uint64_t epoch              # of the batch that is taken next; changes with all shards locked
+    # Guarded by the mutex, and read without it where they are loaded atomically:
+    bint is_open
     uint64_t durable            # epoch of the last batch that was stored
     uint64_t failed             # epoch of the last batch that could not be stored
     uint64_t wanted             # epoch that threads wait for
@@ -180,9 +181,9 @@ ctypedef struct Table:
     bint note_reads             # reads in runs are noted, to find values that change in place
     PyObject *backend           # performs writes and takes locks, or NULL; never freed
     PyObject *decoder           # decodes stored values, or NULL; never freed
-    int durability              # what writers wait for, one of the constants in _journal.pxi; 0 without an engine
+    uint32_t durability         # what writers wait for, one of the constants in _journal.pxi; 0 without an engine
     Journal journals[2]
-    int open_journals           # number of those that are open
+    Py_ssize_t open_journals    # number of those that are open
     Lifetime *lifetimes         # list of all; guarded by the mutex of the alarm
     Alarm alarm
     uint64_t expired            # number of keys that have expired

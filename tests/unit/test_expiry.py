@@ -461,6 +461,18 @@ def test_reads_outside_of_runs_do_not_count(store, state, configure, peek):
     assert "room/1" not in state
 
 
+def test_deadline_outlives_an_idle_ttl(store, state, configure, expire):
+    configure("draft", idle_ttl=20)
+    state["draft"] = 1
+    expire("draft", after=10)
+    configure("draft", idle_ttl=float("inf"))
+    assert store.deadline("draft") == pytest.approx(10, abs=5)
+    advance(store, 9)
+    assert "draft" in state
+    assert advance(store, 2) is None
+    assert "draft" not in state
+
+
 def test_ttl_and_idle_ttl(store, state, configure):
     configure("room/*", idle_ttl=20, ttl=100)
     state.update({"room/1": 1, "room/2": 1})
