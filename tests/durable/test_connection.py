@@ -38,6 +38,40 @@ print(dict(fastserverstate.server_state))
     assert run_python("", source) == "{'k': 1}\n"
 
 
+def test_keys_expire_after_a_restart(path: Path) -> None:
+    """Also without a line of configuration: the deadline comes from the file alone."""
+    assert (
+        run_python(
+            "",
+            f"""
+from fastserverstate import connect, expire, server_state
+
+connect("sqlite:///{path}")
+server_state["short"] = server_state["long"] = 1
+expire("short", after=1)
+expire("long", after="1h")
+""",
+        )
+        == ""
+    )
+    assert (
+        run_python(
+            "",
+            f"""
+import threading
+from fastserverstate import connect, on_change, server_state
+
+expired = threading.Event()
+on_change("short", lambda key, value, reason: reason == "expired" and expired.set())
+connect("sqlite:///{path}")
+assert expired.wait(20)
+print(list(server_state))
+""",
+        )
+        == "['long']\n"
+    )
+
+
 def test_an_event_loop_does_not_wait_for_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine.Engine, "flush", lambda _engine, _timeout: False)  # as after 20 ms
     fastserverstate.connect(f"sqlite:///{path}")

@@ -33,9 +33,10 @@ class Connection:
         Safe from any thread.
     """
 
-    def __init__(self, store: Store, server: Server) -> None:
+    def __init__(self, store: Store, server: Server, on_deadline: Callable[[], object]) -> None:
         self._store = store
         self._server = server
+        self._on_deadline = on_deadline
         self._lock = threading.RLock()  # a finalizer may connect or disconnect at any point
         self.engine: Engine | None = None
         self._arguments: tuple[object, ...] = ()
@@ -75,6 +76,7 @@ class Connection:
                     Codec.for_file(secret),
                     durability=durability,
                     show_when_durable=show_when_durable,
+                    on_deadline=self._on_deadline,
                 )
             except StorageErrors as error:
                 if required:
