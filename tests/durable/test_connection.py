@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import fastserverstate
 from fastserverstate import durable, server_state
 from fastserverstate.cluster import ClusterError
 from fastserverstate.durable import engine
+from fastserverstate.durable.state_file import Row, StateFile
 from fastserverstate.errors import WouldBlockError
 
 
@@ -40,24 +42,11 @@ print(dict(fastserverstate.server_state))
 
 def test_keys_expire_after_a_restart(path: Path) -> None:
     """Also without a line of configuration: the deadline comes from the file alone."""
-    assert (
-        run_python(
-            "",
-            f"""
-from fastserverstate import connect, expire, server_state
-
-connect("sqlite:///{path}")
-server_state["short"] = server_state["long"] = 1
-expire("short", after=1)
-expire("long", after="1h")
-""",
-        )
-        == ""
-    )
-    assert (
-        run_python(
-            "",
-            f"""
+    file = StateFile.open(path)
+    now = time.time()
+    file.write([Row("short", b"i1", 1, 1, now + 1), Row("long", b"i1", 2, 2, now + 3600)], 2)
+    file.close()
+    source = f"""
 import threading
 from fastserverstate import connect, on_change, server_state
 
@@ -66,10 +55,8 @@ on_change("short", lambda key, value, reason: reason == "expired" and expired.se
 connect("sqlite:///{path}")
 assert expired.wait(20)
 print(list(server_state))
-""",
-        )
-        == "['long']\n"
-    )
+"""
+    assert run_python("", source) == "['long']\n"
 
 
 def test_an_event_loop_does_not_wait_for_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,10 +91,14 @@ def test_an_event_loop_does_not_wait_for_the_disk(path: Path, monkeypatch: pytes
         (["redis://host"], {"durability": "always"}, "durability and show are for files"),
     ],
 )
-def test_wrong_arguments_are_refused(arguments: list[str], options: dict[str, str], message: str) -> None:
+def test_wrong_arguments_are_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], options: dict[str, str], message: str
+) -> None:
+    monkeypatch.chdir(path.parent)
     with pytest.raises(ValueError, match=message):
         fastserverstate.connect(*arguments, **options)  # type: ignore[arg-type]
     assert durable.status() is None
+    assert not Path("state.db").exists()
 
 
 def test_one_engine_at_a_time(path: Path) -> None:

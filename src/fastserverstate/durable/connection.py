@@ -69,11 +69,12 @@ class Connection:
                     "This server is connected to Redis, which keeps the state. Call "
                     "fastserverstate.cluster.disconnect() first."
                 )
+            codec = Codec.for_file(secret)  # raises ValueError, so before the file is opened
             try:
                 engine = Engine(
                     self._store,
                     _open(path, timeout),
-                    Codec.for_file(secret),
+                    codec,
                     durability=durability,
                     show_when_durable=show_when_durable,
                     on_deadline=self._on_deadline,
