@@ -10,7 +10,7 @@ SOURCES := setup.py pyproject.toml $(foreach end,pyx pxd pxi h,$(wildcard src/fa
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-cluster check test coverage test-faults test-crashes test-delays bench-cluster test-matrix test-ft test-asan test-tsan lint bench bench-check bench-ft load sdist wheels clean
+.PHONY: help demo demo-cluster check test coverage test-faults test-crashes test-delays bench-cluster test-matrix test-ft test-asan test-tsan lint bench bench-check bench-durable bench-ft load sdist wheels clean
 
 # The oldest and newest supported releases, and three in between.
 STREAMLIT_RELEASES := 1.37.1 1.44.1 1.50.0 1.58.0 1.67.0
@@ -194,6 +194,9 @@ bench-check: $(READY)  ## Compare instruction counts of the operations with benc
 
 bench-cluster: $(READY)  ## Measure several servers, compared with a request to Redis per access.
 	PYTHONPATH=tests:bench $(BIN)/python bench/cluster
+
+bench-durable: $(READY)  ## Measure state in a file, compared with a dict and with other packages that store values.
+	$(BIN)/python bench/durability.py
 
 load: $(READY)  ## Load a real server with hundreds of sessions, compared with streamlit-server-state.
 	cd bench && PYTHONPATH=../tests $(abspath $(BIN))/python -m load

@@ -486,6 +486,7 @@ cdef object set_deadline(Store store, str key, long long left_ns):
 cdef object expire(Store store, str key, seconds):
     """See Store.expire."""
     cdef PyObject *backend = load_object(store.table.backend)
+    current_writer(store.table)  # a computed value makes no changes
     if fss_transaction != NULL and transaction_of(store) is not None:
         return transaction_of(store).expire(key, -1 if seconds is None else nanoseconds(seconds))
     if backend != NULL:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import MutableMapping
 
@@ -31,6 +32,7 @@ _ends.watch()
 store = Store(reserved=dir(ServerState))
 settings = Settings()
 expirer = Expirer(store)
+atexit.register(expirer.close)
 key_options = KeyOptions(store, expirer.start)
 bounds = Bounds(store)
 workers = Workers()

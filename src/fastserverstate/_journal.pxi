@@ -276,12 +276,10 @@ cdef bint wait_until_durable(Store store, bint interruptible, long long timeout_
     current_holder()
     if not waiter_start(&waiter):
         raise MemoryError()
-    waiter.epoch = epoch
     lock(&journal.mutex)
     join_queue(&journal.waiters, &waiter)
-    if epoch <= last_ended(journal):  # it has ended since the line that read the epoch
-        waiter.epoch = 0
-    else:
+    if epoch > last_ended(journal):  # else it has ended since the line that read the epoch
+        waiter.epoch = epoch
         journal.wanted = max(journal.wanted, epoch)
         journal.waiting += 1
     unlock(&journal.mutex)
@@ -439,7 +437,9 @@ cdef list restore(Store store, rows, uint64_t clock):
     cdef uint64_t place, last
     cdef int i
     cdef bint has_memory = True
+    cdef bint has_callbacks
     cdef list skipped = []
+    cdef list due = []
     for i in range(SHARDS):
         shard = &table.shards[i]
         lock(&shard.mutex)
@@ -453,6 +453,7 @@ cdef list restore(Store store, rows, uint64_t clock):
         if load_object(store.options) != NULL and not is_resolved(table, <PyObject *>key):
             resolve(store, key)
         old = NULL
+        has_callbacks = False
         lock(&shard.mutex)
         cell = find_or_make(shard, <PyObject *>key, hashed)
         if cell == NULL:
@@ -472,9 +473,12 @@ cdef list restore(Store store, rows, uint64_t clock):
                 has_memory = change_deadline(table, shard, cell, nanoseconds(max(0.0, left))) and has_memory
             if not was_dirty and cell.is_dirty[OF_ENGINE]:
                 forget_last(table, OF_ENGINE, shard)
+            has_callbacks = has_pending_callbacks(cell)
         unlock_shard(shard)
         _xdecref(old)
-    call_stale_listener(store)
+        if has_callbacks:
+            due.append(key)
+    store.flush(due)
     if not has_memory:
         raise MemoryError()
     return skipped

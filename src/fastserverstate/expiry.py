@@ -13,6 +13,7 @@ from fastserverstate.durations import Duration, seconds_of
 logger = logging.getLogger("fastserverstate")
 
 RETRY = 1.0  # seconds, after an error
+LONGEST_END = 1.0  # seconds that the end of the process waits for the thread
 
 
 class Expirer:
@@ -29,6 +30,7 @@ class Expirer:
     def reset_after_fork(self) -> None:
         """Forget the thread, which belongs to the parent process."""
         self._is_closed = False
+        self._running: threading.Thread | None = None
         self._unstarted = [self._new_thread()]
 
     def _new_thread(self) -> threading.Thread:
@@ -39,7 +41,9 @@ class Expirer:
         if not self._unstarted:
             return
         try:
-            self._unstarted.pop().start()
+            thread = self._unstarted.pop()
+            thread.start()
+            self._running = thread
         except IndexError:  # another thread was faster
             return
         except RuntimeError as error:  # as many as the system allows, or the process ends
@@ -56,9 +60,11 @@ class Expirer:
                 time.sleep(RETRY)
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread. Called before the process ends: its memory must not go while others may wake it."""
         self._is_closed = True
         self._store.wake_for_deadlines()
+        if self._running is not None and self._running is not threading.current_thread():
+            self._running.join(LONGEST_END)
 
 
 class Expiry:

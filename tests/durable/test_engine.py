@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ import fastserverstate
 from fastserverstate import _core, durable, server_state
 from fastserverstate.codec import Codec, UnencodableValueError
 from fastserverstate.durable import engine as engine_module
-from fastserverstate.durable.engine import Engine
+from fastserverstate.durable.engine import Durability, Engine
 from fastserverstate.durable.errors import NotDurableError
 from fastserverstate.durable.state_file import StateFile, read_only
 from fastserverstate.state import ServerState
@@ -111,7 +113,7 @@ def test_value_that_is_too_large_stays_in_memory(
     it = subject()
     it.state.update(a="x" * 2000, b=1)
     assert it.stored() == {"b": 1}
-    assert "has 2,004 bytes, and the most is 1,000" in caplog.text
+    assert "it takes 2,004 bytes, and SQLite stores 1,000" in caplog.text
     assert it.engine.status().error is None
 
 
@@ -222,3 +224,21 @@ def test_file_that_cannot_be_read_is_released(path: Path, monkeypatch: pytest.Mo
     finally:
         durable.disconnect()
         server_state.clear()
+
+
+@pytest.mark.parametrize("durability", ["interval", "always"])
+def test_jumps_of_the_wall_clock_delay_and_lose_nothing(
+    subject: Callable[..., Subject], durability: Durability
+) -> None:
+    """Only the deadlines of keys are wall-clock times."""
+    jumps = itertools.cycle([1.8e9, 0.0, 4e9, 1.8e9 - 3600, -1.0])
+    it = subject(durability=durability, wall_clock=lambda: next(jumps))
+    for number in range(6):
+        it.state.update({"a": number, f"key {number % 3}": number})
+        it.state.pop(f"key {(number + 1) % 3}", None)
+        end = time.monotonic() + 20
+        while it.engine.status().pending:  # nobody waits for a batch
+            assert time.monotonic() < end
+        assert it.stored() == dict(it.state)
+    with read_only(it.path) as rows:
+        assert {row.deadline for row in rows} == {None}

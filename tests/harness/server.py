@@ -95,9 +95,10 @@ def streamlit_run(
     options: Mapping[str, str] | None = None,
     env: Mapping[str, str] | None = None,
     python: str = sys.executable,
+    port: int | None = None,
 ) -> Iterator[AppServer]:
-    """Run `streamlit run script` on a free port."""
-    port = free_port()
+    """Run `streamlit run script`, on a free port unless one is given."""
+    port = port or free_port()
     flags = [f"--{name}={value}" for name, value in {**QUIET, "server.port": str(port), **(options or {})}.items()]
     with running([python, "-m", "streamlit", "run", str(script), *flags], port, env=env) as server:
         yield server

@@ -33,6 +33,20 @@ import streamlit as st
 app = st.App("app.py")
 """
 
+SERVICE_WITH_LIFESPAN = """
+import contextlib, os
+import streamlit as st
+from fastserverstate import connect, durable
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    connect(f"sqlite:///{os.environ['STATE_FILE']}", durability=os.environ["STATE_DURABILITY"], timeout=0.1)
+    yield
+    durable.disconnect()
+
+app = st.App("app.py", lifespan=lifespan)
+"""
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
 
 
@@ -90,6 +104,18 @@ def test_a_server_that_is_stopped_stores_everything(
         with serve(folder) as server:
             asyncio.run(add(server, run))
             end(server, number)
+
+
+@pytest.mark.skipif(not hasattr(streamlit, "App"), reason="this Streamlit release has no st.App")
+def test_a_lifespan_can_connect_and_disconnect(state_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATE_INTERVAL", "1000")  # seconds
+    folder = state_file.parents[1]
+    (folder / "service.py").write_text(SERVICE_WITH_LIFESPAN)
+    for run in range(2):
+        with under_uvicorn(folder) as server:
+            asyncio.run(add(server, run))
+            end(server, signal.SIGTERM)
+        assert not Path(f"{state_file}-wal").exists()  # it was closed
 
 
 def test_a_server_that_was_killed_has_what_it_has_shown(state_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

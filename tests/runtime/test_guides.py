@@ -115,6 +115,24 @@ def test_counter(start) -> None:
         with_clients(server, 2, steps)
 
 
+def test_rate_limit(start) -> None:
+    async def send(client: Client) -> list[str]:
+        finished = client.finished
+        await client.click("Send")
+        await client.until(lambda client: client.settled and client.finished > finished)
+        return client.texts
+
+    async def steps(one: Client, two: Client) -> None:
+        for _ in range(5):
+            assert await send(one) == ["Sent."]
+        assert await send(one) == await send(two) == ["Wait a minute."]
+        while await send(two) != ["Sent."]:
+            pass
+
+    with start(with_changes(app("docs/guides/expiry.md", 0), ('after="1m"', 'after="8s"'))) as server:
+        with_clients(server, 2, steps)
+
+
 def test_counter_after_its_keys_were_deleted(start) -> None:
     source = (
         app("docs/guides/counter.md")

@@ -15,6 +15,7 @@ from fastserverstate import (
     compare_and_set,
     computed,
     configure,
+    expire,
     force_rerun_bound_sessions,
     live,
     no_rerun,
@@ -71,7 +72,10 @@ decorate: Callable[[type[int]], type[int]] = on_change("a")
 
 configure(rerun_writer="stale", detect_inplace=True)
 configure("a", compare="content", hash_funcs={int: str, "decimal.Decimal": str})
-configure("room/*", min_rerun_interval="500ms")
+configure("room/*", min_rerun_interval="500ms", idle_ttl="1h")
+configure("rate/*", ttl=timedelta(minutes=10), persist=False)
+assert_type(expire("a", after="1h"), None)
+expire("a", after=None)
 configure(min_rerun_interval=timedelta(seconds=1))
 
 with no_rerun:
@@ -130,5 +134,8 @@ transaction(1)  # type: ignore[arg-type]
 wait_for("a", timeout=[1])  # type: ignore[call-overload]
 on_change("a", None)  # type: ignore[call-overload]
 configure("a", min_rerun_interval=[1])  # type: ignore[arg-type]
+configure("a", ttl=[1])  # type: ignore[arg-type]
+expire("a")  # type: ignore[call-arg]
+expire(1, after=1)  # type: ignore[arg-type]
 peek(1)  # type: ignore[arg-type]
 shared(1)  # type: ignore[arg-type]

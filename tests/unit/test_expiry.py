@@ -7,10 +7,12 @@ import json
 import os
 import threading
 import time
+import tracemalloc
 import weakref
 from datetime import timedelta
 
 import pytest
+from harness.interpreter import run_python
 from unit.helpers import DEADLINE, FORK, ThreadSet, elsewhere, enter, leave, run_script
 
 from fastserverstate import _core
@@ -764,3 +766,77 @@ assert is_running()
 """,
         package=True,
     )
+
+
+def test_computed_values_set_no_deadlines():
+    run_script(
+        """
+from fastserverstate import computed, expire, server_state
+
+@computed
+def total():
+    expire("k", after=1)
+
+server_state["k"] = 1
+try:
+    total()
+except Exception as error:
+    assert "total" in str(error), error
+else:
+    raise AssertionError("not refused")
+""",
+        package=True,
+    )
+
+
+def test_thread_ends_before_the_process():
+    run_python(
+        "",
+        """
+import atexit, threading
+
+def is_running():
+    return any("expiry" in thread.name for thread in threading.enumerate())
+
+def check():
+    assert not is_running()
+
+atexit.register(check)  # runs after what the package registers
+
+from fastserverstate import expire, server_state
+
+server_state["k"] = 1
+expire("k", after=3600)
+assert is_running()
+""",
+    )
+
+
+def test_memory_stays_flat(store, state, configure):
+    """Keys come and go with all kinds of deadlines."""
+    configure("room/*", ttl=50, idle_ttl=20)
+    configure("idle/*", idle_ttl=20)
+
+    def round_(number):
+        for at in range(1000):
+            state[f"room/{at}"] = state[f"idle/{at}"] = state[f"k{at}"] = number
+            store.set_deadline(f"k{at}", at % 40)
+        for at in range(0, 1000, 7):
+            del state[f"idle/{at}"]
+        for _ in range(12):
+            _core.advance_clock(5)
+            while store.expire_due() == 0:
+                pass
+        assert not store.keys()
+
+    for number in range(3):
+        round_(number)
+    gc.collect()
+    tracemalloc.start()
+    round_(3)
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(10):
+        round_(number)
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert after - before < 50_000

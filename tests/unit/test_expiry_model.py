@@ -112,6 +112,7 @@ class Histories(RuleBasedStateMachine):
     def transact(self, keys, after, ends, atomic):
         """Write or increment all, and give the first one a deadline; or discard it all."""
         first = min(keys)
+        self.remove_due()  # so that the look below removes nothing
         block = self.begin(*keys)
         block.__enter__()
         for key in keys:
@@ -139,10 +140,8 @@ class Histories(RuleBasedStateMachine):
             ttl, idle_ttl = self.lifetime(name)
             if before[name] == [ttl, idle_ttl]:
                 continue
-            if before[name][0] < NEVER:
-                found.deadline = NEVER
-            if ttl < NEVER:
-                found.deadline = self.now + ttl
+            kept = found.deadline if before[name][0] == NEVER else NEVER
+            found.deadline = min(kept, self.now + ttl)
             found.used = self.now if idle_ttl < NEVER else None
 
     @rule(key=KEYS)

@@ -662,6 +662,14 @@ def test_keys_that_another_thread_has_locked_are_left() -> None:
     assert engine.state.b == 2
 
 
+def test_callbacks_hear_of_restored_values() -> None:
+    engine = Engine()
+    calls: list[object] = []
+    Listeners(engine.store).on_change("a", lambda _key, value, reason: calls.append((value, reason)))
+    engine.store.restore([("a", b"1", 1, None)], 0)
+    assert calls == [(1, "set")]
+
+
 def test_restored_values_leave_nothing_behind() -> None:
     engine = Engine()
 

@@ -159,9 +159,8 @@ class Node:
             value = self._table.peek(key)
             if value is GONE:
                 continue
-            left = self._table.deadline(key)
             try:
-                self._send([Write(b"N", key, value, b"", self._expiry(key) if left is None else milliseconds(left))])
+                self._send([Write(b"N", key, value, b"", self._expiry(key, left=self._table.deadline(key)))])
             except UnsharableValueError as error:
                 logger.warning("%s It is dropped.", error)
 
@@ -239,10 +238,10 @@ class Node:
             )
         return version
 
-    def _expiry(self, key: str, *, keeps_deadline: bool = False) -> bytes:
+    def _expiry(self, key: str, *, left: float | None = None, keeps_deadline: bool = False) -> bytes:
         """Return the deadlines of a key that is written, as `parse_expiry` in script.lua expects them."""
         ttl, idle_ttl = self._table.lifetime(key)
-        expiry = milliseconds(ttl) if ttl else KEEP if keeps_deadline else b""
+        expiry = milliseconds(ttl if left is None else left) if ttl or left is not None else KEEP * keeps_deadline
         return expiry + b"/" + milliseconds(idle_ttl) if idle_ttl else expiry
 
     def set(self, key: str, value: Any, *, always_changes: bool = False, keeps_deadline: bool = False) -> None:

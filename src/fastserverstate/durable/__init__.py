@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from fastserverstate._instances import bridge, store
+from fastserverstate._instances import bridge, expirer, store
 from fastserverstate.durable.connection import Connection
 from fastserverstate.durable.engine import Status
 from fastserverstate.durable.errors import DurabilityError, FileInUseError, NotDurableError, UnsafeFileError
@@ -24,7 +24,7 @@ __all__ = [
     "status",
 ]
 
-connection = Connection(store, bridge.server)
+connection = Connection(store, bridge.server, expirer.start)
 disconnect = connection.disconnect
 flush = connection.flush
 status = connection.status

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from fastserverstate._core import Store
+from fastserverstate._core import Store, on_event_loop, refuse_to_block
 from fastserverstate._streamlit import Metrics, Server
 from fastserverstate.codec import Codec
 from fastserverstate.durable.engine import Durability, Engine, Status, StorageErrors
@@ -33,12 +33,14 @@ class Connection:
         Safe from any thread.
     """
 
-    def __init__(self, store: Store, server: Server) -> None:
+    def __init__(self, store: Store, server: Server, on_deadline: Callable[[], object]) -> None:
         self._store = store
         self._server = server
+        self._on_deadline = on_deadline
         self._lock = threading.RLock()  # a finalizer may connect or disconnect at any point
         self.engine: Engine | None = None
         self._arguments: tuple[object, ...] = ()
+        self._is_registered = False  # to be called at the exit
         self._abandoned: list[Engine] = []  # of parent processes: never closed
         self._metrics = Metrics(DURABLE_NAMES, self._figures)
 
@@ -67,13 +69,15 @@ class Connection:
                     "This server is connected to Redis, which keeps the state. Call "
                     "fastserverstate.cluster.disconnect() first."
                 )
+            codec = Codec.for_file(secret)  # raises ValueError, so before the file is opened
             try:
                 engine = Engine(
                     self._store,
                     _open(path, timeout),
-                    Codec.for_file(secret),
+                    codec,
                     durability=durability,
                     show_when_durable=show_when_durable,
+                    on_deadline=self._on_deadline,
                 )
             except StorageErrors as error:
                 if required:
@@ -86,7 +90,9 @@ class Connection:
                 engine.close()
                 raise
             self._arguments, self.engine = arguments, engine
-            atexit.register(self._end)
+            if not self._is_registered:  # once: Python keeps the place of an unregistered function
+                atexit.register(self._end)
+                self._is_registered = True
             _call_on_termination(self._end)
             self._server.publish(self._metrics)
             self._server.on_stop(self._server_stops)
@@ -111,7 +117,6 @@ class Connection:
         with self._lock:
             engine, self.engine = self.engine, None
             if engine is not None:
-                atexit.unregister(self._end)
                 engine.close(at_exit=at_exit)
 
     def status(self) -> Status | None:
@@ -131,11 +136,12 @@ class Connection:
         """Wait until all changes made before this call are on disk. Does nothing if no file is connected.
 
         Thread-safety
-            Safe from any thread. A thread that runs an event loop waits for 20 milliseconds at most.
+            Safe from any thread.
 
         Raises
             ``NotDurableError`` if the changes cannot be stored now, ``TimeoutError`` if that takes longer than
-            `timeout`: seconds, a ``timedelta``, or text such as ``"5s"``.
+            `timeout`: seconds, a ``timedelta``, or text such as ``"5s"``; ``WouldBlockError`` if it would block a
+            thread that runs an event loop for more than 20 milliseconds.
 
         >>> from fastserverstate import durable
         >>> durable.flush()
@@ -143,6 +149,8 @@ class Connection:
         seconds = seconds_of(timeout, "timeout")
         engine = self.engine
         if engine is not None and not engine.flush(seconds):
+            if on_event_loop():
+                refuse_to_block("Waiting for the disk")
             raise TimeoutError(f"The changes were not stored in {engine.path} within {seconds:g} seconds.")
 
     def _server_stops(self) -> None:
@@ -163,7 +171,6 @@ class Connection:
         if self.engine is not None:
             self.engine.abandon()
             self._abandoned.append(self.engine)
-            atexit.unregister(self._end)
         self.engine, self._lock = None, threading.RLock()
 
     def _figures(self) -> list[Figure]:

@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -83,6 +83,7 @@ class Engine:
         *,
         durability: Durability,
         show_when_durable: bool,
+        on_deadline: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -92,6 +93,7 @@ class Engine:
         self._mode = JOURNAL_LATER
         if durability == "always":
             self._mode = JOURNAL_SHOW_LATER if show_when_durable else JOURNAL_FIRST
+        self._on_deadline = on_deadline  # called when keys with deadlines have been restored
         self._clock = clock
         self._wall_clock = wall_clock
         self._file = file
@@ -115,18 +117,20 @@ class Engine:
         """Restore what the file has, and store what changes from now on."""
         self._store.set_decoder(self._codec.decode)
         self._store.start_journal(self._mode)
-        now = self._wall_clock()
-        self._restore(
-            (row.key, row.data, row.position, None if row.deadline is None else row.deadline - now)
-            for row in self._file.rows()
-            if row.data is not None
-        )
-        self._thread.start()
-
-    def _restore(self, rows: Iterable[tuple[str, bytes, int, float | None]]) -> None:
-        for row in self._store.restore(rows, self._file.clock):
+        for row in self._store.restore(self._rows(), self._file.clock):
             with self._store.lock(row[0]):  # another thread has it
                 self._store.restore([row], 0)
+        self._thread.start()
+
+    def _rows(self) -> Iterator[tuple[str, bytes, int, float | None]]:
+        now = self._wall_clock()
+        has_deadlines = False
+        for key, data, _, position, deadline in self._file.rows():
+            if data is not None:
+                has_deadlines = has_deadlines or deadline is not None
+                yield key, data, position, None if deadline is None else deadline - now
+        if has_deadlines:
+            self._on_deadline()
 
     # Batches
 
@@ -200,11 +204,11 @@ class Engine:
             except Exception as error:  # often because another thread changes the value in place
                 failure = UnencodableValueError(key, f"encoding it failed with {type(error).__qualname__}: {error}")
             else:
-                if len(data) > LARGEST:
-                    failure = UnencodableValueError(key, f"it has {len(data):,} bytes, and the most is {LARGEST:,}")
-                    break
-                self._unencodable.discard(key)
-                return data
+                if len(data) <= LARGEST:
+                    self._unencodable.discard(key)
+                    return data
+                failure = UnencodableValueError(key, f"it takes {len(data):,} bytes, and SQLite stores {LARGEST:,}.")
+                break
         if key not in self._unencodable:
             self._unencodable.add(key)
             logger.warning("server_state[%r] is kept in memory only, and ends with this process: %s", key, failure)
