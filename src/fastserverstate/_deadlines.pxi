@@ -545,7 +545,7 @@ cdef int wait_for_deadline(Store store) except -1:
     """See Store.wait_for_deadline."""
     cdef Alarm *alarm = &store.table.alarm
     cdef Waiter waiter
-    cdef long long at_ns, timeout_ns
+    cdef long long at_ns
     current_holder()
     if not waiter_start(&waiter):
         raise MemoryError()
@@ -556,10 +556,8 @@ cdef int wait_for_deadline(Store store) except -1:
         at_ns = <long long>load64(alarm.at_ns)
         if at_ns <= clock_ns():
             break
-        timeout_ns = -1
-        if at_ns < NEVER_NS:
-            timeout_ns = max(0, at_ns - <long long>load64(clock_offset_ns) - waiter.started_ns)
-        waiter_sleep(&waiter, timeout_ns)
+        at_ns -= <long long>load64(clock_offset_ns)  # sleeps are measured by the real clock
+        waiter_sleep(&waiter, -1 if at_ns >= NEVER_NS // 2 else max(0, at_ns - waiter.started_ns))
     lock(&alarm.mutex)
     alarm.sleeper = NULL
     unlock(&alarm.mutex)
