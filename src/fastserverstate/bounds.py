@@ -29,6 +29,7 @@ Change = tuple[str, Any, int, int, float | None]  # key, value or `absent`, vers
 
 
 def _version(change: Change) -> int:
+    """Orders the changes of one batch. Without the GIL it orders only those of one shard: see _core.pyx."""
     return change[2]
 
 

@@ -48,14 +48,18 @@ def test_every_writer_is_told_of_its_batch(world, durability):
     """The engine takes no batch without a change. A writer that missed the end of its batch would wait for ever."""
     world.store.start_journal(durability)
     engine = Engine(world.store, writers := 3)
+    turns = threading.Barrier(writers, timeout=DEADLINE)  # so that nothing else changes while one of them waits
 
     def write(key):
         number = 0
-        while not crew.over:
-            number += 1
-            with contextlib.suppress(NotDurableError):
-                world.state[key] = number
-                assert engine.stored[key] == number
+        with contextlib.suppress(threading.BrokenBarrierError):
+            while not crew.over:
+                number += 1
+                with contextlib.suppress(NotDurableError):
+                    world.state[key] = number
+                    assert engine.stored[key] == number
+                turns.wait()
+        turns.abort()
         engine.end_writer()
 
     with Crew() as crew:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from harness.clock import FakeClock
 
+from fastserverstate.configuration import has_gil
 from fastserverstate.rerun import gc_policy as module
 from fastserverstate.rerun.gc_policy import FreezeSurvivors
 
@@ -143,6 +144,7 @@ def test_objects_that_the_app_has_frozen_stay_so(server: Server) -> None:
     assert gc.get_freeze_count() == frozen > 0
 
 
+@pytest.mark.skipif(not has_gil(), reason="without the GIL it would take too long to find out: see _is_left_to_app")
 @pytest.mark.parametrize("runs", [0, 1, 50])
 def test_objects_that_the_app_freezes_later_stay_so(server: Server, runs: int) -> None:
     server.policy.session_began(is_fanning_out)
