@@ -556,7 +556,8 @@ cdef int wait_for_deadline(Store store) except -1:
         at_ns = <long long>load64(alarm.at_ns)
         if at_ns <= clock_ns():
             break
-        waiter_sleep(&waiter, -1 if at_ns >= NEVER_NS else max(0, at_ns - <long long>load64(clock_offset_ns) - waiter.started_ns))
+        at_ns -= <long long>load64(clock_offset_ns)  # sleeps are measured by the real clock
+        waiter_sleep(&waiter, -1 if at_ns >= NEVER_NS // 2 else max(0, at_ns - waiter.started_ns))
     lock(&alarm.mutex)
     alarm.sleeper = NULL
     unlock(&alarm.mutex)

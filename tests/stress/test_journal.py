@@ -56,9 +56,10 @@ def test_every_writer_is_told_of_its_batch(world, durability):
             try:
                 world.state[key] = number
             except NotDurableError as error:
-                assert "is too large" in str(error)
+                refused = str(error)
             else:
-                assert engine.stored[key] == number
+                refused = ""
+            assert "is too large" in refused if refused else engine.stored[key] == number
         engine.end_writer()
 
     with Crew() as crew:
@@ -108,7 +109,7 @@ def test_restored_values_while_others_read_write_and_take_them(world):
     world.assert_at_rest()
 
 
-def test_journals_that_open_at_once():
+def test_journals_that_open_together():
     """Both record, and one goes on when the other stops."""
     store = _core.Store()
     store.watch_changes()
@@ -131,4 +132,4 @@ def test_journals_that_open_at_once():
 
     with Crew() as crew:
         crew.add(open_in_turns, lambda: store.start_journal(_core.JOURNAL_LATER))
-        crew.add(open_in_turns, lambda: store.watch_changes())
+        crew.add(open_in_turns, store.watch_changes)
