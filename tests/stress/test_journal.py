@@ -130,6 +130,12 @@ def test_journals_that_open_together():
                 open_journal()
         turns.abort()
 
+    def watch_changes():
+        store.watch_changes()  # of the newest store
+
+    def start_journal():
+        store.start_journal(_core.JOURNAL_LATER)
+
     with Crew() as crew:
-        crew.add(open_in_turns, lambda: store.start_journal(_core.JOURNAL_LATER))
-        crew.add(open_in_turns, store.watch_changes)
+        crew.add(open_in_turns, start_journal)
+        crew.add(open_in_turns, watch_changes)
