@@ -57,11 +57,11 @@ test-faults: $(READY)  ## Kill Redis servers, cut connections, lose replies and 
 test-crashes: $(READY)  ## Kill processes that store their state 300 times, and compare it with what they reported.
 	FASTSERVERSTATE_FAULTS=long $(BIN)/python -m pytest tests/durable/test_crashes.py $(PARALLEL) -rP
 
-# Thousands of sessions, or hundreds of runs or locks in sequence, would take too long.
+# Thousands of sessions, or hundreds of runs or locks in sequence, would take too long. Fast replies are delayed.
 test-delays: $(READY)  ## Run the server and browser tests with random delays of threads and messages.
 	PYTHONPATH=$(abspath tests/delays) $(BIN)/python -m pytest tests/cluster tests/runtime tests/browser $(PARALLEL) \
 		-k "not two_thousand_sessions and not paced_collection and not read_modify_write and not left_out_objects \
-		and not big_old_objects"
+		and not big_old_objects and not fast_replies"
 
 # What `make test-matrix STREAMLIT_RELEASES="pre-release nightly"` installs.
 pre-release := "streamlit>=1.37.dev0"

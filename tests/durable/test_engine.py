@@ -237,7 +237,7 @@ def test_jumps_of_the_wall_clock_delay_and_lose_nothing(
         it.state.update({"a": number, f"key {number % 3}": number})
         it.state.pop(f"key {(number + 1) % 3}", None)
         end = time.monotonic() + 20
-        while it.engine.status().pending:  # nobody waits for a batch
+        while it.engine.status().pending:  # no thread waits for a batch
             assert time.monotonic() < end
         assert it.stored() == dict(it.state)
     with read_only(it.path) as rows:

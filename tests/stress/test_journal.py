@@ -109,7 +109,7 @@ def test_restored_values_while_others_read_write_and_take_them(world):
     world.assert_at_rest()
 
 
-def test_journals_that_open_at_the_same_time():
+def test_journals_that_open_together():
     """Both record, and one goes on when the other stops."""
     store = _core.Store()
     store.watch_changes()
@@ -123,13 +123,19 @@ def test_journals_that_open_at_the_same_time():
 
     turns = threading.Barrier(2, begin_turn, DEADLINE)
 
-    def open_in_turns(opens):
+    def open_in_turns(open_journal):
         with contextlib.suppress(threading.BrokenBarrierError):  # the other thread has ended
             while not crew.over:
                 turns.wait()
-                opens(store)
+                open_journal()
         turns.abort()
 
+    def watch_changes():
+        store.watch_changes()  # of the newest store
+
+    def start_journal():
+        store.start_journal(_core.JOURNAL_LATER)
+
     with Crew() as crew:
-        crew.add(open_in_turns, lambda store: store.start_journal(_core.JOURNAL_LATER))
-        crew.add(open_in_turns, _core.Store.watch_changes)
+        crew.add(open_in_turns, start_journal)
+        crew.add(open_in_turns, watch_changes)
