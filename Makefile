@@ -79,7 +79,7 @@ $(MATRIX): test-streamlit-%: .venvs/streamlit-%/bin/python $(READY)
 $(STREAMLIT_RELEASES:%=.venvs/streamlit-%/bin/python): .venvs/streamlit-%/bin/python:
 	$(PYTHON) -m venv .venvs/streamlit-$*
 	$@ -m pip install --quiet --upgrade "pip>=25.1"
-	$@ -m pip install --quiet $(or $($*),"streamlit==$*") "msgspec>=0.18" "xxhash>=3.6" --group test
+	$@ -m pip install --quiet $(or $($*),"streamlit==$*") "msgpack>=1.1" "xxhash>=3.6" --group test
 
 # Builds that detect races and memory errors. Each has a virtual environment of its own, which no other target needs.
 FREE_THREADED := .venvs/free-threaded
@@ -87,7 +87,7 @@ ADDRESS := .venvs/address-undefined
 THREAD := .venvs/thread
 STRESS_SECONDS ?= 10
 STRESS := FASTSERVERSTATE_STRESS_SECONDS=$(STRESS_SECONDS)
-UNIT_TOOLS := "attrs>=23.1" "hypothesis>=6.100" "msgspec>=0.18" "pytest>=8.3" "pytest-rerunfailures>=16.3" "pytest-timeout>=2.3" "pytest-xdist>=3.6" "xxhash>=3.6"
+UNIT_TOOLS := "attrs>=23.1" "hypothesis>=6.100" "msgpack>=1.1" "pytest>=8.3" "pytest-rerunfailures>=16.3" "pytest-timeout>=2.3" "pytest-xdist>=3.6" "xxhash>=3.6"
 BUILD_TOOLS := "setuptools>=77" "Cython>=3.1,<4"
 INSTALL := pip install --quiet --no-deps --no-build-isolation --force-reinstall
 
@@ -100,8 +100,8 @@ bench-ft: $(FREE_THREADED)/.ready  ## Measure how reads and writes scale with th
 	$(FREE_THREADED)/bin/python -m $(INSTALL) .
 	$(FREE_THREADED)/bin/python bench/scaling.py
 
-# No wheel of msgspec is for the free-threaded build of 3.13.
-WHEELS := --only-binary=:all: --no-binary=msgspec
+# No wheel of msgpack is for the free-threaded build of 3.13.
+WHEELS := --only-binary=:all: --no-binary=msgpack
 # Built here unless you set it. Some packages have wheels for it only in older releases.
 FREE_THREADED_PYTHON ?= "$$(tools/build_python.sh free-threaded)"
 

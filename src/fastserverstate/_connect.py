@@ -81,7 +81,7 @@ def connect(
     >>> connect("state.db")
     Traceback (most recent call last):
         ...
-    ValueError: connect needs a URL such as sqlite:///state.db or redis://localhost:6379/0, not 'state.db'.
+    ValueError: connect needs a URL that begins as sqlite:///state.db or redis://localhost:6379/0 does.
     """
     url = url or os.environ.get(_URL)
     if not url:
@@ -119,7 +119,8 @@ def _open(
             raise ValueError("durability and show are for files: connect('sqlite:///state.db', durability=...).")
         _open_link(url, namespace, secret, required=required, timeout=timeout, import_timeout=import_timeout)
     else:
-        raise ValueError(f"connect needs a URL such as {_EXAMPLES}, not {url!r}.")
+        # The message has no part of the URL, which may contain a password.
+        raise ValueError(f"connect needs a URL that begins as {_EXAMPLES} does.")
 
 
 def _open_file(
@@ -127,7 +128,7 @@ def _open_file(
 ) -> None:
     name = unquote(url.partition(":///")[2])
     if not name or name == ":memory:":
-        raise ValueError(f"{url!r} names no file. Write sqlite:///state.db, or sqlite:////absolute/path/state.db.")
+        raise ValueError("The URL names no file. Write sqlite:///state.db, or sqlite:////absolute/path/state.db.")
     durability = durability or os.environ.get(_DURABILITY) or "interval"
     if durability not in {"interval", "always"}:
         raise ValueError(f"durability is 'interval' or 'always', not {durability!r}.")

@@ -22,7 +22,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
+import msgpack  # type: ignore[import-untyped]
 
 from fastserverstate.dataframes import decode_frame, encode_frame, is_frame
 from fastserverstate.errors import FastServerStateError, UnreadableValueError
@@ -33,8 +33,11 @@ _MOST_DECIMAL_BITS = 10_000  # Python limits the number of decimal digits
 _DEEPEST = 200  # levels of nesting
 _INT64 = range(-(2**63), 2**64)  # signed or not
 
-_Ext = msgspec.msgpack.Ext
-_pack = msgspec.msgpack.Encoder().encode
+_Ext = msgpack.ExtType
+
+
+def _pack(value: Any) -> bytes:
+    return bytes(msgpack.packb(value))
 
 
 class UnencodableValueError(FastServerStateError, TypeError):
@@ -130,15 +133,12 @@ _EXTENSIONS: dict[int, Callable[[bytes], Any]] = {
 }
 
 
-def _extension(code: int, data: memoryview) -> Any:
-    return _EXTENSIONS[code](bytes(data))
-
-
-_decoder = msgspec.msgpack.Decoder(ext_hook=_extension)
+def _extension(code: int, data: bytes) -> Any:
+    return _EXTENSIONS[code](data)
 
 
 def _unpack(data: bytes) -> Any:
-    return _decoder.decode(data)
+    return msgpack.unpackb(data, ext_hook=_extension, strict_map_key=False)
 
 
 _LOADERS: dict[bytes, Callable[[bytes], Any]] = {

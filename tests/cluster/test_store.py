@@ -448,5 +448,5 @@ def test_disconnected_store_continues(pair):
 
 
 def test_import_loads_no_optional_dependency():
-    loaded = "import fastserverstate; print({'redis', 'msgspec', 'fastserverstate.cluster'} & set(sys.modules))"
+    loaded = "import fastserverstate; print({'redis', 'msgpack', 'fastserverstate.cluster'} & set(sys.modules))"
     assert run_script(f"import sys; {loaded}", package=True) == "set()\n"

@@ -79,8 +79,8 @@ def test_an_event_loop_does_not_wait_for_the_disk(path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (["state.db"], {}, "connect needs a URL such as sqlite:///state.db"),
-        (["postgres://host"], {}, "connect needs a URL such as sqlite:///state.db"),
+        (["state.db"], {}, "connect needs a URL that begins as sqlite:///state.db"),
+        (["postgres://host"], {}, "connect needs a URL that begins as sqlite:///state.db"),
         (["sqlite://"], {}, "names no file. Write sqlite:///state.db"),
         (["sqlite:///:memory:"], {}, "names no file"),
         (["sqlite:///state.db"], {"durability": "sometimes"}, "durability is 'interval' or 'always', not 'sometimes'"),

@@ -280,9 +280,9 @@ def test_thread_waits_for_the_lock(store, state, locks, expire):
     state["fx"] = 1
     locks["fx"].acquire()
     with ThreadSet() as threads:
-        threads.add(lambda: expire("fx", after=10))
+        thread = threads.add(lambda: expire("fx", after=10))
         threads.go()
-        while not _core.waits():
+        while thread.ident not in dict(_core.waits()):
             time.sleep(0.001)
         assert store.deadline("fx") is None
         locks["fx"].release()
@@ -418,9 +418,9 @@ def test_key_in_use_does_not_expire(store, state, configure, locks, user):
     elif user == "lock":
         locks["room/1"].acquire()
     elif user == "wait":
-        threads.add(store.wait_for_change, "room/1", store.version("room/1"), -1)
+        thread = threads.add(store.wait_for_change, "room/1", store.version("room/1"), -1)
         threads.go()
-        while not _core.waits():
+        while thread.ident not in dict(_core.waits()):
             time.sleep(0.001)
     else:
         node = _core.Node(store, "result")
