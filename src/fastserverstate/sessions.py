@@ -400,7 +400,6 @@ class Sessions:
             self._owners[key] = record
             record.owned.add(key)
             if earlier is not None:
-                earlier.owned.discard(key)
                 return
             # A key that has a listener is in use and does not expire: only after this process was killed.
             self._listeners.add(key, _stay, _STAY)

@@ -106,10 +106,10 @@ def test_start_hook_is_called_for_sessions_that_are_open(sessions):
     heard = []
     sessions.started(Source("ended"))
     sessions.ended("ended")
-    assert sessions.wait_until_done(DEADLINE)
     sessions.started(Source("open"))
     sessions.started(Source("away"))
     sessions.paused("away")
+    assert sessions.wait_until_done(DEADLINE)
 
     @sessions.on_session_start
     def first(session):
