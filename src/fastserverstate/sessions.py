@@ -34,6 +34,9 @@ LAST_RUN = 10.0
 # The exit of the process waits this many seconds for the hooks of sessions that have ended.
 EXIT_WAIT = 5.0
 
+# Sessions whose end is remembered: their last runs may not have ended.
+MOST_ENDED = 1000
+
 _Kind = Literal["start", "pause", "resume", "end"]
 _Hook = TypeVar("_Hook", bound=Callable[..., object])
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -95,7 +98,6 @@ class _Record:
         self.info = SessionInfo(source.id, datetime.now(UTC), source.user)
         self.tasks: deque[Callable[[], None]] = deque()
         self.is_calling = False
-        self.has_ended = False
         self.started: list[Identity] = []  # the start hooks that were called
         self.owned: set[str] = set()
 
@@ -135,6 +137,7 @@ class Sessions:
         self._workers.reset_after_fork()
         self._records: dict[str, _Record] = {}
         self._owners: dict[str, _Record] = {}
+        self._ended: dict[str, None] = {}  # the last sessions that have ended, oldest first
         if not hasattr(self, "_hooks"):
             self._hooks: dict[_Kind, list[_Registered]] = {"start": [], "pause": [], "resume": [], "end": []}
 
@@ -142,15 +145,17 @@ class Sessions:
 
     def started(self, source: Source) -> None:
         """A session was connected, or found. Does nothing if it is known."""
-        self._record_of(source)
+        with self._lock:
+            self._ended.pop(source.id, None)
+            self._record_of(source)
 
     def _record_of(self, source: Source) -> _Record:
-        with self._lock:
-            record = self._records.get(source.id)
-            if record is None:
-                record = self._records[source.id] = _Record(source)
-                self._enqueue(record, partial(self._call_start_hooks, record))
-            return record
+        """Return the record of a session, or make it. The lock is held."""
+        record = self._records.get(source.id)
+        if record is None:
+            record = self._records[source.id] = _Record(source)
+            self._enqueue(record, partial(self._call_start_hooks, record))
+        return record
 
     def paused(self, session_id: str) -> None:
         self._report(session_id, "pause")
@@ -170,7 +175,9 @@ class Sessions:
             record = self._records.pop(session_id, None)
             if record is None:
                 return
-            record.has_ended = True
+            self._ended[session_id] = None
+            if len(self._ended) > MOST_ENDED:
+                del self._ended[next(iter(self._ended))]
             owned = [key for key in record.owned if self._owners.get(key) is record]
             self._enqueue(record, partial(self._call_end_hooks, record))
         for key in owned:  # in tasks of their own: a key whose lock is held must not keep the others waiting
@@ -390,13 +397,13 @@ class Sessions:
         source = self._current(f"own({key!r})")
         if source is None:
             return
-        record = self._record_of(source)
         with self._lock:
+            if source.id in self._ended:
+                raise session_has_ended(f"own({key!r})")
+            record = self._record_of(source)
             earlier = self._owners.get(key)
             if earlier is record:
                 return
-            if record.has_ended:
-                raise session_has_ended(f"own({key!r})")
             self._owners[key] = record
             record.owned.add(key)
             if earlier is not None:

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import streamlit
 from harness.client import Client
-from harness.server import AppServer, streamlit_run
+from harness.server import AppServer, streamlit_run, uvicorn_run
 from harness.steps import FENCE, Serve, fence, with_clients
 
 PRELUDE = "import time\nimport streamlit as st\nfrom fastserverstate import *\n"
@@ -124,6 +125,23 @@ def test_sessions_of_before_the_import_are_found(tmp_path: Path) -> None:
 
     with streamlit_run(script) as server:
         with_clients(server, 2, steps)
+
+
+@pytest.mark.skipif(not hasattr(streamlit, "App"), reason="this Streamlit release has no st.App")
+def test_hooks_may_be_registered_before_the_server_exists(tmp_path: Path) -> None:
+    """By a service, whose script does not use this package."""
+    hooks = textwrap.dedent(HOOKS).replace("\ndiscard_soon()\n", "\n")
+    (tmp_path / "page.py").write_text('import streamlit as st\nst.text("shown")\n')
+    (tmp_path / "service.py").write_text(f'{PRELUDE}{hooks}\napp = st.App("page.py")\n')
+
+    async def steps(client: Client) -> None:
+        await until(lambda: heard(server, client.session_id) == ["start"])
+        session = client.session_id
+        await client.reconnect()
+        await until(lambda: heard(server, session) == ["start", "pause", "resume"])
+
+    with uvicorn_run(tmp_path) as server:
+        with_clients(server, 1, steps)
 
 
 def test_closed_session_ends_immediately(serve: Serve) -> None:

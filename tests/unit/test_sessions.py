@@ -14,7 +14,7 @@ from unit.helpers import DEADLINE, FORK, run_script
 from fastserverstate import _core
 from fastserverstate.configuration import KeyOptions
 from fastserverstate.errors import FastServerStateError
-from fastserverstate.sessions import MOST_ALIKE, OWNED_TTL, Sessions
+from fastserverstate.sessions import MOST_ALIKE, MOST_ENDED, OWNED_TTL, Sessions
 from fastserverstate.state import ServerState
 from fastserverstate.workers import Workers
 
@@ -381,11 +381,12 @@ def test_owned_keys_are_not_stored(sessions, state, store, current):
 def test_session_that_has_ended_owns_nothing(sessions, current):
     current.source = Source("a")
     sessions.started(current.source)
-    record = sessions._record_of(current.source)
     sessions.ended("a")
-    sessions._record_of = lambda _source: record
     with pytest.raises(FastServerStateError, match="has ended"):
         sessions.own("cursor")
+    sessions.started(current.source)  # another session with an id that the app has chosen
+    sessions.own("cursor")
+    assert list(sessions._owners) == ["cursor"]
 
 
 def test_key_is_a_str(sessions, current):
@@ -418,6 +419,7 @@ def test_two_thousand_sessions_leave_nothing(sessions, store, listeners, key_opt
     until(lambda: not [one for one in left if one() is not None and gc.collect() is not None])
     assert (sessions._records, sessions._owners, key_options._lent, listeners._subscriptions) == ({}, {}, {}, {})
     assert store.statistics()["cells"] == 0
+    assert len(sessions._ended) == MOST_ENDED
 
 
 SOURCE = """
