@@ -33,6 +33,11 @@ from fastserverstate._instances import (
     live,
     no_rerun,
     on_change,
+    on_session_end,
+    on_session_pause,
+    on_session_resume,
+    on_session_start,
+    own,
     peek,
     server_state,
     server_state_lock,
@@ -52,6 +57,7 @@ from fastserverstate.errors import (
 )
 from fastserverstate.listeners import Subscription
 from fastserverstate.live_regions import Live
+from fastserverstate.sessions import SessionInfo
 from fastserverstate.shared_widgets import WidgetArguments
 
 if TYPE_CHECKING:
@@ -81,6 +87,7 @@ __all__ = [
     "KeyLocks",
     "Live",
     "RerunSuppressedError",
+    "SessionInfo",
     "Subscription",
     "UnreadableValueError",
     "WidgetArguments",
@@ -95,6 +102,11 @@ __all__ = [
     "live",
     "no_rerun",
     "on_change",
+    "on_session_end",
+    "on_session_pause",
+    "on_session_resume",
+    "on_session_start",
+    "own",
     "peek",
     "server_state",
     "server_state_lock",

@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import thread as pools  # registers what joins its threads: ours has to run before
 
 from fastserverstate import _core
@@ -76,3 +76,9 @@ def watch() -> None:
     _core.on_ends(_is_in_pool, raise_if_over)
     with contextlib.suppress(RuntimeError):  # the process ends already
         threading._register_atexit(_core.end_process)  # type: ignore[attr-defined]
+
+
+def before_exit(callback: Callable[[], object]) -> None:
+    """Call the function when the process begins to exit, before it ends any waits."""
+    with contextlib.suppress(RuntimeError):  # the process ends already
+        threading._register_atexit(callback)  # type: ignore[attr-defined]

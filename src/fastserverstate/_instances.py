@@ -20,6 +20,7 @@ from fastserverstate.live_regions import LiveRegions
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.metrics import REMOVED_NAMES, removed_figures
 from fastserverstate.rerun.scheduler import Scheduler
+from fastserverstate.sessions import Sessions
 from fastserverstate.shared_widgets import SharedWidgets
 from fastserverstate.state import ServerState
 from fastserverstate.suppression import NoRerun
@@ -92,6 +93,16 @@ expire = Expiry(store, expirer).expire
 _listeners = Listeners(store)
 on_change = _listeners.on_change
 
+_sessions = Sessions(store, Workers(), _listeners, key_options, bridge.lifecycle.current)
+bridge.lifecycle.tell(_sessions)
+bridge.lifecycle.watch()
+_ends.before_exit(_sessions.wait_until_done)
+on_session_start = _sessions.on_session_start
+on_session_end = _sessions.on_session_end
+on_session_pause = _sessions.on_session_pause
+on_session_resume = _sessions.on_session_resume
+own = _sessions.own
+
 _waiting = Waiting(store, _listeners)
 wait_for = _waiting.wait_for
 wait_for_async = _waiting.wait_for_async
@@ -127,6 +138,11 @@ for _method in (
     KeyOperations.touch,
     Listeners.on_change,
     LiveRegions.live,
+    Sessions.on_session_end,
+    Sessions.on_session_pause,
+    Sessions.on_session_resume,
+    Sessions.on_session_start,
+    Sessions.own,
     SharedWidgets.shared,
     Waiting.wait_for,
     Waiting.wait_for_async,
@@ -152,6 +168,7 @@ def _start_afresh() -> None:
     _offload_callbacks()
     bounds.reset_after_fork()
     workers.reset_after_fork()
+    _sessions.reset_after_fork()
     _computing.reset_after_fork()
     _live_regions.reset_after_fork()
     scheduler.reset_after_fork()

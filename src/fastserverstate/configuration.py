@@ -83,11 +83,13 @@ class KeyOptions:
         self._on_lifetime = on_lifetime  # called when a key that is about to be set will expire
         self._lock = threading.RLock()
         self._given: dict[str, KeyOptionsGiven] = {}
+        self._lent: dict[str, float] = {}  # keys that a session owns -> their idle_ttl in seconds
         self._patterns: dict[str, re.Pattern[str]] = {}  # the most specific one last
         self._resolve = self.of  # one object, which the core keeps for ever
 
     def reset_after_fork(self) -> None:
         self._lock = threading.RLock()
+        self._lent = {}
 
     def set(self, key: str, **options: Any) -> None:
         """Set options of a key, or of all keys that match a pattern. Those that are None stay as they are."""
@@ -112,6 +114,17 @@ class KeyOptions:
             for other in filter(self._patterns[key].match, self._store.keys()):
                 self._store.resolve(other)
 
+    def lend(self, key: str, idle_ttl: float) -> None:
+        """Have the key expire this many seconds after its last use, and store it in no file."""
+        self._lent[key] = idle_ttl
+        self._store.set_options(self._resolve)
+        self._store.resolve(key)
+
+    def take_back(self, key: str) -> None:
+        """End what `lend` has set."""
+        if self._lent.pop(key, None) is not None:
+            self._store.resolve(key)
+
     def of(self, key: str) -> Resolved:
         """What holds for a key: what is given for it by name, else by the most specific pattern."""
         names = [pattern for pattern, found in self._patterns.items() if pattern != key and found.match(key)]
@@ -119,6 +132,9 @@ class KeyOptions:
         for name in (*names, key):
             given = vars(self._given[name]) if name in self._given else {}
             found.update({option: value for option, value in given.items() if value is not None})
+        lent = self._lent.get(key)
+        if lent is not None:
+            found.update(idle_ttl=min(lent, found.get("idle_ttl", math.inf)), persist=False)
         ttl, idle_ttl = (found.get(name, math.inf) for name in ("ttl", "idle_ttl"))
         if min(ttl, idle_ttl) < math.inf:
             self._on_lifetime()

@@ -77,6 +77,12 @@ class Listeners:
             )
         return added
 
+    def discard(self, key: str, identity: Identity) -> None:
+        """Remove the callback with this identity, if there is one."""
+        with self._lock:
+            others = (other for other in self._subscriptions.get(key, ()) if other.identity != identity)
+            self._set(key, tuple(others))
+
     def _remove(self, key: str, subscription: Subscription) -> None:
         with self._lock:
             others = (other for other in self._subscriptions.get(key, ()) if other is not subscription)

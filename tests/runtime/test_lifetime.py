@@ -18,10 +18,20 @@ APP = """
             if st.button("collect"):
                 gc.collect()
             st.text(f"statistics {store.statistics()}")
+            st.text(f"owned {sum(key.startswith('cursor/') for key in store.keys())}")
+            st.text(f"ended {peek('ended', 0)}")
             st.stop()
+
+        @on_session_end
+        def count():
+            atomic.increment("ended")
+
         for i in range(5):
             st.text(f"{i} {server_state.get(f'shared {i}')}")
         server_state.get(f"own {time.monotonic()}")
+        cursor = st.session_state.setdefault("cursor", f"cursor/{time.monotonic()}")
+        own(cursor)
+        server_state[cursor] = 1
         @st.fragment
         def part():
             st.text(f"part {server_state.get('part')}")
@@ -58,10 +68,13 @@ def test_two_thousand_sessions_leave_nothing(serve: Serve) -> None:
             before, size_before = await leftovers(judge)
             await visit(server, 1400)
             after, size_after = await leftovers(judge)
-        # Each session has two scopes and one absent key of its own.
+            owned, ended = (int(text.split()[1]) for text in judge.texts[1:3])
+        # Each session has two scopes, one absent key of its own, and a key that it owns.
         for numbers in (before, after):
             assert numbers["scopes"] <= 2 * (STORED + 16)
-            assert numbers["cells"] <= STORED + 16 + 6
+            assert numbers["cells"] <= 2 * (STORED + 16) + 7
+        assert owned <= STORED + 16
+        assert 2000 - STORED - 16 <= ended <= 2000
         assert after["buckets"] == before["buckets"]
         assert size_after - size_before < 20 * 2**20
 

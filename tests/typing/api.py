@@ -1,7 +1,7 @@
 """The types that users see. Checked by mypy and pyright, never run."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, assert_type
 
 import streamlit as st
@@ -10,6 +10,7 @@ from fastserverstate import (
     DeadlockError,
     FastServerStateError,
     RerunSuppressedError,
+    SessionInfo,
     Subscription,
     atomic,
     compare_and_set,
@@ -20,6 +21,9 @@ from fastserverstate import (
     live,
     no_rerun,
     on_change,
+    on_session_end,
+    on_session_start,
+    own,
     peek,
     server_state,
     server_state_lock,
@@ -68,6 +72,23 @@ def announce(step: int) -> None: ...
 assert_type(announce(1), None)
 assert_type(on_change("a", print, kwargs={"end": ""}), Subscription)
 on_change("a", print).remove()
+
+
+@on_session_start
+def started() -> None: ...
+
+
+@on_session_end
+def ended(session: SessionInfo) -> str:
+    assert_type(session.id, str)
+    assert_type(session.session_state["draft"], Any)
+    return str(session.since.year)
+
+
+assert_type(ended(SessionInfo("a", datetime.now())), str)
+assert_type(own("cursor"), None)
+on_session_end(3)  # type: ignore[type-var]
+
 decorate: Callable[[type[int]], type[int]] = on_change("a")
 
 configure(rerun_writer="stale", detect_inplace=True)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from streamlit.runtime import Runtime
@@ -37,6 +37,7 @@ from fastserverstate._core import (
     on_leftovers,
 )
 from fastserverstate._streamlit.leftovers import warn_elsewhere, warn_of_leftovers
+from fastserverstate._streamlit.lifecycle import Lifecycle
 from fastserverstate._streamlit.names import ATTRIBUTE, CONTEXT_ATTRIBUTE, current_fragment_id, parallel, thread_state
 from fastserverstate._streamlit.runs import BREAKS, ENDS, announce_stops, executed, was_stopped, watch_workers
 from fastserverstate._streamlit.server import Server
@@ -51,6 +52,7 @@ from fastserverstate._streamlit.session import (
 from fastserverstate._streamlit.widgets import watch_widgets
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.session import LiveSession
+from fastserverstate.sessions import Source
 
 
 class Bridge:
@@ -60,6 +62,8 @@ class Bridge:
         self._store = store
         self._scheduler = scheduler
         self.server = Server()
+        self.lifecycle = Lifecycle()
+        self.lifecycle.tell(self)
         self._hooking = threading.RLock()
         self._hooked: dict[str, LiveSession] = {}  # by the id of the session
         on_leftovers(warn_elsewhere)
@@ -155,8 +159,7 @@ class Bridge:
 
     def _hook(self, session: AppSession) -> LiveSession:
         self.server.adopt()
-        manager = Runtime.instance()._session_mgr
-        adapter = AppSessionAdapter(session, manager)
+        adapter = AppSessionAdapter(session, Runtime.instance()._session_mgr)
         live = LiveSession(self._store, adapter)
         adapter.on_gone = lambda: self._scheduler.retire(live)
         self._hooked[session.id] = live
@@ -180,7 +183,6 @@ class Bridge:
         session.__dict__[ATTRIBUTE] = live
         listen_to_requests(session, lambda _: live.user_asked())
         watch_flushes(session)
-        self._watch_connections(manager)
         return live
 
     def _observe(
@@ -220,37 +222,24 @@ class Bridge:
             # Browsers remove elements that a whole run of the script has not sent again.
             live.run_finished(complete, complete.__contains__ if is_whole else contains)
 
-    def _watch_connections(self, manager: Any) -> None:
-        """Refresh sessions that reconnect, and forget sessions that cannot reconnect any more."""
-        if ATTRIBUTE in manager.__dict__:
-            return
-        connect = manager.connect_session
+    # What `Lifecycle` reports
 
-        def connect_and_refresh(*args: Any, **kwargs: Any) -> str:
-            session_id: str = connect(*args, **kwargs)
-            session = manager.get_active_session_info(session_id).session
-            live = session.__dict__.get(ATTRIBUTE)
-            if live is not None:
-                send_rest(session)
-                self._scheduler.returned(live)
-            return session_id
+    def started(self, source: Source) -> None:
+        """A session that uses shared state is hooked by its first access."""
 
-        def forgetting(end: Callable[..., None]) -> Callable[..., None]:
-            def end_and_forget(*args: Any, **kwargs: Any) -> None:
-                end(*args, **kwargs)
-                self._forget_departed(manager)
+    def paused(self, session_id: str) -> None:
+        """A session that is away is refreshed when it returns."""
 
-            return end_and_forget
+    def resumed(self, session_id: str) -> None:
+        """Show the session what it has missed."""
+        session = find_session(session_id)
+        live = None if session is None else session.__dict__.get(ATTRIBUTE)
+        if session is not None and live is not None:
+            send_rest(session)
+            self._scheduler.returned(live)
 
-        manager.connect_session = connect_and_refresh
-        manager.disconnect_session = forgetting(manager.disconnect_session)
-        manager.close_session = forgetting(manager.close_session)
-        manager.__dict__[ATTRIBUTE] = True
-
-    def _forget_departed(self, manager: Any) -> None:
-        """Forget the sessions that Streamlit has discarded. They may stay in memory until a garbage collection."""
-        with contextlib.suppress(KeyError):  # a session expires while Streamlit lists them: the next event forgets it
-            known = {info.session.id for info in manager.list_sessions()}
-            for session_id in list(self._hooked):
-                if session_id not in known:
-                    self._scheduler.retire(self._hooked.pop(session_id))
+    def ended(self, session_id: str) -> None:
+        """Forget the session. It may stay in memory until a garbage collection."""
+        live = self._hooked.pop(session_id, None)
+        if live is not None:
+            self._scheduler.retire(live)
