@@ -139,7 +139,10 @@ def test_import_with_hanging_engine_fails(own_engine):
     [
         ("redis://user:pass-word@{}", "NotConnectedError|redis://{} cannot be reached (invalid username-password pair"),
         ("redis://no.such.host.invalid:1", "NotConnectedError|redis://no.such.host.invalid:1 cannot be reached ("),
-        ("http://{}", "ValueError|FASTSERVERSTATE_URL is set, but: connect needs a URL that begins as sqlite:///state.db or "),
+        (
+            "http://{}",
+            "ValueError|FASTSERVERSTATE_URL is set, but: connect needs a URL that begins as sqlite:///state.db or ",
+        ),
     ],
     ids=["password", "name", "scheme"],
 )
