@@ -10,10 +10,11 @@ from harness.client import DEADLINE, Client
 
 APP = """
 if st.button("set"):
+    earliest = time.monotonic() + 0.5
     server_state["k"] = 1
     expire("k", after=0.5)
     with no_rerun:
-        server_state["deadline"] = time.monotonic() + 0.5
+        server_state["deadline"] = earliest
 if "k" in server_state:
     st.text("set")
 else:
@@ -47,7 +48,7 @@ def test_readers_are_rerun_at_the_deadline(serve):
 
     asyncio.run(scenario())
     print(f"rerun {statistics.median(late) * 1000:.1f} ms after the deadline, at most {max(late) * 1000:.1f} ms")
-    assert min(late) > -0.01  # the deadline was set just before
+    assert min(late) >= 0
     assert statistics.median(late) < LATE
     assert max(late) < BUSY
 
