@@ -41,8 +41,9 @@ demo: $(INSTALLED)  ## Start the example app and print its URL.
 demo-cluster: $(READY)  ## Start Redis and two servers of the example app, and print their URLs.
 	@$(BIN)/python examples/demo_cluster.py
 
-# Unit tests that take long: memory, exits of processes, interpreters, models, thousands of sessions.
-SLOW := memory lifetime ends subinterpreter ownership_model live_model live_leaks
+# Unit tests that take long: memory, exits of processes, interpreters, models, millions of keys, thousands of sessions.
+SLOW := memory lifetime ends subinterpreter model ownership_model live_model live_leaks change recursion_limit sizes \
+	expiry expiry_model sessions
 
 check: $(READY) lint  ## Run the linters and most unit tests, in less than a minute.
 	$(BIN)/python -m pytest tests/unit $(SLOW:%=--ignore tests/unit/test_%.py) --numprocesses 2 --dist worksteal --quiet
