@@ -24,8 +24,10 @@ class Figure:
     labels: dict[str, str] = field(default_factory=dict)
 
 
-# Name (after the common prefix), kind, unit and help.
-_CLUSTER: tuple[tuple[str, _Kind, str, str], ...] = (
+# Name (after the group's prefix), kind, unit and help.
+_Rows = tuple[tuple[str, _Kind, str, str], ...]
+
+_CLUSTER: _Rows = (
     ("connected", "gauge", "", "Whether this server is connected to Redis or Valkey."),
     ("age_seconds", "gauge", "seconds", "Time since this server was last known to be up to date."),
     ("cursor_epoch", "gauge", "", "Epoch of the last change that was applied."),
@@ -40,22 +42,15 @@ _CLUSTER: tuple[tuple[str, _Kind, str, str], ...] = (
     ("unreadable", "counter", "", "Values that could not be decoded."),
     ("malformed", "counter", "", "Malformed entries that were skipped."),
 )
-_PREFIX = "fastserverstate_cluster_"
-_REMOVED: tuple[tuple[str, str], ...] = (
-    ("fastserverstate_expired_keys", "Keys that were deleted at their deadline."),
-    ("fastserverstate_evicted_keys", "Keys that were deleted to make room."),
+_CLUSTER_PREFIX = "fastserverstate_cluster_"
+
+_REMOVED: _Rows = (
+    ("expired_keys", "counter", "", "Keys that were deleted at their deadline."),
+    ("evicted_keys", "counter", "", "Keys that were deleted to make room."),
 )
+_REMOVED_PREFIX = "fastserverstate_"
 
-CLUSTER_NAMES = tuple(_PREFIX + name for name, *_ in _CLUSTER)
-REMOVED_NAMES = tuple(name for name, _ in _REMOVED)
-
-
-def removed_figures(expired: int, evicted: int) -> list[Figure]:
-    values = (expired, evicted)
-    return [Figure(name, "counter", text, float(value)) for (name, text), value in zip(_REMOVED, values, strict=True)]
-
-
-_DURABLE: tuple[tuple[str, _Kind, str, str], ...] = (
+_DURABLE: _Rows = (
     ("failing", "gauge", "", "Whether the last commit has failed."),
     ("pending", "gauge", "", "Keys whose newest change is not stored yet."),
     ("pending_seconds", "gauge", "seconds", "Time since the last commit while keys are pending, 0 otherwise."),
@@ -66,7 +61,17 @@ _DURABLE: tuple[tuple[str, _Kind, str, str], ...] = (
 )
 _DURABLE_PREFIX = "fastserverstate_durable_"
 
+CLUSTER_NAMES = tuple(_CLUSTER_PREFIX + name for name, *_ in _CLUSTER)
+REMOVED_NAMES = tuple(_REMOVED_PREFIX + name for name, *_ in _REMOVED)
 DURABLE_NAMES = tuple(_DURABLE_PREFIX + name for name, *_ in _DURABLE)
+
+
+def _figures(prefix: str, rows: _Rows, values: dict[str, float], labels: dict[str, str]) -> list[Figure]:
+    return [Figure(prefix + name, kind, text, float(values[name]), unit, labels) for name, kind, unit, text in rows]
+
+
+def removed_figures(expired: int, evicted: int) -> list[Figure]:
+    return _figures(_REMOVED_PREFIX, _REMOVED, {"expired_keys": expired, "evicted_keys": evicted}, {})
 
 
 def durable_figures(status: DurableStatus) -> list[Figure]:
@@ -79,11 +84,7 @@ def durable_figures(status: DurableStatus) -> list[Figure]:
         "stored": status.stored,
         "unencodable": len(status.unencodable),
     }
-    labels = {"file": status.path.name}
-    return [
-        Figure(_DURABLE_PREFIX + name, kind, text, float(values[name]), unit, labels)
-        for name, kind, unit, text in _DURABLE
-    ]
+    return _figures(_DURABLE_PREFIX, _DURABLE, values, {"file": status.path.name})
 
 
 def cluster_figures(status: Status) -> list[Figure]:
@@ -103,7 +104,4 @@ def cluster_figures(status: Status) -> list[Figure]:
         "unreadable": status.unreadable,
         "malformed": status.malformed,
     }
-    labels = {"namespace": status.namespace}
-    return [
-        Figure(_PREFIX + name, kind, text, float(values[name]), unit, labels) for name, kind, unit, text in _CLUSTER
-    ]
+    return _figures(_CLUSTER_PREFIX, _CLUSTER, values, {"namespace": status.namespace})
