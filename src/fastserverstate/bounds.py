@@ -122,6 +122,10 @@ class Bounds:
             self._groups = dict(sorted(groups, key=lambda item: -specificity(item[1].name)))
         return known
 
+    def _all_groups(self) -> list[_Group]:
+        """Return all groups. The process is last: what the patterns evict may be enough for its bound."""
+        return [*self._groups.values(), self._process]
+
     def _groups_of(self, key: str) -> list[_Group]:
         found = next((group for pattern, group in self._groups.items() if pattern.match(key)), None)
         return [self._process] if found is None else [self._process, found]
@@ -149,12 +153,12 @@ class Bounds:
             for key, value, version, *_ in sorted(changes, key=_version):
                 newest.add(key)
                 self._count(key, value, version)
-            exceeded = [group for group in (self._process, *self._groups.values()) if not self._reduce(group, newest)]
+            exceeded = [group for group in self._all_groups() if not self._reduce(group, newest)]
             return not exceeded
 
     def _count(self, key: str, value: object, version: int) -> None:
         groups = self._groups_of(key)
-        for group in (self._process, *self._groups.values()):
+        for group in self._all_groups():
             if group not in groups or value is absent:
                 group.forget(key)
         if value is not absent:
@@ -201,7 +205,7 @@ class Bounds:
         """Remove a key unless it has changed or its lock is held. The next changes tell of it then."""
         if not self._store.remove_because(key, version, evicted):
             return False
-        for group in (self._process, *self._groups.values()):
+        for group in self._all_groups():
             group.forget(key)
         return True
 

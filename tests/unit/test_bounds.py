@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from unit.helpers import DEADLINE, ThreadSet
 
@@ -242,6 +242,7 @@ def test_callbacks_are_told_the_reason(bounded: Bounded) -> None:
 
 
 @settings(max_examples=200, deadline=None)
+@example([("write", "a/1", 1), ("write", "a/2", 1), ("write", "b/1", 35), ("write", "b/2", 500), ("write", "c", 1)])
 @given(
     st.lists(
         st.tuples(
