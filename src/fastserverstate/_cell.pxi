@@ -7,6 +7,7 @@ cdef Cell *cell_new(PyObject *key, Py_hash_t hashed) noexcept:
         _incref(key)
         cell.key = key
         cell.hash = hashed
+        cell.is_hidden = is_hidden_key(key)
     return cell
 
 

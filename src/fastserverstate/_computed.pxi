@@ -22,7 +22,7 @@ cdef class Node(Session):
         self.is_node = True
         self.lock = store.lock(key)
         lock(&self.lock.shard.mutex)
-        self.lock.cell.is_result = True
+        self.lock.cell.is_hidden = self.lock.cell.is_result = True
         unlock(&self.lock.shard.mutex)
 
     @property

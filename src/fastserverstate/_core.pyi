@@ -61,6 +61,7 @@ RUN_APP_THREAD: Final = 3
 # A cause is the number of an origin times this, plus the remaining depth. An origin is a change by a user's run, a
 # thread or a timer. A rerun that it causes is one step deeper, and so are the changes of that rerun.
 CAUSE_DEPTHS: Final = 0x10000
+HIDDEN: Final = "\0fss/"
 
 # When an assigned value counts as changed (`Store.set_options`): by what it holds, by ``==``, by which object it is, or
 # always. 1 is content with functions of the user's for some types.
@@ -379,8 +380,11 @@ class Store:
     def lock(self, key: str) -> KeyLock:
         """Return the key's lock. It is always the same object, whether or not the key is set."""
 
-    def keys(self) -> list[str]:
-        """Return the keys that are set, in the order of insertion. Subscribes to nothing."""
+    def keys(self, hidden: bool = False) -> list[str]:
+        """Return the keys that are set, in the order of insertion. Subscribes to nothing.
+
+        Without `hidden`, those that begin with `HIDDEN`, the package's own, are left out.
+        """
 
     def watch_members(self) -> None:
         """Subscribe the calling scope to the set of keys."""

@@ -53,6 +53,7 @@ Glossary
     skip frames of       look for a source location further out in the stack, past the package's own functions
     terms                when a key expires: its deadline, and the ttl and idle_ttl that are configured for it
     look                 a check of a cell's terms, when they say so; *parked* terms are looked at when the lock is free
+    hidden               of a key: it is the package's own, and apps do not see it
     immortal             never freed and not reference counted, on builds without the GIL
     check interrupts     raise what stops the script run, and what signal handlers raise
     detect deadlock      find a cycle of threads that wait for each other's locks; *clear wait* takes a thread out of it
@@ -151,6 +152,7 @@ from fastserverstate._platform cimport (
     fss_thread_cache,
     fss_transaction,
     is_dunder,
+    is_hidden_key,
     is_finalizing,
     key_hash,
     keys_equal,
@@ -234,6 +236,7 @@ cdef class _Absent:
 
 cdef object ABSENT = _Absent("absent")
 absent = ABSENT
+HIDDEN = "\0fss/"  # begins the keys that apps do not see: this package's own
 
 # The same, with the reason for the removal.
 cdef object EXPIRED = _Absent("expired")

@@ -27,7 +27,7 @@ JOURNAL_SHOW_LATER = SHOWN_WHEN_DURABLE
 
 cdef inline bint is_recorded(const Table *table, const Cell *cell) noexcept:
     """Whether a journal is open for the cell's changes."""
-    return load_size(table.open_journals) and not cell.is_result
+    return load_size(table.open_journals) and not cell.is_hidden
 
 
 cdef void record(Table *table, Shard *shard, Cell *cell) noexcept:
@@ -184,7 +184,7 @@ cdef void record_all(Table *table, int which) noexcept:
         lock(&shard.mutex)
         cell = next_cell(shard, NULL)
         while cell != NULL:
-            if cell.value != NULL and not cell.is_result:
+            if cell.value != NULL and not cell.is_hidden:
                 record_in(table, which, shard, cell)
             cell = next_cell(shard, cell)
         unlock(&shard.mutex)

@@ -79,6 +79,14 @@ static inline int fss_keys_equal(PyObject *one, PyObject *other)
         && memcmp(PyUnicode_DATA(one), PyUnicode_DATA(other), length * kind) == 0;
 }
 
+/* Whether the key is one of the package's own: those begin with HIDDEN of _core.pyx. */
+static inline int fss_is_hidden_key(PyObject *key)
+{
+    return PyUnicode_GET_LENGTH(key) >= 5 && PyUnicode_READ_CHAR(key, 0) == 0 && PyUnicode_READ_CHAR(key, 1) == 'f'
+        && PyUnicode_READ_CHAR(key, 2) == 's' && PyUnicode_READ_CHAR(key, 3) == 's'
+        && PyUnicode_READ_CHAR(key, 4) == '/';
+}
+
 static inline int fss_is_dunder(PyObject *name)
 {
     Py_ssize_t length = PyUnicode_GET_LENGTH(name);

@@ -31,6 +31,7 @@ cdef extern from "_platform.h":
     Py_ssize_t PyVectorcall_NARGS(size_t) noexcept
     bint keys_equal "fss_keys_equal"(PyObject *, PyObject *) noexcept
     bint is_dunder "fss_is_dunder"(PyObject *) noexcept
+    bint is_hidden_key "fss_is_hidden_key"(PyObject *) noexcept
     dict attributes_of "fss_attributes"(object)
     uint64_t attributes_tag "fss_attributes_tag"(PyObject *) noexcept
     bint watch_attributes "fss_watch_attributes"(PyObject *) noexcept

@@ -183,7 +183,7 @@ cdef void notify(Slots *slots, Cell *cell, Session writer) noexcept:
     if cell.presence_pending:
         if cell.cold != NULL:
             mark(slots, &cell.cold.watchers, later, writer, cell.key)
-        if not cell.is_result:
+        if not cell.is_hidden:
             mark(slots, &slots.members, NULL, writer, <PyObject *>SET_OF_KEYS)
     unlock(&slots.mutex)
 
@@ -273,7 +273,7 @@ cdef bint is_watched(Slots *slots, const Cell *cell) noexcept:
     """Whether any scope depends on the cell's presence."""
     cdef bint watched
     lock(&slots.mutex)
-    watched = (not cell.is_result and subscribers_any(&slots.members, slots.alive)) or (
+    watched = (not cell.is_hidden and subscribers_any(&slots.members, slots.alive)) or (
         cell.cold != NULL and subscribers_any(&cell.cold.watchers, slots.alive)
     )
     unlock(&slots.mutex)

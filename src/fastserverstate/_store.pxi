@@ -50,9 +50,8 @@ cdef class Store:
             return self.lock(plain_key(key))
         return owned(key_lock(self.table, <PyObject *>key))
 
-    def keys(self):
-        """Return the keys that are set, in the order of insertion. Subscribes to nothing."""
-        return sorted_keys(self.table)
+    def keys(self, bint hidden=False):
+        return sorted_keys(self.table, hidden)
 
     def watch_members(self):
         """Subscribe the calling scope to the set of keys."""
@@ -520,7 +519,7 @@ cdef PyObject *read_slowly(
         if scope is not None:
             done = subscribe_to(table, cell, scope, reader, presence)
             noted = not presence and load_flag(table.note_reads) and cell.has_fingerprint and not cell.reported
-            noted = noted and not session.is_node and not cell.is_result  # only runs of scripts are checked
+            noted = noted and not session.is_node and not cell.is_hidden  # only runs of scripts are checked
         drop_if_unused(shard, cell)
     unlock_session_and_shard(session, shard)
     if waited:
@@ -570,26 +569,37 @@ cdef Py_ssize_t count_keys(Table *table) noexcept:
     return count
 
 
-cdef list sorted_keys(Table *table):
+cdef Py_ssize_t count_cells(const Table *table) noexcept:
+    """Number of cells. All shards are locked."""
+    cdef Py_ssize_t count = 0
+    cdef int i
+    for i in range(SHARDS):
+        count += table.shards[i].cells
+    return count
+
+
+cdef list sorted_keys(Table *table, bint hidden=False):
     cdef Cell **cells
     cdef Cell *cell
-    cdef Py_ssize_t at, room, n = 0
+    cdef Py_ssize_t at, room, count, n = 0
     cdef int i
     cdef list found = []
+    room = load_size(table.present)
     while True:
-        room = load_size(table.present)
         cells = <Cell **>PyMem_RawMalloc((room + 1) * sizeof(Cell *))
         if cells == NULL:
             raise MemoryError()
         lock_shards(table, NULL)
-        if table.present <= room:
+        count = count_cells(table)
+        if count <= room:
             break
         unlock_shards(table, NULL)
         PyMem_RawFree(cells)
+        room = count
     for i in range(SHARDS):
         cell = next_cell(&table.shards[i], NULL)
         while cell != NULL:
-            if cell.value != NULL and not cell.is_result:
+            if cell.value != NULL and (not cell.is_hidden or (hidden and not cell.is_result)):
                 cells[n] = cell
                 n += 1
             cell = next_cell(&table.shards[i], cell)
@@ -646,7 +656,7 @@ cdef PyObject *commit(
     cell.version = shard.clock
     if (old == NULL) != (value == NULL):
         cell.presence_pending = True
-        if not cell.is_result:
+        if not cell.is_hidden:
             add_size(table.present, 1 if old == NULL else -1)
         if old == NULL:
             cell.insertion_sequence = add64(table.insertion_sequence, 1)

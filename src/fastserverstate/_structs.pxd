@@ -81,7 +81,8 @@ ctypedef struct Cell:
     char staged                 # the holder's transaction has written the key
     char presence_pending       # the key appeared or vanished in a `no_rerun` block, and its watchers are not notified
     char is_method              # the key is also the name of a method, which wins in attribute access; never freed
-    char is_result              # the key stands for the result of a computed value, and apps do not see it
+    char is_hidden              # the package's own key, which apps do not see
+    char is_result              # hidden, and stands for the result of a computed value
     char is_dirty[2]            # in each journal
     uint64_t fingerprint[2]           # fingerprint of the value as it was when it was assigned
 

@@ -16,6 +16,7 @@ from fastserverstate._core import (
     COMPARE_CONTENT,
     COMPARE_EQUALITY,
     COMPARE_IDENTITY,
+    HIDDEN,
     RERUN_WRITER_ALWAYS,
     RERUN_WRITER_NEVER,
     RERUN_WRITER_STALE,
@@ -127,7 +128,8 @@ class KeyOptions:
 
     def of(self, key: str) -> Resolved:
         """What holds for a key: what is given for it by name, else by the most specific pattern."""
-        names = [pattern for pattern, found in self._patterns.items() if pattern != key and found.match(key)]
+        patterns = {} if key.startswith(HIDDEN) else self._patterns
+        names = [pattern for pattern, found in patterns.items() if pattern != key and found.match(key)]
         found: dict[str, Any] = {}
         for name in (*names, key):
             given = vars(self._given[name]) if name in self._given else {}

@@ -56,7 +56,7 @@ class CoreTable:
         return reruns_are_suppressed()
 
     def keys(self) -> Collection[str]:
-        return self._store.keys()
+        return self._store.keys(hidden=True)
 
     def peek(self, key: str) -> Any:
         return self._store.peek(key, GONE)
