@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 from harness.clock import FakeClock
 
-from fastserverstate._streamlit.lifecycle import LOOK, Lifecycle, user_of
+from fastserverstate._streamlit.lifecycle import LOOK, Lifecycle
+from fastserverstate._streamlit.users import user_of
 from fastserverstate._streamlit.names import ATTRIBUTE
 
 TTL = 120.0

@@ -22,16 +22,13 @@ from streamlit.runtime.websocket_session_manager import WebsocketSessionManager
 
 from fastserverstate._streamlit.names import ATTRIBUTE
 from fastserverstate._streamlit.session import find_session, raise_if_stopped
+from fastserverstate._streamlit.users import user_of
 from fastserverstate.sessions import Source, no_session, session_has_ended
 
 logger = logging.getLogger("fastserverstate")
 
 # Seconds between two looks for discarded sessions. There are none while no session is stored.
 LOOK = 0.5
-
-# What older releases have in st.user if no user is logged in.
-_UNKNOWN_USER = "test@example.com"
-_NOT_CLAIMS = {"is_logged_in", "tokens"}
 
 
 class SessionSource:
@@ -53,15 +50,6 @@ class SessionSource:
 
     def session_state(self) -> dict[str, Any]:
         return self._state.filtered_state
-
-
-def user_of(session: AppSession) -> Mapping[str, Any] | None:
-    """Return the fields of ``st.user``, without tokens; None if no user is logged in."""
-    info: dict[str, Any] = dict(session._user_info)
-    claims = {name: value for name, value in info.items() if name not in _NOT_CLAIMS and value is not None}
-    if not claims or claims == {"email": _UNKNOWN_USER} or not info.get("is_logged_in", True):
-        return None
-    return {name: value for name, value in info.items() if name != "tokens"}
 
 
 class Listener(Protocol):
