@@ -30,6 +30,7 @@ from fastserverstate._instances import (
     configure,
     expire,
     force_rerun_bound_sessions,
+    join,
     live,
     no_rerun,
     on_change,
@@ -37,6 +38,7 @@ from fastserverstate._instances import (
     on_session_pause,
     on_session_resume,
     on_session_start,
+    online,
     own,
     peek,
     server_state,
@@ -57,6 +59,7 @@ from fastserverstate.errors import (
 )
 from fastserverstate.listeners import Subscription
 from fastserverstate.live_regions import Live
+from fastserverstate.presence import Visitor
 from fastserverstate.sessions import SessionInfo
 from fastserverstate.shared_widgets import WidgetArguments
 
@@ -90,6 +93,7 @@ __all__ = [
     "SessionInfo",
     "Subscription",
     "UnreadableValueError",
+    "Visitor",
     "WidgetArguments",
     "WouldBlockError",
     "atomic",
@@ -99,6 +103,7 @@ __all__ = [
     "connect",
     "expire",
     "force_rerun_bound_sessions",
+    "join",
     "live",
     "no_rerun",
     "on_change",
@@ -106,6 +111,7 @@ __all__ = [
     "on_session_pause",
     "on_session_resume",
     "on_session_start",
+    "online",
     "own",
     "peek",
     "server_state",
