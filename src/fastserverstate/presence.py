@@ -43,7 +43,7 @@ RETRY = 1.0
 LEFTOVER = 10.0
 
 _ONLINE, _SERVERS = f"{HIDDEN}online/", f"{HIDDEN}servers/"
-_EVERYBODY = ""  # stands for the group of all sessions
+_ALL = ""  # stands for the group of all sessions
 _TASK = "An update of who is online"  # names it in the log
 
 
@@ -215,8 +215,8 @@ class Presence(SessionEvents):
         if visit is None:
             visit = self._visits[source.id] = _Visit(source)
             visit.page = source.page()
-            self._enter(visit, _EVERYBODY, {})
-            self._changed(_EVERYBODY)
+            self._enter(visit, _ALL, {})
+            self._changed(_ALL)
         return visit
 
     def paused(self, session_id: str) -> None:
@@ -274,7 +274,7 @@ class Presence(SessionEvents):
             self._listeners.add(group.key, functools.partial(self._key_changed, group), _LISTENER)
         group.members[visit] = None
         known = visit.groups.get(name)
-        since = visit.since if name == _EVERYBODY else time.time() if known is None else known.since
+        since = visit.since if name == _ALL else time.time() if known is None else known.since
         visit.groups[name] = _Membership(since, fields, self._clock())
 
     def _leave(self, visit: _Visit, names: Collection[str]) -> None:
@@ -329,7 +329,7 @@ class Presence(SessionEvents):
             except BaseException as error:
                 with self._lock:
                     self._update_later(group, RETRY)
-                if not isinstance(error, ConnectionError):
+                if not isinstance(error, OSError):  # of the connection to the Redis server
                     raise
                 logger.warning("Who is online cannot be told to other servers, which is tried again: %s", error)
         with self._lock:
@@ -371,15 +371,16 @@ class Presence(SessionEvents):
         In ``AppTest`` this does nothing.
 
         Parameters
-            ``group``: any text, such as ``"room/7"``. ``fields``: any values; on several servers, of types that can be
-            sent. The names of the attributes of `Visitor` cannot be used.
+            ``group``: any text, such as ``"room/7"``. ``fields``: any values; on several servers, only text, numbers,
+            dates, bytes and containers of these. The names of the attributes of `Visitor` cannot be used.
 
         Thread-safety
             Safe from any thread that takes part in a script run.
 
         Raises
-            ``TypeError`` if the group is not a ``str``, ``ValueError`` if it is empty or a field has the name of an
-            attribute, ``FastServerStateError`` if the thread runs no session's script, or the session has ended.
+            ``TypeError`` if the group is not a ``str`` or a field cannot be sent, ``ValueError`` if the group is empty
+            or a field has the name of an attribute, ``FastServerStateError`` if the thread runs no session's script, or
+            the session has ended.
 
         >>> import streamlit as st
         >>> from fastserverstate import join, online
@@ -397,6 +398,8 @@ class Presence(SessionEvents):
                 f"{call} concerns one session, and functions that @live or @computed decorates run once for all. Call "
                 "it in the script."
             )
+        if self._store.has_backend():
+            _check_fields(call, fields)
         source, part = self._current(call), self._part_of_run()
         if source is None or part is None:  # in AppTest, or another run has replaced this one
             return
@@ -457,7 +460,7 @@ class Presence(SessionEvents):
             _check_group(group, "online")
         if by not in {"session", "user"}:
             raise ValueError(f"online takes by='session' or by='user', not {by!r}.")
-        name = _EVERYBODY if group is None else group
+        name = _ALL if group is None else group
         rows = {row.id: row for row in self._rows(name)}
         mine = self._mine()
         if mine is not None:
@@ -520,6 +523,21 @@ def _check_group(group: object, function: str) -> None:
         )
     if not group:
         raise ValueError(f"{function} needs the name of a group, which '' is not. online() returns all sessions.")
+
+
+def _check_fields(call: str, fields: Mapping[str, Any]) -> None:
+    """Refuse values that cannot be sent to other servers: the rows of all sessions in the group are sent together."""
+    from fastserverstate.codec import Codec, UnencodableValueError  # noqa: PLC0415
+
+    for name, value in fields.items():
+        try:
+            Codec("", None).encode(name, value)
+        except UnencodableValueError:
+            raise TypeError(
+                f"The field {name!r} of {call} is of type {type(value).__qualname__}, or has an item, that cannot be "
+                "sent to other servers. Use str, int, float, bool, None, bytes, datetime, and lists, tuples, sets or "
+                "dicts of these."
+            ) from None
 
 
 def _by_age(row: Row) -> tuple[float, str]:

@@ -100,7 +100,7 @@ def test_change_of_a_field_updates_the_others(serve: Serve) -> None:
     asyncio.run(steps())
 
 
-def test_lost_connection_is_shown_after_the_grace_and_a_return_at_once(serve: Serve) -> None:
+def test_lost_connection_is_shown_after_the_grace_and_a_return_immediately(serve: Serve) -> None:
     server = serve(ROOM)
 
     async def steps() -> None:
@@ -209,7 +209,7 @@ def test_closed_tab_is_gone_from_an_app_under_uvicorn(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(streamlit, "App"), reason="this Streamlit release has no agent API")
-def test_agents_are_told_apart(serve: Serve) -> None:
+def test_agents_are_marked(serve: Serve) -> None:
     server = serve(
         """
         st.text("agents " + " ".join(sorted(str(visitor.is_agent) for visitor in online())))

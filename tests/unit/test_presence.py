@@ -169,7 +169,7 @@ def test_fragments_join_and_leave_by_themselves(server: Server) -> None:
     assert server.names("room") == [], "The fragment does not exist any more."
 
 
-def test_everybody_is_online_without_a_group(server: Server) -> None:
+def test_all_sessions_are_online_without_a_group(server: Server) -> None:
     server.start("ann")
     bob = server.start("bob", is_agent=True)
     assert server.names() == ["ann", "bob"]
@@ -193,7 +193,7 @@ def test_fields_are_attributes_of_the_visitor(server: Server) -> None:
     assert "ann" not in visitor.id, "Streamlit's id of a session opens it."
 
 
-def test_own_visitor_is_marked_and_shown_at_once(server: Server) -> None:
+def test_own_visitor_is_marked_and_shown_immediately(server: Server) -> None:
     ann, bob = server.start("ann"), server.start("bob")
     server.run(bob, lambda: server.join("room", name="Bob"))
     seen: list[tuple[str, bool]] = []
@@ -231,7 +231,7 @@ def versions(server: Server, group: str = "room") -> int:
     return server.store.version(server.presence._groups[group].key)
 
 
-def test_fields_of_a_session_are_updated_at_once_and_then_at_most_once_per_interval(server: Server) -> None:
+def test_fields_of_a_session_are_updated_immediately_and_then_at_most_once_per_interval(server: Server) -> None:
     ann = server.start("ann")
     server.run(ann, lambda: server.join("room", cursor=0))
     server.clock.advance(INTERVAL)
@@ -312,7 +312,7 @@ def test_update_that_fails_is_made_later(server: Server, caplog: pytest.LogCaptu
 # Connections
 
 
-def test_closed_tab_is_gone_at_once_and_back_with_its_connection(server: Server) -> None:
+def test_closed_tab_is_gone_immediately_and_back_with_its_connection(server: Server) -> None:
     ann = server.start("ann")
     server.run(ann, lambda: server.join("room"))
     server.presence.paused("ann")
