@@ -30,6 +30,7 @@ from fastserverstate._instances import (
     configure,
     expire,
     force_rerun_bound_sessions,
+    guard,
     live,
     no_rerun,
     on_change,
@@ -42,15 +43,19 @@ from fastserverstate._instances import (
     server_state,
     server_state_lock,
     shared,
+    space,
     touch,
     transaction,
+    user_state,
     wait_for,
     wait_for_async,
 )
 from fastserverstate.computed_values import Computed
 from fastserverstate.errors import (
+    AccessDeniedError,
     DeadlockError,
     FastServerStateError,
+    NotLoggedInError,
     RerunSuppressedError,
     UnreadableValueError,
     WouldBlockError,
@@ -59,6 +64,7 @@ from fastserverstate.listeners import Subscription
 from fastserverstate.live_regions import Live
 from fastserverstate.sessions import SessionInfo
 from fastserverstate.shared_widgets import WidgetArguments
+from fastserverstate.spaces import Space
 
 if TYPE_CHECKING:
     from fastserverstate import cluster as cluster
@@ -80,14 +86,17 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "AccessDeniedError",
     "Computed",
     "DeadlockError",
     "FastServerStateError",
     "KeyLock",
     "KeyLocks",
     "Live",
+    "NotLoggedInError",
     "RerunSuppressedError",
     "SessionInfo",
+    "Space",
     "Subscription",
     "UnreadableValueError",
     "WidgetArguments",
@@ -99,6 +108,7 @@ __all__ = [
     "connect",
     "expire",
     "force_rerun_bound_sessions",
+    "guard",
     "live",
     "no_rerun",
     "on_change",
@@ -111,8 +121,10 @@ __all__ = [
     "server_state",
     "server_state_lock",
     "shared",
+    "space",
     "touch",
     "transaction",
+    "user_state",
     "wait_for",
     "wait_for_async",
 ]
