@@ -30,6 +30,7 @@ from fastserverstate._instances import (
     configure,
     expire,
     force_rerun_bound_sessions,
+    guard,
     join,
     live,
     no_rerun,
@@ -44,15 +45,19 @@ from fastserverstate._instances import (
     server_state,
     server_state_lock,
     shared,
+    space,
     touch,
     transaction,
+    user_state,
     wait_for,
     wait_for_async,
 )
 from fastserverstate.computed_values import Computed
 from fastserverstate.errors import (
+    AccessDeniedError,
     DeadlockError,
     FastServerStateError,
+    NotLoggedInError,
     RerunSuppressedError,
     UnreadableValueError,
     WouldBlockError,
@@ -62,6 +67,7 @@ from fastserverstate.live_regions import Live
 from fastserverstate.presence import Visitor
 from fastserverstate.sessions import SessionInfo
 from fastserverstate.shared_widgets import WidgetArguments
+from fastserverstate.spaces import Space
 
 if TYPE_CHECKING:
     from fastserverstate import cluster as cluster
@@ -83,14 +89,17 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "AccessDeniedError",
     "Computed",
     "DeadlockError",
     "FastServerStateError",
     "KeyLock",
     "KeyLocks",
     "Live",
+    "NotLoggedInError",
     "RerunSuppressedError",
     "SessionInfo",
+    "Space",
     "Subscription",
     "UnreadableValueError",
     "Visitor",
@@ -103,6 +112,7 @@ __all__ = [
     "connect",
     "expire",
     "force_rerun_bound_sessions",
+    "guard",
     "join",
     "live",
     "no_rerun",
@@ -117,8 +127,10 @@ __all__ = [
     "server_state",
     "server_state_lock",
     "shared",
+    "space",
     "touch",
     "transaction",
+    "user_state",
     "wait_for",
     "wait_for_async",
 ]
