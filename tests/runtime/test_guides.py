@@ -373,3 +373,24 @@ def test_webhook(tmp_path: Path) -> None:
                 await client.until(lambda client: client.settled and client.texts == ["Rolled back", "Deployed"])
 
         with_clients(server, 2, steps)
+
+
+def test_a_room_and_a_guard(start) -> None:
+    async def rooms(one: Client, two: Client) -> None:
+        await one.click("Vote")
+        await two.until(metric("Votes", "1"))
+        await two.enter("Topic", "Lunch")
+        await two.click("Set the topic")
+        await one.shows("Lunch")
+        await one.click("Start over")
+        for client in (one, two):
+            await client.shows("No topic yet")
+            await client.until(metric("Votes", "0"))
+
+    async def salaries(client: Client) -> None:
+        await client.shows("Only managers see salaries.")
+
+    with start(app("docs/guides/spaces.md")) as server:
+        with_clients(server, 2, rooms)
+    with start(app("docs/guides/spaces.md", 2)) as server:
+        with_clients(server, 1, salaries)

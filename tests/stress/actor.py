@@ -15,6 +15,7 @@ from stress.helpers import STEP, Value, World, check
 from fastserverstate import _core
 from fastserverstate.change import content_fingerprint
 from fastserverstate.listeners import Listeners
+from fastserverstate.spaces import Spaces
 from fastserverstate.suppression import NoRerun
 from fastserverstate.updates import Atomic, BeginTransaction, KeyOperations
 from fastserverstate.waiting import Waiting
@@ -22,6 +23,14 @@ from fastserverstate.waiting import Waiting
 PARTS = [None, "f", "g"]
 MISSING = object()
 HASH_FUNCS = {"stress.helpers.Value": lambda value: value.number % 2}
+
+
+def name_of_key(number: int) -> str:
+    return f"{'' if number % 2 == 0 else 'odd/' if number % 4 == 3 else 'odd/one/'}k{number}"
+
+
+def is_no_guard(_key: str, _access: int) -> bool:
+    return False
 
 
 class DiscardError(Exception):
@@ -59,7 +68,7 @@ class Cast(World):
 
     def __init__(self, keys: int, sessions: int = 3) -> None:
         super().__init__()
-        self.keys = [f"k{i}" for i in range(keys)]
+        self.keys = [name_of_key(i) for i in range(keys)]
         self.sessions = [_core.Session(self.store) for _ in range(sessions)]
         self.replacing = threading.Lock()
         self.atomic, self.on_change = Atomic(self.store), Listeners(self.store).on_change
@@ -68,6 +77,7 @@ class Cast(World):
             Waiting(self.store, Listeners(self.store)).wait_for,
         )
         self.transaction = BeginTransaction(self.store)
+        self.spaces = Spaces(self.store, lambda: None)
         # All actors write these many times. Their reference counts reveal leaks.
         self.values = {key: [Value(key, i) for i in range(3)] for key in self.keys}
         self._references = self.count_references()
@@ -100,7 +110,9 @@ class Actor:
     def value(self, key: str) -> object:
         """Return a unique value, one that may equal the stored one, or a number that can be incremented."""
         number = self.random.randrange(3)
-        return self.random.choice([self.cast.values[key][number], (key, number, ~number), int(key[1:]) + number * STEP])
+        return self.random.choice(
+            [self.cast.values[key][number], (key, number, ~number), int(key.rpartition("k")[2]) + number * STEP]
+        )
 
     def several(self) -> list[str]:
         return self.random.sample(self.cast.keys, min(3, len(self.cast.keys)))
@@ -145,7 +157,27 @@ class Actor:
         for key, value in self.state.items():
             check(key, value)
 
+    def space(self, key: str) -> None:
+        """Read in the space of the odd keys, which contains that of some of them."""
+        space = self.cast.spaces.space(self.random.choice(["odd", "odd/one"]))
+        prefix = space.key("")
+        for names in (list(space), list(space.keys()), list(space.lock)):
+            assert len(names) == len(set(names))
+            assert {f"{prefix}{name}" for name in names} <= self.cast.values.keys()
+        assert 0 <= len(space) <= len(self.cast.keys)
+        if key.startswith(prefix):
+            value = space.get(key.removeprefix(prefix), MISSING)
+            if value is not MISSING:
+                check(key, value)
+
     # Writes
+
+    def clear_space(self, _key: str) -> None:
+        self.cast.spaces.space("odd/one").clear()
+
+    def guard(self, _key: str) -> None:
+        """Have all keys looked up again."""
+        self.store.set_guard(is_no_guard)
 
     def assign(self, key: str) -> None:
         self.state[key] = self.value(key)
@@ -192,7 +224,7 @@ class Actor:
 
     def increment(self, key: str) -> None:
         with suppress(TypeError):  # the value may be a tuple
-            check(key, self.cast.atomic.increment(key, STEP, default=int(key[1:])))
+            check(key, self.cast.atomic.increment(key, STEP, default=int(key.rpartition("k")[2])))
 
     def change(self, key: str) -> None:
         def another(old: object) -> object:
@@ -459,7 +491,7 @@ class Actor:
         self.store.flush(due)
 
     def watch(self, _key: str) -> None:
-        self.store.watch_members()
+        self.store.watch_members(self.random.choice([None, "odd/", "odd/one/", f"none {self.random.random()}/"]))
 
     def count(self, _key: str) -> None:
         statistics = self.store.statistics()
@@ -474,7 +506,7 @@ class Actor:
 READS = [Actor.item, Actor.attribute, Actor.get, Actor.peek, Actor.contains, Actor.version]
 WRITES = [Actor.assign, Actor.assign_attribute, Actor.setdefault, Actor.delete, Actor.delete_attribute, Actor.pop]
 OTHERS: list[Callable[[Actor, str], None]] = [
-    *[Actor.number_of_keys, Actor.iterate, Actor.items],
+    *[Actor.number_of_keys, Actor.iterate, Actor.items, Actor.space, Actor.clear_space, Actor.guard],
     *[Actor.assign_muted, Actor.update, Actor.popitem, Actor.clear, Actor.touch],
     *[Actor.increment, Actor.change, Actor.compare_and_set, Actor.transact],
     *[Actor.lock, Actor.lock_with_timeout, Actor.lock_without_waiting, Actor.lock_several, Actor.forget_to_release],

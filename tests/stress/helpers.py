@@ -105,7 +105,7 @@ STEP = 1_000_000  # numbers are multiples of it, plus the number of the key
 def check(key: str, value: Any) -> None:
     """Assert that a value is intact and belongs to the key: a `Value`, a tuple of its three fields, or a number."""
     if type(value) is int:
-        assert value % STEP == int(key[1:]), (key, value)
+        assert value % STEP == int(key.rpartition("k")[2]), (key, value)
         return
     written, number, negated = value if type(value) is tuple else (value.key, value.number, value.check)
     assert (written, ~negated) == (key, number), (key, written, number, negated)

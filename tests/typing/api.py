@@ -7,10 +7,13 @@ from typing import Any, assert_type
 import streamlit as st
 
 from fastserverstate import (
+    AccessDeniedError,
     DeadlockError,
     FastServerStateError,
+    NotLoggedInError,
     RerunSuppressedError,
     SessionInfo,
+    Space,
     Subscription,
     Visitor,
     atomic,
@@ -19,6 +22,7 @@ from fastserverstate import (
     configure,
     expire,
     force_rerun_bound_sessions,
+    guard,
     join,
     live,
     no_rerun,
@@ -31,8 +35,10 @@ from fastserverstate import (
     server_state,
     server_state_lock,
     shared,
+    space,
     touch,
     transaction,
+    user_state,
     wait_for,
 )
 
@@ -48,6 +54,26 @@ assert_type(list(server_state.items()), list[tuple[str, Any]])
 assert_type(server_state.to_dict(), dict[str, Any])
 del server_state["a"]
 del server_state.a
+
+room: Space = space("room/7")
+room.a = 1
+room["b"] = 2
+assert_type(room["b"], Any)
+assert_type(room.get("a"), Any)
+assert_type(list(room), list[str])
+assert_type(room.to_dict(), dict[str, Any])
+assert_type(room.key("a"), str)
+assert_type(room.clear(), None)
+with room.lock["a"], room.lock.b, room.lock["a", "b"]:
+    assert_type(room.lock["a"].locked(), bool)
+user_state.theme = "dark"
+assert_type(user_state.get("theme"), Any)
+assert_type(guard("salary/*", read=lambda: True, write=lambda key: key == "a"), None)
+assert issubclass(AccessDeniedError, PermissionError)
+assert issubclass(NotLoggedInError, FastServerStateError)
+space(1)  # type: ignore[arg-type]
+room[1]  # type: ignore[index]
+guard("salary/*", read=1)  # type: ignore[arg-type]
 
 with server_state_lock["a"], server_state_lock.b:
     assert_type(server_state_lock.a.acquire(timeout=1), bool)
