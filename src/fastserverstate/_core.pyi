@@ -155,7 +155,7 @@ def make_immortal(value: object) -> None:
     the object was created."""
 
 def skip_frames_of(*functions: Callable[..., Any]) -> None:
-    """Skip frames of the files that define these functions, 4 at most, in the source location of an access."""
+    """Skip frames of the files that define these functions, 5 at most, in the source location of an access."""
 
 def locate_scopes(
     attribute: str,
@@ -661,6 +661,14 @@ class Transaction(AbstractContextManager[None]):
         Raises ``RuntimeError`` on another thread, which discards the transaction. Also raises it, unless another
         exception is propagating, if the transaction is over: its run has ended, the process has forked, or blocks have
         not ended in reverse order.
+        """
+
+    def stage(self, key: str, value: Any, *, is_known: bool) -> None:
+        """Write a key, which keeps its deadline. The key must be an exact ``str``.
+
+        A value that `is_known` to differ is not compared by content, unless it is small.
+
+        Raises ``RuntimeError`` if the transaction is over, or the calling thread is not in it.
         """
 
 class AtomicChanges:

@@ -1,0 +1,186 @@
+"""Drafts compared with `copy.deepcopy`: random changes of random values have the same result."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from collections import deque
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fastserverstate.drafts import ATOMS, DictDraft, ListDraft, Owner, is_draft, is_tree
+
+
+@dataclasses.dataclass
+class Room:
+    members: Any
+
+
+CONTAINERS = (dict, list, set, deque, Room, tuple)
+
+
+def shape(value: Any) -> Any:
+    """Describe a value with its types, order, and which of its objects are the same."""
+    known: dict[int, int] = {}
+
+    def describe(value: Any) -> Any:
+        if type(value) in ATOMS:
+            return type(value).__name__, repr(value)
+        if type(value) is not tuple:
+            if id(value) in known:
+                return "the same", known[id(value)]
+            known[id(value)] = len(known)
+        if type(value) is dict:
+            return "dict", [(key, describe(item)) for key, item in value.items()]
+        if type(value) is set:
+            return "set", sorted(map(repr, value))
+        assert type(value) in CONTAINERS
+        return type(value).__name__, [describe(item) for item in children(value)]
+
+    return describe(value)
+
+
+def children(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, Room):
+        return [value.members]
+    return list(value) if isinstance(value, (list, tuple, deque)) else []
+
+
+def pick(value: Any, path: list[int]) -> Any:
+    """Walk down the path, which chooses one of the children at each step."""
+    for step in path:
+        found = [child for child in children(value) if isinstance(child, CONTAINERS)]
+        if not found:
+            break
+        value = found[step % len(found)]
+    return value
+
+
+def change(root: Any, path: list[int], operation: str, *, index: int, item: Any, other: list[int]) -> None:
+    """Make one change of the object at the path. It puts in an item, or the object at another path if there is none."""
+    target = pick(root, path)
+    key = f"key {index % 3}"
+    item = pick(root, other) if item is None else copy.deepcopy(item)
+    if isinstance(target, dict):
+        if operation == "set":
+            target[key] = item
+        elif operation == "remove":
+            target.pop(key, None)
+        elif operation == "remove and set":
+            if key in target:
+                target[key] = target.pop(key)
+        elif operation == "more":
+            target.update({key: item, "more": item})
+        elif operation == "default":
+            target.setdefault(key, item)
+        elif operation == "last":
+            if target:
+                target.popitem()
+        elif operation == "clear":
+            target.clear()
+        elif operation == "same":
+            for name in list(target):
+                target[name] = target[name]
+    elif isinstance(target, (list, deque)):
+        if operation == "set" and target:
+            target[index % len(target)] = item
+        elif operation == "remove" and target:
+            del target[index % len(target)]
+        elif operation == "remove and set" and target:
+            target.insert(index, target.pop())
+        elif operation == "more":
+            target += [item, item]
+        elif operation == "default":
+            target.append(item)
+        elif operation == "last":
+            target.reverse()
+        elif operation == "clear":
+            target.clear()
+        elif operation == "same" and isinstance(target, list):
+            target[:2] = target[:2]
+        elif operation == "times" and isinstance(target, list) and len(target) < 5:
+            target *= 2
+    elif isinstance(target, set):
+        if operation == "set":
+            target.add(index)
+        else:
+            target.discard(index)
+    elif isinstance(target, Room):
+        target.members = target.members if operation == "same" else item
+
+
+KEYS = st.sampled_from(["key 0", "key 1", "key 2", "key 3"])
+VALUES = st.recursive(
+    st.integers(0, 3) | st.sampled_from(["a", None, 0.5]) | st.sets(st.integers(0, 3), max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(KEYS, inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.builds(Room, inner)
+        | st.lists(inner, max_size=2).map(deque)
+    ),
+    max_leaves=12,
+)
+ROOTS = st.dictionaries(KEYS, VALUES, min_size=1, max_size=4) | st.lists(VALUES, min_size=1, max_size=4)
+PATHS = st.lists(st.integers(0, 3), max_size=4)
+OPERATIONS = ("set", "remove", "remove and set", "more", "default", "last", "clear", "same", "times")
+CHANGES = st.lists(
+    st.fixed_dictionaries(
+        {
+            "path": PATHS,
+            "operation": st.sampled_from(OPERATIONS),
+            "index": st.integers(0, 5),
+            "item": st.none() | VALUES,
+            "other": PATHS,
+        }
+    ),
+    max_size=8,
+)
+
+
+def edited(base: Any, changes: list[dict[str, Any]]) -> Any:
+    """Make the changes as `edit` does."""
+    owner = Owner("edit('k')")
+    draft = owner.draft_of(base) if is_tree(base) else copy.deepcopy(base)
+    for one in changes:
+        change(draft, **one)
+    owner.thread = None
+    return owner.result_of(draft, base)[0]
+
+
+@given(ROOTS, CHANGES)
+@settings(max_examples=600, deadline=None)
+def test_draft_changes_as_a_deep_copy_does(base, changes):
+    before, ids = shape(base), {id(one) for one in objects_in(base)}
+    expected = copy.deepcopy(base)
+    for one in changes:
+        change(expected, **one)
+    result = edited(base, changes)
+    assert shape(result) == shape(expected)
+    assert shape(base) == before
+    assert {id(one) for one in objects_in(base)} == ids
+
+
+@given(ROOTS, PATHS, PATHS, CHANGES)
+@settings(max_examples=300, deadline=None)
+def test_values_that_hold_an_object_twice_or_in_a_circle(base, path, other, changes):
+    change(base, path, "default", index=4, item=None, other=other)
+    change(base, other, "more", index=4, item=None, other=path)
+    test_draft_changes_as_a_deep_copy_does.hypothesis.inner_test(base, changes)
+
+
+def objects_in(value: Any) -> list[Any]:
+    found = {id(value): value}
+    waiting = [value]
+    while waiting:
+        for child in children(waiting.pop()):
+            if isinstance(child, CONTAINERS) and id(child) not in found:
+                found[id(child)] = child
+                waiting.append(child)
+    return list(found.values())
