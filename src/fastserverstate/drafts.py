@@ -170,11 +170,11 @@ class DictDraft(MutableMapping[Any, Any]):
         if child is not None:
             return child[0]
         value = self._current[key]
-        if type(value) in ATOMS or self._owner.thread is None:
+        if type(value) in ATOMS:
             return value
-        self._owner.check()
         draft = self._owner.draft_of(value)
-        if draft is not value:
+        if draft is not value and self._owner.thread is not None:  # else the draft cannot be changed either
+            self._owner.check()
             self._children[key] = draft, value
         return draft
 
@@ -325,11 +325,11 @@ class ListDraft(MutableSequence[Any]):
         value = self._current[index]
         if type(value) is _Own:
             return value.value
-        if type(value) in ATOMS or self._owner.thread is None:
+        if type(value) in ATOMS:
             return value
-        self._owner.check()
         draft = self._owner.draft_of(value)
-        if draft is not value:
+        if draft is not value and self._owner.thread is not None:
+            self._owner.check()
             self._copied()[index] = _Own(draft)
         return draft
 

@@ -15,6 +15,7 @@ from fastserverstate.durations import Duration, seconds_of
 _Value = TypeVar("_Value")
 
 MOST_TREES = 1000
+NEVER_CHANGE = (*ATOMS, frozenset)
 
 
 class Trees:
@@ -80,18 +81,19 @@ class Editing(AbstractContextManager[_Value]):
     def _part(self, key: str) -> _Part:
         found = base = self._store.peek(key, MISSING)
         if found is MISSING:
-            base = copy.deepcopy(self._default_of(key))
-        if type(base) in ATOMS:
+            default = self._default_of(key)
+            try:
+                base = copy.deepcopy(default)
+            except Exception as error:
+                raise self._uncopied(key, default, "default", error) from error
+        if isinstance(base, NEVER_CHANGE):
             self._refuse(key, base)
         if type(base) in {dict, list} and self._trees.contain(key, base):
             return _Part(key, found, base, cast("Owner", self._owner).draft_of(base))
         try:
             draft = copy.deepcopy(base)
         except Exception as error:
-            raise TypeError(
-                f"edit({key!r}) cannot copy the value of type {type(base).__qualname__}: {error} Use "
-                f"atomic({key!r}, function), or change it with server_state_lock[{key!r}] held and call touch({key!r})."
-            ) from error
+            raise self._uncopied(key, base, "value", error) from error
         if draft is base:
             self._refuse(key, base)
         return _Part(key, found, base, draft)
@@ -106,6 +108,13 @@ class Editing(AbstractContextManager[_Value]):
                 f"with a copy of a default."
             )
         return default
+
+    @staticmethod
+    def _uncopied(key: str, value: Any, what: str, error: Exception) -> TypeError:
+        return TypeError(
+            f"edit({key!r}) cannot copy the {what} of type {type(value).__qualname__}: {error}. Use "
+            f"atomic({key!r}, function), or change it with server_state_lock[{key!r}] held and call touch({key!r})."
+        )
 
     @staticmethod
     def _refuse(key: str, value: Any) -> Never:
@@ -148,6 +157,14 @@ class Editing(AbstractContextManager[_Value]):
             )
         self._transaction.stage(key, result, is_known=changed)
         part.result = result
+
+    def __aenter__(self) -> Never:
+        raise TypeError(
+            "An edit would block the event loop. Use a plain block in a function, with edit(...) as draft:, and call it "
+            "on another thread: await asyncio.to_thread(function)."
+        )
+
+    def __aexit__(self, *_exc: object) -> None: ...
 
     def __call__(self, *_args: object, **_options: object) -> Never:
         raise TypeError("edit(...) is not a decorator. Use a block: with edit(...) as draft:")
@@ -226,6 +243,8 @@ class Edit:
                     "edit takes its keys one after the other: edit('a', 'b'), or edit(*keys) for those in a "
                     f"{type(key).__name__}."
                 )
+            if callable(key):
+                raise TypeError("edit decorates nothing. Use a block in the function: with edit('key') as draft:")
         plain = tuple(plain_key(key) for key in keys)
         if len(set(plain)) < len(plain):
             raise ValueError(f"edit was given a key twice: {', '.join(map(repr, plain))}. Name each key once.")

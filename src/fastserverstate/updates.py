@@ -230,11 +230,12 @@ class Atomic(AtomicChanges):
             ``TypeError`` if the value is of another type, ``ValueError`` if `max_length` is not a whole number of at
             least 1.
         """
+        key = plain_key(key)
         if max_length is not None and not (isinstance(max_length, int) and max_length >= 1):
             raise ValueError(f"max_length is a whole number of at least 1, or None for no limit, not {max_length!r}.")
 
         def appended(value: Any) -> Any:
-            _check_type(value, {list, tuple, deque}, f"atomic.append({key!r}, ...)", "a list, tuple or deque", key)
+            _check_type(value, {list, tuple, deque}, "append", "a list, tuple or deque", key)
             kept = len(value) if max_length is None else max_length - 1
             items = list(value)[max(0, len(value) - kept) :] if kept else []
             items.append(item)
@@ -264,12 +265,13 @@ class Atomic(AtomicChanges):
         >>> atomic.pop_first("queue", default="nothing to do")
         'nothing to do'
         """
+        key = plain_key(key)
         first: Any = default
 
         def popped(value: Any) -> Any:
             nonlocal first
             if value is not MISSING:
-                _check_type(value, {list, tuple, deque}, f"atomic.pop_first({key!r})", "a list, tuple or deque", key)
+                _check_type(value, {list, tuple, deque}, "pop_first", "a list, tuple or deque", key)
             if value is MISSING or not value:
                 if default is not MISSING:
                     raise _NothingToChangeError
@@ -304,6 +306,7 @@ class Atomic(AtomicChanges):
         {'job 1': 0.5, 'job 2': 0.1}
         >>> del server_state["progress"]
         """
+        key = plain_key(key)
         if not isinstance(changes, Mapping):
             raise TypeError(
                 f"atomic.update({key!r}, ...) needs the changes as a dict, such as {{'name': 1}}, not as "
@@ -312,7 +315,7 @@ class Atomic(AtomicChanges):
 
         def updated(value: Any) -> Any:
             value = {} if value is MISSING else value
-            _check_type(value, {dict, OrderedDict, defaultdict}, f"atomic.update({key!r}, ...)", "a dict", key)
+            _check_type(value, {dict, OrderedDict, defaultdict}, "update", "a dict", key)
             merged = value.copy()
             merged.update(changes)
             return merged
@@ -332,15 +335,16 @@ class Atomic(AtomicChanges):
         (True, False)
         >>> del server_state["seen"]
         """
+        key = plain_key(key)
+        _check_hashable(item, "add", key)
 
         def added(value: Any) -> Any:
             value = set() if value is MISSING else value
-            _check_type(value, {set, frozenset}, f"atomic.add({key!r}, ...)", "a set or frozenset", key)
+            _check_type(value, {set, frozenset}, "add", "a set or frozenset", key)
             if item in value:
                 raise _NothingToChangeError
             return value | {item}
 
-        hash(item)  # before the lock is taken
         return self._change(key, added) is not MISSING
 
     def discard(self, key: str, item: Any) -> bool:
@@ -359,15 +363,16 @@ class Atomic(AtomicChanges):
         {'Ann'}
         >>> del server_state["online"]
         """
+        key = plain_key(key)
+        _check_hashable(item, "discard", key)
 
         def discarded(value: Any) -> Any:
             value = set() if value is MISSING else value
-            _check_type(value, {set, frozenset}, f"atomic.discard({key!r}, ...)", "a set or frozenset", key)
+            _check_type(value, {set, frozenset}, "discard", "a set or frozenset", key)
             if item not in value:
                 raise _NothingToChangeError
             return value - {item}
 
-        hash(item)
         return self._change(key, discarded) is not MISSING
 
     def maximum(self, key: str, value: Any, *, default: Any = MISSING) -> Any:
@@ -383,6 +388,7 @@ class Atomic(AtomicChanges):
         (42, 42)
         >>> del server_state["record"]
         """
+        key = plain_key(key)
         greatest: Any = value
 
         def raised(old: Any) -> Any:
@@ -416,12 +422,22 @@ class Atomic(AtomicChanges):
             return MISSING
 
 
-def _check_type(value: Any, kinds: set[type], call: str, needed: str, key: str) -> None:
+def _check_type(value: Any, kinds: set[type], method: str, needed: str, key: str) -> None:
     if type(value) not in kinds:
         raise TypeError(
-            f"{call} needs {needed}, and server_state[{key!r}] is of type {type(value).__qualname__}. Use "
-            f"atomic({key!r}, function) for other types."
+            f"atomic.{method}({key!r}, ...) needs {needed}, and server_state[{key!r}] is of type "
+            f"{type(value).__qualname__}. Use atomic({key!r}, function) for other types."
         )
+
+
+def _check_hashable(item: Any, method: str, key: str) -> None:
+    try:
+        hash(item)
+    except TypeError as error:
+        raise TypeError(
+            f"atomic.{method}({key!r}, ...) needs an item that can be in a set, not a {type(item).__qualname__}: "
+            f"{error}. A tuple or a str can be."
+        ) from error
 
 
 class BeginTransaction(Transactions):

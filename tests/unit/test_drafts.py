@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
 from collections import deque
 from typing import Any
 
-import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastserverstate.drafts import ATOMS, DictDraft, ListDraft, Owner, is_draft, is_tree
+from fastserverstate.drafts import ATOMS, Owner, is_tree
 
 
 @dataclasses.dataclass
