@@ -31,6 +31,7 @@ from fastserverstate._instances import (
     edit,
     expire,
     force_rerun_bound_sessions,
+    join,
     live,
     no_rerun,
     on_change,
@@ -38,6 +39,7 @@ from fastserverstate._instances import (
     on_session_pause,
     on_session_resume,
     on_session_start,
+    online,
     own,
     peek,
     server_state,
@@ -58,6 +60,7 @@ from fastserverstate.errors import (
 )
 from fastserverstate.listeners import Subscription
 from fastserverstate.live_regions import Live
+from fastserverstate.presence import Visitor
 from fastserverstate.sessions import SessionInfo
 from fastserverstate.shared_widgets import WidgetArguments
 
@@ -91,6 +94,7 @@ __all__ = [
     "SessionInfo",
     "Subscription",
     "UnreadableValueError",
+    "Visitor",
     "WidgetArguments",
     "WouldBlockError",
     "atomic",
@@ -101,6 +105,7 @@ __all__ = [
     "edit",
     "expire",
     "force_rerun_bound_sessions",
+    "join",
     "live",
     "no_rerun",
     "on_change",
@@ -108,6 +113,7 @@ __all__ = [
     "on_session_pause",
     "on_session_resume",
     "on_session_start",
+    "online",
     "own",
     "peek",
     "server_state",

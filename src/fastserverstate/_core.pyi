@@ -380,14 +380,21 @@ class Store:
     def lock(self, key: str) -> KeyLock:
         """Return the key's lock. It is always the same object, whether or not the key is set."""
 
-    def keys(self, hidden: bool = False) -> list[str]:
+    def keys(self, hidden: bool = False, prefix: str | None = None) -> list[str]:
         """Return the keys that are set, in the order of insertion. Subscribes to nothing.
 
-        Without `hidden`, those that begin with `HIDDEN`, the package's own, are left out.
+        Without `hidden`, those that begin with `HIDDEN`, the package's own, are left out. With a prefix, return the
+        keys that begin with it, hidden or not.
         """
 
-    def watch_members(self) -> None:
-        """Subscribe the calling scope to the set of keys."""
+    def watch_members(self, prefix: str | None = None) -> None:
+        """Subscribe the calling scope to the set of keys; with a prefix, to the set of the keys that begin with it.
+
+        A prefix ends in "/". A prefix of hidden keys subscribes to these, but not to results of computed values.
+
+        Raises
+            ``ValueError`` for a prefix that does not end in "/".
+        """
 
     def on_stale(self, listener: Callable[[], None] | None) -> None:
         """Set the stale listener: the writer's thread calls it when the first scope becomes stale after

@@ -94,7 +94,7 @@ across them what every read passes through, and accesses thread-local variables 
     _table              finding, making and freeing cells    _transaction, _namespace
     _computed           computed values                      _remote       one table among those of several servers
     _journal            what has changed, to be stored       _deadlines    keys that expire
-    _locate             which scope the thread runs in
+    _locate             which scope the thread runs in       _prefixes     subscriptions to the keys under a prefix
 """
 cimport cython
 from cpython.bool cimport PyBool_Check
@@ -141,6 +141,7 @@ from fastserverstate._platform cimport (
     attributes_of,
     attributes_tag,
     caller_location,
+    character_at,
     current_context,
     dict_get,
     fss_generation,
@@ -156,6 +157,7 @@ from fastserverstate._platform cimport (
     is_finalizing,
     key_hash,
     keys_equal,
+    length_of,
     line_of,
     load32,
     load64,
@@ -164,6 +166,7 @@ from fastserverstate._platform cimport (
     load_size,
     lock,
     owned,
+    starts_with,
     store32,
     store64,
     store_size,
@@ -181,6 +184,8 @@ from fastserverstate._structs cimport (
     ColdFields,
     Journal,
     Lifetime,
+    Prefix,
+    Prefixes,
     Shard,
     Slots,
     Table,
@@ -275,6 +280,7 @@ cdef inline long long clock_ns() noexcept:
 include "_cell.pxi"
 include "_holder.pxi"
 include "_scope.pxi"
+include "_prefixes.pxi"
 include "_slots.pxi"
 include "_table.pxi"
 include "_computed.pxi"

@@ -20,6 +20,7 @@ from fastserverstate.listeners import Listeners
 from fastserverstate.live_regions import LiveRegions
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.metrics import REMOVED_NAMES, removed_figures
+from fastserverstate.presence import Presence
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.sessions import Sessions
 from fastserverstate.shared_widgets import SharedWidgets
@@ -99,13 +100,26 @@ on_change = _listeners.on_change
 
 _sessions = Sessions(store, Workers(), _listeners, key_options, bridge.lifecycle.current)
 bridge.lifecycle.tell(_sessions)
-bridge.lifecycle.watch()
 _ends.before_exit(_sessions.wait_until_done)
 on_session_start = _sessions.on_session_start
 on_session_end = _sessions.on_session_end
 on_session_pause = _sessions.on_session_pause
 on_session_resume = _sessions.on_session_resume
 own = _sessions.own
+
+_presence = Presence(
+    store,
+    _listeners,
+    key_options,
+    current=bridge.lifecycle.current,
+    part_of_run=bridge.part_of_run,
+    is_evaluating=evaluator.is_evaluating,
+    workers=Workers(),
+)
+bridge.lifecycle.tell(_presence)
+bridge.lifecycle.watch()
+join = _presence.join
+online = _presence.online
 
 _waiting = Waiting(store, _listeners)
 wait_for = _waiting.wait_for
@@ -143,6 +157,8 @@ for _method in (
     KeyOperations.touch,
     Listeners.on_change,
     LiveRegions.live,
+    Presence.join,
+    Presence.online,
     Sessions.on_session_end,
     Sessions.on_session_pause,
     Sessions.on_session_resume,
@@ -175,6 +191,7 @@ def _start_afresh() -> None:
     bounds.reset_after_fork()
     workers.reset_after_fork()
     _sessions.reset_after_fork()
+    _presence.reset_after_fork()
     _computing.reset_after_fork()
     _live_regions.reset_after_fork()
     scheduler.reset_after_fork()

@@ -79,6 +79,19 @@ static inline int fss_keys_equal(PyObject *one, PyObject *other)
         && memcmp(PyUnicode_DATA(one), PyUnicode_DATA(other), length * kind) == 0;
 }
 
+/* Whether an exact str begins with another one. Like the macros, it needs both to be ready. */
+static inline int fss_starts_with(PyObject *key, PyObject *prefix)
+{
+    Py_ssize_t length = PyUnicode_GET_LENGTH(prefix);
+    if (length > PyUnicode_GET_LENGTH(key) || PyUnicode_KIND(prefix) > PyUnicode_KIND(key))
+        return 0;
+    if (PyUnicode_KIND(prefix) == PyUnicode_KIND(key))
+        return memcmp(PyUnicode_DATA(key), PyUnicode_DATA(prefix), length * PyUnicode_KIND(key)) == 0;
+    while (length > 0 && PyUnicode_READ_CHAR(key, length - 1) == PyUnicode_READ_CHAR(prefix, length - 1))
+        length--;
+    return length == 0;
+}
+
 /* Whether the key is one of the package's own: those begin with HIDDEN of _core.pyx. */
 static inline int fss_is_hidden_key(PyObject *key)
 {

@@ -29,6 +29,9 @@ cdef extern from "_platform.h":
     Py_hash_t key_hash "fss_hash"(PyObject *) noexcept
     void fss_set_vectorcall(PyObject *, Py_ssize_t) noexcept
     Py_ssize_t PyVectorcall_NARGS(size_t) noexcept
+    Py_ssize_t length_of "PyUnicode_GET_LENGTH"(PyObject *) noexcept
+    Py_UCS4 character_at "PyUnicode_READ_CHAR"(PyObject *, Py_ssize_t) noexcept
+    bint starts_with "fss_starts_with"(PyObject *, PyObject *) noexcept
     bint keys_equal "fss_keys_equal"(PyObject *, PyObject *) noexcept
     bint is_dunder "fss_is_dunder"(PyObject *) noexcept
     bint is_hidden_key "fss_is_hidden_key"(PyObject *) noexcept

@@ -14,6 +14,7 @@ cdef void slots_free(Slots *self) noexcept:
     PyMem_RawFree(self.pending_by_rerun)
     PyMem_RawFree(self.spare)
     subscribers_free(&self.members)
+    free_prefixes(&self.prefixes)
 
 
 cdef bint _grow_array(void **array, Py_ssize_t old, Py_ssize_t new) noexcept:
@@ -125,6 +126,7 @@ cdef bint sweep(Table *table) noexcept:
     slots.sweeping = True
     memcpy(retired, slots.retired, words * sizeof(uint64_t))
     subscribers_purge(&slots.members, retired, words)
+    purge_prefixes(&slots.prefixes, retired, words)
     unlock(&slots.mutex)
     for i in range(SHARDS):
         shard = &table.shards[i]
@@ -152,10 +154,32 @@ cdef bint sweep(Table *table) noexcept:
 # Subscribing. The scope's session is locked, and the shard of the cell that has the set.
 
 cdef bint subscribe(Slots *slots, Subscribers *subscribers, Scope scope, Holder reader) noexcept:
-    """Add the scope's slot to a set, unless the scope is going to rerun anyway; False if there is no memory."""
+    """Subscribe the scope to a set; False if there is no memory."""
+    cdef bint done
+    lock(&slots.mutex)
+    done = add_scope(slots, subscribers, scope, reader)
+    unlock(&slots.mutex)
+    return done
+
+
+cdef bint subscribe_to_prefix(Slots *slots, PyObject *text, Scope scope, Holder reader) noexcept:
+    """Subscribe the scope to the set of keys under a prefix; False if there is no memory."""
+    cdef Prefix *prefix
+    cdef bint done
+    lock(&slots.mutex)
+    prefix = find_or_make_prefix(slots, text)
+    done = prefix != NULL and add_scope(slots, &prefix.subscribers, scope, reader)
+    unlock(&slots.mutex)
+    return done
+
+
+cdef inline bint add_scope(Slots *slots, Subscribers *subscribers, Scope scope, Holder reader) noexcept:
+    """Add the scope's slot to a set, unless the scope is going to rerun anyway; False if there is no memory.
+
+    The mutex of the slots is locked.
+    """
     cdef bint done = True
     cdef uint32_t i
-    lock(&slots.mutex)
     if scope.slot == NO_SLOT:
         pass
     elif scope.stale or has_bit(slots.pending, scope.slot):
@@ -168,7 +192,6 @@ cdef bint subscribe(Slots *slots, Subscribers *subscribers, Scope scope, Holder 
             and subscribers_add(subscribers, scope.slot, slots.alive)
         )
         scope.subscribed = True
-    unlock(&slots.mutex)
     return done
 
 
@@ -177,6 +200,8 @@ cdef bint subscribe(Slots *slots, Subscribers *subscribers, Scope scope, Holder 
 cdef void notify(Slots *slots, Cell *cell, Session writer) noexcept:
     """Mark the scopes that depend on the cell as stale, after it has changed."""
     cdef Subscribers *later
+    cdef Prefix *prefix
+    cdef PrefixWalk walk
     lock(&slots.mutex)
     later = throttle(slots, cell)
     mark(slots, &cell.readers, later, writer, cell.key)
@@ -185,6 +210,11 @@ cdef void notify(Slots *slots, Cell *cell, Session writer) noexcept:
             mark(slots, &cell.cold.watchers, later, writer, cell.key)
         if not cell.is_hidden:
             mark(slots, &slots.members, NULL, writer, <PyObject *>SET_OF_KEYS)
+        walk.length, walk.hash = 0, 0
+        prefix = next_prefix(&slots.prefixes, cell, &walk)
+        while prefix != NULL:
+            mark(slots, &prefix.subscribers, NULL, writer, <PyObject *>SET_OF_KEYS)
+            prefix = next_prefix(&slots.prefixes, cell, &walk)
     unlock(&slots.mutex)
 
 
@@ -202,11 +232,21 @@ cdef void notify_absent(Slots *slots, Cell *cell, Session writer) noexcept:
 cdef inline void outdate_nodes(Slots *slots, Cell *cell) noexcept:
     """Mark the computed values that depend on the cell, after a quiet change. They are evaluated when they are read, or
     collected with the next change that is not quiet."""
+    cdef Prefix *prefix
+    cdef PrefixWalk walk
     lock(&slots.mutex)
     store64(slots.marks, slots.marks + 1)
     subscribers_take_some(&cell.readers, slots.nodes, slots.pending)
-    if cell.presence_pending and cell.cold != NULL:
-        subscribers_take_some(&cell.cold.watchers, slots.nodes, slots.pending)
+    if cell.presence_pending:
+        if cell.cold != NULL:
+            subscribers_take_some(&cell.cold.watchers, slots.nodes, slots.pending)
+        if not cell.is_hidden:
+            subscribers_take_some(&slots.members, slots.nodes, slots.pending)
+        walk.length, walk.hash = 0, 0
+        prefix = next_prefix(&slots.prefixes, cell, &walk)
+        while prefix != NULL:
+            subscribers_take_some(&prefix.subscribers, slots.nodes, slots.pending)
+            prefix = next_prefix(&slots.prefixes, cell, &walk)
     unlock(&slots.mutex)
 
 
@@ -271,11 +311,19 @@ cdef long long release_throttled(Table *table) noexcept:
 
 cdef bint is_watched(Slots *slots, const Cell *cell) noexcept:
     """Whether any scope depends on the cell's presence."""
+    cdef Prefix *prefix
+    cdef PrefixWalk walk
     cdef bint watched
     lock(&slots.mutex)
     watched = (not cell.is_hidden and subscribers_any(&slots.members, slots.alive)) or (
         cell.cold != NULL and subscribers_any(&cell.cold.watchers, slots.alive)
     )
+    walk.length, walk.hash = 0, 0
+    while not watched:
+        prefix = next_prefix(&slots.prefixes, cell, &walk)
+        if prefix == NULL:
+            break
+        watched = subscribers_any(&prefix.subscribers, slots.alive)
     unlock(&slots.mutex)
     return watched
 

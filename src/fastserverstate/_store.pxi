@@ -50,12 +50,11 @@ cdef class Store:
             return self.lock(plain_key(key))
         return owned(key_lock(self.table, <PyObject *>key))
 
-    def keys(self, bint hidden=False):
-        return sorted_keys(self.table, hidden)
+    def keys(self, bint hidden=False, prefix=None):
+        return sorted_keys(self.table, hidden, None if prefix is None else plain_key(prefix))
 
-    def watch_members(self):
-        """Subscribe the calling scope to the set of keys."""
-        watch_members(self.table)
+    def watch_members(self, prefix=None):
+        watch_members(self.table, None if prefix is None else plain_key(prefix))
 
     def on_stale(self, listener):
         lock(&self.table.slots.mutex)
@@ -544,16 +543,22 @@ cdef inline bint subscribe_to(Table *table, Cell *cell, Scope scope, Holder read
     return ensure_cold(cell) != NULL and subscribe(&table.slots, &cell.cold.watchers, scope, reader)
 
 
-cdef int watch_members(Table *table) except -1:
+cdef int watch_members(Table *table, str prefix=None) except -1:
+    """Subscribe the calling scope to the set of keys, or to that of the keys under a prefix."""
     cdef PyObject *found = current_scope(table)
     cdef Slots *slots = &table.slots
     cdef Holder reader = <Holder>current_holder()
     cdef Scope scope
     cdef bint done
+    if prefix is not None and not prefix.endswith("/"):
+        raise ValueError(f"A prefix of keys ends in '/', and {shown(prefix)} does not.")
     if found != NULL:
         scope = <Scope>found
         lock(&scope.session.mutex)
-        done = subscribe(slots, &slots.members, scope, reader)
+        if prefix is None:
+            done = subscribe(slots, &slots.members, scope, reader)
+        else:
+            done = subscribe_to_prefix(slots, <PyObject *>prefix, scope, reader)
         unlock(&scope.session.mutex)
         if not done:
             raise MemoryError()
@@ -578,12 +583,15 @@ cdef Py_ssize_t count_cells(const Table *table) noexcept:
     return count
 
 
-cdef list sorted_keys(Table *table, bint hidden=False):
+cdef list sorted_keys(Table *table, bint hidden=False, str prefix=None):
+    """The keys that are set, in the order of insertion. With a prefix: those that begin with it, hidden or not."""
     cdef Cell **cells
     cdef Cell *cell
     cdef Py_ssize_t at, room, count, n = 0
     cdef int i
     cdef list found = []
+    if prefix is not None:
+        key_hash(<PyObject *>prefix)  # makes it ready
     room = load_size(table.present)
     while True:
         cells = <Cell **>PyMem_RawMalloc((room + 1) * sizeof(Cell *))
@@ -599,7 +607,9 @@ cdef list sorted_keys(Table *table, bint hidden=False):
     for i in range(SHARDS):
         cell = next_cell(&table.shards[i], NULL)
         while cell != NULL:
-            if cell.value != NULL and (not cell.is_hidden or (hidden and not cell.is_result)):
+            if cell.value != NULL and not cell.is_result and (
+                starts_with(cell.key, <PyObject *>prefix) if prefix is not None else hidden or not cell.is_hidden
+            ):
                 cells[n] = cell
                 n += 1
             cell = next_cell(&table.shards[i], cell)

@@ -93,6 +93,19 @@ ctypedef struct ChainWrite:
     int instruction             # and an offset in it
     unsigned long thread
 
+ctypedef struct Prefix:
+    # A prefix of keys that scopes are subscribed to.
+    Prefix *next                # in the bucket's chain
+    uint64_t hash
+    Subscribers subscribers     # to the set of keys that begin with it
+    Py_ssize_t length
+    Py_UCS4 text[0]             # its code points
+
+ctypedef struct Prefixes:
+    Prefix **buckets            # heads of the chains; NULL if there are no entries
+    Py_ssize_t mask             # number of buckets - 1
+    Py_ssize_t count            # number of entries
+
 ctypedef struct Slots:
     # The numbers that stand for scopes in sets of subscribers.
     Mutex mutex
@@ -118,6 +131,7 @@ ctypedef struct Slots:
     int rerun_writer            # one of the WRITER_ constants
     Cell *throttled             # head of the list of cells with throttled subscribers
     Subscribers members         # subscribed to the set of keys
+    Prefixes prefixes           # subscribed to the keys under a prefix
 
 ctypedef struct Lifetime:
     # What is configured for keys. Not freed before the table.

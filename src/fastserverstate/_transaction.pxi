@@ -361,16 +361,21 @@ cdef void set_staged(Table *table, PyObject *key, bint staged) noexcept:
     unlock(&shard.mutex)
 
 
-cdef list visible_keys(Store store):
-    """The keys that are set for the calling thread, transaction included, in the order of insertion."""
-    cdef list keys = sorted_keys(store.table)
+cdef list visible_keys(Store store, str prefix=None):
+    """The keys that are set for the calling thread, transaction included, in the order of insertion.
+
+    Hidden keys are left out. With a prefix: those that begin with it, hidden or not.
+    """
+    cdef list keys = sorted_keys(store.table, False, prefix)
     cdef Transaction current = transaction_of(store)
     if current is not None:
         kept = dict.fromkeys(keys)
         for key, value in current.writes.items():
             if value is ABSENT:
                 kept.pop(key, None)
-            else:
+            elif not is_hidden_key(<PyObject *>key) if prefix is None else starts_with(
+                <PyObject *>key, <PyObject *>prefix
+            ):
                 kept[key] = None
         keys = list(kept)
     return keys

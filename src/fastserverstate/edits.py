@@ -160,8 +160,8 @@ class Editing(AbstractContextManager[_Value]):
 
     def __aenter__(self) -> Never:
         raise TypeError(
-            "An edit would block the event loop. Use a plain block in a function, with edit(...) as draft:, and call it "
-            "on another thread: await asyncio.to_thread(function)."
+            "An edit would block the event loop. Use a plain block in a function, with edit(...) as draft:, and call "
+            "it on another thread: await asyncio.to_thread(function)."
         )
 
     def __aexit__(self, *_exc: object) -> None: ...

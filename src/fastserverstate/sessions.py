@@ -71,11 +71,40 @@ class Source(Protocol):
     @property
     def user(self) -> Mapping[str, Any] | None: ...
 
+    @property
+    def is_agent(self) -> bool:
+        """Whether it is a client of Streamlit's agent API."""
+
+    def page(self) -> str:
+        """Return the path of the page that it shows, "" for the main page."""
+
     def wait_for_last_run(self, seconds: float) -> None:
         """Wait until the session's script has ended, at most this long."""
 
     def session_state(self) -> dict[str, Any]:
         """Return a copy of ``st.session_state``."""
+
+
+class SessionEvents:
+    """Is told of sessions, on their event loop. Methods must not block. By default they do nothing."""
+
+    def started(self, source: Source) -> None:
+        """A session was connected, or found. Called again for sessions that are known."""
+
+    def paused(self, session_id: str) -> None:
+        """The connection of the session was lost, or closed by its browser. The session can be resumed."""
+
+    def left(self, session_id: str) -> None:
+        """The browser has said that the session's tab was closed, or shows another site. Follows `paused`."""
+
+    def resumed(self, session_id: str) -> None:
+        """The session is connected again."""
+
+    def requested(self, session_id: str, page: str) -> None:
+        """The browser has requested a run of this page."""
+
+    def ended(self, session_id: str) -> None:
+        """The session is closed, or cannot be resumed any more."""
 
 
 # Returns the session whose script the calling thread runs; None if no server runs it, as in AppTest. It raises an
@@ -102,7 +131,7 @@ class _Record:
         self.owned: set[str] = set()
 
 
-class Sessions:
+class Sessions(SessionEvents):
     """The sessions of this process, their hooks and the keys that they own.
 
     A session's hooks are called on worker threads, one after the other.
@@ -144,7 +173,6 @@ class Sessions:
     # What the adapter reports
 
     def started(self, source: Source) -> None:
-        """A session was connected, or found. Does nothing if it is known."""
         with self._lock:
             self._ended.pop(source.id, None)
             self._record_of(source)
@@ -170,7 +198,6 @@ class Sessions:
                 self._enqueue(record, partial(self._call_hooks, kind, record.info))
 
     def ended(self, session_id: str) -> None:
-        """The session is closed, or cannot be resumed any more. Does nothing if it is not known."""
         with self._lock:
             record = self._records.pop(session_id, None)
             if record is None:
@@ -429,8 +456,8 @@ class Sessions:
 
 def no_session(call: str) -> FastServerStateError:
     return FastServerStateError(
-        f"{call} gives the key to the session that calls it, and this thread runs no session's script. Call it in the "
-        "script or in a callback."
+        f"{call} concerns the session that calls it, and this thread runs no session's script. Call it in the script "
+        "or in a callback."
     )
 
 

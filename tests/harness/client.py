@@ -150,6 +150,14 @@ class Client:
         self._resume = self.session_id
         await self.__aenter__()
 
+    async def close_tab(self) -> None:
+        """Close the connection with the code that browsers use when a tab is closed."""
+        await self._socket.close(1001)
+
+    def lose_connection(self) -> None:
+        """End the connection without a word, as a process that is killed."""
+        self._socket.transport.abort()
+
     async def rerun(self, trigger: WidgetState | None = None, fragment: str = "", *, by_timer: bool = False) -> None:
         message = BackMsg()
         if by_timer:

@@ -12,6 +12,7 @@ from fastserverstate import (
     RerunSuppressedError,
     SessionInfo,
     Subscription,
+    Visitor,
     atomic,
     compare_and_set,
     computed,
@@ -19,11 +20,13 @@ from fastserverstate import (
     edit,
     expire,
     force_rerun_bound_sessions,
+    join,
     live,
     no_rerun,
     on_change,
     on_session_end,
     on_session_start,
+    online,
     own,
     peek,
     server_state,
@@ -111,6 +114,13 @@ def ended(session: SessionInfo) -> str:
 assert_type(ended(SessionInfo("a", datetime.now())), str)
 assert_type(own("cursor"), None)
 on_session_end(3)  # type: ignore[type-var]
+
+assert_type(join("room/7", name="Ann", cursor=(1, 2)), None)
+for visitor in online("room/7", by="user"):
+    assert_type(visitor, Visitor)
+    assert_type(visitor.is_me, bool)
+    assert_type(visitor.name, Any)
+online(by="group")  # type: ignore[arg-type]
 
 decorate: Callable[[type[int]], type[int]] = on_change("a")
 

@@ -13,7 +13,7 @@ from typing import Any
 from fastserverstate._core import CAUSE_DEPTHS
 
 ABSENT: Any = type("Absent", (), {"__repr__": lambda _self: "ABSENT"})()
-MEMBERS = None  # in place of a key: the set of keys
+MEMBERS = None  # in place of a key: the set of keys. A prefix, which ends in "/", is the set of the keys under it
 STALE, NEVER, ALWAYS = range(3)
 
 
@@ -21,6 +21,15 @@ def same(old: object, new: object) -> bool:
     """Compare the values that the tests write: plain values by type and repr. Others always differ."""
     plain = (int, bool, float, str, tuple, type(None))
     return type(old) is type(new) and isinstance(old, plain) and repr(old) == repr(new)
+
+
+def is_set(name: str | None) -> bool:
+    """Return True for a name in place of a key: the set of keys, or of those under a prefix."""
+    return name is MEMBERS or name.endswith("/")
+
+
+def prefixes(key: str) -> list[str]:
+    return [key[: at + 1] for at, character in enumerate(key) if character == "/"]
 
 
 def cause_of_origin(origin: int) -> int:
@@ -215,9 +224,10 @@ class ModelStore:
             self.values[key] = value
             self.versions[key] = self.clock
         watched = key in self.owed
-        depends = self.dependent((False, key), *([(True, key), (False, MEMBERS)] if watched else []))
+        sets = [(False, name) for name in (MEMBERS, *prefixes(key))]
+        depends = self.dependent((False, key), *([(True, key), *sets] if watched else []))
         if muted:
-            if not any(presence or name is MEMBERS for _, _, presence, name in depends):
+            if not any(presence or is_set(name) for _, _, presence, name in depends):
                 self.owed.discard(key)
             return
         self.notify(scope, depends)
@@ -259,7 +269,7 @@ class ModelStore:
             return
         shown = scope.run != writer.run or read[key] < writer.sent
         if self.policy == ALWAYS or (self.policy == STALE and shown):
-            scope.overwritten = "(the set of keys)" if key is MEMBERS else key
+            scope.overwritten = "(the set of keys)" if is_set(key) else key
         if scope.earlier:
             scope.stale_before = True
             scope.cause_before = max(scope.cause_before, writer.cause)
@@ -291,7 +301,7 @@ class ModelStore:
 
     def dependencies(self) -> Iterator[str]:
         for execution in self.executions():
-            yield from (key for key in {*execution.values, *execution.presence} if key is not MEMBERS)
+            yield from (key for key in {*execution.values, *execution.presence} if not is_set(key))
 
     def statistics(self) -> dict[str, int]:
         return {

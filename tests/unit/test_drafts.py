@@ -63,54 +63,82 @@ def pick(value: Any, path: list[int]) -> Any:
 def change(root: Any, path: list[int], operation: str, *, index: int, item: Any, other: list[int]) -> None:
     """Make one change of the object at the path. It puts in an item, or the object at another path if there is none."""
     target = pick(root, path)
-    key = f"key {index % 3}"
     item = pick(root, other) if item is None else copy.deepcopy(item)
-    if isinstance(target, dict):
-        if operation == "set":
-            target[key] = item
-        elif operation == "remove":
-            target.pop(key, None)
-        elif operation == "remove and set":
-            if key in target:
-                target[key] = target.pop(key)
-        elif operation == "more":
-            target.update({key: item, "more": item})
-        elif operation == "default":
-            target.setdefault(key, item)
-        elif operation == "last":
-            if target:
-                target.popitem()
-        elif operation == "clear":
-            target.clear()
-        elif operation == "same":
-            for name in list(target):
-                target[name] = target[name]
-    elif isinstance(target, (list, deque)):
-        if operation == "set" and target:
-            target[index % len(target)] = item
-        elif operation == "remove" and target:
-            del target[index % len(target)]
-        elif operation == "remove and set" and target:
-            target.insert(index, target.pop())
-        elif operation == "more":
-            target += [item, item]
-        elif operation == "default":
-            target.append(item)
-        elif operation == "last":
-            target.reverse()
-        elif operation == "clear":
-            target.clear()
-        elif operation == "same" and isinstance(target, list):
-            target[:2] = target[:2]
-        elif operation == "times" and isinstance(target, list) and len(target) < 5:
-            target *= 2
-    elif isinstance(target, set):
-        if operation == "set":
-            target.add(index)
-        else:
-            target.discard(index)
-    elif isinstance(target, Room):
-        target.members = target.members if operation == "same" else item
+    for kind, operations in CHANGES_BY_TYPE.items():
+        if isinstance(target, kind) and operation in operations:
+            operations[operation](target, index, item)
+
+
+def reinsert(target: Any, key: str) -> None:
+    if key in target:
+        target[key] = target.pop(key)
+
+
+def rewrite(target: Any) -> None:
+    for key in list(target):
+        target[key] = target[key]
+
+
+def set_item(target: Any, index: int, item: Any) -> None:
+    if target:
+        target[index % len(target)] = item
+
+
+def delete_item(target: Any, index: int) -> None:
+    if target:
+        del target[index % len(target)]
+
+
+def move_last(target: Any, index: int) -> None:
+    if target:
+        target.insert(index, target.pop())
+
+
+def extend(target: Any, item: Any) -> None:
+    target += [item, item]
+
+
+def repeat(target: Any) -> None:
+    if len(target) < 5:
+        target *= 2
+
+
+LIST_CHANGES = {
+    "set": set_item,
+    "remove": lambda target, index, _: delete_item(target, index),
+    "remove and set": lambda target, index, _: move_last(target, index),
+    "more": lambda target, _, item: extend(target, item),
+    "default": lambda target, _, item: target.append(item),
+    "last": lambda target, _, __: target.reverse(),
+    "clear": lambda target, _, __: target.clear(),
+}
+CHANGES_BY_TYPE: dict[type, dict[str, Any]] = {
+    dict: {
+        "set": lambda target, index, item: target.__setitem__(f"key {index % 3}", item),
+        "remove": lambda target, index, _: target.pop(f"key {index % 3}", None),
+        "remove and set": lambda target, index, _: reinsert(target, f"key {index % 3}"),
+        "more": lambda target, index, item: target.update({f"key {index % 3}": item, "more": item}),
+        "default": lambda target, index, item: target.setdefault(f"key {index % 3}", item),
+        "last": lambda target, _, __: target and target.popitem(),
+        "clear": lambda target, _, __: target.clear(),
+        "same": lambda target, _, __: rewrite(target),
+    },
+    list: LIST_CHANGES
+    | {
+        "same": lambda target, _, __: target.__setitem__(slice(2), target[:2]),
+        "times": lambda target, _, __: repeat(target),
+    },
+    deque: LIST_CHANGES,
+    set: {
+        "set": lambda target, index, _: target.add(index),
+        "remove": lambda target, index, _: target.discard(index),
+    },
+    Room: {
+        "set": lambda target, _, item: setattr(target, "members", item),
+        "same": lambda target, _, __: setattr(target, "members", target.members),
+    },
+}
+OPERATIONS = sorted({name for operations in CHANGES_BY_TYPE.values() for name in operations})
 
 
 KEYS = st.sampled_from(["key 0", "key 1", "key 2", "key 3"])
@@ -127,7 +155,6 @@ VALUES = st.recursive(
 )
 ROOTS = st.dictionaries(KEYS, VALUES, min_size=1, max_size=4) | st.lists(VALUES, min_size=1, max_size=4)
 PATHS = st.lists(st.integers(0, 3), max_size=4)
-OPERATIONS = ("set", "remove", "remove and set", "more", "default", "last", "clear", "same", "times")
 CHANGES = st.lists(
     st.fixed_dictionaries(
         {

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import gc
 import json
 import pickle
 import threading
-
 import weakref
 from collections import Counter, OrderedDict, defaultdict, deque
+from threading import Lock
 from typing import Any
 
 import attrs
@@ -59,6 +60,14 @@ class Slotted:
         self.title, self.tags = title, tags
 
 
+def run(block, change=lambda _: None, error=None):
+    """Change the draft, and raise the error if there is one."""
+    with block as draft:
+        change(draft)
+        if error is not None:
+            raise error
+
+
 def rows() -> dict[str, Any]:
     return {f"row {n}": {"id": n, "tags": ["a", "b"]} for n in range(1000)}
 
@@ -75,11 +84,8 @@ def test_draft_is_assigned_at_the_end(state, edit):
         assert state["votes"] is old
     assert state["votes"] == {"Tea": 2, "Coffee": {"black": [1, 2]}}
     assert old == {"Tea": 1, "Coffee": {"black": [1]}}
-    assert [type(one) for one in (state["votes"], state["votes"]["Coffee"], state["votes"]["Coffee"]["black"])] == [
-        dict,
-        dict,
-        list,
-    ]
+    parts = state["votes"], state["votes"]["Coffee"], state["votes"]["Coffee"]["black"]
+    assert list(map(type, parts)) == [dict, dict, list]
 
 
 def test_other_threads_wait_for_the_end(state, edit):
@@ -195,7 +201,8 @@ def test_unchanged_default_sets_no_key(state, edit, default):
 def test_assigning_to_the_variable_has_no_effect(state, edit):
     state["k"] = {"a": 1}
     with edit("k") as votes:
-        votes = {"b": 2}  # noqa: F841
+        assert votes
+        votes = {"b": 2}  # noqa: PLW2901
     assert state["k"] == {"a": 1}
 
 
@@ -204,13 +211,12 @@ def test_assigning_to_the_variable_has_no_effect(state, edit):
 
 @pytest.mark.parametrize("error", [ValueError, StopException])
 @pytest.mark.parametrize("value", [{"n": [1]}, {1}], ids=["draft", "copy"])
-def test_exception_discards_the_draft(store, state, locks, edit, error, value):
+def test_exception_discards_the_draft(store, state, locks, edit, *, error, value):
     before = copy.deepcopy(value)
     state["k"] = value
     version = store.version("k")
-    with pytest.raises(error), edit("k") as draft:
-        draft.clear()
-        raise error
+    with pytest.raises(error):
+        run(edit("k"), lambda draft: draft.clear(), error)
     assert state["k"] is value
     assert value == before
     assert store.version("k") == version
@@ -219,18 +225,16 @@ def test_exception_discards_the_draft(store, state, locks, edit, error, value):
 
 def test_end_of_the_run_discards_the_draft(store, state, locks, edit):
     state["k"] = []
-    with pytest.raises(RuntimeError, match="discarded"), edit("k") as draft:
-        draft.append(1)
-        store.end_holder()
+    with pytest.raises(RuntimeError, match="discarded"):
+        run(edit("k"), lambda draft: (draft.append(1), store.end_holder()))
     assert state["k"] == []
     assert is_free(locks["k"])
 
 
 def test_value_that_cannot_be_copied_at_the_end_discards_all(state, locks, edit):
     state.update(a=[], b=[])
-    with pytest.raises(TypeError, match="pickle"), edit("a", "b") as (a, b):
-        a.append(1)
-        b.append(threading.Lock())
+    with pytest.raises(TypeError, match="pickle"):
+        run(edit("a", "b"), lambda drafts: [draft.append(one) for draft, one in zip(drafts, [1, Lock()], strict=True)])
     assert (state["a"], state["b"]) == ([], [])
     assert is_free(locks["a"])
 
@@ -247,8 +251,8 @@ def test_values_that_never_change_are_refused(state, locks, edit, value):
 
 
 def test_value_that_cannot_be_copied_is_refused(state, locks, edit):
-    state["k"] = value = Todo(threading.Lock())
-    with pytest.raises(TypeError, match="edit\\('k'\\) cannot copy the value of type Todo.*Use atomic"), edit("k"):
+    state["k"] = value = Todo(Lock())
+    with pytest.raises(TypeError, match=r"edit\('k'\) cannot copy the value of type Todo.*Use atomic"), edit("k"):
         raise AssertionError
     assert state["k"] is value
     assert is_free(locks["k"])
@@ -276,15 +280,12 @@ def test_timeout(locks, edit):
 @pytest.mark.parametrize("succeeds", [True, False])
 def test_draft_cannot_be_changed_after_the_block(state, edit, succeeds):
     state["k"] = {"list": [1], "todo": Todo("a"), "n": 1}
-    try:
-        with edit("k") as draft:
-            items, todo, values = draft["list"], draft["todo"], draft.values()
-            inserted = draft["inserted"] = []
-            draft["n"] = 2
-            if not succeeds:
-                raise ZeroDivisionError
-    except ZeroDivisionError:
-        pass
+    inserted = []
+    with contextlib.suppress(ZeroDivisionError), edit("k") as draft:
+        items, todo, values = draft["list"], draft["todo"], draft.values()
+        draft["inserted"] = inserted
+        draft["n"] = 2 if succeeds else 2 / 0
+    draft_n = 2 if succeeds else 1
     before = copy.deepcopy(state["k"])
     todo.title = "other"
     todo.tags.append("other")
@@ -296,7 +297,7 @@ def test_draft_cannot_be_changed_after_the_block(state, edit, succeeds):
         draft.clear,
         lambda: items.append(1),
         lambda: items.__setitem__(slice(None), []),
-        lambda: items.pop(),
+        items.pop,
         items.sort,
         items.reverse,
         items.clear,
@@ -304,7 +305,7 @@ def test_draft_cannot_be_changed_after_the_block(state, edit, succeeds):
         with pytest.raises(RuntimeError, match=r"The block of edit\('k'\) has ended"):
             change()
     assert state["k"] == before
-    assert (draft["n"], len(items), len(values)) == (2, 1, 4)
+    assert (draft["n"], len(items), len(values)) == (draft_n, 1, 4)
     if succeeds:
         assert draft == before
         with pytest.raises(RuntimeError, match="has ended"):
@@ -373,7 +374,7 @@ def test_object_that_moves_between_keys(state, edit):
     assert type(state["done"][0]) is dict
 
 
-def test_edit_joins_a_transaction(store, state, edit, transaction):
+def test_edit_joins_a_transaction(state, edit, transaction):
     state.update(k=[1], n=1)
     with transaction("k"):
         state["n"] = 2
@@ -383,14 +384,11 @@ def test_edit_joins_a_transaction(store, state, edit, transaction):
             assert draft == [1, 2]
             draft.append(3)
         assert state["k"] == [1, 2, 3]
-        with pytest.raises(ZeroDivisionError), edit("k", "n2", default=[]) as (draft, _):
-            draft.append(4)
-            raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError):
+            run(edit("k", "n2", default=[]), lambda drafts: drafts[0].append(4), ZeroDivisionError)
     assert state.to_dict() == {"k": [1, 2, 3], "n": 2}
-    with pytest.raises(ZeroDivisionError), transaction():
-        with edit("k") as draft:
-            draft.append(4)
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        run(transaction(), lambda _: append_in_block(edit, 4), ZeroDivisionError)
     assert state["k"] == [1, 2, 3]
 
 
@@ -413,13 +411,17 @@ def test_write_in_the_block_is_not_lost_silently(state, edit, atomic):
         lambda: atomic.append("k", 5),
         lambda: append_in_block(edit, 5),
     ):
-        with pytest.raises(RuntimeError, match="assigned inside of edit\\('k'\\)"), edit("k") as draft:
-            draft.append(2)
-            write()
+        with pytest.raises(RuntimeError, match=r"assigned inside of edit\('k'\)"), edit("k") as draft:
+            append_and(draft, write)
         assert state["k"] == [1]
     with edit("k") as draft:  # changes nothing
         state["k"] = [5]
     assert state["k"] == [5]
+
+
+def append_and(draft, write):
+    draft.append(2)
+    write()
 
 
 def append_in_block(edit, item):
@@ -503,15 +505,18 @@ if pl is not None:
     }
 
 
+PLACES = {
+    "alone": (lambda value: value, lambda value: value),
+    "in a dict": (lambda value: {"x": value}, lambda value: value["x"]),
+    "in a list": (lambda value: [0, value], lambda value: value[1]),
+    "in a dataclass": (Todo, lambda value: value.title),
+}
+
+
 @pytest.mark.parametrize(("make", "change"), VALUES.values(), ids=VALUES)
-@pytest.mark.parametrize("place", ["alone", "in a dict", "in a list", "in a dataclass"])
-def test_kinds_of_values(store, state, edit, make, change, place):
-    wrap, unwrap = {
-        "alone": (lambda value: value, lambda value: value),
-        "in a dict": (lambda value: {"x": value}, lambda value: value["x"]),
-        "in a list": (lambda value: [0, value], lambda value: value[1]),
-        "in a dataclass": (lambda value: Todo(value), lambda value: value.title),
-    }[place]
+@pytest.mark.parametrize("place", PLACES)
+def test_kinds_of_values(store, state, edit, *, make, change, place):
+    wrap, unwrap = PLACES[place]
     old = state["k"] = wrap(make())
     version = store.version("k")
     with edit("k") as draft:
@@ -609,7 +614,7 @@ def test_constants_may_be_in_the_value_many_times(state, edit):
     assert state["k"][3] is old[3]
 
 
-# --------------------------------------------------------------------------------------------- drafts behave as the types
+# -------------------------------------------------------------------------------------- drafts behave as dicts and lists
 
 
 def test_drafts_count_as_dicts_and_lists(state, edit):
@@ -618,14 +623,15 @@ def test_drafts_count_as_dicts_and_lists(state, edit):
         assert isinstance(draft, dict)
         assert isinstance(draft["list"], list)
         assert draft == {"list": [{"a": 1}, 2]} == draft
-        assert {"list": [{"a": 1}, 2]} == draft
+        assert {"list": [{"a": 1}, 2]} == draft  # noqa: SIM300
         assert draft != {"list": []}
         assert repr(draft) == "{'list': [{'a': 1}, 2]}"
         assert draft | {"b": 1} == {"b": 1} | draft == {"list": [{"a": 1}, 2], "b": 1}
         assert draft["list"] + [3] == [{"a": 1}, 2, 3]
         assert [3] + draft["list"] == [3, {"a": 1}, 2]
         assert draft["list"] * 2 == 2 * draft["list"] == [{"a": 1}, 2] * 2
-        assert [1, 2] < draft["list"][1:] + [5]
+        assert draft["list"][1:] > [1]
+        assert draft["list"] >= draft["list"][:] <= draft["list"]
         assert list(reversed(draft)) == ["list"]
         assert draft["list"].index({"a": 1}) == 0
         assert {**draft} == dict(draft) == draft.copy() == copy.copy(draft)
@@ -651,7 +657,7 @@ def test_missing_items_and_methods_raise_as_the_types_do(state, edit):
             (lambda: draft.pop("b"), KeyError),
             (lambda: draft.__delitem__("b"), KeyError),
             (lambda: draft["list"][0], IndexError),
-            (lambda: draft["list"].pop(), IndexError),
+            (draft["list"].pop, IndexError),
             (lambda: draft["list"].remove(1), ValueError),
             (lambda: draft.__setitem__([], 1), TypeError),
         ):
@@ -666,7 +672,7 @@ def test_missing_items_and_methods_raise_as_the_types_do(state, edit):
 # --------------------------------------------------------------------------------------------------------------- leaks
 
 
-def test_edits_leave_nothing_behind(store, state, edit):
+def test_edits_leave_nothing_behind(state, edit):
     class Item:
         pass
 
@@ -677,9 +683,8 @@ def test_edits_leave_nothing_behind(store, state, edit):
             draft["items"].append(other)
             mine = draft["items"][0]
         references = [weakref.ref(one) for one in (item, other, mine, draft, draft["items"][0], *state["k"]["items"])]
-        with pytest.raises(ZeroDivisionError), edit("k") as draft:
-            references.append(weakref.ref(draft))
-            draft["items"].append(1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(edit("k"), lambda draft: references.append(weakref.ref(draft["items"])), ZeroDivisionError())
         del state["k"]
         return references
 
@@ -688,7 +693,7 @@ def test_edits_leave_nothing_behind(store, state, edit):
     assert not any(reference() for reference in references)
 
 
-def test_number_of_remembered_keys_is_bounded(state, edit):
+def test_number_of_remembered_keys_is_bounded(edit):
     trees = edit.__self__._trees
     for n in range(2500):
         with edit(f"k{n}", default=[]) as draft:

@@ -7,12 +7,17 @@ from types import SimpleNamespace
 
 import pytest
 from harness.clock import FakeClock
+from streamlit.runtime.app_session import AppSession
 
+from fastserverstate._streamlit.connections import GOING_AWAY
 from fastserverstate._streamlit.lifecycle import LOOK, Lifecycle
-from fastserverstate._streamlit.users import user_of
 from fastserverstate._streamlit.names import ATTRIBUTE
+from fastserverstate._streamlit.session import page_of
+from fastserverstate._streamlit.users import user_of
+from fastserverstate.sessions import SessionEvents
 
 TTL = 120.0
+PAGES = {"main": {"url_pathname": "start"}, "1": {"url_pathname": "cities"}, "2": {"page_name": "old_release"}}
 MOST_STORED = 3
 
 
@@ -25,6 +30,8 @@ class Session:
         self._user_info = {}
         self._session_state = SimpleNamespace(filtered_state={})
         self._scriptrunner = None
+        self._client_state = SimpleNamespace(page_script_hash="", page_name="")
+        self._pages_manager = SimpleNamespace(main_script_hash="main", get_pages=lambda: PAGES)
 
 
 def new_manager_class():
@@ -35,10 +42,11 @@ def new_manager_class():
             self.clock, self.loop = clock, loop
             self.active, self.stored = {}, {}
             self.is_failing = False
+            self.client = SimpleNamespace(close_code=None)
 
         def connect_session(self, name):
             session, _ = self.stored.pop(name, (Session(name, self.loop), 0))
-            self.active[name] = SimpleNamespace(session=session)
+            self.active[name] = SimpleNamespace(session=session, client=self.client)
             return name
 
         def disconnect_session(self, name):
@@ -70,12 +78,15 @@ def new_manager_class():
     return Manager
 
 
-class Heard(list):
+class Heard(list, SessionEvents):
     def started(self, source):
         self.append(f"start {source.id}")
 
     def paused(self, name):
         self.append(f"pause {name}")
+
+    def left(self, name):
+        self.append(f"left {name}")
 
     def resumed(self, name):
         self.append(f"resume {name}")
@@ -234,3 +245,89 @@ def test_failing_listener_affects_neither_streamlit_nor_others(world, caplog):
 )
 def test_fields_of_a_user_who_is_logged_in(info, user):
     assert user_of(SimpleNamespace(_user_info=info)) == user
+
+
+# How connections were closed
+
+
+class Starlette:
+    """A client of Starlette: its socket delivers messages, and forgets the code with which it was closed."""
+
+    def __init__(self):
+        self.messages = []
+        self._websocket = SimpleNamespace(_receive=self._next)
+
+    async def _next(self):
+        return self.messages.pop(0)
+
+    async def receive(self, message):
+        self.messages.append(message)
+        return await self._websocket._receive()
+
+
+@pytest.mark.parametrize("code", [1001, 1006, 1005, None])
+def test_session_has_left_if_its_browser_says_so_to_tornado(world, code):
+    world.manager.client = SimpleNamespace(close_code=code)
+    world.do("connect", "a")
+    world.do("disconnect", "a")
+    assert world.heard == ["start a", "pause a", *(["left a"] if code == GOING_AWAY else [])]
+
+
+@pytest.mark.parametrize("code", [1001, 1006, None])
+def test_session_has_left_if_its_browser_says_so_to_starlette(world, code):
+    world.manager.client = client = Starlette()
+    world.do("connect", "a")
+    receive = client.receive
+    assert world.loop.run_until_complete(receive({"type": "websocket.receive"})) == {"type": "websocket.receive"}
+    world.loop.run_until_complete(receive({"type": "websocket.disconnect", "code": code}))
+    assert world.heard == ["start a"]
+    world.do("disconnect", "a")
+    assert world.heard == ["start a", "pause a", *(["left a"] if code == GOING_AWAY else [])]
+
+
+def test_session_has_left_although_a_failed_message_told_of_it_first(world):
+    world.manager.client = client = Starlette()
+    world.do("connect", "a")
+    world.do("disconnect", "a")
+    assert world.heard == ["start a", "pause a"]
+    world.loop.run_until_complete(client.receive({"type": "websocket.disconnect", "code": GOING_AWAY}))
+    assert world.heard == ["start a", "pause a", "left a"]
+
+
+def test_late_end_of_an_earlier_connection_says_nothing_of_the_next(world):
+    world.manager.client = client = Starlette()
+    world.do("connect", "a")
+    world.do("disconnect", "a")
+    world.manager.client = Starlette()
+    world.do("connect", "a")
+    world.loop.run_until_complete(client.receive({"type": "websocket.disconnect", "code": GOING_AWAY}))
+    assert world.heard == ["start a", "pause a", "resume a"]
+
+
+@pytest.mark.parametrize(
+    ("page_hash", "page_name", "page"),
+    [
+        ("", "", ""),
+        ("", "cities", "cities"),
+        ("main", "", ""),
+        ("1", "", "cities"),
+        ("2", "", "old_release"),
+        ("?", "", ""),
+    ],
+)
+def test_page_of_a_request(world, page_hash, page_name, page):
+    state = SimpleNamespace(page_script_hash=page_hash, page_name=page_name)
+    assert page_of(Session("a", world.loop), state) == page
+
+
+def test_requests_of_the_browser_are_told_with_their_page(world, monkeypatch):
+    monkeypatch.setattr(AppSession, "request_rerun", lambda _session, _client_state: None)
+    heard = []
+    listener = SessionEvents()
+    listener.requested = lambda *args: heard.append(args)
+    world.lifecycle.tell(listener)
+    world.do("connect", "a")
+    session = world.manager.active["a"].session
+    session.request_rerun(SimpleNamespace(page_script_hash="1", page_name=""))
+    session.request_rerun(None)
+    assert heard == [("a", "cities")]

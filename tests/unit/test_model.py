@@ -19,7 +19,9 @@ from unit.model import ABSENT, ModelSession, ModelStore
 
 from fastserverstate import _core, no_rerun
 
-KEYS = st.sampled_from(["a", "b", "c"])
+KEY_NAMES = ["a", "room/b", "room/7/c"]
+KEYS = st.sampled_from(KEY_NAMES)
+PREFIXES = st.sampled_from(["room/", "room/7/"])
 PARTS = st.sampled_from([None, None, "f", "g"])
 COMPLETE = st.sets(st.sampled_from([None, "f", "g"]))
 ACTORS = st.integers(0, 4)  # the last one is a thread without a session
@@ -111,6 +113,19 @@ class Histories(RuleBasedStateMachine):
     def count(self, actor, part, how):
         self.model.depend(self.become(actor, part), None)
         assert how(self.state) == how(self.model.values)
+
+    @rule(actor=ACTORS, part=PARTS, prefix=PREFIXES)
+    def watch_prefix(self, actor, part, prefix):
+        self.model.depend(self.become(actor, part), prefix)
+        self.store.watch_members(prefix)
+        assert self.store.keys(prefix=prefix) == [key for key in self.model.values if key.startswith(prefix)]
+
+    @rule(prefix=PREFIXES)
+    def crowd_watches_prefix(self, prefix):
+        for actor in self.crowd:
+            enter(actor.real)
+            self.model.depend(actor.model.scope(None), prefix)
+            self.store.watch_members(prefix)
 
     @rule(key=KEYS, presence=st.booleans())
     def crowd_reads(self, key, presence):
@@ -238,7 +253,7 @@ class Histories(RuleBasedStateMachine):
         keys = self.store.keys()
         assert keys == list(self.model.values)
         assert all(self.store.peek(key) is self.model.values[key] for key in keys)
-        for key in ("a", "b", "c"):
+        for key in KEY_NAMES:
             version, changed = self.store.version(key), self.model.versions.get(key, 0)
             assert (version == 0) == (changed == 0)
             if version:

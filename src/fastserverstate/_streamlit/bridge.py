@@ -19,7 +19,7 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from streamlit.runtime import Runtime
 from streamlit.runtime.app_session import AppSession
@@ -52,10 +52,15 @@ from fastserverstate._streamlit.session import (
 from fastserverstate._streamlit.widgets import watch_widgets
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.session import LiveSession
-from fastserverstate.sessions import Source
+from fastserverstate.sessions import SessionEvents
 
 
-class Bridge:
+class PartOfRun(NamedTuple):
+    live: LiveSession
+    fragment_id: str | None
+
+
+class Bridge(SessionEvents):
     """Connects a store and a scheduler to the Streamlit server of this process."""
 
     def __init__(self, store: Store, scheduler: Scheduler) -> None:
@@ -102,13 +107,19 @@ class Bridge:
             fragment = context.fragment_ids_this_run[0]  # a thread of the app
         return live, live.scope(fragment), RUN_CURRENT if is_of_run else RUN_APP_THREAD
 
-    def session_of_run(self) -> LiveSession | None:
-        """Return the session whose current run the calling thread takes part in, if a server runs it."""
+    def part_of_run(self) -> PartOfRun | None:
+        """Return the part of a session's current run that the calling thread takes, if a server runs it."""
         context: Any = get_script_run_ctx(suppress_warning=True)
         if context is None or not hasattr(context._enqueue, "__self__"):
             return None
-        session, scope, _ = self.resolve(context, current_fragment_id(context)) or (None, None, None)
-        return session if isinstance(session, LiveSession) and scope is not None else None
+        fragment_id = current_fragment_id(context)
+        session, scope, _ = self.resolve(context, fragment_id) or (None, None, None)
+        return PartOfRun(session, fragment_id) if isinstance(session, LiveSession) and scope is not None else None
+
+    def session_of_run(self) -> LiveSession | None:
+        """Return the session whose current run the calling thread takes part in, if a server runs it."""
+        part = self.part_of_run()
+        return None if part is None else part.live
 
     def _session_of(self, context: Any) -> Session:
         with self._hooking:  # parallel fragments may get here at the same time
@@ -223,12 +234,6 @@ class Bridge:
             live.run_finished(complete, complete.__contains__ if is_whole else contains)
 
     # What `Lifecycle` reports
-
-    def started(self, source: Source) -> None:
-        """A session that uses shared state is hooked by its first access."""
-
-    def paused(self, session_id: str) -> None:
-        """A session that is away is refreshed when it returns."""
 
     def resumed(self, session_id: str) -> None:
         """Show the session what it has missed."""

@@ -12,18 +12,19 @@ import contextlib
 import functools
 import logging
 import weakref
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from streamlit.runtime import Runtime
 from streamlit.runtime.app_session import AppSession
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.websocket_session_manager import WebsocketSessionManager
 
+from fastserverstate._streamlit.connections import GOING_AWAY, watch_closing, when_closed
 from fastserverstate._streamlit.names import ATTRIBUTE
-from fastserverstate._streamlit.session import find_session, raise_if_stopped
+from fastserverstate._streamlit.session import find_session, is_agent, listen_to_requests, page_of, raise_if_stopped
 from fastserverstate._streamlit.users import user_of
-from fastserverstate.sessions import Source, no_session, session_has_ended
+from fastserverstate.sessions import SessionEvents, Source, no_session, session_has_ended
 
 logger = logging.getLogger("fastserverstate")
 
@@ -37,8 +38,13 @@ class SessionSource:
     def __init__(self, session: AppSession) -> None:
         self.id = session.id
         self.user = user_of(session)
+        self.is_agent = is_agent(session)
         self._session = weakref.ref(session)
         self._state = session._session_state
+
+    def page(self) -> str:
+        session = self._session()
+        return "" if session is None else page_of(session, session._client_state)
 
     def wait_for_last_run(self, seconds: float) -> None:
         session = self._session()
@@ -52,18 +58,6 @@ class SessionSource:
         return self._state.filtered_state
 
 
-class Listener(Protocol):
-    """Is told of sessions, on their event loop. It must not block."""
-
-    def started(self, source: Source) -> None: ...
-
-    def paused(self, session_id: str) -> None: ...
-
-    def resumed(self, session_id: str) -> None: ...
-
-    def ended(self, session_id: str) -> None: ...
-
-
 class Lifecycle:
     """Tells listeners of all sessions of the process.
 
@@ -72,9 +66,9 @@ class Lifecycle:
     """
 
     def __init__(self) -> None:
-        self._listeners: list[Listener] = []
+        self._listeners: list[SessionEvents] = []
 
-    def tell(self, listener: Listener) -> None:
+    def tell(self, listener: SessionEvents) -> None:
         """Tell a listener from now on."""
         self._listeners.append(listener)
 
@@ -120,11 +114,14 @@ class Lifecycle:
         @functools.wraps(disconnect)
         def disconnect_session(manager: Any, session_id: str) -> None:
             was_active = manager.is_active_session(session_id)
+            info = manager.get_active_session_info(session_id)
             try:
                 disconnect(manager, session_id)
             finally:
                 if was_active and not manager.is_active_session(session_id):
-                    self._away(manager).left(session_id)
+                    self._away(manager).add(session_id)
+                    if info is not None:
+                        when_closed(info.client, functools.partial(self._closed, manager, session_id))
 
         @functools.wraps(close)
         def close_session(manager: Any, session_id: str) -> None:
@@ -139,21 +136,39 @@ class Lifecycle:
         manager_class.disconnect_session = disconnect_session
         manager_class.close_session = close_session
 
+    def _closed(self, manager: Any, session_id: str, code: int | None) -> None:
+        """The connection that the session had was closed, with this code."""
+        if code == GOING_AWAY and session_id in self._away(manager).ids:
+            self._tell("left", session_id)
+
     def _connected(self, manager: Any, session_id: str) -> None:
         away = self._away(manager)
+        info = manager.get_active_session_info(session_id)
+        watch_closing(info.client)
         if session_id in away.ids:
             away.ids.discard(session_id)
             self._tell("resumed", session_id)
         else:
-            self._tell("started", SessionSource(manager.get_active_session_info(session_id).session))
+            self._started(info.session)
 
     def _find(self, manager: Any) -> None:
         """Find the sessions that were connected before `watch`."""
         away = self._away(manager)
         for info in away.listed() or ():
-            self._tell("started", SessionSource(info.session))
+            self._started(info.session)
             if not manager.is_active_session(info.session.id):
-                away.left(info.session.id)
+                away.add(info.session.id)
+
+    def _started(self, session: AppSession) -> None:
+        self._tell("started", SessionSource(session))
+        session_ref = weakref.ref(session)
+
+        def requested(client_state: Any) -> None:
+            session = session_ref()
+            if session is not None and client_state is not None:  # else the page stays
+                self._tell("requested", session.id, page_of(session, client_state))
+
+        listen_to_requests(session, requested)
 
     def _away(self, manager: Any) -> _Away:
         away: _Away = manager.__dict__.setdefault(ATTRIBUTE, None) or _Away(manager, self._tell)
@@ -170,7 +185,7 @@ class _Away:
         self.ids: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def left(self, session_id: str) -> None:
+    def add(self, session_id: str) -> None:
         """A session was disconnected. Streamlit may have discarded it, or another one to make room."""
         self.ids.add(session_id)
         known = self._known()

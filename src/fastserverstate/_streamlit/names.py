@@ -30,6 +30,7 @@ try:
     from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
     from streamlit.runtime.fragment import MemoryFragmentStorage
     from streamlit.runtime.media_file_manager import MediaFileManager
+    from streamlit.runtime.pages_manager import PagesManager
     from streamlit.runtime.scriptrunner import ScriptRunContext, ScriptRunner, ScriptRunnerEvent, get_script_run_ctx
     from streamlit.runtime.session_manager import ActiveSessionInfo, SessionClient, SessionInfo
     from streamlit.runtime.state import SafeSessionState
@@ -85,6 +86,7 @@ NEEDED: dict[Any, set[str]] = {
         "_fragment_storage",
         "_message_enqueued_callback",
         "_on_scriptrunner_event",
+        "_pages_manager",
         "_scriptrunner",
         "_session_state",
         "_state",
@@ -105,6 +107,7 @@ NEEDED: dict[Any, set[str]] = {
     streamlit: {"_main", "session_state"},
     policies.check_widget_policies: {"check_session_state_rules"},
     ForwardMsgQueue: {"__len__"},
+    PagesManager: {"get_pages", "main_script_hash"},
     MemoryFragmentStorage: {"contains"},
     Runtime: {"_session_mgr", "exists", "get_client", "instance", "media_file_mgr", "stats_mgr", "stop"},
     ScriptRunContext: {

@@ -33,7 +33,7 @@ class AppSessionAdapter:
         self._session = weakref.ref(session, lambda _: self.on_gone())
         self.on_gone: Callable[[], None] = lambda: None
         self._manager = manager
-        self._id = session.id
+        self.id = session.id
         self._loop: asyncio.AbstractEventLoop = session._event_loop
 
     @property
@@ -44,7 +44,7 @@ class AppSessionAdapter:
         session = self._session()
         if session is None or session._state is AppSessionState.SHUTDOWN_REQUESTED:
             return Readiness.GONE
-        if not self._manager.is_active_session(self._id):
+        if not self._manager.is_active_session(self.id):
             return Readiness.AWAY
         if session._scriptrunner is not None and not _has_died(session._scriptrunner):
             return Readiness.RUNNING
@@ -69,7 +69,7 @@ class AppSessionAdapter:
 
     def push(self, payloads: list[bytes]) -> bool:
         session = self._session()
-        info = None if session is None else self._manager.get_active_session_info(self._id)
+        info = None if session is None else self._manager.get_active_session_info(self.id)
         if session is None or info is None or not _is_receptive(info.client):
             return False
         if len(payloads) > MOST_PAYLOADS:
@@ -87,7 +87,7 @@ class AppSessionAdapter:
         raise_if_stopped()
 
     def __str__(self) -> str:
-        return self._id
+        return self.id
 
 
 class _Serialized:
@@ -185,6 +185,24 @@ def find_session(session_id: str) -> AppSession | None:
     info = None if manager is None else manager.get_active_session_info(session_id)
     session = None if info is None else info.session
     return session if isinstance(session, AppSession) else None
+
+
+def is_agent(session: AppSession) -> bool:
+    """Whether the session's client is one of Streamlit's agent API, and no browser."""
+    info = Runtime.instance()._session_mgr.get_active_session_info(session.id) if Runtime.exists() else None
+    return info is not None and type(info.client).__module__.startswith("streamlit.runtime.agent")
+
+
+def page_of(session: AppSession, client_state: Any) -> str:
+    """Return the path of the page that a client's state names, "" for the main page."""
+    pages = session._pages_manager
+    page_hash: str = client_state.page_script_hash
+    if not page_hash:
+        return str(client_state.page_name)
+    page: Any = pages.get_pages().get(page_hash, {})
+    if page_hash == pages.main_script_hash:
+        return ""
+    return str(page.get("url_pathname", page.get("page_name", "")))
 
 
 def listen_to_requests(session: AppSession, listen: Callable[[Any], None]) -> None:

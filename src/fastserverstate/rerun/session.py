@@ -8,7 +8,7 @@ import logging
 import math
 import weakref
 from collections.abc import Callable, Collection
-from typing import Protocol
+from typing import Protocol, TypeVar, cast
 
 from fastserverstate._core import CAUSE_DEPTHS, Session, Store
 from fastserverstate.rerun.viewers import Viewers
@@ -41,6 +41,9 @@ class SessionAdapter(Protocol):
     """A session of Streamlit. Its methods are called on the session's event loop."""
 
     @property
+    def id(self) -> str: ...
+
+    @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
 
     def readiness(self) -> Readiness: ...
@@ -54,6 +57,19 @@ class SessionAdapter(Protocol):
 
     def raise_if_stopped(self) -> None:
         """Raise the exception that ends the calling thread's run, if that run has to end. Called on any thread."""
+
+
+class RunFollower(Protocol):
+    """Follows the runs of one session."""
+
+    def run_started(self) -> None:
+        """Another run begins. After a click, that may be before the earlier one has ended."""
+
+    def run_finished(self, complete: Collection[str | None], exists: Callable[[str], bool]) -> None:
+        """The run has ended. These fragments have completed (None is the body), and the others still exist or not."""
+
+
+_Follower = TypeVar("_Follower", bound=RunFollower)
 
 
 class LiveSession(Session):
@@ -72,6 +88,7 @@ class LiveSession(Session):
         self._runner: Callable[[], object] = lambda: None
         self.runner_ended = False
         self.viewers = Viewers()
+        self._followers: dict[type[RunFollower], RunFollower] = {}
         self.is_push_due = False
         self.queued = False
         self.watched = False  # the queue tries it again, in case the end of its run is not reported
@@ -89,6 +106,18 @@ class LiveSession(Session):
 
     def __repr__(self) -> str:
         return f"session {self.adapter}"
+
+    @property
+    def id(self) -> str:
+        """Streamlit's id of the session."""
+        return self.adapter.id
+
+    def follower(self, kind: type[_Follower], make: Callable[[], _Follower]) -> _Follower:
+        """Return the session's follower of this type. It is made when it is first asked for."""
+        found = self._followers.get(kind)
+        if found is None:
+            found = self._followers.setdefault(kind, make())
+        return cast("_Follower", found)
 
     def raise_if_stopped(self) -> None:
         self.adapter.raise_if_stopped()
@@ -127,11 +156,15 @@ class LiveSession(Session):
         self._runner = weakref.ref(runner)
         self.runner_ended = False
         self.viewers.run_started()
+        for follower in list(self._followers.values()):
+            follower.run_started()
 
     def run_finished(self, complete: Collection[str | None], exists: Callable[[str], bool]) -> None:
         """The run has ended, and these fragments have completed (None is the body)."""
         self.finish_run(complete, exists)
         self.viewers.run_finished(complete, exists)
+        for follower in list(self._followers.values()):
+            follower.run_finished(complete, exists)
         for fragment in complete:
             self._attempts.pop(fragment, None)
 
