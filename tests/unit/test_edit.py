@@ -614,7 +614,7 @@ def test_constants_may_be_in_the_value_many_times(state, edit):
     assert state["k"][3] is old[3]
 
 
-# -------------------------------------------------------------------------------------- drafts behave as dicts and lists
+# ------------------------------------------------------------------------------------- drafts behave as dicts and lists
 
 
 def test_drafts_count_as_dicts_and_lists(state, edit):
