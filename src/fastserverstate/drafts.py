@@ -17,6 +17,7 @@ import copy
 import datetime
 import decimal
 import gc
+import operator
 import threading
 import types
 import uuid
@@ -299,12 +300,14 @@ def _wrapped(value: Any) -> Any:
 class ListDraft(MutableSequence[Any]):
     """A draft of a list. It behaves as a list."""
 
-    __slots__ = ("__weakref__", "_base", "_captured", "_data", "_finishing", "_owner", "changed")
+    __slots__ = ("__weakref__", "_base", "_captured", "_data", "_finishing", "_owner", "_touched", "changed")
 
     def __init__(self, owner: Owner, base: list[Any]) -> None:
         self._owner = owner
         self._base = base
         self._data: list[Any] | None = None  # the copy, in which `_Own` stands for objects that the block may have
+        # Where the copy may differ from the original; None after items have moved.
+        self._touched: set[int] | None = set()
         self._finishing = self._captured = False
         self.changed = False  # known when the block has ended
 
@@ -330,8 +333,20 @@ class ListDraft(MutableSequence[Any]):
         draft = self._owner.draft_of(value)
         if draft is not value and self._owner.thread is not None:
             self._owner.check()
-            self._copied()[index] = _Own(draft)
+            self._put(index, _Own(draft))
         return draft
+
+    def _put(self, index: int, value: Any) -> None:
+        data = self._copied()
+        data[index] = value
+        if self._touched is not None:
+            self._touched.add(index if index >= 0 else index + len(data))
+
+    def _moved(self) -> list[Any]:
+        """Return the copy, to move items in it."""
+        self._owner.check()
+        self._touched = None
+        return self._copied()
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
@@ -341,35 +356,40 @@ class ListDraft(MutableSequence[Any]):
     def __setitem__(self, index: Any, value: Any) -> None:
         self._owner.check()
         if isinstance(index, slice):
-            self._copied()[index] = [_wrapped(one) for one in value]
+            self._moved()[index] = [_wrapped(one) for one in value]
         else:
-            self._copied()[index] = _wrapped(value)
+            self._put(operator.index(index), _wrapped(value))
 
     def __delitem__(self, index: Any) -> None:
         self._owner.check()
-        del self._copied()[index]
+        if index == -1 or index == len(self) - 1:
+            del self._copied()[index]
+        else:
+            del self._moved()[index]
 
     def __len__(self) -> int:
         return len(self._current)
 
     def insert(self, index: SupportsIndex, value: Any) -> None:
-        self._owner.check()
-        self._copied().insert(index, _wrapped(value))
+        self._moved().insert(index, _wrapped(value))
 
     def append(self, value: Any) -> None:
         self._owner.check()
-        self._copied().append(_wrapped(value))
+        data = self._copied()
+        data.append(_wrapped(value))
+        if self._touched is not None:
+            self._touched.add(len(data) - 1)
 
     def extend(self, values: Iterable[Any]) -> None:
-        self[len(self) :] = values
+        self._owner.check()
+        for value in list(values):
+            self.append(value)
 
     def clear(self) -> None:
-        self._owner.check()
-        self._data = []
+        self._moved().clear()
 
     def reverse(self) -> None:
-        self._owner.check()
-        self._copied().reverse()
+        self._moved().reverse()
 
     def sort(self, *, key: Callable[[Any], Any] | None = None, reverse: bool = False) -> None:
         self._owner.check()
@@ -435,9 +455,14 @@ class ListDraft(MutableSequence[Any]):
             self._captured = self._owner.results.shared = True
             return data
         self._finishing = True
-        for index, value in enumerate(data):
+        base, size = self._base, len(data)
+        places = range(size) if self._touched is None else [index for index in self._touched if index < size]
+        for index in places:
+            value = data[index]
             if type(value) is _Own:
                 data[index] = copy.deepcopy(value.value, results)
-        self.changed = self._captured or len(data) != len(self._base) or not all(map(_is_same, self._base, data))
+        self.changed = (
+            self._captured or size != len(base) or not all(_is_same(base[index], data[index]) for index in places)
+        )
         self._base, self._data = data, None
         return data
