@@ -200,9 +200,9 @@ class Edit:
         depend on the key are rerun. A draft with the content from before is not assigned. An exception discards the
         draft, and so does an exception that stops or reruns the script.
 
-        ``default=`` stands for the value of a key that is not set. It is copied. With several keys, the block gets a
-        tuple of drafts, which are assigned atomically, and ``default=`` is for each of them, or a dict of defaults by
-        key.
+        ``default=`` stands for the value of a key that is not set. It is copied, and the key stays unset if the draft
+        is not changed. With several keys, the block gets a tuple of drafts, which are assigned atomically, and
+        ``default=`` is for each of them, or a dict of defaults by key.
 
         Use it for dicts, lists, sets, deques, dataclasses, frames and other objects that can be changed in place and
         copied by ``copy.deepcopy``, nested to any depth. Use `atomic` for numbers, text and tuples. Assigning to the
