@@ -288,7 +288,7 @@ class Atomic(AtomicChanges):
                 return value
             return value[1:]
 
-        self._change(key, popped)
+        _changed(self, key, popped)
         return first
 
     def update(self, key: str, changes: Mapping[Any, Any]) -> Any:
@@ -320,7 +320,7 @@ class Atomic(AtomicChanges):
             merged.update(changes)
             return merged
 
-        return self._change(key, updated)
+        return _changed(self, key, updated)
 
     def add(self, key: str, item: Any) -> bool:
         """Add to the key's set or frozenset. Return True if the item was not in it.
@@ -345,7 +345,7 @@ class Atomic(AtomicChanges):
                 raise _NothingToChangeError
             return value | {item}
 
-        return self._change(key, added) is not MISSING
+        return _changed(self, key, added) is not MISSING
 
     def discard(self, key: str, item: Any) -> bool:
         """Remove from the key's set or frozenset. Return True if the item was in it.
@@ -373,7 +373,7 @@ class Atomic(AtomicChanges):
                 raise _NothingToChangeError
             return value - {item}
 
-        return self._change(key, discarded) is not MISSING
+        return _changed(self, key, discarded) is not MISSING
 
     def maximum(self, key: str, value: Any, *, default: Any = MISSING) -> Any:
         """Set the key to `value` if that is greater than the key's value. Return the greater of the two.
@@ -408,18 +408,19 @@ class Atomic(AtomicChanges):
                 raise _NothingToChangeError
             return greatest
 
-        self._change(key, raised)
+        _changed(self, key, raised)
         return greatest
 
-    def _change(self, key: str, function: Callable[[Any], Any]) -> Any:
-        """Set the key to ``function(value)``, which gets MISSING if it is not set. Return the new value.
 
-        Returns MISSING if the function raises `_NothingToChangeError`.
-        """
-        try:
-            return change_atomically(self, key, function, MISSING)
-        except _NothingToChangeError:
-            return MISSING
+def _changed(atomic: Atomic, key: str, function: Callable[[Any], Any]) -> Any:
+    """Set the key to ``function(value)``, which gets MISSING if it is not set. Return the new value.
+
+    Returns MISSING if the function raises `_NothingToChangeError`.
+    """
+    try:
+        return change_atomically(atomic, key, function, MISSING)
+    except _NothingToChangeError:
+        return MISSING
 
 
 def _check_type(value: Any, kinds: set[type], method: str, needed: str, key: str) -> None:
