@@ -115,6 +115,7 @@ def count_here(library: str) -> None:
     # Without an event loop, the scheduler would collect the stale scopes itself.
     _instances.store.on_stale(None)
     state["k"] = state["unread"] = state["hot"] = state["still"] = 0
+    fastserverstate.space("room").still = 0
     session = enter_script_run()
     functions: dict[str, Callable[[], object]] = {}
     for operation, row in ROWS.items():

@@ -1,6 +1,6 @@
 """Who is online: how soon sessions see who comes and leaves, and what is left after thousands have.
 
-    python bench/presence.py [--sessions 1 8 200] [--churn 1000] [--kills 500] [--leak 2000]
+    python bench/presence.py [--sessions 1 8 200] [--churn 1000] [--kills 500] [--leak 2000] [--no-silence]
 
 Prints Markdown tables. Linux only: memory is read from /proc.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from harness.client import Client
+from harness.proxy import Proxy
 from harness.server import AppServer, streamlit_run
 
 from fastserverstate._streamlit.names import CAN_PUSH
@@ -109,7 +110,7 @@ async def churn(server: AppServer, visits: int, kills: int) -> None:
             client = Client(server.websocket_url, query=f"name={number}&show=reruns")
             async with client:
                 await client.shows("shown")
-                if number < kills:
+                if number >= visits:
                     client.lose_connection()
                 else:
                     await client.close_tab()
@@ -121,9 +122,25 @@ async def churn(server: AppServer, visits: int, kills: int) -> None:
         ended = time.monotonic()
         await watcher.until(lambda watcher: in_the_room(watcher)[0] == 0 and in_the_room(watcher)[2] == 1, 120)
         print(
-            f"{visits} sessions were opened and closed, and {kills} connections were killed. At most {most} were in the "
-            f"room; {time.monotonic() - ended:.1f} s after the last, 0 were in the room and 1 was online, the observer."
+            f"{visits} sessions were opened and closed, then {kills} connections were killed. At most {most} were in "
+            f"the room; {time.monotonic() - ended:.1f} s after the last, 0 were in the room and 1 was online, the "
+            "observer."
         )
+
+
+async def silence(server: AppServer) -> None:
+    """Stop all data of a connection, as a computer that sleeps, and print when its session is gone."""
+    with Proxy(server.port) as proxy:
+        async with Client(server.websocket_url, query="show=reruns") as watcher:
+            url = server.websocket_url.replace(str(server.port), str(proxy.port))
+            async with Client(url, query="name=asleep") as sleeper:
+                await sleeper.shows("shown")
+                await watcher.until(lambda watcher: in_the_room(watcher)[0] == 1)
+                proxy.to_server = proxy.to_client = False
+                began = time.monotonic()
+                await watcher.until(lambda watcher: in_the_room(watcher)[0] == 0, 120)
+                print(f"\nA connection fell silent, and its session was gone {time.monotonic() - began:.0f} s later.")
+                proxy.cut()
 
 
 async def leak(server: AppServer, sessions: int) -> None:
@@ -146,6 +163,7 @@ def main() -> None:
     parser.add_argument("--churn", type=int, default=1000)
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--leak", type=int, default=2000)
+    parser.add_argument("--silence", action=argparse.BooleanOptionalAction, default=True)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "app.py"
@@ -159,6 +177,9 @@ def main() -> None:
             print()
             with streamlit_run(script) as server:
                 asyncio.run(churn(server, arguments.churn, arguments.kills))
+        if arguments.silence:
+            with streamlit_run(script) as server:
+                asyncio.run(silence(server))
         if arguments.leak:
             with streamlit_run(script) as server:
                 asyncio.run(leak(server, arguments.leak))

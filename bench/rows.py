@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fastserverstate import atomic, computed, server_state, server_state_lock
+from fastserverstate import atomic, computed, server_state, server_state_lock, space
 
 UNROLLED = 100
 
@@ -25,8 +25,8 @@ class Row:
 INCREMENT = 'with locks["k"]: state["k"] += 1'
 PLAIN_INCREMENT = 'with rlock: d["k"] += 1'
 
-# The session is subscribed to "k", and no session to "unread". Nothing writes "still", so `total("still")`, a
-# computed value, remains current.
+# The session is subscribed to "k", and no session to "unread". Nothing writes "still", so `total("still")`, a computed
+# value, remains current.
 ROWS = {
     "item read, subscribed": Row('state["k"]', 'd["k"]', 2.0),
     # An attribute read is compared with an item read, the cheapest equivalent.
@@ -38,6 +38,8 @@ ROWS = {
     "locked increment": Row(INCREMENT, PLAIN_INCREMENT, 1.2),
     "atomic increment": Row('atomic.increment("k")', PLAIN_INCREMENT, 0.8, "locked increment"),
     "computed value, compared with an item read": Row('total("still")', 'state["still"]', 3.0, is_dict=False),
+    "item read in a space, compared with one elsewhere": Row('room["still"]', 'state["still"]', 1.5, is_dict=False),
+    "attribute read in a space, compared with one elsewhere": Row("room.still", "state.still", 1.5, is_dict=False),
 }
 
 
@@ -59,6 +61,7 @@ def unrolled_ours(statement: str, *, times: int = UNROLLED, repeated: int = 1) -
         locks=server_state_lock,
         atomic=atomic,
         total=total,
+        room=space("room"),
     )
 
 

@@ -1,7 +1,7 @@
 """Five small apps whose state everyone shares. Start them with: streamlit run examples/app.py"""
 
 import streamlit as st
-from conversation import choose_name
+from conversation import be_online, choose_name
 
 from fastserverstate import configure
 
@@ -20,4 +20,5 @@ page = st.navigation(
     ]
 )
 choose_name()
+be_online()
 page.run()

@@ -19,6 +19,7 @@ import fastserverstate
 
 PUBLIC = {
     "State": ["server_state", "peek", "touch"],
+    "Spaces": ["space", "user_state", "guard", "Space"],
     "Locks": ["server_state_lock", "KeyLock", "KeyLocks"],
     "Changes": ["edit", "atomic", "compare_and_set", "transaction"],
     "Waiting and listening": ["wait_for", "wait_for_async", "on_change", "Subscription"],
@@ -38,6 +39,8 @@ PUBLIC = {
     "Restarts and several servers": ["connect"],
     "Errors": [
         "FastServerStateError",
+        "AccessDeniedError",
+        "NotLoggedInError",
         "RerunSuppressedError",
         "DeadlockError",
         "UnreadableValueError",
@@ -75,7 +78,9 @@ def public_name(name: str, value: Any) -> list[str]:
     own = vars(type(value))
     methods = [
         "\n".join(entry("function", f"{name}.{key}{signature(getattr(value, key))}", method.__doc__))
-        for key, method in own.items()
+        for base in type(value).__mro__
+        if base.__module__.startswith(fastserverstate.__name__)
+        for key, method in vars(base).items()
         if inspect.isfunction(method) and method.__doc__ and not key.startswith("_")
     ]
     methods += [method for base in type(value).__mro__ for method in inherited(name, base)]

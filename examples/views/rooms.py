@@ -1,7 +1,7 @@
 """Conversations in rooms: a message reaches only the sessions in its room."""
 
 import streamlit as st
-from conversation import conversation
+from conversation import conversation_with_typing
 
 from fastserverstate import server_state, server_state_lock
 
@@ -28,4 +28,4 @@ room = st.radio("Room", rooms, key="room", horizontal=True)
 st.sidebar.text_input("Open a new room", key="new_room", on_change=open_room, max_chars=30)
 
 # Each room has a key of its own: a session depends on its current room, and no longer on the previous one.
-conversation(f"room {room}", f"Say something in {room}")
+conversation_with_typing(f"room {room}", f"Say something in {room}")

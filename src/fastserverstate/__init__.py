@@ -31,6 +31,7 @@ from fastserverstate._instances import (
     edit,
     expire,
     force_rerun_bound_sessions,
+    guard,
     join,
     live,
     no_rerun,
@@ -45,15 +46,19 @@ from fastserverstate._instances import (
     server_state,
     server_state_lock,
     shared,
+    space,
     touch,
     transaction,
+    user_state,
     wait_for,
     wait_for_async,
 )
 from fastserverstate.computed_values import Computed
 from fastserverstate.errors import (
+    AccessDeniedError,
     DeadlockError,
     FastServerStateError,
+    NotLoggedInError,
     RerunSuppressedError,
     UnreadableValueError,
     WouldBlockError,
@@ -63,6 +68,7 @@ from fastserverstate.live_regions import Live
 from fastserverstate.presence import Visitor
 from fastserverstate.sessions import SessionInfo
 from fastserverstate.shared_widgets import WidgetArguments
+from fastserverstate.spaces import Space
 
 if TYPE_CHECKING:
     from fastserverstate import cluster as cluster
@@ -84,14 +90,17 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "AccessDeniedError",
     "Computed",
     "DeadlockError",
     "FastServerStateError",
     "KeyLock",
     "KeyLocks",
     "Live",
+    "NotLoggedInError",
     "RerunSuppressedError",
     "SessionInfo",
+    "Space",
     "Subscription",
     "UnreadableValueError",
     "Visitor",
@@ -105,6 +114,7 @@ __all__ = [
     "edit",
     "expire",
     "force_rerun_bound_sessions",
+    "guard",
     "join",
     "live",
     "no_rerun",
@@ -119,8 +129,10 @@ __all__ = [
     "server_state",
     "server_state_lock",
     "shared",
+    "space",
     "touch",
     "transaction",
+    "user_state",
     "wait_for",
     "wait_for_async",
 ]

@@ -53,6 +53,8 @@ RERUN_WRITER_ALWAYS: Final = 2
 # State of the run that a thread takes part in (`locate_scopes`): the session's current run; the same, but a callback
 # runs and the script has not begun; a run that was replaced by a newer one; or the current run, on a thread that the
 # app has started and that may outlive the run.
+ACCESS_READ: Final = 1
+ACCESS_WRITE: Final = 2
 RUN_CURRENT: Final = 0
 RUN_STARTING: Final = 1
 RUN_REPLACED: Final = 2
@@ -156,6 +158,13 @@ def make_immortal(value: object) -> None:
 
 def skip_frames_of(*functions: Callable[..., Any]) -> None:
     """Skip frames of the files that define these functions, 5 at most, in the source location of an access."""
+
+def current_part() -> tuple[Session, int, int, str | None] | None:
+    """Return the session whose run the calling thread takes part in, the run's number and state, and the fragment id.
+
+    The state of threads that the app has started is ``RUN_CURRENT``. In an evaluation of a computed value, the session
+    is its node.
+    """
 
 def locate_scopes(
     attribute: str,
@@ -296,6 +305,9 @@ class Session:
         that start and end its runs must not overlap.
     """
 
+    access: Any
+    """What guards have said in the run, for `fastserverstate.guards`."""
+
     def __init__(self, store: Store) -> None: ...
     def scope(self, fragment_id: str | None) -> Scope | None:
         """Return the scope of a fragment or of the script's body (None); create it at the first call.
@@ -376,6 +388,16 @@ class Store:
 
     def version(self, key: str) -> int:
         """Return a number that grows with every change of the key and never repeats; 0 if the key is not set."""
+
+    def check_access(self, key: str, access: int) -> None:
+        """Raise if a guard refuses this access to the key, ``ACCESS_READ``, ``ACCESS_WRITE`` or both."""
+
+    def set_guard(self, guard: Callable[[str, int], bool]) -> None:
+        """Set the function that is asked before an access: it raises, or returns False if no guard is for the key.
+
+        Call it again when guards were added. `peek`, `apply` and everything else that acts for no session does not
+        ask.
+        """
 
     def lock(self, key: str) -> KeyLock:
         """Return the key's lock. It is always the same object, whether or not the key is set."""
@@ -740,6 +762,41 @@ class Namespace:
     def get(self, key: str, default: Any = None) -> Any: ...
     def setdefault(self, key: str, default: Any = None) -> Any: ...
     def pop(self, key: str, *default: Any) -> Any: ...
+
+class SpaceNamespace:
+    """Item and attribute access to the keys that begin with a prefix. `fastserverstate.spaces.Space` adds the rest.
+
+    It subscribes as `Namespace` does, for ``len`` and iteration to the set of the keys under the prefix.
+
+    Thread-safety
+        As `Namespace`. ``clear`` deletes all keys in one transaction.
+    """
+
+    def __new__(
+        cls, store: Store, label: str, prefix: str | None = None, find_prefix: Callable[[], str] | None = None
+    ) -> Self:
+        """`label` stands for it in messages. Without a prefix, `find_prefix` returns that of each access."""
+
+    _store: Final[Store]
+    def __getitem__(self, name: str) -> Any: ...
+    def __setitem__(self, name: str, value: Any) -> None: ...
+    def __delitem__(self, name: str) -> None: ...
+    def __contains__(self, name: object) -> bool: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[str]: ...
+    def __getattribute__(self, name: str) -> Any: ...
+    def __setattr__(self, name: str, value: Any) -> None: ...
+    def __delattr__(self, name: str) -> None: ...
+    def get(self, name: str, default: Any = None) -> Any: ...
+    def setdefault(self, name: str, default: Any = None) -> Any: ...
+    def pop(self, name: str, *default: Any) -> Any: ...
+    def clear(self) -> None: ...
+    def key(self, name: str) -> str:
+        """Return the whole key, for functions that take a key: ``atomic.increment(room.key("votes"))``."""
+
+def label_of(space: SpaceNamespace) -> str: ...
+def reserve_in_spaces(names: Iterable[str]) -> None:
+    """Set the names that win over keys in attribute access to spaces."""
 
 class Node(Session):
     """The scope of a computed value's function, and the `key` of its result. See `fastserverstate.computed_values`."""

@@ -38,6 +38,7 @@ Glossary
     pending callbacks    calls of listeners that are due. A thread that holds locks *defers* them, and *flushes* them
                          when it holds none
     presence pending     the key appeared or vanished in a `no_rerun` block: its watchers are notified by a later change
+    guard                functions of the app that say which sessions may read or write keys
     node                 the scope of a computed value's function, and the key of its result
     source               of a node: another node, whose result its function has read
     mixed                has read values of different moments, because a thread changed one meanwhile
@@ -95,6 +96,7 @@ across them what every read passes through, and accesses thread-local variables 
     _computed           computed values                      _remote       one table among those of several servers
     _journal            what has changed, to be stored       _deadlines    keys that expire
     _locate             which scope the thread runs in       _prefixes     subscriptions to the keys under a prefix
+    _access             guards of keys                       _spaces       access to the keys under a prefix
 """
 cimport cython
 from cpython.bool cimport PyBool_Check
@@ -290,10 +292,12 @@ include "_lock.pxi"
 include "_observe.pxi"
 include "_fingerprint.pxi"
 include "_same.pxi"
+include "_access.pxi"
 include "_store.pxi"
 include "_deadlines.pxi"
 include "_journal.pxi"
 include "_changes.pxi"
 include "_transaction.pxi"
 include "_namespace.pxi"
+include "_spaces.pxi"
 include "_remote.pxi"

@@ -8,7 +8,7 @@ from collections.abc import MutableMapping
 
 from fastserverstate import _ends
 from fastserverstate._core import Store, make_immortal, skip_frames_of
-from fastserverstate._streamlit import Bridge, Metrics, PostScriptGC, StreamlitPages, widgets_of_run
+from fastserverstate._streamlit import Bridge, Metrics, PostScriptGC, StreamlitPages, user_of_run, widgets_of_run
 from fastserverstate.bounds import Bounds
 from fastserverstate.callers import Callers
 from fastserverstate.computed_values import Computing, Evaluator
@@ -16,6 +16,7 @@ from fastserverstate.configuration import Configuration, KeyOptions, Settings
 from fastserverstate.edits import Edit
 from fastserverstate.expiry import Expirer, Expiry
 from fastserverstate.functions import name_publicly
+from fastserverstate.guards import Guards
 from fastserverstate.listeners import Listeners
 from fastserverstate.live_regions import LiveRegions
 from fastserverstate.lock import ServerStateLock
@@ -24,6 +25,7 @@ from fastserverstate.presence import Presence
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.sessions import Sessions
 from fastserverstate.shared_widgets import SharedWidgets
+from fastserverstate.spaces import Spaces
 from fastserverstate.state import ServerState
 from fastserverstate.suppression import NoRerun
 from fastserverstate.updates import Atomic, BeginTransaction, KeyOperations
@@ -53,6 +55,22 @@ assigns a different value::
 
     server_state["visitors"] = server_state.get("visitors", 0) + 1
 """
+
+_spaces = Spaces(store, user_of_run)
+space = _spaces.space
+
+user_state = _spaces.user_state
+"""The state of the user who is logged in with ``st.login()``: a `Space` for each user, with the API of `server_state`.
+
+All sessions of a user share it, also on other devices. The user is looked up at each access, and an access raises
+`NotLoggedInError` if no user is logged in::
+
+    if st.user.is_logged_in:
+        user_state.theme = st.selectbox("Theme", ["light", "dark"])
+"""
+
+_guards = Guards(store)
+guard = _guards.guard
 
 server_state_lock = ServerStateLock(store)
 """A re-entrant lock for every key: ``with server_state_lock["key"]:`` or ``with server_state_lock["a", "b"]:``.
@@ -143,7 +161,7 @@ configure = Configuration(
 ).configure
 
 skip_frames_of(Atomic.__call__, Edit.edit, ServerState.items, MutableMapping.update, SharedWidgets.shared)
-for _singleton in (store, server_state, server_state_lock, atomic, no_rerun, transaction):
+for _singleton in (store, server_state, user_state, server_state_lock, atomic, no_rerun, transaction):
     make_immortal(_singleton)
 
 for _method in (
@@ -151,6 +169,7 @@ for _method in (
     Configuration.configure,
     Edit.edit,
     Expiry.expire,
+    Guards.guard,
     KeyOperations.compare_and_set,
     KeyOperations.force_rerun_bound_sessions,
     KeyOperations.peek,
@@ -165,6 +184,7 @@ for _method in (
     Sessions.on_session_start,
     Sessions.own,
     SharedWidgets.shared,
+    Spaces.space,
     Waiting.wait_for,
     Waiting.wait_for_async,
 ):
@@ -196,6 +216,7 @@ def _start_afresh() -> None:
     _live_regions.reset_after_fork()
     scheduler.reset_after_fork()
     key_options.reset_after_fork()
+    _guards.reset_after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -144,6 +144,16 @@ cdef inline Session located_session():
     return (<_ThreadCache>fss_thread_cache).session
 
 
+def current_part():
+    cdef Session session = located_session()
+    cdef _ThreadCache cache
+    if session is None:
+        return None
+    cache = <_ThreadCache>fss_thread_cache
+    fragment_id = None if cache.scope is None else cache.scope.fragment_id
+    return session, load64(session.run), CURRENT if cache.run_state == APP_THREAD else cache.run_state, fragment_id
+
+
 cdef inline bint has_value(PyObject *variable, PyObject *expected, PyObject *default) noexcept:
     """Whether the value of a context variable, or the default if it has none, is the expected object."""
     cdef PyObject *value = NULL

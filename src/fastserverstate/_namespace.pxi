@@ -16,7 +16,7 @@ cdef class Namespace:
             value = read(self.table, <PyObject *>key)
             if value != NULL:
                 return owned(value)
-            raise missing_item(key, INITIALIZE)
+            raise missing_item("server_state", key, INITIALIZE)
         return self[plain_key(key)]
 
     def __setitem__(self, key, value):
@@ -28,7 +28,7 @@ cdef class Namespace:
     def __delitem__(self, key):
         key = plain_key(key)
         if change_presence(self.store, <str>key, True) is ABSENT:
-            raise missing_item(key, DELETE)
+            raise missing_item("server_state", key, DELETE)
 
     def __contains__(self, key):
         if PyUnicode_CheckExact(key):
@@ -53,18 +53,18 @@ cdef class Namespace:
         value = read(self.table, <PyObject *>name)
         if value != NULL:
             return owned(value)
-        raise missing_attribute(self, name, INITIALIZE)
+        raise missing_attribute(self, "server_state", name, INITIALIZE)
 
     def __setattr__(self, name, value):
         name = plain_key(name)
-        check_attribute(self.table, name)
+        check_attribute(is_method(self.table, <PyObject *>name), "server_state", name)
         assign(self.store, <str>name, value, False)
 
     def __delattr__(self, name):
         name = plain_key(name)
-        check_attribute(self.table, name)
+        check_attribute(is_method(self.table, <PyObject *>name), "server_state", name)
         if change_presence(self.store, <str>name, True) is ABSENT:
-            raise missing_attribute(self, name, DELETE)
+            raise missing_attribute(self, "server_state", name, DELETE)
 
     def get(self, key, default=None):
         cdef PyObject *value
@@ -93,7 +93,7 @@ cdef class Namespace:
             return as_decoded(self.store, <str>key, value)
         if default:
             return default[0]
-        raise missing_item(key, POP)
+        raise missing_item("server_state", key, POP)
 
 
 cdef class AtomicChanges:
@@ -156,17 +156,17 @@ def begin_transaction(Transactions transactions not None, keys, timeout):
 
 
 # Advice for missing keys
-cdef str INITIALIZE = "Did you forget to initialize it? server_state.setdefault({}, ...) does."
-cdef str DELETE = "server_state.pop({}, None) deletes it if it is there."
-cdef str POP = "server_state.pop({}, None) returns None if it is not there."
+cdef str INITIALIZE = "Did you forget to initialize it? {}.setdefault({}, ...) does."
+cdef str DELETE = "{}.pop({}, None) deletes it if it is there."
+cdef str POP = "{}.pop({}, None) returns None if it is not there."
 
 
-cdef object missing_item(key, str advice):
-    return KeyError(f"server_state has no key {shown(key)}. {advice.format(shown(key))}")
+cdef object missing_item(str label, key, str advice):
+    return KeyError(f"{label} has no key {shown(key)}. {advice.format(label, shown(key))}")
 
 
-cdef object missing_attribute(self, name, str advice):
-    text = f"server_state has no attribute {shown(name)}. {advice.format(shown(name))}"
+cdef object missing_attribute(self, str label, name, str advice):
+    text = f"{label} has no attribute {shown(name)}. {advice.format(label, shown(name))}"
     return AttributeError(text, name=name, obj=self)
 
 
@@ -191,9 +191,9 @@ cdef bint is_method(Table *table, PyObject *name) noexcept:
     return found
 
 
-cdef int check_attribute(Table *table, name) except -1:
-    if is_method(table, <PyObject *>name):
+cdef int check_attribute(bint is_method, str label, name) except -1:
+    if is_method:
         raise AttributeError(
-            f"{name!r} is a method of server_state and cannot be a key by attribute. Use server_state[{name!r}]."
+            f"{name!r} is a method of {label} and cannot be a key by attribute. Use {label}[{name!r}]."
         )
     return 0

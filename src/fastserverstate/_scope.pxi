@@ -182,6 +182,7 @@ cdef class Session:
     cdef bint by_user           # a user caused the run, so its changes are origins of chains
     cdef bint is_node           # it is the Node of a computed value
     cdef bint recurs            # the run is part of a chain that came back to the session: see rerun/session.py
+    cdef public object access   # what guards have said in the run: see guards.py
 
     def __cinit__(self, *args, **kwargs):
         self.scopes = {}

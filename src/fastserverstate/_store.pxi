@@ -45,6 +45,14 @@ cdef class Store:
         unlock(&shard.mutex)
         return version
 
+    def check_access(self, key, int access):
+        key = plain_key(key)
+        check_access(self.table, <PyObject *>key, access)
+
+    def set_guard(self, guard):
+        _incref(<PyObject *>guard)  # immortal: a thread may be about to call it at any time
+        set_guard(self.table, <PyObject *>guard)
+
     def lock(self, key):
         if not PyUnicode_CheckExact(key):
             return self.lock(plain_key(key))
@@ -213,7 +221,9 @@ cdef class Store:
         ring(&self.table.alarm, 0)
 
     def expire(self, key, seconds):
-        return expire(self, plain_key(key), seconds)
+        key = plain_key(key)
+        check_access(self.table, <PyObject *>key, WRITE)
+        return expire(self, key, seconds)
 
     def set_deadline(self, key, seconds):
         return set_deadline(self, plain_key(key), -1 if seconds is None else nanoseconds(seconds))
@@ -298,6 +308,8 @@ cdef class Store:
         forget_holder()
         if self.options != NULL:
             self.options_changed()
+        if table.guard != NULL:
+            set_guard(table, table.guard)
 
     def statistics(self):
         cdef Shard *shard
@@ -449,13 +461,14 @@ cdef inline PyObject *read(Table *table, PyObject *key) except? NULL:
     cdef PyObject *value
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    if (cell != NULL and is_readable(cell)
+    if (cell != NULL and is_readable(cell) and not cell.may_be_guarded
             and (scope == NULL or subscribers_has(&cell.readers, load32((<Scope>scope).slot)))):
         value = cell.value
         _xincref(value)
         unlock(&shard.mutex)
         return decoded(table, key, value) if value != NULL and is_encoded(value) else value
     unlock(&shard.mutex)
+    check_access(table, key, READ)
     return read_slowly(table, key, hashed, <Scope>scope if scope != NULL else None, False, -1)
 
 
@@ -468,12 +481,13 @@ cdef inline bint contains(Table *table, PyObject *key) except -1:
     cdef PyObject *value
     lock(&shard.mutex)
     cell = find(shard, key, hashed)
-    if (cell != NULL and is_readable(cell) and (scope == NULL or (
+    if (cell != NULL and is_readable(cell) and not cell.may_be_guarded and (scope == NULL or (
             cell.cold != NULL and subscribers_has(&cell.cold.watchers, load32((<Scope>scope).slot))))):
         value = cell.value
         unlock(&shard.mutex)
         return value != NULL
     unlock(&shard.mutex)
+    check_access(table, key, READ)
     value = read_slowly(table, key, hashed, <Scope>scope if scope != NULL else None, True, -1)
     _xdecref(value)
     return value != NULL
@@ -701,6 +715,7 @@ cdef void touch_absent(Table *table, Cell *cell, Session writer, int quiet) noex
 cdef object assign(Store store, str key, object value, bint if_absent, bint keeps_deadline=False):
     """Set the key, unless `if_absent` and it is set. Returns the value that it had, or ABSENT."""
     cdef PyObject *backend = load_object(store.table.backend)
+    check_access(store.table, <PyObject *>key, WRITE)
     if fss_transaction != NULL and transaction_of(store) is not None:
         return transaction_of(store).write(key, value, if_absent, keeps_deadline)
     if backend != NULL:
@@ -819,6 +834,7 @@ cdef int wait_to_pass(Table *table, Shard *shard, Cell *cell, Waiter *waiter) ex
 cdef object change_presence(Store store, str key, bint remove):
     """Remove the key, or touch its value. Returns the value that it had, or ABSENT."""
     cdef PyObject *backend = load_object(store.table.backend)
+    check_access(store.table, <PyObject *>key, WRITE)
     if fss_transaction != NULL and transaction_of(store) is not None:
         return transaction_of(store).write(key, ABSENT, False, False) if remove else transaction_of(store).touch(key)
     if backend != NULL:
@@ -921,6 +937,7 @@ cdef object add(Store store, str key, object by, object default):
     cdef Cell *cell
     cdef PyObject *old = NULL
     cdef bint due = False
+    check_access(table, <PyObject *>key, READ | WRITE)
     if (PyLong_CheckExact(by) and by and fss_transaction == NULL and backend == NULL
             and load32(table.durability) != SHOWN_WHEN_DURABLE):
         total = None
@@ -966,8 +983,10 @@ cdef object add_locked(Store store, str key, object by, object default):
 
 cdef object change_locked(Store store, str key, function, default):
     """Set the key to ``function(value)``, with its lock held. The default stands for the value of an absent key."""
-    cdef KeyLock handle = owned(key_lock(store.table, <PyObject *>key))
+    cdef KeyLock handle
     cdef PyObject *old
+    check_access(store.table, <PyObject *>key, READ | WRITE)
+    handle = owned(key_lock(store.table, <PyObject *>key))
     acquire_lock(handle, -1)
     try:
         old = peek(store.table, <PyObject *>key)

@@ -84,6 +84,7 @@ ctypedef struct Cell:
     char is_hidden              # the package's own key, which apps do not see
     char is_result              # hidden, and stands for the result of a computed value
     char is_dirty[2]            # in each journal
+    char may_be_guarded         # a guard may be for the key: see _access.pxi
     uint64_t fingerprint[2]           # fingerprint of the value as it was when it was assigned
 
 ctypedef struct ChainWrite:
@@ -163,6 +164,7 @@ ctypedef struct Shard:
     uint64_t clock              # counts the changes of the shard's keys
     Slots *slots                # of the table
     char first_policy           # of new cells: UNRESOLVED once there are options for keys
+    char has_guards             # new cells may be guarded
     Cell *dirty[2]              # heads of the lists of cells that changed since each journal was last taken
     Cell *dropped               # freed after the mutex is unlocked
     PyObject *released          # KeyLocks to release after the mutex is unlocked
@@ -196,6 +198,8 @@ ctypedef struct Table:
     bint note_reads             # reads in runs are noted, to find values that change in place
     PyObject *backend           # performs writes and takes locks, or NULL; never freed
     PyObject *decoder           # decodes stored values, or NULL; never freed
+    PyObject *guard             # says whether keys are guarded, and refuses access; or NULL. Never freed
+    uint64_t guards             # counts how often the guards have changed
     uint32_t durability         # what writers wait for, one of the constants in _journal.pxi; 0 without an engine
     Journal journals[2]
     Py_ssize_t open_journals    # number of those that are open

@@ -111,6 +111,7 @@ cdef Cell *find_or_make(Shard *shard, PyObject *key, Py_hash_t hashed) noexcept:
     cell = cell_new(key, hashed)
     if cell != NULL:
         cell.policy = shard.first_policy
+        cell.may_be_guarded = shard.has_guards and not cell.is_hidden
         link_cell(shard, cell)
         shard.cells += 1
     return cell

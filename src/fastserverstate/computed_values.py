@@ -57,7 +57,7 @@ class Dependent(Node):
             "needed, so it may only read. Change shared state in a callback, or with on_change."
         )
 
-    def _refuse_element(self, what: str) -> NoReturn:
+    def refuse(self, what: str) -> NoReturn:
         raise FastServerStateError(
             f"The computed value {self!r} has used {what}. It is evaluated once for all sessions, so it cannot create "
             "elements or use the session. Return the data, show it where you read the value, and pass what differs "
@@ -66,9 +66,7 @@ class Dependent(Node):
 
     def compute(self) -> Any:
         """Return the result."""
-        result = self._isolate(
-            lambda: self.definition.function(*self.call.args, **self.call.kwargs), self._refuse_element
-        )
+        result = self._isolate(lambda: self.definition.function(*self.call.args, **self.call.kwargs), self.refuse)
         refuse_coroutine(result, f"The computed value {self!r}")
         return result
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Never, TypeVar, cast, overload
 
-from fastserverstate._core import Store, plain_key
+from fastserverstate._core import ACCESS_READ, ACCESS_WRITE, Store, plain_key
 from fastserverstate.drafts import ATOMS, MISSING, Owner, is_draft, is_tree
 from fastserverstate.durations import Duration, seconds_of
 
@@ -67,6 +67,8 @@ class Editing(AbstractContextManager[_Value]):
         self._parts: list[_Part] = []
 
     def __enter__(self) -> _Value:
+        for key in self._keys:
+            self._store.check_access(key, ACCESS_READ | ACCESS_WRITE)
         self._transaction.__enter__()
         self._owner = Owner(self._name)
         try:

@@ -44,6 +44,27 @@ class WouldBlockError(FastServerStateError, RuntimeError):
     """
 
 
+class AccessDeniedError(FastServerStateError, PermissionError):
+    """A `guard` has refused the session's access to a key. Nothing was read or written.
+
+    >>> from fastserverstate import AccessDeniedError
+    >>> issubclass(AccessDeniedError, PermissionError)
+    True
+    """
+
+
+class NotLoggedInError(FastServerStateError):
+    """`user_state` was used where no user is logged in with ``st.login()``.
+
+    >>> from fastserverstate import NotLoggedInError, user_state
+    >>> try:
+    ...     user_state.theme = "dark"
+    ... except NotLoggedInError:
+    ...     print("no user is logged in")
+    no user is logged in
+    """
+
+
 class DeadlockError(FastServerStateError, RuntimeError):
     """Several threads wait for each other's locks. It is raised in one of them, which has to release its locks.
 

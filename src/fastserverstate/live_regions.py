@@ -61,9 +61,9 @@ class Region(Dependent):
         self.rendering: Any = None
 
     def refuse_write(self) -> None:
-        self._refuse_element("a change of shared state")
+        self.refuse("a change of shared state")
 
-    def _refuse_element(self, what: str) -> NoReturn:
+    def refuse(self, what: str) -> NoReturn:
         raise FastServerStateError(
             f"The live function {name_of(self.definition.function)} has used {what}. It is rendered once for all "
             "sessions, so it can only show. Move that out of the function, or decorate it with @st.fragment instead "
@@ -73,7 +73,7 @@ class Region(Dependent):
     def compute(self) -> Any:
         self._rendered_at = time.monotonic()
         return self._live.pages.capture(
-            lambda: self.definition.function(*self.call.args, **self.call.kwargs), self._refuse_element, self.rendering
+            lambda: self.definition.function(*self.call.args, **self.call.kwargs), self.refuse, self.rendering
         )
 
     def keep(self, result: Any) -> tuple[bool, list[str]]:

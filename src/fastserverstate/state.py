@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterator, MutableMapping, ValuesView
 from typing import Any, Never, SupportsIndex
 
-from fastserverstate._core import Namespace
+from fastserverstate._core import Namespace, SpaceNamespace, label_of
 
 _MISSING = object()
 
 
 class _Items(ItemsView[str, Any]):
-    def __init__(self, state: ServerState) -> None:
+    def __init__(self, state: StateViews) -> None:
         super().__init__(state)
         self._state = state
 
@@ -23,7 +23,7 @@ class _Items(ItemsView[str, Any]):
 
 
 class _Values(ValuesView[Any]):
-    def __init__(self, state: ServerState) -> None:
+    def __init__(self, state: StateViews) -> None:
         super().__init__(state)
         self._items = _Items(state)
 
@@ -34,32 +34,8 @@ class _Values(ValuesView[Any]):
         return any(found is value or found == value for found in self)
 
 
-class ServerState(Namespace, MutableMapping[str, Any]):
-    """State that all sessions of the app share.
-
-    It has the item and attribute access of ``st.session_state``, but there is one for the whole process. A read in a
-    script run subscribes the running script or fragment to the key: it is rerun when another session or thread assigns
-    a different value.
-
-    Values are shared by reference. Assign a list again after you have changed it in place, so that other sessions
-    update.
-
-    Thread-safety
-        Every operation is atomic, including ``setdefault`` and ``pop``. ``server_state["n"] += 1`` is a read and a
-        write: hold ``server_state_lock["n"]`` around it. Iteration uses a snapshot of the keys.
-
-    Raises
-        ``TypeError`` for a key that is not a ``str``, ``KeyError`` for a missing item, ``AttributeError`` for
-        a missing attribute.
-
-    >>> from fastserverstate import server_state
-    >>> server_state["visitors"] = 1
-    >>> server_state.visitors
-    1
-    >>> "visitors" in server_state
-    True
-    >>> del server_state.visitors
-    """
+class StateViews(MutableMapping[str, Any]):
+    """The methods of a mapping that are made of reads and of ``pop``."""
 
     __slots__ = ()
 
@@ -91,7 +67,38 @@ class ServerState(Namespace, MutableMapping[str, Any]):
             value = self.pop(key, _MISSING)
             if value is not _MISSING:
                 return key, value
-        raise KeyError("server_state is empty")
+        label = label_of(self) if isinstance(self, SpaceNamespace) else "server_state"
+        raise KeyError(f"{label} is empty")
+
+
+class ServerState(Namespace, StateViews):
+    """State that all sessions of the app share.
+
+    It has the item and attribute access of ``st.session_state``, but there is one for the whole process. A read in a
+    script run subscribes the running script or fragment to the key: it is rerun when another session or thread assigns
+    a different value.
+
+    Values are shared by reference. Assign a list again after you have changed it in place, so that other sessions
+    update.
+
+    Thread-safety
+        Every operation is atomic, including ``setdefault`` and ``pop``. ``server_state["n"] += 1`` is a read and a
+        write: hold ``server_state_lock["n"]`` around it. Iteration uses a snapshot of the keys.
+
+    Raises
+        ``TypeError`` for a key that is not a ``str``, ``KeyError`` for a missing item, ``AttributeError`` for
+        a missing attribute.
+
+    >>> from fastserverstate import server_state
+    >>> server_state["visitors"] = 1
+    >>> server_state.visitors
+    1
+    >>> "visitors" in server_state
+    True
+    >>> del server_state.visitors
+    """
+
+    __slots__ = ()
 
     def clear(self) -> None:
         for key in self:

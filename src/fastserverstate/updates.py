@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager
 from typing import Any, Never, TypeVar, overload
 
 from fastserverstate._core import (
+    ACCESS_READ,
+    ACCESS_WRITE,
     AtomicChanges,
     Namespace,
     Store,
@@ -57,6 +59,7 @@ class KeyOperations:
         >>> peek("never set", default=0)
         0
         """
+        self._store.check_access(key, ACCESS_READ)
         return self._store.peek(key, default)
 
     def touch(self, key: str) -> None:
@@ -125,6 +128,7 @@ class KeyOperations:
         False
         >>> del server_state["job"]
         """
+        self._store.check_access(key, ACCESS_READ | ACCESS_WRITE)
         with self._store.lock(key):
             found = self._store.peek(key, MISSING)
             if found is not expected and not same_value(found, expected):

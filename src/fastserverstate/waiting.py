@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
-from fastserverstate._core import Store
+from fastserverstate._core import ACCESS_READ, Store
 from fastserverstate.computed_values import Computed
 from fastserverstate.durations import Duration, seconds_of
 from fastserverstate.functions import Predicate
@@ -90,6 +90,7 @@ class Waiting:
 
     def _watch(self, what: Any, rest: tuple[Any, ...], name: str) -> tuple[Watched, Predicate]:
         watched, predicate = watch(self._store, what, () if rest == (None,) else rest, name)
+        self._store.check_access(watched.key, ACCESS_READ)
         return watched, Predicate(None if predicate is MISSING else predicate, f"The predicate of {watched.call}")
 
     @overload

@@ -85,7 +85,7 @@ def open_tab(visitors: Callable[[int], BrowserContext]) -> Iterator[Callable[...
 
     try:
         yield open_tab
-        for tab in tabs:
+        for tab in (tab for tab in tabs if not tab.is_closed()):
             expect(tab.get_by_test_id("stException")).to_have_count(0)
     finally:
         for tab in tabs:

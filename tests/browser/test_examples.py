@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
+import streamlit as st
 from harness.server import AppServer
 from playwright.sync_api import Locator, Page, expect
 
 pytestmark = pytest.mark.browser
+
+SENDS_WHILE_TYPING = "live" in inspect.signature(st.text_input).parameters
 
 
 def unique(text: str) -> str:
@@ -24,6 +28,9 @@ def chat_box(tab: Page) -> Locator:
 def say(tab: Page, text: str) -> None:
     chat_box(tab).fill(text)
     chat_box(tab).press("Enter")
+    send = tab.get_by_role("button", name="Send", exact=True)
+    if send.is_visible():  # where others see who is typing
+        send.click()
 
 
 def said(tab: Page, text: str) -> Locator:
@@ -129,6 +136,47 @@ def test_new_room_opens_for_all_and_moves_no_user(examples: AppServer, open_tab:
     enter_room(theirs, room)
     say(theirs, message)
     expect(said(ours, message)).to_have_count(1)
+
+
+def online(tab: Page, name: str) -> Locator:
+    return tab.get_by_test_id("stSidebar").get_by_text(name)
+
+
+def take_name(tab: Page, name: str) -> None:
+    tab.get_by_label("Your name in the chats").fill(name)
+    tab.get_by_label("Your name in the chats").press("Enter")
+
+
+def test_users_see_who_is_online(examples: AppServer, open_tab: Callable[..., Page]) -> None:
+    ours, theirs = open_tab(examples.url), open_tab(examples.url, "Slider")
+    ann, bob = unique("Ann"), unique("Bob")
+    take_name(ours, ann)
+    take_name(theirs, bob)
+    for tab in (ours, theirs):
+        for name in (ann, bob):
+            expect(online(tab, name)).to_be_visible()
+    theirs.reload()
+    expect(online(ours, bob)).to_have_count(0)
+    expect(online(theirs, ann)).to_be_visible()
+    theirs.close()
+    expect(online(ours, bob)).to_have_count(0)
+
+
+@pytest.mark.skipif(not SENDS_WHILE_TYPING, reason="this release of Streamlit sends a text when it is complete")
+def test_users_see_who_is_typing(examples: AppServer, open_tab: Callable[..., Page]) -> None:
+    ours, theirs = open_tab(examples.url, "Chat rooms"), open_tab(examples.url, "Chat rooms")
+    ann, message = unique("Ann"), unique("Half a sentence")
+    take_name(ours, ann)
+    for tab in (ours, theirs):
+        enter_room(tab, "Garden")
+    chat_box(ours).click()
+    ours.keyboard.type(message)
+    expect(theirs.get_by_text(f"{ann} is typing")).to_be_visible()
+    expect(ours.get_by_text("is typing")).to_have_count(0)
+    ours.get_by_role("button", name="Send", exact=True).click()
+    expect(said(theirs, message)).to_have_count(1)
+    expect(theirs.get_by_text("is typing")).to_have_count(0)
+    expect(chat_box(ours)).to_have_value("")
 
 
 # Record every value of a handle and the time of its last move, to see whether it moves back and forth.

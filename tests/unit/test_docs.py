@@ -41,8 +41,8 @@ def test_examples_of_methods() -> None:
     methods = [
         method
         for name in fastserverstate.__all__
-        for method in vars(type(getattr(fastserverstate, name))).values()
-        if inspect.isfunction(method) and ">>>" in (method.__doc__ or "")
+        for _, method in inspect.getmembers(type(getattr(fastserverstate, name)), inspect.isfunction)
+        if ">>>" in (method.__doc__ or "") and method.__module__.startswith("fastserverstate")
     ]
     assert fastserverstate.server_state.to_dict.__func__ in methods
     for method in methods:

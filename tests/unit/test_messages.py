@@ -250,7 +250,7 @@ def test_the_message_says_what_to_type(use, error, words) -> None:
 FUNCTIONS = {
     name: getattr(fastserverstate, name)
     for name in fastserverstate.__all__
-    if name not in {"server_state", "server_state_lock", "no_rerun"}
+    if name not in {"server_state", "server_state_lock", "user_state", "no_rerun"}
     and not isinstance(getattr(fastserverstate, name), type)
 }
 FUNCTIONS |= {

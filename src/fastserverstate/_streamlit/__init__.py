@@ -13,8 +13,9 @@ try:
     from fastserverstate._streamlit.pages import StreamlitPages
     from fastserverstate._streamlit.post_script_gc import PostScriptGC
     from fastserverstate._streamlit.server import Server
+    from fastserverstate._streamlit.users import user_of_run
     from fastserverstate._streamlit.widgets import widgets_of_run
 except ImportError as error:
     raise unsupported(f"a name ({error})") from error
 
-__all__ = ["Bridge", "Metrics", "PostScriptGC", "Server", "StreamlitPages", "widgets_of_run"]
+__all__ = ["Bridge", "Metrics", "PostScriptGC", "Server", "StreamlitPages", "user_of_run", "widgets_of_run"]
