@@ -152,6 +152,9 @@ def plain_key(key: str) -> str:
     'k'
     """
 
+def replace_drafts(of_dict: type, of_list: type, copy: Callable[[Any], object]) -> None:
+    """Have ``copy(draft)`` replace drafts of these types when they are assigned to a key. Process-wide."""
+
 def make_immortal(value: object) -> None:
     """Make the object immortal, to avoid contention for its reference count without the GIL. Call it immediately after
     the object was created."""
@@ -691,6 +694,12 @@ class Transaction(AbstractContextManager[None]):
         exception is propagating, if the transaction is over: its run has ended, the process has forked, or blocks have
         not ended in reverse order.
         """
+
+    def restage(self, key: str, value: Any) -> None:
+        """Replace the value of a key that the transaction has written."""
+
+    def written(self) -> list[tuple[str, Any]]:
+        """Return the keys that were written since the block began, with their values, `absent` for a deletion."""
 
     def stage(self, key: str, value: Any, *, is_known: bool) -> None:
         """Write a key, which keeps its deadline. The key must be an exact ``str``.

@@ -180,6 +180,18 @@ cdef class Transaction:
                 outermost.edited = set()
             outermost.edited.add(key)
 
+    def restage(self, key, value):
+        cdef Transaction outermost = self.outer if self.outer is not None else self
+        if self.held is None or outermost.ended or key not in self.writes:
+            raise_discarded()
+        self.writes[key] = value
+
+    def written(self):
+        if self.held is None:
+            return []
+        before = self.savepoint[0]
+        return [item for item in self.writes.items() if before.get(item[0], PRIVATE) is not item[1]]
+
     cdef object staged(self, str key):
         """Take the key's lock. Returns the value that the key has here, or ABSENT."""
         cdef KeyLock handle

@@ -24,7 +24,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, MutableSequence
 from typing import Any, SupportsIndex
 
-from fastserverstate._core import same_value
+from fastserverstate._core import replace_drafts, same_value
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<missing>"})()
 
@@ -36,6 +36,10 @@ ATOMS = frozenset(
         *(decimal.Decimal, uuid.UUID, type(...), type(NotImplemented)),
     }
 )
+
+
+# What an app puts drafts into, besides drafts.
+NESTING: set[type] = {dict, list, tuple}
 
 
 def is_tree(value: Any) -> bool:
@@ -125,6 +129,19 @@ def is_draft(value: Any) -> bool:
 
 def _is_same(old: Any, new: Any) -> bool:
     return old is new or same_value(old, new)
+
+
+def holds_draft(value: Any) -> bool:
+    """Return whether a dict, list or tuple has a draft in it, at any depth."""
+    level = {id(value): value}
+    seen: set[int] = set()
+    while level:
+        if any(map(is_draft, level.values())):
+            return True
+        seen.update(level)
+        found = gc.get_referents(*level.values())
+        level = {id(one): one for one in found if type(one) in NESTING and id(one) not in seen}
+    return False
 
 
 class DictDraft(MutableMapping[Any, Any]):
@@ -466,3 +483,7 @@ class ListDraft(MutableSequence[Any]):
         )
         self._base, self._data = data, None
         return data
+
+
+NESTING |= {DictDraft, ListDraft}
+replace_drafts(DictDraft, ListDraft, copy.deepcopy)

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Never, TypeVar, cast, overload
 
 from fastserverstate._core import ACCESS_READ, ACCESS_WRITE, Store, plain_key
-from fastserverstate.drafts import ATOMS, MISSING, Owner, is_draft, is_tree
+from fastserverstate.drafts import ATOMS, MISSING, Owner, holds_draft, is_draft, is_tree
 from fastserverstate.durations import Duration, seconds_of
 
 _Value = TypeVar("_Value")
@@ -135,8 +135,12 @@ class Editing(AbstractContextManager[_Value]):
         owner.thread = None  # refuses changes from here on
         if exc_type is None:
             try:
+                written = self._transaction.written()
                 for part in parts:
                     self._assign(owner, part)
+                for key, value in written:
+                    if key not in self._keys and holds_draft(value):
+                        self._transaction.restage(key, copy.deepcopy(value))
             except BaseException as error:
                 self._transaction.__exit__(type(error), error, error.__traceback__)
                 raise

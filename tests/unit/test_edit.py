@@ -29,7 +29,7 @@ try:
     import polars as pl
     import pydantic
 except ModuleNotFoundError:  # no wheels for free-threaded builds of Python 3.13
-    msgspec = pl = pydantic = None
+    pl = None
 
 pytestmark = pytest.mark.usefixtures("many_switches")
 
@@ -437,6 +437,48 @@ def test_draft_of_another_edit_is_copied(state, edit):
         a["list"].append(2)
     assert (state["a"], state["b"]) == ({"list": [1, 2]}, {"list": [1]})
     assert type(state["b"]["list"]) is list
+
+
+def test_no_draft_gets_into_the_store(state, edit, atomic, transaction):
+    state.update(k={"list": [{"n": 1}]}, log=[])
+    with transaction():
+        state["before"] = [1]
+        with edit("k") as draft:
+            draft["list"][0]["n"] = 2
+            state["whole"] = draft
+            state["part"] = draft["list"]
+            state.setdefault("default", draft["list"][0])
+            atomic.append("log", ("changed", draft["list"][0]))
+            state["nested"] = {"a": [draft["list"]], "plain": 1}
+            draft["list"][0]["n"] = 3
+    state["later"] = draft["list"]
+    atomic("atomic", lambda _: draft, default=None)
+    assert state["k"] == {"list": [{"n": 3}]}
+    assert state["whole"] == {"list": [{"n": 2}]}
+    assert state["later"] == [{"n": 3}]
+    for value in state.values():
+        assert type(pickle.loads(pickle.dumps(value))) is type(value)
+        assert_plain(value)
+    assert state["log"] == [("changed", {"n": 3})]
+    assert state["nested"] == {"a": [[{"n": 3}]], "plain": 1}
+
+
+def test_draft_written_in_a_no_rerun_block_reruns_no_session(store, state, edit, session):
+    state.update(k=[[]], other=0)
+    state["other"]
+    leave()
+    session.finish_run()
+    with edit("k") as draft, no_rerun:
+        state["other"] = [draft[0]]
+    assert state["other"] == [[]]
+    assert store.collect_stale() == []
+
+
+def assert_plain(value):
+    assert type(value) in {dict, list, tuple, int, str}
+    if not isinstance(value, (int, str)):
+        for one in value.values() if isinstance(value, dict) else value:
+            assert_plain(one)
 
 
 def test_rerun_of_one_edit_is_refused(edit):
