@@ -150,7 +150,6 @@ class DictDraft(MutableMapping[Any, Any]):
     __slots__ = (
         "__weakref__",
         "_base",
-        "_captured",
         "_children",
         "_data",
         "_finishing",
@@ -167,7 +166,7 @@ class DictDraft(MutableMapping[Any, Any]):
         self._children: dict[Any, tuple[Any, Any]] = {}  # objects that the block may have, and their originals
         self._written: set[Any] = set()  # keys that were assigned
         self._removed = False
-        self._finishing = self._captured = False
+        self._finishing = False
         self.changed = False  # known when the block has ended
 
     @property  # type: ignore[misc]
@@ -274,7 +273,7 @@ class DictDraft(MutableMapping[Any, Any]):
 
     def _result(self, results: dict[int, Any]) -> dict[Any, Any]:
         if self._finishing:  # the draft was put into itself
-            self._captured = self._owner.results.shared = True
+            self._owner.results.shared = True
             return self._copied()
         self._finishing = True
         finals: dict[Any, Any] = {}
@@ -282,7 +281,7 @@ class DictDraft(MutableMapping[Any, Any]):
             final = finals[key] = copy.deepcopy(child, results)
             if original is not MISSING and not self.changed:
                 self.changed = child.changed if is_draft(child) else not same_value(original, final)
-        self.changed = self.changed or self._captured or not self._is_as_before(finals)
+        self.changed = self.changed or not self._is_as_before(finals)
         if self._data is not None or any(final is not self._base[key] for key, final in finals.items()):
             self._copied().update(finals)
         self._base, self._data = self._current, None
@@ -317,7 +316,7 @@ def _wrapped(value: Any) -> Any:
 class ListDraft(MutableSequence[Any]):
     """A draft of a list. It behaves as a list."""
 
-    __slots__ = ("__weakref__", "_base", "_captured", "_data", "_finishing", "_owner", "_touched", "changed")
+    __slots__ = ("__weakref__", "_base", "_data", "_finishing", "_owner", "_touched", "changed")
 
     def __init__(self, owner: Owner, base: list[Any]) -> None:
         self._owner = owner
@@ -325,7 +324,7 @@ class ListDraft(MutableSequence[Any]):
         self._data: list[Any] | None = None  # the copy, in which `_Own` stands for objects that the block may have
         # Where the copy may differ from the original; None after items have moved.
         self._touched: set[int] | None = set()
-        self._finishing = self._captured = False
+        self._finishing = False
         self.changed = False  # known when the block has ended
 
     @property  # type: ignore[misc]
@@ -469,7 +468,7 @@ class ListDraft(MutableSequence[Any]):
         if data is None:
             return self._base
         if self._finishing:  # the draft was put into itself
-            self._captured = self._owner.results.shared = True
+            self._owner.results.shared = True
             return data
         self._finishing = True
         base, size = self._base, len(data)
@@ -478,9 +477,7 @@ class ListDraft(MutableSequence[Any]):
             value = data[index]
             if type(value) is _Own:
                 data[index] = copy.deepcopy(value.value, results)
-        self.changed = (
-            self._captured or size != len(base) or not all(_is_same(base[index], data[index]) for index in places)
-        )
+        self.changed = size != len(base) or not all(_is_same(base[index], data[index]) for index in places)
         self._base, self._data = data, None
         return data
 

@@ -619,6 +619,20 @@ def test_maximum(store, state, atomic):
         atomic.maximum("k", "a")
 
 
+def test_calls_that_change_nothing_assign_nothing(store, state, atomic):
+    state.update(record=5, tags={1}, queue=[])
+    store.set_options(lambda _: (_core.COMPARE_ALWAYS, None, 0.0, (0.0, 0.0, True)))
+    for key in list(state):
+        store.resolve(key)
+    versions = list(map(store.version, state))
+    atomic.maximum("record", 5)
+    atomic.maximum("record", 3)
+    atomic.add("tags", 1)
+    atomic.discard("tags", 2)
+    atomic.pop_first("queue", default=None)
+    assert list(map(store.version, state)) == versions
+
+
 def test_maximum_of_many_threads(state, atomic):
     with ThreadSet() as threads:
         for thread in range(THREADS):

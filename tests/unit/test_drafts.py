@@ -7,6 +7,7 @@ import dataclasses
 from collections import deque
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -190,6 +191,44 @@ def test_draft_changes_as_a_deep_copy_does(base, changes):
     assert shape(result) == shape(expected)
     assert shape(base) == before
     assert {id(one) for one in objects_in(base)} == ids
+
+
+def test_change_that_only_makes_two_objects_one():
+    """Its content is the same, and a later change differs."""
+    base = {"a": [], "b": []}
+    owner = Owner("edit('k')")
+    draft = owner.draft_of(base)
+    draft["b"] = draft["a"]
+    result, changed = owner.result_of(draft, base)
+    assert result["a"] is result["b"]
+    assert not changed
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda draft: draft.__delitem__(0),
+        lambda draft: draft.insert(0, 5),
+        lambda draft: draft.reverse(),
+        lambda draft: draft.__setitem__(slice(1), []),
+        lambda draft: draft.sort(key=str),
+        lambda draft: draft.extend(draft),
+        lambda draft: draft.__imul__(2),
+    ],
+)
+def test_items_that_move_after_they_were_changed(move):
+    base = [0, {"n": 1}, 2, {"n": 3}]
+    expected = copy.deepcopy(base)
+    owner = Owner("edit('k')")
+    draft = owner.draft_of(base)
+    for value in (draft, expected):
+        value[1]["n"] = 5
+        value[-2] = "new"
+        move(value)
+        value.append({"n": 6})
+        value.pop()
+    assert shape(owner.result_of(draft, base)[0]) == shape(expected)
+    assert base == [0, {"n": 1}, 2, {"n": 3}]
 
 
 @given(ROOTS, PATHS, PATHS, CHANGES)
