@@ -111,14 +111,23 @@ class Owner:
             return DictDraft(self, value)
         if type(value) is list:
             return ListDraft(self, value)
-        return copy.deepcopy(value)
+        return self.copy_of(value)
+
+    def copy_of(self, value: Any, memo: dict[int, Any] | None = None) -> Any:
+        try:
+            return copy.deepcopy(value, memo)
+        except Exception as error:
+            raise TypeError(
+                f"{self.name} cannot copy a value of type {value.__class__.__qualname__}: {error}. Use "
+                f"atomic('key', function), or change it with its lock held and call touch('key')."
+            ) from error
 
     def result_of(self, draft: Any, base: Any) -> tuple[Any, bool]:
         """Return what the store gets, and whether its content differs from the original's.
 
         The result consists of plain values. Nothing in the block refers to those that differ from the original.
         """
-        result = copy.deepcopy(draft, self.results)
+        result = self.copy_of(draft, self.results)
         changed = draft.changed if is_draft(draft) else not same_value(base, result)
         return result if changed or self.results.shared else base, changed
 

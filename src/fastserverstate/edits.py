@@ -81,21 +81,15 @@ class Editing(AbstractContextManager[_Value]):
         return cast("_Value", drafts[0] if len(drafts) == 1 else drafts)
 
     def _part(self, key: str) -> _Part:
+        owner = cast("Owner", self._owner)
         found = base = self._store.peek(key, MISSING)
         if found is MISSING:
-            default = self._default_of(key)
-            try:
-                base = copy.deepcopy(default)
-            except Exception as error:
-                raise self._uncopied(key, default, "default", error) from error
+            base = owner.copy_of(self._default_of(key))
         if isinstance(base, NEVER_CHANGE):
             self._refuse(key, base)
         if type(base) in {dict, list} and self._trees.contain(key, base):
-            return _Part(key, found, base, cast("Owner", self._owner).draft_of(base))
-        try:
-            draft = copy.deepcopy(base)
-        except Exception as error:
-            raise self._uncopied(key, base, "value", error) from error
+            return _Part(key, found, base, owner.draft_of(base))
+        draft = owner.copy_of(base)
         if draft is base:
             self._refuse(key, base)
         return _Part(key, found, base, draft)
@@ -110,13 +104,6 @@ class Editing(AbstractContextManager[_Value]):
                 f"with a copy of a default."
             )
         return default
-
-    @staticmethod
-    def _uncopied(key: str, value: Any, what: str, error: Exception) -> TypeError:
-        return TypeError(
-            f"edit({key!r}) cannot copy the {what} of type {type(value).__qualname__}: {error}. Use "
-            f"atomic({key!r}, function), or change it with server_state_lock[{key!r}] held and call touch({key!r})."
-        )
 
     @staticmethod
     def _refuse(key: str, value: Any) -> Never:

@@ -233,7 +233,7 @@ def test_end_of_the_run_discards_the_draft(store, state, locks, edit):
 
 def test_value_that_cannot_be_copied_at_the_end_discards_all(state, locks, edit):
     state.update(a=[], b=[])
-    with pytest.raises(TypeError, match="pickle"):
+    with pytest.raises(TypeError, match=r"edit\('a', 'b'\) cannot copy a value of type list: .*pickle.*Use atomic"):
         run(edit("a", "b"), lambda drafts: [draft.append(one) for draft, one in zip(drafts, [1, Lock()], strict=True)])
     assert (state["a"], state["b"]) == ([], [])
     assert is_free(locks["a"])
@@ -252,10 +252,20 @@ def test_values_that_never_change_are_refused(state, locks, edit, value):
 
 def test_value_that_cannot_be_copied_is_refused(state, locks, edit):
     state["k"] = value = Todo(Lock())
-    with pytest.raises(TypeError, match=r"edit\('k'\) cannot copy the value of type Todo.*Use atomic"), edit("k"):
+    with pytest.raises(TypeError, match=r"edit\('k'\) cannot copy a value of type Todo: .*Use atomic"), edit("k"):
         raise AssertionError
     assert state["k"] is value
     assert is_free(locks["k"])
+
+
+def test_part_that_cannot_be_copied_is_refused(state, edit):
+    state["k"] = {"todo": Todo(Lock()), "n": 1}
+    with edit("k") as draft:
+        with pytest.raises(TypeError, match=r"edit\('k'\) cannot copy a value of type Todo: .*Use atomic"):
+            draft["todo"]
+        draft["n"] = 2
+    assert state["k"]["n"] == 2
+    assert isinstance(state["k"]["todo"], Todo)
 
 
 def test_absent_key_without_a_default_is_refused(locks, edit):
@@ -401,6 +411,17 @@ def test_edits_that_cancel_out_in_a_transaction_are_no_change(store, state, edit
         with edit("k") as draft:
             draft.pop()
     assert (state["k"], store.version("k")) == ([1], version)
+
+
+def test_write_after_an_edit_in_a_transaction_is_compared(store, state, edit, transaction):
+    """The edit knows that its own result differs, whatever the size."""
+    state["k"] = list(range(50_000))
+    version = store.version("k")
+    with transaction("k"):
+        with edit("k") as draft:
+            draft.append(0)
+        state["k"] = list(range(50_000))
+    assert store.version("k") == version
 
 
 def test_write_in_the_block_is_not_lost_silently(state, edit, atomic):

@@ -110,7 +110,7 @@ MESSAGES = {
     'edit("n", default=lock)': (
         lambda: enter(edit("n", default=[threading.Lock()])),
         TypeError,
-        "edit('n') cannot copy the default of type list: cannot pickle '_thread.lock' object",
+        "edit('n') cannot copy a value of type list: cannot pickle '_thread.lock' object. Use atomic('key', function)",
     ),
     'atomic.pop_first("n")': (lambda: atomic.pop_first("n"), KeyError, "atomic.pop_first('n', default=None) returns"),
     'atomic.update("n", 1)': (lambda: atomic.update("n", 1), TypeError, "a dict, such as {'name': 1}, not as int"),
