@@ -24,6 +24,11 @@ REPEATED = 10  # so that reading the clock costs little in comparison
 ROUNDS = 3000
 WARMUP_ROUNDS = 20
 SCOPES = 10_000
+ITEMS = 10_000
+EDITS = {
+    "dict": "edit, one item of a dict of 10,000, compared with a copy of the dict",
+    "list": "edit, one item of a list of 10,000, compared with a copy of the list",
+}
 WRITE_TO_ONE = "write, one subscriber"
 
 
@@ -66,7 +71,37 @@ def test_row(benchmark: BenchmarkFixture, implementation: tuple[Any, Any], name:
         benchmark.pedantic(unrolled(suffered, state=state, locks=locks), rounds=10, warmup_rounds=1)
 
 
-def compare(benchmark: BenchmarkFixture, ours: Callable[[], None], plain: Callable[[], None]) -> None:
+@pytest.mark.parametrize("what", EDITS)
+def test_edit_of_one_item(benchmark: BenchmarkFixture, what: str) -> None:
+    """Change one item of ten thousand with `edit`, compared with copying the outermost container."""
+    edit, state = fastserverstate.edit, fastserverstate.server_state
+    values = itertools.count()
+
+    def item(number: int) -> dict[str, Any]:
+        return {"id": number, "tags": ["new", "open"], "place": {"row": number}}
+
+    def change_item() -> None:
+        with edit("large") as draft:
+            draft[key]["place"]["row"] = next(values)
+
+    def copy() -> None:
+        type(state["large"])(state["large"])
+
+    key: Any = "key 77" if what == "dict" else 77
+    items = [item(number) for number in range(ITEMS)]
+    with detached():
+        state["large"] = {f"key {one['id']}": one for one in items} if what == "dict" else items
+        benchmark.group = EDITS[what]
+        benchmark.extra_info["operations"] = 1
+        compare(benchmark, change_item, copy, rounds=300)
+        if what == "dict":
+            benchmark.extra_info["at_most"] = 3
+        del state["large"]
+
+
+def compare(
+    benchmark: BenchmarkFixture, ours: Callable[[], None], plain: Callable[[], None], rounds: int = ROUNDS
+) -> None:
     """Time rounds of both in turn. The ratio is the median of the ratios of adjacent rounds.
 
     A shared machine is faster or slower for a tenth of a second or for many at a time, so a block of rounds of one is
@@ -83,7 +118,7 @@ def compare(benchmark: BenchmarkFixture, ours: Callable[[], None], plain: Callab
         plain()
         times.append(perf_counter() - started)
 
-    benchmark.pedantic(ours, setup=time_plain, rounds=ROUNDS, warmup_rounds=WARMUP_ROUNDS)
+    benchmark.pedantic(ours, setup=time_plain, rounds=rounds, warmup_rounds=WARMUP_ROUNDS)
     if benchmark.stats is not None:  # None with --benchmark-disable
         del times[:WARMUP_ROUNDS]
         benchmark.extra_info["plain"] = statistics.median(times) / benchmark.extra_info["operations"] * 1e9

@@ -21,7 +21,7 @@ PUBLIC = {
     "State": ["server_state", "peek", "touch"],
     "Spaces": ["space", "user_state", "guard", "Space"],
     "Locks": ["server_state_lock", "KeyLock", "KeyLocks"],
-    "Changes": ["atomic", "compare_and_set", "transaction"],
+    "Changes": ["edit", "atomic", "compare_and_set", "transaction"],
     "Waiting and listening": ["wait_for", "wait_for_async", "on_change", "Subscription"],
     "Live regions and computed values": ["live", "computed", "Live", "Computed"],
     "Sessions": [

@@ -152,12 +152,15 @@ def plain_key(key: str) -> str:
     'k'
     """
 
+def replace_drafts(of_dict: type, of_list: type, copy: Callable[[Any], object]) -> None:
+    """Have ``copy(draft)`` replace drafts of these types when they are assigned to a key. Process-wide."""
+
 def make_immortal(value: object) -> None:
     """Make the object immortal, to avoid contention for its reference count without the GIL. Call it immediately after
     the object was created."""
 
 def skip_frames_of(*functions: Callable[..., Any]) -> None:
-    """Skip frames of the files that define these functions, 4 at most, in the source location of an access."""
+    """Skip frames of the files that define these functions, 5 at most, in the source location of an access."""
 
 def current_part() -> tuple[Session, int, int, str | None] | None:
     """Return the session whose run the calling thread takes part in, the run's number and state, and the fragment id.
@@ -690,6 +693,20 @@ class Transaction(AbstractContextManager[None]):
         Raises ``RuntimeError`` on another thread, which discards the transaction. Also raises it, unless another
         exception is propagating, if the transaction is over: its run has ended, the process has forked, or blocks have
         not ended in reverse order.
+        """
+
+    def restage(self, key: str, value: Any) -> None:
+        """Replace the value of a key that the transaction has written."""
+
+    def written(self) -> list[tuple[str, Any]]:
+        """Return the keys that were written since the block began, with their values, `absent` for a deletion."""
+
+    def stage(self, key: str, value: Any, *, is_known: bool) -> None:
+        """Write a key, which keeps its deadline. The key must be an exact ``str``.
+
+        A value that `is_known` to differ is not compared by content, unless it is small.
+
+        Raises ``RuntimeError`` if the transaction is over, or the calling thread is not in it.
         """
 
 class AtomicChanges:

@@ -13,6 +13,7 @@ from fastserverstate.bounds import Bounds
 from fastserverstate.callers import Callers
 from fastserverstate.computed_values import Computing, Evaluator
 from fastserverstate.configuration import Configuration, KeyOptions, Settings
+from fastserverstate.edits import Edit
 from fastserverstate.expiry import Expirer, Expiry
 from fastserverstate.functions import name_publicly
 from fastserverstate.guards import Guards
@@ -80,11 +81,12 @@ While a thread holds the lock, reads and writes of that key by other threads wai
 atomic = Atomic(store)
 """Change a key atomically, by a function of its value.
 
-``atomic(key, function, *, default=...)`` sets the key to ``function(value)`` and returns the new value.
-``atomic.increment(key, by=1, *, default=0)`` adds to a number, ``atomic.append(key, item, *, max_length=None)`` appends
-to a list::
+``atomic(key, function, *, default=..., returning=None)`` sets the key to ``function(value)`` and returns the new value.
+``atomic.increment(key, by=1, *, default=0)`` and ``atomic.maximum(key, value)`` change a number,
+``atomic.append(key, item, *, max_length=None)`` and ``atomic.pop_first(key, *, default=...)`` a list,
+``atomic.update(key, changes)`` a dict, ``atomic.add(key, item)`` and ``atomic.discard(key, item)`` a set::
 
-    atomic("votes", lambda votes: {**votes, "yes": votes.get("yes", 0) + 1}, default={})
+    atomic("price", lambda price: round(price * 1.1, 2))
 """
 
 transaction = BeginTransaction(store)
@@ -106,6 +108,8 @@ peek = _operations.peek
 touch = _operations.touch
 compare_and_set = _operations.compare_and_set
 force_rerun_bound_sessions = _operations.force_rerun_bound_sessions
+
+edit = Edit(store).edit
 
 expire = Expiry(store, expirer).expire
 
@@ -156,13 +160,14 @@ configure = Configuration(
     set_bounds=bounds.set,
 ).configure
 
-skip_frames_of(Atomic.__call__, ServerState.items, MutableMapping.update, SharedWidgets.shared)
+skip_frames_of(Atomic.__call__, Edit.edit, ServerState.items, MutableMapping.update, SharedWidgets.shared)
 for _singleton in (store, server_state, user_state, server_state_lock, atomic, no_rerun, transaction):
     make_immortal(_singleton)
 
 for _method in (
     Computing.computed,
     Configuration.configure,
+    Edit.edit,
     Expiry.expire,
     Guards.guard,
     KeyOperations.compare_and_set,
@@ -185,7 +190,8 @@ for _method in (
 ):
     name_publicly(__package__, _method)
 name_publicly(__package__, Atomic.__call__, "atomic")
-name_publicly(__package__, Atomic.append, "atomic.append")
+for _name in ("add", "append", "discard", "maximum", "pop_first", "update"):
+    name_publicly(__package__, getattr(Atomic, _name), f"atomic.{_name}")
 name_publicly(__package__, BeginTransaction.__call__, "transaction")
 
 

@@ -206,12 +206,13 @@ static inline void *fss_current_context(void)
 }
 
 /* File names whose frames fss_caller_location skips. */
-static PyObject *fss_skipped_files[4];
+static PyObject *fss_skipped_files[5];
 
 static inline int fss_is_skipped(PyCodeObject *code)
 {
     return code->co_filename == fss_skipped_files[0] || code->co_filename == fss_skipped_files[1]
-        || code->co_filename == fss_skipped_files[2] || code->co_filename == fss_skipped_files[3];
+        || code->co_filename == fss_skipped_files[2] || code->co_filename == fss_skipped_files[3]
+        || code->co_filename == fss_skipped_files[4];
 }
 
 /* The source location of the calling Python code: a new reference to its code object, and an offset in it. */

@@ -45,7 +45,7 @@ cdef extern from "_platform.h":
     PyObject *caller_location "fss_caller_location"(int *instruction) noexcept
     int line_of "fss_line"(PyObject *code, int instruction) noexcept
     bint is_finalizing "fss_is_finalizing"() noexcept
-    PyObject *fss_skipped_files[4]
+    PyObject *fss_skipped_files[5]
     PyObject *fss_thread_cache
     PyObject *fss_holder
     PyObject *fss_transaction

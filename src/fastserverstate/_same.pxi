@@ -63,12 +63,14 @@ cdef bint same_plain(PyObject *old, PyObject *new) noexcept:
 
 cdef enum:
     MAX_COMPARISONS = 8     # while other threads keep writing; then the value counts as changed
+    BRIEFLY = 1             # ns: the first look at the clock ends the fingerprint
 
 
 ctypedef struct Comparison:
     # The comparison of a value that will be assigned.
     PyObject *value           # borrowed
     bint plain
+    bint is_known             # to differ: a fingerprint is taken of a small value only
     int comparisons
     bint fingerprinted             # the fingerprint was taken, or the value has none
     bint has_fingerprint
@@ -153,6 +155,7 @@ cdef int compare_unlocked(Comparison *self, Store store, str key) except -1:
     """Compare without holding locks: it runs foreign code and may take long. Propagates only BaseException."""
     cdef PyObject *last = self.compared
     cdef int result
+    cdef bint is_brief
     if self.unresolved:
         self.unresolved = False
         return resolve(store, key)
@@ -165,9 +168,12 @@ cdef int compare_unlocked(Comparison *self, Store store, str key) except -1:
         return 0
     hash_funcs = None if self.hash_funcs == NULL else <object>self.hash_funcs
     self.fingerprinted = True
-    result = fingerprint(<object>self.value, self.fingerprint, hash_funcs, assignment_budget_ns)
+    is_brief = self.is_known and hash_funcs is None  # those of the app may find no difference
+    result = fingerprint(
+        <object>self.value, self.fingerprint, hash_funcs, BRIEFLY if is_brief else assignment_budget_ns
+    )
     self.has_fingerprint = result == TAKEN
-    if result == OUT_OF_TIME and report_slow is not None:
+    if result == OUT_OF_TIME and report_slow is not None and not is_brief:
         report_slow(key, PyType_GetName(type(<object>self.value)))
     return 0
 

@@ -712,10 +712,23 @@ cdef void touch_absent(Table *table, Cell *cell, Session writer, int quiet) noex
         notify_absent(&table.slots, cell, writer)
 
 
+# The types of drafts, and the function that makes a plain copy of one.
+cdef object draft_of_dict = None
+cdef object draft_of_list = None
+cdef object copy_of_draft = None
+
+
+def replace_drafts(of_dict, of_list, copy):
+    global draft_of_dict, draft_of_list, copy_of_draft
+    draft_of_dict, draft_of_list, copy_of_draft = of_dict, of_list, copy
+
+
 cdef object assign(Store store, str key, object value, bint if_absent, bint keeps_deadline=False):
     """Set the key, unless `if_absent` and it is set. Returns the value that it had, or ABSENT."""
     cdef PyObject *backend = load_object(store.table.backend)
     check_access(store.table, <PyObject *>key, WRITE)
+    if type(value) is draft_of_dict or type(value) is draft_of_list:
+        value = copy_of_draft(value)
     if fss_transaction != NULL and transaction_of(store) is not None:
         return transaction_of(store).write(key, value, if_absent, keeps_deadline)
     if backend != NULL:

@@ -16,6 +16,7 @@ cdef class Transaction:
     cdef set notifying         # keys that were written outside of `no_rerun` blocks
     cdef dict deadlines        # key -> ns from the commit, -1 for none; or None. Only of the outermost one
     cdef set kept              # keys whose deadlines the writes keep, or None. Only of the outermost one
+    cdef set edited            # keys whose values are known to differ, or None. Only of the outermost one
     cdef tuple savepoint       # copies of these five from the begin of this block
     cdef list held             # KeyLocks, in the order of acquisition
     cdef bint ended            # the outermost one was discarded before its block ended
@@ -142,6 +143,7 @@ cdef class Transaction:
     cdef void forget(self) noexcept:
         self.holder = self.outer = self.blocks = self.task = None
         self.held = self.writes = self.touched = self.notifying = self.savepoint = self.deadlines = self.kept = None
+        self.edited = None
 
     cdef int undo(self) except -1:
         """Discard what was written since the block began. The outermost transaction keeps the locks."""
@@ -163,8 +165,32 @@ cdef class Transaction:
             self.keep_deadline(key)
         elif not keeps_deadline:
             self.forget_deadline(key)
+        if self.edited is not None:
+            self.edited.discard(key)
         self.note(key, value)
         return old
+
+    def stage(self, key, value, *, bint is_known):
+        cdef Transaction outermost = self.outer if self.outer is not None else self
+        if self.held is None or outermost.ended or <PyObject *>outermost.holder != fss_holder:
+            raise_discarded()
+        outermost.write(key, value, False, True)
+        if is_known:
+            if outermost.edited is None:
+                outermost.edited = set()
+            outermost.edited.add(key)
+
+    def restage(self, key, value):
+        cdef Transaction outermost = self.outer if self.outer is not None else self
+        if self.held is None or outermost.ended or key not in self.writes:
+            raise_discarded()
+        self.writes[key] = value
+
+    def written(self):
+        if self.held is None:
+            return []
+        before = self.savepoint[0]
+        return [item for item in self.writes.items() if before.get(item[0], PRIVATE) is not item[1]]
 
     cdef object staged(self, str key):
         """Take the key's lock. Returns the value that the key has here, or ABSENT."""
@@ -392,6 +418,7 @@ cdef list commit_all(Transaction self):
         change = new_change(key, value, key in self.touched, key not in self.notifying)
         change.staged = True
         change.keeps_deadline = self.kept is not None and key in self.kept
+        change.comparison.is_known = self.edited is not None and key in self.edited
         changes.append(change)
         if value is not ABSENT:
             compare_change(change, store)

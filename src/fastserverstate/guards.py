@@ -115,8 +115,8 @@ class Guards:
 
             ``write``: guards assignments, ``del``, `touch`, `force_rerun_bound_sessions` and `expire`.
 
-            ``pop``, ``setdefault`` of a missing key, `atomic`, ``atomic.increment``, ``atomic.append`` and
-            `compare_and_set` need both.
+            ``pop``, ``setdefault`` of a missing key, `edit`, `atomic`, ``atomic.increment``, ``atomic.append`` and the
+            like, and `compare_and_set` need both.
 
         Thread-safety
             Safe from any thread.

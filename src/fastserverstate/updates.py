@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Never, TypeVar
+from typing import Any, Never, TypeVar, overload
 
 from fastserverstate._core import (
     ACCESS_READ,
@@ -26,6 +26,11 @@ from fastserverstate.functions import check_function, name_of, refuse_coroutine
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda _: "<no default>"})()
 _Value = TypeVar("_Value")
+_Returned = TypeVar("_Returned")
+
+
+class _NothingToChangeError(Exception):
+    """Ends an atomic change that would assign the value that is there."""
 
 
 class KeyOperations:
@@ -135,40 +140,70 @@ class KeyOperations:
 class Atomic(AtomicChanges):
     """Change a key atomically, by a function of its value: ``atomic(key, function, default=...)``.
 
-    ``atomic.increment(key, by=1, *, default=0)`` adds to a number and returns the sum; it takes the key's lock only if
-    another thread holds it or the values are not ``int``. ``atomic.append(key, item)`` appends to a list.
+    With ``returning=``, a decision comes back: the call returns ``returning(old, new)`` in place of the new value.
+
+    ``atomic.increment`` and ``atomic.maximum`` change a number, ``atomic.append`` and ``atomic.pop_first`` a list,
+    ``atomic.update`` a dict, ``atomic.add`` and ``atomic.discard`` a set. They replace values by new objects and never
+    change them in place, because other sessions may be showing them. `edit` changes any part of a container.
 
     Thread-safety
-        Safe from any thread. The return value is the key's value at that moment and subscribes to nothing, so a script
-        that counts its runs is not rerun when another session counts. Read the key to show it.
+        Safe from any thread. What they return is of that moment and subscribes to nothing, so a script that counts its
+        runs is not rerun when another session counts. Read the key to show it.
 
     >>> from fastserverstate import atomic, server_state
-    >>> atomic("votes", lambda votes: {**votes, "yes": votes.get("yes", 0) + 1}, default={})
-    {'yes': 1}
+    >>> atomic("title", str.upper, default="lobby")
+    'LOBBY'
+    >>> atomic("hits", lambda n: min(n + 1, 100), default=0, returning=lambda old, new: new > old)  # at most 100
+    True
     >>> atomic.increment("visitors")
     1
-    >>> atomic.append("log", "started", max_length=1000)
-    ['started']
-    >>> for key in ("votes", "visitors", "log"):
+    >>> for key in ("title", "hits", "visitors"):
     ...     del server_state[key]
     """
 
-    def __call__(self, key: str, function: Callable[[Any], _Value], *, default: Any = MISSING) -> _Value:
-        """Set the key to ``function(value)`` and return the new value.
+    @overload
+    def __call__(
+        self,
+        key: str,
+        function: Callable[[Any], _Value],
+        *,
+        default: Any = ...,
+        returning: Callable[[Any, _Value], _Returned],
+    ) -> _Returned: ...
+    @overload
+    def __call__(
+        self, key: str, function: Callable[[Any], _Value], *, default: Any = ..., returning: None = None
+    ) -> _Value: ...
+    def __call__(
+        self,
+        key: str,
+        function: Callable[[Any], Any],
+        *,
+        default: Any = MISSING,
+        returning: Callable[[Any, Any], Any] | None = None,
+    ) -> Any:
+        """Set the key to ``function(value)`` and return the new value, or ``returning(old, new)``.
 
         The function is called once, with the key's lock held. It gets `default` if the key is not set. If it raises an
         exception, the key keeps its value. A function that returns None is refused, because it has usually changed the
         value in place and forgotten to return it; only None itself may become None.
 
+        With ``returning=``, a decision comes back: that function gets the old and the new value, also with the lock
+        held, and the call returns its result. It gets `default` as the old value of a key that is not set.
+
         Raises
-            ``KeyError`` if the key is not set and there is no default, ``TypeError`` if the key is not a ``str`` or the
-            function is not callable, is async, or returns None.
+            ``KeyError`` if the key is not set and there is no default, ``TypeError`` if the key is not a ``str`` or a
+            function is not callable, is async, or ``function`` returns None.
         """
         key = plain_key(key)
         what = f"The function of atomic({key!r}, ...)"
         check_function(function, what)
+        if returning is not None:
+            check_function(returning, f"returning= of atomic({key!r}, ...)")
+        returned: Any = None
 
-        def changed(value: Any) -> _Value:
+        def changed(value: Any) -> Any:
+            nonlocal returned
             if value is MISSING:
                 raise KeyError(
                     f"server_state has no key {key!r}. Did you forget to initialize it? "
@@ -182,9 +217,12 @@ class Atomic(AtomicChanges):
                     f"returned None for a {type(value).__qualname__}. server_state[{key!r}] was not assigned. Return "
                     f"the value, also if it was changed in place. To store None: server_state[{key!r}] = None."
                 )
+            if returning is not None:
+                returned = returning(value, result)
             return result
 
-        return change_atomically(self, key, changed, default)
+        new = change_atomically(self, key, changed, default)
+        return new if returning is None else returned
 
     def append(self, key: str, item: Any, *, max_length: int | None = None) -> Any:
         """Append to the key's list, tuple or deque and return the result. A key that is not set becomes a list.
@@ -196,15 +234,12 @@ class Atomic(AtomicChanges):
             ``TypeError`` if the value is of another type, ``ValueError`` if `max_length` is not a whole number of at
             least 1.
         """
+        key = plain_key(key)
         if max_length is not None and not (isinstance(max_length, int) and max_length >= 1):
             raise ValueError(f"max_length is a whole number of at least 1, or None for no limit, not {max_length!r}.")
 
         def appended(value: Any) -> Any:
-            if type(value) not in {list, tuple, deque}:
-                raise TypeError(
-                    f"atomic.append({key!r}, ...) needs a list, tuple or deque, and server_state[{key!r}] is of type "
-                    f"{type(value).__qualname__}. Use atomic({key!r}, function) for other types."
-                )
+            _check_type(value, {list, tuple, deque}, "append", "a list, tuple or deque", key)
             kept = len(value) if max_length is None else max_length - 1
             items = list(value)[max(0, len(value) - kept) :] if kept else []
             items.append(item)
@@ -213,6 +248,201 @@ class Atomic(AtomicChanges):
             return type(value)(items)
 
         return self(key, appended, default=[])
+
+    def pop_first(self, key: str, *, default: Any = MISSING) -> Any:
+        """Remove the first item of the key's list, tuple or deque, and return it.
+
+        Each item is returned once, whichever threads and servers call this. With `default`, that is returned if there
+        is no item, whether the key is set or not.
+
+        Raises
+            ``IndexError`` if there is no item and no default, ``KeyError`` if the key is not set either, ``TypeError``
+            if the value is of another type.
+
+        >>> from fastserverstate import atomic, server_state
+        >>> server_state["queue"] = ["first", "second"]
+        >>> atomic.pop_first("queue")
+        'first'
+        >>> server_state["queue"]
+        ['second']
+        >>> del server_state["queue"]
+        >>> atomic.pop_first("queue", default="nothing to do")
+        'nothing to do'
+        """
+        key = plain_key(key)
+        first: Any = default
+
+        def popped(value: Any) -> Any:
+            nonlocal first
+            if value is not MISSING:
+                _check_type(value, {list, tuple, deque}, "pop_first", "a list, tuple or deque", key)
+            if value is MISSING or not value:
+                if default is not MISSING:
+                    raise _NothingToChangeError
+                advice = f"atomic.pop_first({key!r}, default=None) returns None then."
+                if value is MISSING:
+                    raise KeyError(f"server_state has no key {key!r}, and so no first item. {advice}")
+                raise IndexError(
+                    f"The {type(value).__qualname__} in server_state[{key!r}] is empty and has no first item. {advice}"
+                )
+            first = value[0]
+            if type(value) is deque:
+                value = value.copy()
+                value.popleft()
+                return value
+            return value[1:]
+
+        _changed(self, key, popped)
+        return first
+
+    def update(self, key: str, changes: Mapping[Any, Any]) -> Any:
+        """Set items of the key's dict, as ``dict.update`` does, and return the new dict.
+
+        A key that is not set becomes a dict. A ``defaultdict`` and an ``OrderedDict`` keep their types.
+
+        Raises
+            ``TypeError`` if the value is of another type, or `changes` is not a mapping.
+
+        >>> from fastserverstate import atomic, server_state
+        >>> atomic.update("progress", {"job 1": 0.4})
+        {'job 1': 0.4}
+        >>> atomic.update("progress", {"job 1": 0.5, "job 2": 0.1})
+        {'job 1': 0.5, 'job 2': 0.1}
+        >>> del server_state["progress"]
+        """
+        key = plain_key(key)
+        if not isinstance(changes, Mapping):
+            raise TypeError(
+                f"atomic.update({key!r}, ...) needs the changes as a dict, such as {{'name': 1}}, not as "
+                f"{type(changes).__qualname__}."
+            )
+
+        def updated(value: Any) -> Any:
+            value = {} if value is MISSING else value
+            _check_type(value, {dict, OrderedDict, defaultdict}, "update", "a dict", key)
+            merged = value.copy()
+            merged.update(changes)
+            return merged
+
+        return _changed(self, key, updated)
+
+    def add(self, key: str, item: Any) -> bool:
+        """Add to the key's set or frozenset. Return True if the item was not in it.
+
+        A key that is not set becomes a set.
+
+        Raises
+            ``TypeError`` if the value is of another type, or the item is not hashable.
+
+        >>> from fastserverstate import atomic, server_state
+        >>> atomic.add("seen", "order 17"), atomic.add("seen", "order 17")
+        (True, False)
+        >>> del server_state["seen"]
+        """
+        key = plain_key(key)
+        _check_hashable(item, "add", key)
+
+        def added(value: Any) -> Any:
+            value = set() if value is MISSING else value
+            _check_type(value, {set, frozenset}, "add", "a set or frozenset", key)
+            if item in value:
+                raise _NothingToChangeError
+            return value | {item}
+
+        return _changed(self, key, added) is not MISSING
+
+    def discard(self, key: str, item: Any) -> bool:
+        """Remove from the key's set or frozenset. Return True if the item was in it.
+
+        A key that is not set stays so.
+
+        Raises
+            ``TypeError`` if the value is of another type, or the item is not hashable.
+
+        >>> from fastserverstate import atomic, server_state
+        >>> server_state["online"] = {"Ann", "Bob"}
+        >>> atomic.discard("online", "Bob"), atomic.discard("online", "Bob")
+        (True, False)
+        >>> server_state["online"]
+        {'Ann'}
+        >>> del server_state["online"]
+        """
+        key = plain_key(key)
+        _check_hashable(item, "discard", key)
+
+        def discarded(value: Any) -> Any:
+            value = set() if value is MISSING else value
+            _check_type(value, {set, frozenset}, "discard", "a set or frozenset", key)
+            if item not in value:
+                raise _NothingToChangeError
+            return value - {item}
+
+        return _changed(self, key, discarded) is not MISSING
+
+    def maximum(self, key: str, value: Any, *, default: Any = MISSING) -> Any:
+        """Set the key to `value` if that is greater than the key's value. Return the greater of the two.
+
+        A key that is not set becomes `value`, or `default` if that is greater.
+
+        Raises
+            ``TypeError`` if the values cannot be compared by ``>``.
+
+        >>> from fastserverstate import atomic, server_state
+        >>> atomic.maximum("record", 42), atomic.maximum("record", 17)
+        (42, 42)
+        >>> del server_state["record"]
+        """
+        key = plain_key(key)
+        greatest: Any = value
+
+        def raised(old: Any) -> Any:
+            nonlocal greatest
+            found = default if old is MISSING else old
+            if found is MISSING:
+                return value
+            try:
+                is_greater = bool(value > found)
+            except TypeError as error:
+                raise TypeError(
+                    f"atomic.maximum({key!r}, {value!r}) cannot compare that with server_state[{key!r}] of type "
+                    f"{type(found).__qualname__}. Use atomic({key!r}, function) instead."
+                ) from error
+            greatest = value if is_greater else found
+            if greatest is old:
+                raise _NothingToChangeError
+            return greatest
+
+        _changed(self, key, raised)
+        return greatest
+
+
+def _changed(atomic: Atomic, key: str, function: Callable[[Any], Any]) -> Any:
+    """Set the key to ``function(value)``, which gets MISSING if it is not set. Return the new value.
+
+    Returns MISSING if the function raises `_NothingToChangeError`.
+    """
+    try:
+        return change_atomically(atomic, key, function, MISSING)
+    except _NothingToChangeError:
+        return MISSING
+
+
+def _check_type(value: Any, kinds: set[type], method: str, needed: str, key: str) -> None:
+    if type(value) not in kinds:
+        raise TypeError(
+            f"atomic.{method}({key!r}, ...) needs {needed}, and server_state[{key!r}] is of type "
+            f"{type(value).__qualname__}. Use atomic({key!r}, function) for other types."
+        )
+
+
+def _check_hashable(item: Any, method: str, key: str) -> None:
+    try:
+        hash(item)
+    except TypeError as error:
+        raise TypeError(
+            f"atomic.{method}({key!r}, ...) needs an item that can be in a set, not a {type(item).__qualname__}: "
+            f"{error}. A tuple or a str can be."
+        ) from error
 
 
 class BeginTransaction(Transactions):

@@ -17,6 +17,7 @@ from fastserverstate import no_rerun
 from fastserverstate._core import Session
 from fastserverstate.cluster.backend import Backend
 from fastserverstate.cluster.errors import ClusterError, UnsharableValueError
+from fastserverstate.edits import Edit
 from fastserverstate.errors import DeadlockError
 
 
@@ -85,6 +86,79 @@ def test_atomic_operations(pair):
     assert other.state["log"] == [1] * 60
     assert other.compare_and_set("m", 60, 1)
     assert not one.compare_and_set("m", 60, 2)
+
+
+def test_edits_on_several_servers(pair):
+    one, _ = pair
+    one.state["jobs"] = {"row": {"n": 0, "by": []}}
+    gate = threading.Barrier(4)
+
+    def work(peer, name):
+        edit = Edit(peer.store).edit
+        gate.wait(20)
+        for _ in range(15):
+            with edit("jobs", "log", default=[]) as (jobs, log):
+                jobs["row"]["n"] += 1
+                jobs["row"]["by"].append(name)
+                log.append(jobs["row"]["n"])
+
+    with ThreadSet() as threads:
+        for name, peer in enumerate(pair * 2):
+            threads.add(work, peer, name)
+    for peer in pair:
+        peer.sync()
+        assert peer.state["jobs"]["row"]["n"] == 60
+        assert sorted(peer.state["jobs"]["row"]["by"]) == sorted([*range(4)] * 15)
+        assert peer.state["log"] == list(range(1, 61))
+        assert [type(one) for one in (peer.state["jobs"], peer.state["jobs"]["row"], peer.state["log"])] == [
+            dict,
+            dict,
+            list,
+        ]
+
+
+def test_unchanged_and_discarded_edits_are_not_sent(pair):
+    one, other = pair
+    one.state["k"] = {"list": [1]}
+    other.sync()
+    version, value = other.store.version("k"), other.state["k"]
+    edit = Edit(other.store).edit
+    with edit("k") as draft:
+        draft["list"].append(draft["list"].pop())
+    with suppress(ZeroDivisionError), edit("k") as draft:
+        draft["list"].append(1 / 0)
+    other.sync()
+    assert (other.store.version("k"), other.state["k"]) == (version, value)
+    with edit("k") as draft:
+        draft["list"].append(2)
+    assert value == {"list": [1]}
+    one.sync()
+    assert one.state["k"] == {"list": [1, 2]}
+
+
+def test_changes_of_containers_on_several_servers(pair):
+    one, _ = pair
+    one.state["queue"] = list(range(60))
+    popped, added, allowed = [], [], []
+
+    def work(peer):
+        while (item := peer.atomic.pop_first("queue", default=None)) is not None:
+            popped.append(item)
+            added.append(peer.atomic.add("tags", item % 7))
+            peer.atomic.maximum("record", item)
+            allowed.append(
+                peer.atomic("hits", lambda n: min(n + 1, 20), default=0, returning=lambda old, new: new > old)
+            )
+        peer.atomic.update("done", {peer.store.version("queue"): True})
+
+    with ThreadSet() as threads:
+        for peer in pair * 2:
+            threads.add(work, peer)
+    assert sorted(popped) == list(range(60))
+    assert (sum(added), sum(allowed)) == (7, 20)
+    for peer in pair:
+        peer.sync()
+        assert (peer.state["tags"], peer.state["record"], peer.state["hits"]) == (set(range(7)), 59, 20)
 
 
 def test_transactions_are_atomic(pair):

@@ -40,6 +40,41 @@ print(dict(fastserverstate.server_state))
     assert run_python("", source) == "{'k': 1}\n"
 
 
+@pytest.mark.parametrize("options", ["", ', durability="always"', ', durability="always", show="after_durable"'])
+def test_edits_are_stored(path: Path, options: str) -> None:
+    """Also those of which the process knows that they differ, without having compared the whole value."""
+    rows = '{f"row {n}": {"id": n, "tags": ["a"]} for n in range(5000)}'
+    source = f"""
+import contextlib
+from fastserverstate import atomic, connect, edit, server_state
+
+connect("sqlite:///{path}"{options})
+with edit("rows", default={{}}) as rows:
+    rows.update({rows})
+with edit("rows", "log", default=[]) as (rows, log):
+    rows["row 7"]["tags"].append("b")
+    log.append("row 7")
+with contextlib.suppress(ZeroDivisionError), edit("rows") as rows:
+    rows["row 8"]["id"] /= 0
+atomic.update("progress", {{"job": 0.4}})
+atomic.add("tags", "new")
+"""
+    assert run_python("", source) == ""
+    source = f"""
+from fastserverstate import connect, edit, server_state
+
+connect("sqlite:///{path}")
+with edit("rows") as rows:
+    rows["row 9"]["tags"].clear()
+expected = {rows}
+expected["row 7"]["tags"].append("b")
+expected["row 9"]["tags"].clear()
+assert server_state["rows"] == expected
+print(server_state["log"], server_state["progress"], server_state["tags"])
+"""
+    assert run_python("", source) == "['row 7'] {'job': 0.4} {'new'}\n"
+
+
 def test_keys_expire_after_a_restart(path: Path) -> None:
     """Also without a line of configuration: the deadline comes from the file alone."""
     file = StateFile.open(path)

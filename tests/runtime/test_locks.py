@@ -25,6 +25,8 @@ WAITING = (
             "atomic": lambda: atomic("held", int, default=0),
             "declared": lambda: transaction("free", "held").__enter__(),
             "undeclared": lambda: in_transaction(),
+            "edit": lambda: edit("free", "held", default={}).__enter__(),
+            "write in an edit": lambda: in_edit(),
             "wait_for": lambda: wait_for("never"),
             "patient wait_for": lambda: wait_for("never", timeout=1000),
         }
@@ -32,6 +34,11 @@ WAITING = (
         def in_transaction():
             with transaction("free"):
                 server_state["free"] = 1
+                server_state["held"] = 1
+
+        def in_edit():
+            with edit("free", default={}) as draft:
+                draft["n"] = 1
                 server_state["held"] = 1
 
         hold()
@@ -135,18 +142,19 @@ INTERRUPTED = f"""
             st.session_state[end] = True
             with server_state_lock["k"], server_state_lock["a", "b"]:
                 server_state["began"] = True
-                with transaction("c"):
+                with transaction("c"), edit("draft", default=[]) as draft:
                     server_state["c"] = server_state["not named"] = 1
+                    draft.append(1)
                     ENDS[end]()
         elif end:
             wait_for("began")
-            with server_state_lock["k"], server_state_lock["a", "b"], transaction("c", "not named"):
+            with server_state_lock["k"], server_state_lock["a", "b"], transaction("c", "not named", "draft"):
                 st.text(f"{{list(server_state)}} is set")
 """
 
 
 @pytest.mark.parametrize("end", ["stop", "rerun", "error", "exit", "interrupt"])
-def test_run_that_is_interrupted_in_locks_and_a_transaction_leaves_nothing(serve: Serve, end: str) -> None:
+def test_run_that_is_interrupted_in_locks_a_transaction_and_an_edit_leaves_nothing(serve: Serve, end: str) -> None:
     server = serve(INTERRUPTED)
 
     async def steps(client: Client, other: Client) -> None:

@@ -20,6 +20,7 @@ from fastserverstate import (
     compare_and_set,
     computed,
     configure,
+    edit,
     expire,
     force_rerun_bound_sessions,
     guard,
@@ -86,6 +87,28 @@ assert_type(server_state_lock["a", "b"].acquire(timeout=1), bool)
 assert_type(atomic("a", lambda value: f"{value}", default=0), str)
 assert_type(atomic.increment("a", 2, default=1), Any)
 assert_type(atomic.append("log", "line", max_length=10), Any)
+assert_type(atomic("a", lambda value: value + 1, default=0, returning=lambda old, new: bool(new > old)), bool)
+assert_type(atomic("a", lambda value: f"{value}", returning=None), str)
+assert_type(atomic.pop_first("queue", default=None), Any)
+assert_type(atomic.update("progress", {"job": 0.4}), Any)
+assert_type(atomic.add("tags", "new"), bool)
+assert_type(atomic.discard("tags", "new"), bool)
+assert_type(atomic.maximum("record", 42, default=0), Any)
+votes_before: dict[str, int] = {}
+with edit("votes", default=votes_before) as votes:
+    assert_type(votes, dict[str, int])
+with edit("votes", default={"Tea": 0}) as votes_by_literal:
+    assert_type(votes_by_literal, dict[str, int])
+with edit("votes", default={}) as untyped:
+    assert_type(untyped, Any)
+with edit("log", default=[], timeout="1s") as untyped_list:
+    assert_type(untyped_list, Any)
+with edit("votes") as without_default:
+    assert_type(without_default, Any)
+with edit("a", "b", "c", default={"a": [], "b": {}}) as drafts:
+    assert_type(drafts, tuple[Any, ...])
+with edit("a", "b") as (first_draft, second_draft):
+    assert_type(first_draft, Any)
 assert_type(compare_and_set("a", 1, 2), bool)
 assert_type(peek("a", 0), Any)
 assert_type(touch("a"), None)
@@ -188,6 +211,8 @@ server_state_lock[1]  # type: ignore[call-overload]
 force_rerun_bound_sessions(1)  # type: ignore[arg-type]
 configure("a", compare="repr")  # type: ignore[arg-type]
 transaction(1)  # type: ignore[arg-type]
+edit(1)  # type: ignore[call-overload]
+edit("a", "b", timeout=[1])  # type: ignore[call-overload]
 wait_for("a", timeout=[1])  # type: ignore[call-overload]
 on_change("a", None)  # type: ignore[call-overload]
 configure("a", min_rerun_interval=[1])  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from harness.clock import FakeClock
 from unit.helpers import enter, leave, locate_in_streamlit, locate_in_tests
 
 from fastserverstate import _core
+from fastserverstate.edits import Edit
 from fastserverstate.listeners import Listeners
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.rerun import gc_policy, observer, rerun_queue
@@ -76,6 +77,11 @@ def touch(operations: KeyOperations):
 @pytest.fixture
 def transaction(store: _core.Store) -> BeginTransaction:
     return BeginTransaction(store)
+
+
+@pytest.fixture
+def edit(store: _core.Store):
+    return Edit(store).edit
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from contextlib import nullcontext
 
 import pytest
@@ -14,6 +14,9 @@ from fastserverstate import _core, no_rerun
 pytestmark = pytest.mark.usefixtures("many_switches")
 
 THREADS = 8
+
+
+async def decide_later(old, new): ...
 
 
 @pytest.fixture
@@ -426,6 +429,253 @@ def test_no_appended_item_is_lost(state, atomic):
     for thread in range(THREADS):
         assert [item for item in state["log"] if item[0] == thread] == [(thread, n) for n in range(100)]
     assert len(state["log"]) == THREADS * 100
+
+
+# ------------------------------------------------------------------------------------------------------------ returning
+
+
+def test_decision_comes_back(state, atomic):
+    def may_i():
+        return atomic("hits", lambda n: min(n + 1, 3), default=0, returning=lambda old, new: new > old)
+
+    assert [may_i() for _ in range(5)] == [True, True, True, False, False]
+    assert state["hits"] == 3
+
+
+def test_returning_gets_the_old_and_the_new_value(state, locks, atomic):
+    state["k"] = old = [1]
+    seen = []
+
+    def note(*values):
+        seen.append((values, locks["k"].locked(), state["k"] is old))
+        return "returned"
+
+    assert atomic("k", lambda value: [*value, 2], returning=note) == "returned"
+    assert seen == [(([1], [1, 2]), True, True)]
+    assert atomic("absent", lambda n: n + 1, default=0, returning=lambda *values: values) == (0, 1)
+    assert atomic("absent", lambda n: n + 1, returning=lambda *_: None) is None
+    assert state["absent"] == 2
+
+
+def test_returning_that_raises_leaves_the_value(state, locks, atomic):
+    state["k"] = 1
+    with pytest.raises(ZeroDivisionError):
+        atomic("k", lambda n: n + 1, returning=lambda old, _: old / 0)
+    assert state["k"] == 1
+    assert not locks["k"].locked()
+
+
+@pytest.mark.parametrize("returning", [True, "old", decide_later], ids=repr)
+def test_returning_that_is_no_function_is_refused(state, atomic, returning):
+    state["k"] = 1
+    with pytest.raises(TypeError, match=r"returning= of atomic\('k', \.\.\.\)"):
+        atomic("k", lambda n: n + 1, returning=returning)
+    assert state["k"] == 1
+
+
+def test_as_many_decisions_as_allowed_in_many_threads(atomic):
+    allowed = []
+
+    def work():
+        for _ in range(100):
+            allowed.append(atomic("hits", lambda n: min(n + 1, 250), default=0, returning=lambda old, new: new > old))
+
+    with ThreadSet() as threads:
+        for _ in range(THREADS):
+            threads.add(work)
+    assert (sum(allowed), len(allowed)) == (250, THREADS * 100)
+
+
+# ------------------------------------------------------------------------------------------------------------ pop_first
+
+
+@pytest.mark.parametrize("kind", [list, tuple, deque])
+def test_pop_first_removes_the_first_item(state, atomic, kind):
+    state["k"] = old = kind("abc")
+    assert atomic.pop_first("k") == "a"
+    assert type(state["k"]) is kind
+    assert state["k"] == kind("bc")
+    assert old == kind("abc")
+
+
+def test_pop_first_keeps_the_bound_of_a_deque(state, atomic):
+    state["k"] = deque("ab", maxlen=2)
+    atomic.pop_first("k", default=None)
+    assert state["k"] == deque("b")
+    assert state["k"].maxlen == 2
+
+
+def test_pop_first_without_an_item(store, state, locks, atomic):
+    state["k"] = []
+    before = store.version("k")
+    assert atomic.pop_first("k", default="nothing") == "nothing"
+    assert atomic.pop_first("absent", default=None) is None
+    with pytest.raises(IndexError, match=r"The list in server_state\['k'\] is empty.*default=None"):
+        atomic.pop_first("k")
+    with pytest.raises(KeyError, match=r"no key 'absent'.*default=None"):
+        atomic.pop_first("absent")
+    assert "absent" not in state
+    assert store.version("k") == before
+    assert not locks["k"].locked()
+
+
+def test_each_item_is_popped_once(state, atomic):
+    popped = []
+    state["k"] = tuple(range(THREADS * 100))
+    gate = threading.Barrier(THREADS)
+
+    def work():
+        gate.wait(DEADLINE)
+        while (item := atomic.pop_first("k", default=None)) is not None:
+            popped.append(item)
+
+    with ThreadSet() as threads:
+        for _ in range(THREADS):
+            threads.add(work)
+    assert sorted(popped) == list(range(THREADS * 100))
+
+
+# -------------------------------------------------------------------------------------- update, add, discard, maximum
+
+
+def test_update_makes_a_new_dict(state, atomic):
+    assert atomic.update("k", {"a": 1}) == {"a": 1}
+    old = state["k"]
+    assert atomic.update("k", {"b": 2, "a": 3}) is state["k"]
+    assert (state["k"], old) == ({"a": 3, "b": 2}, {"a": 1})
+
+
+@pytest.mark.parametrize("value", [OrderedDict(a=1), defaultdict(list, a=1)], ids=lambda value: type(value).__name__)
+def test_update_keeps_the_type(state, atomic, value):
+    state["k"] = value
+    atomic.update("k", {"b": 2})
+    assert type(state["k"]) is type(value)
+    assert dict(state["k"]) == {"a": 1, "b": 2}
+    assert getattr(state["k"], "default_factory", list) is list
+
+
+def test_changes_of_an_update_are_a_mapping(state, atomic):
+    for changes in (1, [("a", 1)], "ab", None):
+        with pytest.raises(TypeError, match=r"atomic.update\('k', ...\) needs the changes as a dict"):
+            atomic.update("k", changes)
+    assert "k" not in state
+
+
+def test_add_and_discard(store, state, atomic):
+    assert atomic.add("k", 1) is True
+    old = state["k"]
+    assert atomic.add("k", 2) is True
+    version = store.version("k")
+    assert atomic.add("k", 2) is False
+    assert atomic.discard("k", 3) is False
+    assert store.version("k") == version
+    assert (state["k"], old) == ({1, 2}, {1})
+    assert atomic.discard("k", 1) is True
+    assert state["k"] == {2}
+    assert atomic.discard("absent", 1) is False
+    assert "absent" not in state
+
+
+def test_add_and_discard_keep_the_type(state, atomic):
+    state["k"] = frozenset({1})
+    assert atomic.add("k", 2)
+    assert state["k"] == frozenset({1, 2})
+    assert atomic.discard("k", 1)
+    assert type(state["k"]) is frozenset
+
+
+def test_items_that_cannot_be_in_a_set_are_refused(state, locks, atomic):
+    for method in (atomic.add, atomic.discard):
+        with pytest.raises(TypeError, match=r"'k'.*in a set, not a list.*A tuple or a str can be"):
+            method("k", [])
+    assert "k" not in state
+    assert not locks["k"].locked()
+
+
+def test_one_of_many_threads_adds_an_item(state, atomic):
+    added = []
+
+    def work():
+        added.extend(n for n in range(100) if atomic.add("k", n))
+
+    with ThreadSet() as threads:
+        for _ in range(THREADS):
+            threads.add(work)
+    assert sorted(added) == list(range(100))
+    assert state["k"] == set(range(100))
+
+
+def test_maximum(store, state, atomic):
+    assert atomic.maximum("k", 5) == 5
+    version = store.version("k")
+    assert atomic.maximum("k", 3) == atomic.maximum("k", 5) == 5
+    assert store.version("k") == version
+    assert atomic.maximum("k", 7) == state["k"] == 7
+    assert atomic.maximum("low", -3, default=0) == state["low"] == 0
+    assert atomic.maximum("high", 3, default=0) == state["high"] == 3
+    assert atomic.maximum("text", "b") == "b"
+    assert atomic.maximum("text", "a") == "b"
+    with pytest.raises(TypeError, match=r"atomic.maximum\('k', 'a'\).*\['k'\] of type int. Use atomic"):
+        atomic.maximum("k", "a")
+
+
+def test_calls_that_change_nothing_assign_nothing(store, state, atomic):
+    state.update(record=5, tags={1}, queue=[])
+    store.set_options(lambda _: (_core.COMPARE_ALWAYS, None, 0.0, (0.0, 0.0, True)))
+    for key in list(state):
+        store.resolve(key)
+    versions = list(map(store.version, state))
+    atomic.maximum("record", 5)
+    atomic.maximum("record", 3)
+    atomic.add("tags", 1)
+    atomic.discard("tags", 2)
+    atomic.pop_first("queue", default=None)
+    assert list(map(store.version, state)) == versions
+
+
+def test_maximum_of_many_threads(state, atomic):
+    with ThreadSet() as threads:
+        for thread in range(THREADS):
+            threads.add(lambda thread: [atomic.maximum("k", n * THREADS + thread) for n in range(200)], thread)
+    assert state["k"] == 200 * THREADS - 1
+
+
+OF_OTHER_TYPES = {
+    "pop_first": (["text", {}, {1}, 5, None], ()),
+    "update": ([[1], {1}, 5, None, Counter()], ({},)),
+    "add": ([[1], {}, 5, None], (1,)),
+    "discard": ([[1], {}, 5, None], (1,)),
+}
+
+
+@pytest.mark.parametrize("method", OF_OTHER_TYPES)
+def test_values_of_other_types_are_refused(state, locks, atomic, method):
+    values, args = OF_OTHER_TYPES[method]
+    for value in values:
+        state["k"] = value
+        words = rf"atomic.{method}\('k', ...\) needs .* is of type {type(value).__name__}. Use atomic\('k', function\)"
+        with pytest.raises(TypeError, match=words):
+            getattr(atomic, method)("k", *args)
+        assert state["k"] is value
+        assert not locks["k"].locked()
+
+
+def test_changes_of_containers_join_a_transaction(state, atomic, transaction):
+    state.update(queue=[1, 2], record=3)
+
+    def change():
+        with transaction():
+            atomic.pop_first("queue")
+            atomic.maximum("record", 5)
+            atomic.add("tags", state["queue"][0] / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        change()
+    assert state.to_dict() == {"queue": [1, 2], "record": 3}
+    with transaction():
+        atomic.update("done", {atomic.pop_first("queue"): True})
+        atomic.add("tags", "a")
+    assert state.to_dict() == {"queue": [2], "record": 3, "done": {1: True}, "tags": {"a"}}
 
 
 # ------------------------------------------------------------------------------------------------------ compare_and_set

@@ -84,15 +84,24 @@ BOTH = {
     "atomic": lambda _, do: do["atomic"]("salary/ann", lambda value: value + 1),
     "increment": lambda _, do: do["atomic"].increment("salary/ann"),
     "append": lambda _, do: do["atomic"].append("salary/list", 3),
+    "pop_first": lambda _, do: do["atomic"].pop_first("salary/list"),
+    "edit": lambda _, do: append_in_block(do["edit"]),
     "compare_and_set": lambda _, do: do["operations"].compare_and_set("salary/ann", 1, 3),
 }
 
 
+def append_in_block(edit: Any) -> None:
+    with edit("open list", "salary/list", default=[]) as drafts:
+        for draft in drafts:
+            draft.append(3)
+
+
 @pytest.fixture
-def do(store, atomic, operations, waiting) -> dict[str, Any]:
+def do(store, atomic, edit, operations, waiting) -> dict[str, Any]:
     return {
         "state": ServerState(store),
         "atomic": atomic,
+        "edit": edit,
         "operations": operations,
         "waiting": waiting,
         "expiry": Expiry(store, Expirer(store)),

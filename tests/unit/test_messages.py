@@ -7,6 +7,7 @@ import copy
 import inspect
 import pickle
 import re
+import threading
 
 import pytest
 
@@ -16,6 +17,7 @@ from fastserverstate import (
     compare_and_set,
     configure,
     connect,
+    edit,
     force_rerun_bound_sessions,
     no_rerun,
     on_change,
@@ -59,6 +61,16 @@ def decorated_by_transaction():
     def save(): ...
 
 
+def decorated_by_edit():
+    @edit
+    def save(): ...
+
+
+def decorated_by_edit_block():
+    @edit("n", default=[])
+    def save(): ...
+
+
 def decorated_by_block():
     @transaction("n")
     def save(): ...
@@ -89,6 +101,26 @@ MESSAGES = {
     'server_state.pop("n")': (lambda: server_state.pop("n"), KeyError, "server_state.pop('n', None) returns None"),
     "server_state.popitem()": (server_state.popitem, KeyError, "server_state is empty"),
     'atomic("n", function)': (lambda: atomic("n", str), KeyError, "atomic('n', function, default=...)"),
+    'edit("n")': (lambda: enter(edit("n")), KeyError, "edit('n', default=...) begins with a copy of a default"),
+    'edit("n", default=1)': (
+        lambda: enter(edit("n", default=1)),
+        TypeError,
+        "is of type int. Use atomic('n', function)",
+    ),
+    'edit("n", default=lock)': (
+        lambda: enter(edit("n", default=[threading.Lock()])),
+        TypeError,
+        "edit('n') cannot copy a value of type list: cannot pickle '_thread.lock' object. Use atomic('key', function)",
+    ),
+    'atomic.pop_first("n")': (lambda: atomic.pop_first("n"), KeyError, "atomic.pop_first('n', default=None) returns"),
+    'atomic.update("n", 1)': (lambda: atomic.update("n", 1), TypeError, "a dict, such as {'name': 1}, not as int"),
+    'atomic.add("n", [])': (lambda: atomic.add("n", []), TypeError, "unhashable type: 'list'. A tuple or a str can be"),
+    'atomic.discard("n", [])': (lambda: atomic.discard("n", []), TypeError, "in a set, not a list"),
+    "atomic(returning=1)": (
+        lambda: atomic("n", str, default=0, returning=1),
+        TypeError,
+        "returning= of atomic('n', ...) has to be a function, not 1",
+    ),
     "server_state.items = 1": (lambda: setattr(server_state, "items", 1), AttributeError, "server_state['items']"),
     # Keys
     "server_state[1]": (lambda: server_state[1], TypeError, "of type str, not int: 1. Use str(key)."),
@@ -113,6 +145,15 @@ MESSAGES = {
     "atomic(1, function)": (lambda: atomic(1, str), TypeError, "not int: 1. Use str(key)."),
     "atomic.increment(1)": (lambda: atomic.increment(1), TypeError, "not int: 1. Use str(key)."),
     "atomic.append(1, 2)": (lambda: atomic.append(1, 2), TypeError, "not int: 1. Use str(key)."),
+    "atomic.pop_first(1)": (lambda: atomic.pop_first(1), TypeError, "not int: 1. Use str(key)."),
+    "atomic.update(1, {})": (lambda: atomic.update(1, {}), TypeError, "not int: 1. Use str(key)."),
+    "atomic.add(1, 2)": (lambda: atomic.add(1, 2), TypeError, "not int: 1. Use str(key)."),
+    "atomic.discard(1, 2)": (lambda: atomic.discard(1, 2), TypeError, "not int: 1. Use str(key)."),
+    "atomic.maximum(1, 2)": (lambda: atomic.maximum(1, 2), TypeError, "not int: 1. Use str(key)."),
+    "edit(1)": (lambda: edit(1), TypeError, "not int: 1. Use str(key)."),
+    'edit(["a", "b"])': (lambda: edit(["a", "b"]), TypeError, "edit('a', 'b'), or edit(*keys)"),
+    "edit()": (lambda: edit(), TypeError, "with edit('votes') as votes:"),  # noqa: PLW0108
+    'edit("a", "a")': (lambda: edit("a", "a"), ValueError, "edit was given a key twice: 'a', 'a'"),
     "compare_and_set(1, 2, 3)": (lambda: compare_and_set(1, 2, 3), TypeError, "not int: 1. Use str(key)."),
     "configure(1)": (lambda: configure(1, compare="always"), TypeError, "not int: 1. Use str(key)."),
     "force_rerun(1)": (lambda: force_rerun_bound_sessions(1), TypeError, "not int: 1. Use str(key)."),
@@ -132,6 +173,9 @@ MESSAGES = {
     "@transaction": (decorated_by_transaction, TypeError, "with transaction('key'):"),
     '@transaction("n")': (decorated_by_block, TypeError, "with transaction(...):"),
     'async with transaction("n")': (lambda: asyncio.run(enter_async(transaction("n"))), TypeError, "asyncio.to_thread"),
+    "@edit": (decorated_by_edit, TypeError, "with edit('key') as draft:"),
+    '@edit("n")': (decorated_by_edit_block, TypeError, "with edit(...) as draft:"),
+    'async with edit("n")': (lambda: asyncio.run(enter_async(edit("n"))), TypeError, "asyncio.to_thread"),
     "with server_state_lock:": (lambda: enter(server_state_lock), TypeError, "with server_state_lock['key']:"),
     'server_state_lock("n")': (lambda: server_state_lock("n"), TypeError, "with server_state_lock['key']:"),
     "server_state_lock.acquire()": (
@@ -188,7 +232,7 @@ for name, clone in {
 
 INTERNAL = re.compile(
     r"_core|<locals>|<lambda>|Namespace|ServerState|KeyLock|Atomic|BeginTransaction|NoRerun|KeyOperations|Listeners"
-    r"|Waiting\.|Configuration|SharedWidgets"
+    r"|Editing|Waiting\.|Configuration|SharedWidgets"
 )
 
 
@@ -209,7 +253,10 @@ FUNCTIONS = {
     if name not in {"server_state", "server_state_lock", "user_state", "no_rerun"}
     and not isinstance(getattr(fastserverstate, name), type)
 }
-FUNCTIONS |= {"atomic.increment": atomic.increment, "atomic.append": atomic.append}
+FUNCTIONS |= {
+    f"atomic.{name}": getattr(atomic, name)
+    for name in ("add", "append", "discard", "increment", "maximum", "pop_first", "update")
+}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
