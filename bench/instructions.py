@@ -36,7 +36,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from crowd import Crowd
-from rows import ROWS, UNROLLED, unrolled_ours, unrolled_plain
+from rows import ROWS, UNROLLED, Typed, unrolled_ours, unrolled_plain
 from streamlit.runtime.scriptrunner import ScriptRunContext, add_script_run_ctx
 
 import fastserverstate
@@ -115,7 +115,7 @@ def count_here(library: str) -> None:
     # Without an event loop, the scheduler would collect the stale scopes itself.
     _instances.store.on_stale(None)
     state["k"] = state["unread"] = state["hot"] = state["still"] = 0
-    fastserverstate.space("room").still = 0
+    fastserverstate.space("room").still = Typed().still = 0
     session = enter_script_run()
     functions: dict[str, Callable[[], object]] = {}
     for operation, row in ROWS.items():

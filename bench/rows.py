@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fastserverstate import atomic, computed, server_state, server_state_lock, space
+from fastserverstate import State, atomic, computed, server_state, server_state_lock, space
 
 UNROLLED = 100
 
@@ -40,6 +40,7 @@ ROWS = {
     "computed value, compared with an item read": Row('total("still")', 'state["still"]', 3.0, is_dict=False),
     "item read in a space, compared with one elsewhere": Row('room["still"]', 'state["still"]', 1.5, is_dict=False),
     "attribute read in a space, compared with one elsewhere": Row("room.still", "state.still", 1.5, is_dict=False),
+    "typed attribute read, compared with one elsewhere": Row("typed.still", "state.still", 1.5, is_dict=False),
 }
 
 
@@ -62,6 +63,7 @@ def unrolled_ours(statement: str, *, times: int = UNROLLED, repeated: int = 1) -
         atomic=atomic,
         total=total,
         room=space("room"),
+        typed=Typed(),
     )
 
 
@@ -70,6 +72,10 @@ def unrolled_plain(row: Row, *, times: int = UNROLLED, repeated: int = 1) -> Cal
     if not row.is_dict:
         return unrolled_ours(row.plain, times=times, repeated=repeated)
     return unrolled(row.plain, times=times, repeated=repeated, d={"k": 1, "unread": 1}, rlock=threading.RLock())
+
+
+class Typed(State):
+    still: int = 0
 
 
 @computed

@@ -19,6 +19,7 @@ import fastserverstate
 
 PUBLIC = {
     "State": ["server_state", "peek", "touch"],
+    "Typed state": ["State"],
     "Spaces": ["space", "user_state", "guard", "Space"],
     "Locks": ["server_state_lock", "KeyLock", "KeyLocks"],
     "Changes": ["edit", "atomic", "compare_and_set", "transaction"],

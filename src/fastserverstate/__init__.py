@@ -69,6 +69,7 @@ from fastserverstate.presence import Visitor
 from fastserverstate.sessions import SessionInfo
 from fastserverstate.shared_widgets import WidgetArguments
 from fastserverstate.spaces import Space
+from fastserverstate.typed_state import State
 
 if TYPE_CHECKING:
     from fastserverstate import cluster as cluster
@@ -101,6 +102,7 @@ __all__ = [
     "RerunSuppressedError",
     "SessionInfo",
     "Space",
+    "State",
     "Subscription",
     "UnreadableValueError",
     "Visitor",

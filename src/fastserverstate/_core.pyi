@@ -807,6 +807,42 @@ def label_of(space: SpaceNamespace) -> str: ...
 def reserve_in_spaces(names: Iterable[str]) -> None:
     """Set the names that win over keys in attribute access to spaces."""
 
+class Record:
+    """An object whose fields stand for keys of a store. See `fastserverstate.typed_state`."""
+
+    def __init__(self, store: Store, keys: tuple[str, ...]) -> None:
+        """`keys` are those of the fields, in the order of their places."""
+
+    _store: Final[Store]
+    _keys: Final[tuple[str, ...]]
+
+@final
+class Field:
+    """An attribute of a `Record`: it reads, assigns and deletes the record's key with this place.
+
+    Thread-safety
+        Safe from any thread.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        place: int,
+        class_value: object,
+        missing: Callable[[Any], Any],
+        check: Callable[[Any, Any], Any] | None = None,
+    ) -> None:
+        """On the class, the attribute is `class_value`.
+
+        `missing` is called with the record if the key is not set, and returns the value or raises an error. `check` is
+        called with the record and a value, and returns what to assign or raises an error.
+        """
+
+    name: Final[str]
+    def __get__(self, record: object, owner: type | None = None) -> Any: ...
+    def __set__(self, record: object, value: Any) -> None: ...
+    def __delete__(self, record: object) -> None: ...
+
 class Node(Session):
     """The scope of a computed value's function, and the `key` of its result. See `fastserverstate.computed_values`."""
 

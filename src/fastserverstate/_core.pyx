@@ -97,6 +97,7 @@ across them what every read passes through, and accesses thread-local variables 
     _journal            what has changed, to be stored       _deadlines    keys that expire
     _locate             which scope the thread runs in       _prefixes     subscriptions to the keys under a prefix
     _access             guards of keys                       _spaces       access to the keys under a prefix
+    _fields             attributes that stand for keys
 """
 cimport cython
 from cpython.bool cimport PyBool_Check
@@ -300,4 +301,5 @@ include "_changes.pxi"
 include "_transaction.pxi"
 include "_namespace.pxi"
 include "_spaces.pxi"
+include "_fields.pxi"
 include "_remote.pxi"

@@ -28,6 +28,7 @@ from fastserverstate.shared_widgets import SharedWidgets
 from fastserverstate.spaces import Spaces
 from fastserverstate.state import ServerState
 from fastserverstate.suppression import NoRerun
+from fastserverstate.typed_state import Process, State
 from fastserverstate.updates import Atomic, BeginTransaction, KeyOperations
 from fastserverstate.waiting import Waiting
 from fastserverstate.workers import Workers
@@ -110,6 +111,7 @@ compare_and_set = _operations.compare_and_set
 force_rerun_bound_sessions = _operations.force_rerun_bound_sessions
 
 edit = Edit(store).edit
+State._process = Process(store, edit)
 
 expire = Expiry(store, expirer).expire
 

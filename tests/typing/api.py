@@ -14,6 +14,7 @@ from fastserverstate import (
     RerunSuppressedError,
     SessionInfo,
     Space,
+    State,
     Subscription,
     Visitor,
     atomic,
@@ -147,6 +148,24 @@ for visitor in online("room/7", by="user"):
     assert_type(visitor.is_me, bool)
     assert_type(visitor.name, Any)
 online(by="group")  # type: ignore[arg-type]
+
+
+class Lobby(State, validate=True):
+    topic: str = "General"
+    names: list[str] = []  # noqa: RUF012
+
+
+lobby = Lobby(space="7")
+assert_type(lobby.topic, str)
+assert_type(lobby.names, list[str])
+assert_type(Lobby.topic, str)
+assert_type(lobby.key("names"), str)
+lobby.topic = "Lunch"
+lobby.topic = 3  # type: ignore[assignment]
+lobby.names = [3]  # type: ignore[list-item]
+with lobby.edit("names") as changed:
+    assert_type(changed, Any)
+assert_type(wait_for(Lobby.topic), Any)
 
 decorate: Callable[[type[int]], type[int]] = on_change("a")
 
