@@ -134,6 +134,7 @@ _presence = Presence(
     current=bridge.lifecycle.current,
     part_of_run=bridge.part_of_run,
     is_evaluating=evaluator.is_evaluating,
+    has_ended=_sessions.has_ended,
     workers=Workers(),
 )
 bridge.lifecycle.tell(_presence)

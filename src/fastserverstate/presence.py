@@ -42,6 +42,8 @@ INTERVAL = 0.03
 RETRY = 1.0
 LEFTOVER = 10.0
 
+MOST_MADE = 1000  # groups whose visitors are kept for the next reader
+
 _ONLINE, _SERVERS = f"{HIDDEN}online/", f"{HIDDEN}servers/"
 _ALL = ""  # stands for the group of all sessions
 _TASK = "An update of who is online"  # names it in the log
@@ -159,7 +161,7 @@ class _Group:
         self.key = f"{_ONLINE}{quote(name, safe='')}/{server}"
         self.members: dict[_Visit, None] = {}
         self.due: float | None = None  # when the next update is scheduled
-        self.updating = threading.Lock()
+        self.updating = threading.RLock()
 
 
 class Presence(SessionEvents):
@@ -178,6 +180,7 @@ class Presence(SessionEvents):
         current: Current,
         part_of_run: Callable[[], Part | None],
         is_evaluating: Callable[[], bool],
+        has_ended: Callable[[str], bool],
         workers: Workers,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -188,6 +191,7 @@ class Presence(SessionEvents):
         self._current = current
         self._part_of_run = part_of_run
         self._is_evaluating = is_evaluating
+        self._has_ended = has_ended
         self._workers = workers
         self._clock = clock
         self.on_join: Callable[[LiveSession, str], None] = lambda _live, _group: None
@@ -202,6 +206,7 @@ class Presence(SessionEvents):
         self._groups: dict[str, _Group] = {}
         self._leftovers: set[str] = set()
         self._is_announced = False
+        self._made: dict[str, tuple[Any, list[Visitor]]] = {}
 
     # What the adapter reports
 
@@ -350,11 +355,17 @@ class Presence(SessionEvents):
             # A key that has a listener is in use and does not expire: only after this process was killed.
             self._listeners.add(key, functools.partial(self._announcement_changed, key), _LISTENER)
             self._key_options.lend(key, OWNED_TTL)
+            self._say_alive(key)
+
+    def _say_alive(self, key: str) -> None:
+        try:
             self._state[key] = True
+        except OSError:  # of the connection to the Redis server
+            self._submit(RETRY, functools.partial(self._say_alive, key))
 
     def _announcement_changed(self, key: str, value: object) -> None:
         if value is not True:
-            self._submit(0.0, functools.partial(self._state.__setitem__, key, True))
+            self._submit(0.0, functools.partial(self._say_alive, key))
 
     # For scripts
 
@@ -407,6 +418,8 @@ class Presence(SessionEvents):
         if not memberships.join(group, part.fragment_id, memberships.run):
             return
         with self._lock:
+            if source.id not in self._visits and self._has_ended(source.id):
+                return
             visit = self._visit_of(source)
             self._turned_to(visit, source.page())
             known = visit.groups.get(group)
@@ -461,24 +474,12 @@ class Presence(SessionEvents):
         if by not in {"session", "user"}:
             raise ValueError(f"online takes by='session' or by='user', not {by!r}.")
         name = _ALL if group is None else group
-        rows = {row.id: row for row in self._rows(name)}
+        found = {visitor.id: visitor for visitor in self._visitors(name)}
         mine = self._mine()
-        if mine is not None:
-            row = mine.row(name)  # which its last update may not have told yet
-            if row is not None:
-                rows[mine.id] = row
-        visitors = [
-            Visitor(
-                row.id,
-                datetime.fromtimestamp(row.since, UTC),
-                page=row.page,
-                user=row.user,
-                is_me=mine is not None and row.id == mine.id,
-                is_agent=row.is_agent,
-                fields=row.fields,
-            )
-            for row in sorted(rows.values(), key=_by_age)
-        ]
+        row = None if mine is None else mine.row(name)  # which its last update may not have told yet
+        if row is not None:
+            found[row.id] = _visitor(row, is_me=True)
+        visitors = sorted(found.values(), key=_by_age)
         return visitors if by == "session" else _folded(visitors)
 
     def _mine(self) -> _Visit | None:
@@ -486,19 +487,31 @@ class Presence(SessionEvents):
         part = None if self._is_evaluating() else self._part_of_run()
         return None if part is None else self._visits.get(part.live.id)
 
-    def _rows(self, name: str) -> list[Row]:
+    def _visitors(self, name: str) -> list[Visitor]:
+        """Return the visitors of all servers, as these have told of them last."""
         prefix = f"{_ONLINE}{quote(name, safe='')}/"
         self._store.watch_members(prefix)
         if not self._store.has_backend():
-            return [Row(*row) for row in self._state.get(prefix + self._server, ())]
-        found: list[Row] = []
+            return list(self._visitors_at(prefix + self._server))
+        found: list[Visitor] = []
         for key in self._store.keys(prefix=prefix):
             server = key.removeprefix(prefix)
             if server == self._server or _SERVERS + server in self._state:
-                found.extend(Row(*row) for row in self._state.get(key, ()))
+                found.extend(self._visitors_at(key))
             else:
                 self._delete_later(key, server)
         return found
+
+    def _visitors_at(self, key: str) -> list[Visitor]:
+        """Return the visitors of one server. They are made once, for all sessions that show them."""
+        rows = self._state.get(key, ())
+        known = self._made.get(key)
+        if known is None or known[0] is not rows:
+            known = rows, [_visitor(Row(*row)) for row in rows]
+            if len(self._made) >= MOST_MADE:
+                self._made.clear()
+            self._made[key] = known
+        return known[1]
 
     def _delete_later(self, key: str, server: str) -> None:
         """Delete a key of a server that was killed, unless that server turns out to be alive."""
@@ -540,8 +553,20 @@ def _check_fields(call: str, fields: Mapping[str, Any]) -> None:
             ) from None
 
 
-def _by_age(row: Row) -> tuple[float, str]:
-    return row.since, row.id
+def _visitor(row: Row, is_me: bool = False) -> Visitor:
+    return Visitor(
+        row.id,
+        datetime.fromtimestamp(row.since, UTC),
+        page=row.page,
+        user=row.user,
+        is_me=is_me,
+        is_agent=row.is_agent,
+        fields=row.fields,
+    )
+
+
+def _by_age(visitor: Visitor) -> tuple[datetime, str]:
+    return visitor.since, visitor.id
 
 
 def _folded(visitors: list[Visitor]) -> list[Visitor]:

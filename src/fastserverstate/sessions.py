@@ -210,6 +210,11 @@ class Sessions(SessionEvents):
         for key in owned:  # in tasks of their own: a key whose lock is held must not keep the others waiting
             self._submit(partial(self._delete_owned, record, key), f"The deletion of server_state[{key!r}]")
 
+    def has_ended(self, session_id: str) -> bool:
+        """Whether the session has ended, as far as that is remembered."""
+        with self._lock:
+            return session_id in self._ended
+
     # Calling hooks
 
     def _enqueue(self, record: _Record, task: Callable[[], None]) -> None:

@@ -83,6 +83,7 @@ class Server:
         self.state = ServerState(store)
         self.part: Any = None
         self.is_evaluating = False
+        self.ended: set[str] = set()
         self.presence = Presence(
             store,
             Listeners(store),
@@ -90,6 +91,7 @@ class Server:
             current=self._current,
             part_of_run=lambda: self.part,
             is_evaluating=lambda: self.is_evaluating,
+            has_ended=lambda name: name in self.ended,
             workers=clock,  # type: ignore[arg-type]
             clock=clock,
         )
@@ -344,6 +346,16 @@ def test_short_loss_of_the_connection_is_not_shown(server: Server) -> None:
     assert server.names("room") == []
 
 
+def test_run_that_outlives_its_session_joins_no_group(server: Server) -> None:
+    ann = server.start("ann")
+    server.ended.add("ann")
+    server.presence.ended("ann")
+    server.run(ann, lambda: server.join("room"))
+    server.clock.advance(1)
+    assert server.online("room") == server.online() == []
+    assert not server.presence._visits
+
+
 # Several servers
 
 
@@ -431,6 +443,7 @@ def test_newest_rows_are_written_last(store: _core.Store) -> None:
         current=lambda _call: parts.part.live,
         part_of_run=lambda: getattr(parts, "part", None),
         is_evaluating=lambda: False,
+        has_ended=lambda _name: False,
         workers=workers,
     )
     barrier = threading.Barrier(8)
