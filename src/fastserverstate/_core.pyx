@@ -97,6 +97,7 @@ across them what every read passes through, and accesses thread-local variables 
     _journal            what has changed, to be stored       _deadlines    keys that expire
     _locate             which scope the thread runs in       _prefixes     subscriptions to the keys under a prefix
     _access             guards of keys                       _spaces       access to the keys under a prefix
+    _folders            finding the keys under a prefix
 """
 cimport cython
 from cpython.bool cimport PyBool_Check
@@ -184,6 +185,7 @@ from fastserverstate._structs cimport (
     Cell,
     ChainWrite,
     ColdFields,
+    Folder,
     Journal,
     Lifetime,
     Prefix,
@@ -283,6 +285,7 @@ include "_cell.pxi"
 include "_holder.pxi"
 include "_scope.pxi"
 include "_prefixes.pxi"
+include "_folders.pxi"
 include "_slots.pxi"
 include "_table.pxi"
 include "_computed.pxi"
