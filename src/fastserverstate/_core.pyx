@@ -54,6 +54,7 @@ Glossary
     skip frames of       look for a source location further out in the stack, past the package's own functions
     terms                when a key expires: its deadline, and the ttl and idle_ttl that are configured for it
     look                 a check of a cell's terms, when they say so; *parked* terms are looked at when the lock is free
+    folder               the cells of a shard whose keys are the same up to their last "/"
     hidden               of a key: it is the package's own, and apps do not see it
     immortal             never freed and not reference counted, on builds without the GIL
     check interrupts     raise what stops the script run, and what signal handlers raise
