@@ -408,8 +408,11 @@ class Store:
     def keys(self, hidden: bool = False, prefix: str | None = None) -> list[str]:
         """Return the keys that are set, in the order of insertion. Subscribes to nothing.
 
-        Without `hidden`, those that begin with `HIDDEN`, the package's own, are left out. With a prefix, return the
-        keys that begin with it, hidden or not.
+        Without `hidden`, those that begin with `HIDDEN`, the package's own, are left out. With a prefix, which ends in
+        "/", return the keys that begin with it, hidden or not. That takes time for these keys only.
+
+        Raises
+            ``ValueError`` for a prefix that does not end in "/".
         """
 
     def watch_members(self, prefix: str | None = None) -> None:

@@ -54,6 +54,7 @@ Glossary
     skip frames of       look for a source location further out in the stack, past the package's own functions
     terms                when a key expires: its deadline, and the ttl and idle_ttl that are configured for it
     look                 a check of a cell's terms, when they say so; *parked* terms are looked at when the lock is free
+    folder               the cells of a shard whose keys are the same up to their last "/"
     hidden               of a key: it is the package's own, and apps do not see it
     immortal             never freed and not reference counted, on builds without the GIL
     check interrupts     raise what stops the script run, and what signal handlers raise
@@ -97,7 +98,7 @@ across them what every read passes through, and accesses thread-local variables 
     _journal            what has changed, to be stored       _deadlines    keys that expire
     _locate             which scope the thread runs in       _prefixes     subscriptions to the keys under a prefix
     _access             guards of keys                       _spaces       access to the keys under a prefix
-    _fields             attributes that stand for keys
+    _fields             attributes that stand for keys       _folders      finding the keys under a prefix
 """
 cimport cython
 from cpython.bool cimport PyBool_Check
@@ -185,6 +186,7 @@ from fastserverstate._structs cimport (
     Cell,
     ChainWrite,
     ColdFields,
+    Folder,
     Journal,
     Lifetime,
     Prefix,
@@ -284,6 +286,7 @@ include "_cell.pxi"
 include "_holder.pxi"
 include "_scope.pxi"
 include "_prefixes.pxi"
+include "_folders.pxi"
 include "_slots.pxi"
 include "_table.pxi"
 include "_computed.pxi"

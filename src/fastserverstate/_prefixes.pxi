@@ -21,20 +21,22 @@ cdef inline Py_ssize_t bucket_count(const Prefixes *self) noexcept:
     return 0 if self.buckets == NULL else self.mask + 1
 
 
-cdef inline bint is_prefix(const Prefix *self, PyObject *key, Py_ssize_t length) noexcept:
+cdef inline bint is_prefix(
+    const Py_UCS4 *text, Py_ssize_t text_length, PyObject *key, Py_ssize_t length
+) noexcept:
     """Whether the text is that of the key's first characters."""
     cdef Py_ssize_t i
-    if self.length != length:
+    if text_length != length:
         return False
     for i in range(length):
-        if self.text[i] != character_at(key, i):
+        if text[i] != character_at(key, i):
             return False
     return True
 
 
 cdef inline Prefix *find_prefix(const Prefixes *self, PyObject *key, Py_ssize_t length, uint64_t hashed) noexcept:
     cdef Prefix *prefix = self.buckets[hashed & self.mask]
-    while prefix != NULL and not (prefix.hash == hashed and is_prefix(prefix, key, length)):
+    while prefix != NULL and not (prefix.hash == hashed and is_prefix(prefix.text, prefix.length, key, length)):
         prefix = prefix.next
     return prefix
 

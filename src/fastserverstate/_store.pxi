@@ -564,8 +564,8 @@ cdef int watch_members(Table *table, str prefix=None) except -1:
     cdef Holder reader = <Holder>current_holder()
     cdef Scope scope
     cdef bint done
-    if prefix is not None and not prefix.endswith("/"):
-        raise ValueError(f"A prefix of keys ends in '/', and {shown(prefix)} does not.")
+    if prefix is not None:
+        check_prefix(prefix)
     if found != NULL:
         scope = <Scope>found
         lock(&scope.session.mutex)
@@ -576,6 +576,13 @@ cdef int watch_members(Table *table, str prefix=None) except -1:
         unlock(&scope.session.mutex)
         if not done:
             raise MemoryError()
+    return 0
+
+
+cdef int check_prefix(str prefix) except -1:
+    key_hash(<PyObject *>prefix)  # makes it ready
+    if not prefix.endswith("/"):
+        raise ValueError(f"A prefix of keys ends in '/', and {shown(prefix)} does not.")
     return 0
 
 
@@ -597,36 +604,78 @@ cdef Py_ssize_t count_cells(const Table *table) noexcept:
     return count
 
 
+cdef Py_ssize_t count_cells_under(const Table *table, PyObject *prefix) noexcept:
+    """Number of cells in the folder. All shards are locked."""
+    cdef Py_ssize_t count = 0
+    cdef Folder *root
+    cdef Folder *folder
+    cdef int i
+    for i in range(SHARDS):
+        root = folder_of(&table.shards[i], prefix)
+        folder = root
+        while folder != NULL:
+            count += folder.count
+            folder = next_folder(root, folder)
+    return count
+
+
+cdef Py_ssize_t cells_under(const Table *table, PyObject *prefix, Cell **cells) noexcept:
+    """Put the cells in the folder whose keys are set into `cells`. Returns their number. All shards are locked."""
+    cdef Py_ssize_t n = 0
+    cdef Folder *root
+    cdef Folder *folder
+    cdef uint32_t at
+    cdef int i
+    for i in range(SHARDS):
+        root = folder_of(&table.shards[i], prefix)
+        folder = root
+        while folder != NULL:
+            for at in range(folder.count):
+                if folder.cells[at].value != NULL and not folder.cells[at].is_result:
+                    cells[n] = folder.cells[at]
+                    n += 1
+            folder = next_folder(root, folder)
+    return n
+
+
+cdef Py_ssize_t cells_in_table(const Table *table, bint hidden, Cell **cells) noexcept:
+    """Put the cells whose keys are set into `cells`. Returns their number. All shards are locked."""
+    cdef Py_ssize_t n = 0
+    cdef Cell *cell
+    cdef int i
+    for i in range(SHARDS):
+        cell = next_cell(&table.shards[i], NULL)
+        while cell != NULL:
+            if cell.value != NULL and (not cell.is_hidden or (hidden and not cell.is_result)):
+                cells[n] = cell
+                n += 1
+            cell = next_cell(&table.shards[i], cell)
+    return n
+
+
 cdef list sorted_keys(Table *table, bint hidden=False, str prefix=None):
     """The keys that are set, in the order of insertion. With a prefix: those that begin with it, hidden or not."""
     cdef Cell **cells
-    cdef Cell *cell
-    cdef Py_ssize_t at, room, count, n = 0
-    cdef int i
+    cdef Py_ssize_t at, room, count, n
     cdef list found = []
     if prefix is not None:
-        key_hash(<PyObject *>prefix)  # makes it ready
-    room = load_size(table.present)
+        check_prefix(prefix)
+    room = load_size(table.present) if prefix is None else 64
     while True:
         cells = <Cell **>PyMem_RawMalloc((room + 1) * sizeof(Cell *))
         if cells == NULL:
             raise MemoryError()
         lock_shards(table, NULL)
-        count = count_cells(table)
+        count = count_cells(table) if prefix is None else count_cells_under(table, <PyObject *>prefix)
         if count <= room:
             break
         unlock_shards(table, NULL)
         PyMem_RawFree(cells)
         room = count
-    for i in range(SHARDS):
-        cell = next_cell(&table.shards[i], NULL)
-        while cell != NULL:
-            if cell.value != NULL and not cell.is_result and (
-                starts_with(cell.key, <PyObject *>prefix) if prefix is not None else hidden or not cell.is_hidden
-            ):
-                cells[n] = cell
-                n += 1
-            cell = next_cell(&table.shards[i], cell)
+    if prefix is None:
+        n = cells_in_table(table, hidden, cells)
+    else:
+        n = cells_under(table, <PyObject *>prefix, cells)
     qsort(cells, n, sizeof(Cell *), compare_insertion)
     for at in range(n):
         cells[at] = <Cell *>cells[at].key  # the following reference keeps it alive when the cell is freed

@@ -61,6 +61,20 @@ ctypedef struct ColdFields:
     Cell *next_throttled        # list of the cells with throttled subscribers; guarded by the mutex of the slots
     bint is_throttled           # in that list
 
+ctypedef struct Folder:
+    # The cells of a shard whose keys are the same up to their last "/".
+    Folder *next                # in the bucket's chain
+    uint64_t hash
+    Folder *parent              # of the keys up to the "/" before, or NULL
+    Folder *children            # list of the folders whose parent this is
+    Folder *next_sibling
+    Folder *previous_sibling
+    Cell **cells
+    uint32_t count              # of cells
+    uint32_t room               # for so many cells
+    Py_ssize_t length
+    Py_UCS4 text[0]             # what the keys have in common, as code points
+
 ctypedef struct Cell:
     PyObject *key
     Py_hash_t hash
@@ -73,6 +87,7 @@ ctypedef struct Cell:
     Cell *next_dirty[2]         # list of the cells in each journal
     PyObject *holder            # the Holder that has the lock, or NULL. Borrowed: a Holder releases its locks first
     uint32_t depth              # of the re-entrant lock
+    uint32_t folder_at          # place in the folder, if there is a "/" in the key
     uint32_t terms_at           # place of its terms among those of the shard, counted from 1; 0 if it has none
     char policy                 # when an assigned value counts as changed; see _same.pxi
     # One byte each:
@@ -168,6 +183,9 @@ ctypedef struct Shard:
     Cell *dirty[2]              # heads of the lists of cells that changed since each journal was last taken
     Cell *dropped               # freed after the mutex is unlocked
     PyObject *released          # KeyLocks to release after the mutex is unlocked
+    Folder **folders            # heads of the chains; NULL if there are no folders
+    Py_ssize_t folder_mask      # number of these buckets - 1
+    Py_ssize_t folder_count
     Terms *terms                # a heap
     Py_ssize_t terms_count
     Py_ssize_t terms_room

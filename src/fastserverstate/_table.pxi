@@ -60,6 +60,7 @@ cdef void table_release(Table *table) noexcept:
                 cell_free(cell)
         PyMem_Free(shard.buckets)
         PyMem_RawFree(shard.terms)
+        free_folders(shard)
     lifetimes_free(table)
     slots_free(&table.slots)
     PyMem_Free(table)
@@ -109,6 +110,9 @@ cdef Cell *find_or_make(Shard *shard, PyObject *key, Py_hash_t hashed) noexcept:
     if shard.cells > shard.mask:
         grow_buckets(shard)
     cell = cell_new(key, hashed)
+    if cell != NULL and not put_into_folder(shard, cell):
+        cell_free(cell)
+        cell = NULL
     if cell != NULL:
         cell.policy = shard.first_policy
         cell.may_be_guarded = shard.has_guards and not cell.is_hidden
@@ -134,6 +138,7 @@ cdef inline void drop_if_unused(Shard *shard, Cell *cell) noexcept:
         link[0] = cell.next
         if cell.terms_at:
             take_terms(shard, cell)
+        take_out_of_folder(shard, cell)
         cell.next = shard.dropped
         shard.dropped = cell
         shard.cells -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from typing import Any
 
 import pytest
@@ -97,8 +98,27 @@ def test_keys_with_a_prefix_are_in_the_order_of_insertion(store, state):
     del state["room/b"]
     state["room/b"] = 1
     assert store.keys(prefix="room/") == ["room/a", "room/sub/c", "room/b"]
+    assert store.keys(prefix="room/sub/") == ["room/sub/c"]
     assert store.keys(prefix=HIDDEN) == [f"{HIDDEN}room/e"]
-    assert store.keys(prefix="") == store.keys(hidden=True)
+    assert store.keys(prefix="other/") == []
+
+
+def test_the_keys_under_prefixes_while_keys_come_and_go(store, state):
+    choose = random.Random(7)
+    parts = ["a", "b", "\xe9", "名", "\U0001f600", ""]
+    for _ in range(3000):
+        key = "/".join(choose.choices(parts, k=choose.randrange(1, 5)))
+        if key in state and choose.random() < 0.6:
+            del state[key]
+        elif choose.random() < 0.6:
+            state[key] = 1
+        else:
+            key in state  # noqa: B015
+        prefix = "/".join(choose.choices(parts, k=choose.randrange(1, 4))) + "/"
+        assert store.keys(prefix=prefix) == [key for key in state if key.startswith(prefix)]
+    for key in list(state):
+        del state[key]
+    assert store.statistics()["cells"] == 0
 
 
 def test_hidden_keys_concern_their_prefixes_only(store, state, watcher):
@@ -216,8 +236,9 @@ def test_results_of_computed_values_concern_no_prefix(store, state, watcher):
 
 @pytest.mark.parametrize("prefix", ["room", "", "room/7"])
 def test_a_prefix_ends_in_a_slash(store, prefix):
-    with pytest.raises(ValueError, match=r"A prefix of keys ends in '/'"):
-        store.watch_members(prefix)
+    for use in (store.watch_members, lambda prefix: store.keys(prefix=prefix)):
+        with pytest.raises(ValueError, match=r"A prefix of keys ends in '/'"):
+            use(prefix)
 
 
 def test_a_prefix_is_a_str(store):
@@ -274,6 +295,28 @@ watch(0, 100_000)
 before = peak()
 watch(100_000, 900_000)
 assert peak() - before < 4096, (peak(), before)
+"""
+    )
+
+
+def test_memory_of_a_million_keys_that_are_gone():
+    run_script(
+        """
+import resource
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def come_and_go(first, count):
+    for number in range(first, first + count):
+        state[f"room/{number}/poll/votes"] = 1
+        del state[f"room/{number}/poll/votes"]
+
+come_and_go(0, 100_000)
+before = peak()
+come_and_go(100_000, 900_000)
+assert peak() - before < 4096, (peak(), before)
+assert store.keys(prefix="room/") == []
 """
     )
 
