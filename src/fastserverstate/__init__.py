@@ -28,6 +28,8 @@ from fastserverstate._instances import (
     compare_and_set,
     computed,
     configure,
+    emit,
+    events,
     expire,
     force_rerun_bound_sessions,
     live,
@@ -55,6 +57,7 @@ from fastserverstate.errors import (
     UnreadableValueError,
     WouldBlockError,
 )
+from fastserverstate.events import Events
 from fastserverstate.listeners import Subscription
 from fastserverstate.live_regions import Live
 from fastserverstate.sessions import SessionInfo
@@ -82,6 +85,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "Computed",
     "DeadlockError",
+    "Events",
     "FastServerStateError",
     "KeyLock",
     "KeyLocks",
@@ -97,6 +101,8 @@ __all__ = [
     "computed",
     "configure",
     "connect",
+    "emit",
+    "events",
     "expire",
     "force_rerun_bound_sessions",
     "live",

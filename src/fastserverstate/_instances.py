@@ -8,11 +8,19 @@ from collections.abc import MutableMapping
 
 from fastserverstate import _ends
 from fastserverstate._core import Store, make_immortal, skip_frames_of
-from fastserverstate._streamlit import Bridge, Metrics, PostScriptGC, StreamlitPages, widgets_of_run
+from fastserverstate._streamlit import (
+    Bridge,
+    Metrics,
+    PostScriptGC,
+    StreamlitPages,
+    StreamlitReaders,
+    widgets_of_run,
+)
 from fastserverstate.bounds import Bounds
 from fastserverstate.callers import Callers
 from fastserverstate.computed_values import Computing, Evaluator
 from fastserverstate.configuration import Configuration, KeyOptions, Settings
+from fastserverstate.events import Topics
 from fastserverstate.expiry import Expirer, Expiry
 from fastserverstate.functions import name_publicly
 from fastserverstate.listeners import Listeners
@@ -115,6 +123,11 @@ computed = _computing.computed
 _live_regions = LiveRegions(store, evaluator, _pages, scheduler.push)
 live = _live_regions.live
 
+_readers = StreamlitReaders(bridge)
+_topics = Topics(store, _listeners, expire, _readers.current, evaluator.is_evaluating)
+emit = _topics.emit
+events = _topics.events
+
 configure = Configuration(
     store,
     settings,
@@ -144,6 +157,8 @@ for _method in (
     Sessions.on_session_start,
     Sessions.own,
     SharedWidgets.shared,
+    Topics.emit,
+    Topics.events,
     Waiting.wait_for,
     Waiting.wait_for_async,
 ):

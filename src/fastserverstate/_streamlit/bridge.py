@@ -7,7 +7,7 @@
 
 A session is hooked when its script first uses shared state. From then on, an instance attribute replaces
 `AppSession._on_scriptrunner_event`, to which Streamlit connects every new runner, so runs that do not use shared state
-are followed too. The runner of the current run is connected already and gets a receiver of its own.
+are followed too. The runner of the current run was connected before, so it is connected again.
 
 The next run of a session may begin before the run that it replaces has ended. So the locks and transactions of a thread
 do not end with the run of its session, but with the events of the thread's own runner.
@@ -47,7 +47,7 @@ from fastserverstate._streamlit.session import (
     find_session,
     listen_to_requests,
     send_rest,
-    watch_flushes,
+    watch_queue,
 )
 from fastserverstate._streamlit.widgets import watch_widgets
 from fastserverstate.rerun.scheduler import Scheduler
@@ -165,12 +165,11 @@ class Bridge:
         self._hooked[session.id] = live
         session_ref = weakref.ref(session)
 
-        def observe(sender: Any, event: ScriptRunnerEvent, **_details: Any) -> None:
-            self._observe(live, session_ref(), sender, event)
-
         def on_scriptrunner_event(sender: Any, event: ScriptRunnerEvent, **details: Any) -> None:
             session = session_ref()
             if session is not None:
+                if event is ScriptRunnerEvent.ENQUEUE_FORWARD_MSG and live.is_run_by(sender):
+                    live.inbox.message_sent(details["forward_msg"])  # before the event loop gets it
                 AppSession._on_scriptrunner_event(session, sender, event, **details)
                 self._observe(live, session, sender, event)
 
@@ -178,11 +177,12 @@ class Bridge:
         runner = session._scriptrunner
         if runner is not None:
             live.run_started(runner)
-            runner.on_event.connect(observe, weak=False)
+            runner.on_event.connect(on_scriptrunner_event, weak=False)
+            runner.on_event.disconnect(session._on_scriptrunner_event)
         session.__dict__["_on_scriptrunner_event"] = on_scriptrunner_event
         session.__dict__[ATTRIBUTE] = live
         listen_to_requests(session, lambda _: live.user_asked())
-        watch_flushes(session)
+        watch_queue(session, live.inbox)
         return live
 
     def _observe(
@@ -216,7 +216,7 @@ class Bridge:
         """Replace the subscriptions of the fragments that completed. The others are still on the screen."""
         contains = session._fragment_storage.contains
         if event in BREAKS or was_stopped(runner):
-            live.run_finished((), contains)
+            live.run_finished((), contains, stopped=was_stopped(runner))
         else:
             complete, is_whole = executed()
             # Browsers remove elements that a whole run of the script has not sent again.

@@ -34,13 +34,16 @@ try:
     from streamlit.runtime.session_manager import ActiveSessionInfo, SessionClient, SessionInfo
     from streamlit.runtime.state import SafeSessionState
     from streamlit.runtime.state.common import WidgetMetadata
-    from streamlit.runtime.state.session_state import SessionState, WStates
+    from streamlit.runtime.state.session_state import STREAMLIT_INTERNAL_KEY_PREFIX, SessionState, WStates
     from streamlit.runtime.websocket_session_manager import WebsocketSessionManager
 
     _context_module = sys.modules[get_script_run_ctx.__module__]
     CONTEXT_ATTRIBUTE: str = _context_module.SCRIPT_RUN_CONTEXT_ATTR_NAME
 except (ImportError, AttributeError) as error:
     raise unsupported(f"a name ({error})") from error
+
+# Begins the keys of st.session_state that Streamlit does not show to apps.
+INTERNAL_KEY_PREFIX = STREAMLIT_INTERNAL_KEY_PREFIX
 
 ATTRIBUTE = "_fastserverstate"  # the attribute in which objects of Streamlit keep ours
 
@@ -79,6 +82,7 @@ def current_fragment_id(context: Any) -> str | None:
 NEEDED: dict[Any, set[str]] = {
     AppSession: {
         "_browser_queue",
+        "_clear_queue",
         "_client_state",
         "_enqueue_forward_msg",
         "_event_loop",
@@ -104,7 +108,7 @@ NEEDED: dict[Any, set[str]] = {
     config: {"get_option", "set_option"},
     streamlit: {"_main", "session_state"},
     policies.check_widget_policies: {"check_session_state_rules"},
-    ForwardMsgQueue: {"__len__"},
+    ForwardMsgQueue: {"__len__", "_queue"},
     MemoryFragmentStorage: {"contains"},
     Runtime: {"_session_mgr", "exists", "get_client", "instance", "media_file_mgr", "stats_mgr", "stop"},
     ScriptRunContext: {

@@ -6,7 +6,7 @@ import asyncio
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime import Runtime
@@ -83,6 +83,10 @@ class AppSessionAdapter:
             return True  # the browser comes back with a run, or never
         return True
 
+    def unsent(self) -> list[Any]:
+        session = self._session()
+        return [] if session is None else session._browser_queue._queue
+
     def raise_if_stopped(self) -> None:
         raise_if_stopped()
 
@@ -132,16 +136,43 @@ def _is_being_flushed(session: AppSession) -> bool:
     return _FLUSHED in session.__dict__
 
 
-def watch_flushes(session: AppSession) -> None:
+class QueueObserver(Protocol):
+    """Is told what happens to the messages of a session, on the event loop."""
+
+    def queued(self, message: object) -> None: ...
+
+    def flushed(self) -> None:
+        """All messages are being sent."""
+
+    def cleared(self) -> None:
+        """Messages were discarded that a run has left."""
+
+
+def watch_queue(session: AppSession, observer: QueueObserver) -> None:
     """Note while the runtime sends the session's messages, so that pushed ones do not get between them."""
     session_ref = weakref.ref(session)
+
+    def enqueue_forward_msg(message: Any) -> None:
+        session = session_ref()
+        if session is not None:
+            observer.queued(message)
+            AppSession._enqueue_forward_msg(session, message)
 
     def flush_browser_queue() -> list[Any]:
         session = session_ref()
         messages = [] if session is None else AppSession.flush_browser_queue(session)
+        observer.flushed()
         return messages if session is None or not messages else _Flushed(messages, session)
 
+    def clear_queue(*args: Any, **kwargs: Any) -> None:
+        session = session_ref()
+        if session is not None:
+            AppSession._clear_queue(session, *args, **kwargs)
+            observer.cleared()
+
+    session.__dict__["_enqueue_forward_msg"] = enqueue_forward_msg
     session.__dict__["flush_browser_queue"] = flush_browser_queue
+    session.__dict__["_clear_queue"] = clear_queue
 
 
 def send_rest(session: AppSession) -> None:
