@@ -25,6 +25,7 @@ from fastserverstate._connect import connect
 from fastserverstate._core import KeyLock, KeyLocks
 from fastserverstate._instances import (
     atomic,
+    broadcast,
     compare_and_set,
     computed,
     configure,
@@ -97,6 +98,7 @@ __all__ = [
     "WidgetArguments",
     "WouldBlockError",
     "atomic",
+    "broadcast",
     "compare_and_set",
     "computed",
     "configure",

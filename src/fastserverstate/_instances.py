@@ -14,9 +14,11 @@ from fastserverstate._streamlit import (
     PostScriptGC,
     StreamlitPages,
     StreamlitReaders,
+    element_of,
     widgets_of_run,
 )
 from fastserverstate.bounds import Bounds
+from fastserverstate.broadcasting import Broadcasts
 from fastserverstate.callers import Callers
 from fastserverstate.computed_values import Computing, Evaluator
 from fastserverstate.configuration import Configuration, KeyOptions, Settings
@@ -103,7 +105,6 @@ on_change = _listeners.on_change
 
 _sessions = Sessions(store, Workers(), _listeners, key_options, bridge.lifecycle.current)
 bridge.lifecycle.tell(_sessions)
-bridge.lifecycle.watch()
 _ends.before_exit(_sessions.wait_until_done)
 on_session_start = _sessions.on_session_start
 on_session_end = _sessions.on_session_end
@@ -128,6 +129,13 @@ _topics = Topics(store, _listeners, expire, _readers.current, evaluator.is_evalu
 emit = _topics.emit
 events = _topics.events
 
+_broadcasts = Broadcasts(
+    store, _listeners, expire, workers, scheduler.notices, element_of, bridge.show_notices
+)
+bridge.lifecycle.tell(_broadcasts)
+bridge.lifecycle.watch()
+broadcast = _broadcasts.broadcast
+
 configure = Configuration(
     store,
     settings,
@@ -142,6 +150,7 @@ for _singleton in (store, server_state, server_state_lock, atomic, no_rerun, tra
     make_immortal(_singleton)
 
 for _method in (
+    Broadcasts.broadcast,
     Computing.computed,
     Configuration.configure,
     Expiry.expire,
@@ -187,6 +196,7 @@ def _start_afresh() -> None:
     _computing.reset_after_fork()
     _live_regions.reset_after_fork()
     scheduler.reset_after_fork()
+    _broadcasts.reset_after_fork()
     key_options.reset_after_fork()
 
 

@@ -10,6 +10,7 @@ check_streamlit()
 try:
     from fastserverstate._streamlit.bridge import Bridge
     from fastserverstate._streamlit.metrics import Metrics
+    from fastserverstate._streamlit.notices import element_of
     from fastserverstate._streamlit.pages import StreamlitPages
     from fastserverstate._streamlit.post_script_gc import PostScriptGC
     from fastserverstate._streamlit.readers import StreamlitReaders
@@ -18,4 +19,13 @@ try:
 except ImportError as error:
     raise unsupported(f"a name ({error})") from error
 
-__all__ = ["Bridge", "Metrics", "PostScriptGC", "Server", "StreamlitPages", "StreamlitReaders", "widgets_of_run"]
+__all__ = [
+    "Bridge",
+    "Metrics",
+    "PostScriptGC",
+    "Server",
+    "StreamlitPages",
+    "StreamlitReaders",
+    "element_of",
+    "widgets_of_run",
+]

@@ -15,6 +15,7 @@ do not end with the run of its session, but with the events of the thread's own 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import weakref
@@ -39,6 +40,7 @@ from fastserverstate._core import (
 from fastserverstate._streamlit.leftovers import warn_elsewhere, warn_of_leftovers
 from fastserverstate._streamlit.lifecycle import Lifecycle
 from fastserverstate._streamlit.names import ATTRIBUTE, CONTEXT_ATTRIBUTE, current_fragment_id, parallel, thread_state
+from fastserverstate._streamlit.outbox import outbox_of
 from fastserverstate._streamlit.runs import BREAKS, ENDS, announce_stops, executed, was_stopped, watch_workers
 from fastserverstate._streamlit.server import Server
 from fastserverstate._streamlit.session import (
@@ -47,7 +49,6 @@ from fastserverstate._streamlit.session import (
     find_session,
     listen_to_requests,
     send_rest,
-    watch_queue,
 )
 from fastserverstate._streamlit.widgets import watch_widgets
 from fastserverstate.rerun.scheduler import Scheduler
@@ -160,7 +161,7 @@ class Bridge:
     def _hook(self, session: AppSession) -> LiveSession:
         self.server.adopt()
         adapter = AppSessionAdapter(session, Runtime.instance()._session_mgr)
-        live = LiveSession(self._store, adapter)
+        live = LiveSession(self._store, adapter, self._scheduler.notices)
         adapter.on_gone = lambda: self._scheduler.retire(live)
         self._hooked[session.id] = live
         session_ref = weakref.ref(session)
@@ -182,7 +183,9 @@ class Bridge:
         session.__dict__["_on_scriptrunner_event"] = on_scriptrunner_event
         session.__dict__[ATTRIBUTE] = live
         listen_to_requests(session, lambda _: live.user_asked())
-        watch_queue(session, live.inbox)
+        outbox = outbox_of(session)
+        outbox.inbox, outbox.unseen = live.inbox, live.unseen
+        outbox.show_again = lambda: self._scheduler.show_notices(live)
         return live
 
     def _observe(
@@ -225,7 +228,30 @@ class Bridge:
     # What `Lifecycle` reports
 
     def started(self, source: Source) -> None:
-        """A session that uses shared state is hooked by its first access."""
+        """A session that uses shared state is hooked by its first access, and others by the first notice."""
+        session = find_session(source.id)
+        if session is not None:
+            outbox_of(session)
+
+    def show_notices(self) -> None:
+        """Show the notices that were added in all sessions of the process. Called on any thread."""
+        manager = getattr(Runtime.instance(), "_session_mgr", None) if Runtime.exists() else None
+        active = [] if manager is None else manager.list_active_sessions()
+        for loop in {info.session._event_loop for info in active}:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._show_notices, manager, loop)
+
+    def _show_notices(self, manager: Any, loop: asyncio.AbstractEventLoop) -> None:
+        before = self._scheduler.notices.last - 1
+        for info in self.lifecycle.listed(manager):
+            session = info.session
+            if session._event_loop is loop:
+                with self._hooking:
+                    live = session.__dict__.get(ATTRIBUTE)
+                    if live is None:
+                        live = self._hook(session)
+                        live.unseen.since(before)
+                self._scheduler.show_notices(live)
 
     def paused(self, session_id: str) -> None:
         """A session that is away is refreshed when it returns."""

@@ -25,7 +25,7 @@ try:
     from streamlit.cursor import RunningCursor
     from streamlit.delta_generator import DeltaGenerator
     from streamlit.elements.lib import policies
-    from streamlit.runtime import Runtime, stats
+    from streamlit.runtime import Runtime, forward_msg_queue, stats
     from streamlit.runtime.app_session import AppSession, AppSessionState
     from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
     from streamlit.runtime.fragment import MemoryFragmentStorage
@@ -55,6 +55,11 @@ BROWSERS_FORGET = tuple(map(int, streamlit.__version__.split(".")[:2])) < (1, 44
 
 # Browsers of these releases draw elements that were not sent by a run.
 CAN_PUSH = not BROWSERS_FORGET
+
+# Up to Streamlit 1.44, browsers remove all toasts when a run begins. Later ones remove those that the last run of the
+# whole script has not sent again. Since some release after 1.58, they show each for its time.
+BROWSERS_CLEAR_TOASTS = tuple(map(int, streamlit.__version__.split(".")[:2])) < (1, 45)
+BROWSERS_KEEP_TOASTS = hasattr(forward_msg_queue, "_is_toast_delta")
 
 # Streamlit 1.58 introduced parallel fragments, which run on pool threads.
 parallel: Any = sys.modules.get("streamlit.runtime.parallel_coordinator")
@@ -89,6 +94,7 @@ NEEDED: dict[Any, set[str]] = {
         "_fragment_storage",
         "_message_enqueued_callback",
         "_on_scriptrunner_event",
+        "_run_on_save",
         "_scriptrunner",
         "_session_state",
         "_state",

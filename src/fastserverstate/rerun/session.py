@@ -12,6 +12,7 @@ from typing import Protocol
 
 from fastserverstate._core import CAUSE_DEPTHS, Session, Store
 from fastserverstate.rerun.inbox import Inbox
+from fastserverstate.rerun.notices import Notice, Notices, Unseen
 from fastserverstate.rerun.viewers import Viewers
 
 logger = logging.getLogger("fastserverstate")
@@ -53,6 +54,9 @@ class SessionAdapter(Protocol):
     def push(self, payloads: list[bytes]) -> bool:
         """Send serialized messages to the browser of a ready session; False if it has not received the last yet."""
 
+    def show(self, notices: list[Notice]) -> bool:
+        """Show notices in the browser of a ready session; False if it has not received the last messages yet."""
+
     def unsent(self) -> Sequence[object]:
         """Return the messages that were not sent yet, oldest first."""
 
@@ -68,7 +72,7 @@ class LiveSession(Session):
         session's event loop.
     """
 
-    def __init__(self, store: Store, adapter: SessionAdapter) -> None:
+    def __init__(self, store: Store, adapter: SessionAdapter, notices: Notices) -> None:
         super().__init__(store)
         self._store = store
         self.adapter = adapter
@@ -77,6 +81,7 @@ class LiveSession(Session):
         self.runner_ended = False
         self.viewers = Viewers()
         self.inbox = Inbox(adapter)
+        self.unseen = Unseen(notices)
         self.is_push_due = False
         self.queued = False
         self.watched = False  # the queue tries it again, in case the end of its run is not reported
