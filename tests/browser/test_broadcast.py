@@ -34,7 +34,6 @@ def test_a_toast_is_shown_in_all_tabs_without_a_run(server: AppServer, open_tab:
     click(ann, "Hello to all")
     expect(toasts(bob)).to_have_count(1)
     expect(toasts(ann)).to_have_count(1)
-    bob.screenshot(path="/tmp/hE_toast.png")
     click(ann, "Hello to all")  # the same text is shown again
     expect(toasts(bob)).to_have_count(2)
     expect(bob.get_by_text("run 1")).to_be_visible()
@@ -80,5 +79,5 @@ def test_balloons_for_everybody(server: AppServer, open_tab: Callable[..., Page]
     idle(bob)
     for _ in range(2):
         click(ann, "Balloons to all")
-        expect(bob.get_by_test_id("stBalloons").locator("img").first).to_be_visible()
-        bob.screenshot(path=f"/tmp/hE_balloons{_}.png")
+        # Streamlit renamed it after 1.37.
+        expect(bob.locator('[data-testid="stBalloons"] img, [data-testid="balloons"] img').first).to_be_visible()

@@ -111,10 +111,11 @@ class Outbox:
 
     def _end(self, status: Any) -> None:
         if status == ForwardMsg.FINISHED_SUCCESSFULLY and not self._is_fragment_run:
+            is_used = any(child.run == self._run for child in self._children)  # else the container is emptied
             kept = [
                 child
                 for child in self._children
-                if child.run == self._run or (child.is_toast and BROWSERS_KEEP_TOASTS)
+                if child.run == self._run or (is_used and child.is_toast and BROWSERS_KEEP_TOASTS)
             ]
             if not BROWSERS_KEEP_TOASTS:
                 self._show_again([*self._replaced, *(child for child in self._children if child not in kept)])

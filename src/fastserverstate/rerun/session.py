@@ -72,7 +72,7 @@ class LiveSession(Session):
         session's event loop.
     """
 
-    def __init__(self, store: Store, adapter: SessionAdapter, notices: Notices) -> None:
+    def __init__(self, store: Store, adapter: SessionAdapter, notices: Notices | None = None) -> None:
         super().__init__(store)
         self._store = store
         self.adapter = adapter
@@ -81,7 +81,7 @@ class LiveSession(Session):
         self.runner_ended = False
         self.viewers = Viewers()
         self.inbox = Inbox(adapter)
-        self.unseen = Unseen(notices)
+        self.unseen = Unseen(notices or Notices())
         self.is_push_due = False
         self.queued = False
         self.watched = False  # the queue tries it again, in case the end of its run is not reported
