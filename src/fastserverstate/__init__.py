@@ -25,10 +25,13 @@ from fastserverstate._connect import connect
 from fastserverstate._core import KeyLock, KeyLocks
 from fastserverstate._instances import (
     atomic,
+    broadcast,
     compare_and_set,
     computed,
     configure,
     edit,
+    emit,
+    events,
     expire,
     force_rerun_bound_sessions,
     guard,
@@ -63,6 +66,7 @@ from fastserverstate.errors import (
     UnreadableValueError,
     WouldBlockError,
 )
+from fastserverstate.events import Events
 from fastserverstate.listeners import Subscription
 from fastserverstate.live_regions import Live
 from fastserverstate.presence import Visitor
@@ -94,6 +98,7 @@ __all__ = [
     "AccessDeniedError",
     "Computed",
     "DeadlockError",
+    "Events",
     "FastServerStateError",
     "KeyLock",
     "KeyLocks",
@@ -109,11 +114,14 @@ __all__ = [
     "WidgetArguments",
     "WouldBlockError",
     "atomic",
+    "broadcast",
     "compare_and_set",
     "computed",
     "configure",
     "connect",
     "edit",
+    "emit",
+    "events",
     "expire",
     "force_rerun_bound_sessions",
     "guard",

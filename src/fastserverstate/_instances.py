@@ -8,12 +8,23 @@ from collections.abc import MutableMapping
 
 from fastserverstate import _ends
 from fastserverstate._core import Store, make_immortal, skip_frames_of
-from fastserverstate._streamlit import Bridge, Metrics, PostScriptGC, StreamlitPages, user_of_run, widgets_of_run
+from fastserverstate._streamlit import (
+    Bridge,
+    Metrics,
+    PostScriptGC,
+    StreamlitPages,
+    StreamlitReaders,
+    element_of,
+    user_of_run,
+    widgets_of_run,
+)
 from fastserverstate.bounds import Bounds
+from fastserverstate.broadcasting import Broadcasts
 from fastserverstate.callers import Callers
 from fastserverstate.computed_values import Computing, Evaluator
 from fastserverstate.configuration import Configuration, KeyOptions, Settings
 from fastserverstate.edits import Edit
+from fastserverstate.events import Topics
 from fastserverstate.expiry import Expirer, Expiry
 from fastserverstate.functions import name_publicly
 from fastserverstate.guards import Guards
@@ -138,7 +149,6 @@ _presence = Presence(
     workers=Workers(),
 )
 bridge.lifecycle.tell(_presence)
-bridge.lifecycle.watch()
 join = _presence.join
 online = _presence.online
 
@@ -154,6 +164,17 @@ computed = _computing.computed
 _live_regions = LiveRegions(store, evaluator, _pages, scheduler.push)
 live = _live_regions.live
 
+_readers = StreamlitReaders(bridge, _presence.groups_of)
+_topics = Topics(store, _listeners, expire, _readers.current, evaluator.is_evaluating)
+_presence.on_join = _topics.joined
+emit = _topics.emit
+events = _topics.events
+
+_broadcasts = Broadcasts(store, _listeners, expire, workers, scheduler.notices, element_of, bridge.show_notices)
+bridge.lifecycle.tell(_broadcasts)
+bridge.lifecycle.watch()
+broadcast = _broadcasts.broadcast
+
 configure = Configuration(
     store,
     settings,
@@ -168,6 +189,7 @@ for _singleton in (store, server_state, user_state, server_state_lock, atomic, n
     make_immortal(_singleton)
 
 for _method in (
+    Broadcasts.broadcast,
     Computing.computed,
     Configuration.configure,
     Edit.edit,
@@ -188,6 +210,8 @@ for _method in (
     Sessions.own,
     SharedWidgets.shared,
     Spaces.space,
+    Topics.emit,
+    Topics.events,
     Waiting.wait_for,
     Waiting.wait_for_async,
 ):
@@ -218,6 +242,7 @@ def _start_afresh() -> None:
     _computing.reset_after_fork()
     _live_regions.reset_after_fork()
     scheduler.reset_after_fork()
+    _broadcasts.reset_after_fork()
     key_options.reset_after_fork()
     _guards.reset_after_fork()
 

@@ -27,6 +27,7 @@ from fastserverstate._core import (
 from fastserverstate.bounds import bytes_of
 from fastserverstate.change import HashFuncs, named
 from fastserverstate.durations import Duration, seconds_of
+from fastserverstate.event_log import PREFIX
 from fastserverstate.patterns import compiled, is_pattern, specificity
 
 _RERUN_WRITER = {"stale": RERUN_WRITER_STALE, "never": RERUN_WRITER_NEVER, "always": RERUN_WRITER_ALWAYS}
@@ -128,6 +129,8 @@ class KeyOptions:
 
     def of(self, key: str) -> Resolved:
         """What holds for a key: what is given for it by name, else by the most specific pattern."""
+        if key.startswith(PREFIX):  # a log of events differs after each of them, and comparing it would take long
+            return COMPARE_ALWAYS, None, 0.0, (0.0, 0.0, False)
         patterns = {} if key.startswith(HIDDEN) else self._patterns
         names = [pattern for pattern, found in patterns.items() if pattern != key and found.match(key)]
         found: dict[str, Any] = {}

@@ -194,7 +194,8 @@ class Presence(SessionEvents):
         self._has_ended = has_ended
         self._workers = workers
         self._clock = clock
-        self.on_join: Callable[[LiveSession, str], None] = lambda _live, _group: None
+        # Called in the run of a session that is new in a group.
+        self.on_join: Callable[[str], None] = lambda _group: None
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
@@ -430,7 +431,7 @@ class Presence(SessionEvents):
         if is_changed:
             self._update_in_run(joined, 0.0 if known is None else known.changed_at + INTERVAL - self._clock())
         if known is None:
-            self.on_join(part.live, group)
+            self.on_join(group)
 
     def _update_in_run(self, group: _Group, seconds: float) -> None:
         """Update the group in this run, which need not be rerun for it then, or by a worker."""
@@ -446,6 +447,12 @@ class Presence(SessionEvents):
             visit = self._visits.get(session_id)
             if visit is not None:  # the next run may have joined meanwhile
                 self._leave(visit, set(groups) - memberships.groups())
+
+    def groups_of(self, live: LiveSession) -> Collection[str]:
+        """Return the groups that a session has joined."""
+        with self._lock:
+            visit = self._visits.get(live.id)
+            return () if visit is None else [name for name in visit.groups if name != _ALL]
 
     def online(self, group: str | None = None, *, by: Literal["session", "user"] = "session") -> list[Visitor]:
         """Return who is online: the sessions that have joined the group or, without one, all connected sessions.

@@ -131,8 +131,8 @@ class Waiting:
         seconds = seconds_of(timeout, "timeout")
         changed = asyncio.Event()
         limit = asyncio.timeout(seconds)
-        tell = functools.partial(_tell, asyncio.get_running_loop(), changed)
-        subscription = self._listeners.add(watched.key, tell, Identity(changed.set))
+        told = functools.partial(tell, asyncio.get_running_loop(), changed)
+        subscription = self._listeners.add(watched.key, told, Identity(changed.set))
         try:
             async with limit:
                 while True:
@@ -153,6 +153,6 @@ class Waiting:
             subscription.remove()
 
 
-def _tell(loop: asyncio.AbstractEventLoop, changed: asyncio.Event, _value: object) -> None:
+def tell(loop: asyncio.AbstractEventLoop, changed: asyncio.Event, _value: object) -> None:
     with contextlib.suppress(RuntimeError):  # the loop is closed
         loop.call_soon_threadsafe(changed.set)

@@ -15,6 +15,7 @@ class Session:
         self.is_push_due = False
         self.viewers = SimpleNamespace(outdated=lambda: [viewer] if viewer.shown is not region.rendering else [])
         self.adapter = SimpleNamespace(readiness=lambda: Readiness.READY, push=lambda _: pushed.append(self) or True)
+        self.unseen = SimpleNamespace(due=list)
         self.retry_after = lambda _: None
         viewer = SimpleNamespace(region=region, is_lost=False, shown=None, place=None, is_pushed=False)
 

@@ -7,7 +7,7 @@
 
 A session is hooked when its script first uses shared state. From then on, an instance attribute replaces
 `AppSession._on_scriptrunner_event`, to which Streamlit connects every new runner, so runs that do not use shared state
-are followed too. The runner of the current run is connected already and gets a receiver of its own.
+are followed too. The runner of the current run was connected before, so it is connected again.
 
 The next run of a session may begin before the run that it replaces has ended. So the locks and transactions of a thread
 do not end with the run of its session, but with the events of the thread's own runner.
@@ -15,6 +15,7 @@ do not end with the run of its session, but with the events of the thread's own 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import weakref
@@ -39,6 +40,7 @@ from fastserverstate._core import (
 from fastserverstate._streamlit.leftovers import warn_elsewhere, warn_of_leftovers
 from fastserverstate._streamlit.lifecycle import Lifecycle
 from fastserverstate._streamlit.names import ATTRIBUTE, CONTEXT_ATTRIBUTE, current_fragment_id, parallel, thread_state
+from fastserverstate._streamlit.outbox import outbox_of
 from fastserverstate._streamlit.runs import BREAKS, ENDS, announce_stops, executed, was_stopped, watch_workers
 from fastserverstate._streamlit.server import Server
 from fastserverstate._streamlit.session import (
@@ -47,12 +49,11 @@ from fastserverstate._streamlit.session import (
     find_session,
     listen_to_requests,
     send_rest,
-    watch_flushes,
 )
 from fastserverstate._streamlit.widgets import watch_widgets
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.rerun.session import LiveSession
-from fastserverstate.sessions import SessionEvents
+from fastserverstate.sessions import SessionEvents, Source
 
 
 class PartOfRun(NamedTuple):
@@ -171,17 +172,16 @@ class Bridge(SessionEvents):
     def _hook(self, session: AppSession) -> LiveSession:
         self.server.adopt()
         adapter = AppSessionAdapter(session, Runtime.instance()._session_mgr)
-        live = LiveSession(self._store, adapter)
+        live = LiveSession(self._store, adapter, self._scheduler.notices)
         adapter.on_gone = lambda: self._scheduler.retire(live)
         self._hooked[session.id] = live
         session_ref = weakref.ref(session)
 
-        def observe(sender: Any, event: ScriptRunnerEvent, **_details: Any) -> None:
-            self._observe(live, session_ref(), sender, event)
-
         def on_scriptrunner_event(sender: Any, event: ScriptRunnerEvent, **details: Any) -> None:
             session = session_ref()
             if session is not None:
+                if event is ScriptRunnerEvent.ENQUEUE_FORWARD_MSG and live.is_run_by(sender):
+                    live.inbox.message_sent(details["forward_msg"])  # before the event loop gets it
                 AppSession._on_scriptrunner_event(session, sender, event, **details)
                 self._observe(live, session, sender, event)
 
@@ -189,11 +189,14 @@ class Bridge(SessionEvents):
         runner = session._scriptrunner
         if runner is not None:
             live.run_started(runner)
-            runner.on_event.connect(observe, weak=False)
+            runner.on_event.connect(on_scriptrunner_event, weak=False)
+            runner.on_event.disconnect(session._on_scriptrunner_event)
         session.__dict__["_on_scriptrunner_event"] = on_scriptrunner_event
         session.__dict__[ATTRIBUTE] = live
         listen_to_requests(session, lambda _: live.user_asked())
-        watch_flushes(session)
+        outbox = outbox_of(session)
+        outbox.inbox, outbox.unseen = live.inbox, live.unseen
+        outbox.show_again = lambda: self._scheduler.show_notices(live)
         return live
 
     def _observe(
@@ -227,13 +230,39 @@ class Bridge(SessionEvents):
         """Replace the subscriptions of the fragments that completed. The others are still on the screen."""
         contains = session._fragment_storage.contains
         if event in BREAKS or was_stopped(runner):
-            live.run_finished((), contains)
+            live.run_finished((), contains, stopped=was_stopped(runner))
         else:
             complete, is_whole = executed()
             # Browsers remove elements that a whole run of the script has not sent again.
             live.run_finished(complete, complete.__contains__ if is_whole else contains)
 
     # What `Lifecycle` reports
+
+    def started(self, source: Source) -> None:
+        """A session that uses shared state is hooked by its first access, and others by the first notice."""
+        session = find_session(source.id)
+        if session is not None:
+            outbox_of(session)
+
+    def show_notices(self) -> None:
+        """Show the notices that were added in all sessions of the process. Called on any thread."""
+        manager = getattr(Runtime.instance(), "_session_mgr", None) if Runtime.exists() else None
+        active = [] if manager is None else manager.list_active_sessions()
+        for loop in {info.session._event_loop for info in active}:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._show_notices, manager, loop)
+
+    def _show_notices(self, manager: Any, loop: asyncio.AbstractEventLoop) -> None:
+        before = self._scheduler.notices.last - 1
+        for info in self.lifecycle.listed(manager):
+            session = info.session
+            if session._event_loop is loop:
+                with self._hooking:
+                    live = session.__dict__.get(ATTRIBUTE)
+                    if live is None:
+                        live = self._hook(session)
+                        live.unseen.since(before)
+                self._scheduler.show_notices(live)
 
     def resumed(self, session_id: str) -> None:
         """Show the session what it has missed."""

@@ -100,6 +100,11 @@ class Lifecycle:
             raise session_has_ended(call)
         return None
 
+    def listed(self, manager: Any) -> list[Any]:
+        """Return the sessions of a manager, also those that are away. Called on the event loop."""
+        found = self._away(manager).listed()
+        return manager.list_active_sessions() if found is None else found
+
     def _patch(self, manager_class: Any) -> None:
         connect, disconnect, close = (
             getattr(manager_class, name) for name in ("connect_session", "disconnect_session", "close_session")

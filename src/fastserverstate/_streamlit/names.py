@@ -25,7 +25,7 @@ try:
     from streamlit.cursor import RunningCursor
     from streamlit.delta_generator import DeltaGenerator
     from streamlit.elements.lib import policies
-    from streamlit.runtime import Runtime, stats
+    from streamlit.runtime import Runtime, forward_msg_queue, stats
     from streamlit.runtime.app_session import AppSession, AppSessionState
     from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
     from streamlit.runtime.fragment import MemoryFragmentStorage
@@ -35,13 +35,16 @@ try:
     from streamlit.runtime.session_manager import ActiveSessionInfo, SessionClient, SessionInfo
     from streamlit.runtime.state import SafeSessionState
     from streamlit.runtime.state.common import WidgetMetadata
-    from streamlit.runtime.state.session_state import SessionState, WStates
+    from streamlit.runtime.state.session_state import STREAMLIT_INTERNAL_KEY_PREFIX, SessionState, WStates
     from streamlit.runtime.websocket_session_manager import WebsocketSessionManager
 
     _context_module = sys.modules[get_script_run_ctx.__module__]
     CONTEXT_ATTRIBUTE: str = _context_module.SCRIPT_RUN_CONTEXT_ATTR_NAME
 except (ImportError, AttributeError) as error:
     raise unsupported(f"a name ({error})") from error
+
+# Begins the keys of st.session_state that Streamlit does not show to apps.
+INTERNAL_KEY_PREFIX = STREAMLIT_INTERNAL_KEY_PREFIX
 
 ATTRIBUTE = "_fastserverstate"  # the attribute in which objects of Streamlit keep ours
 
@@ -53,6 +56,11 @@ BROWSERS_FORGET = tuple(map(int, streamlit.__version__.split(".")[:2])) < (1, 44
 
 # Browsers of these releases draw elements that were not sent by a run.
 CAN_PUSH = not BROWSERS_FORGET
+
+# Up to Streamlit 1.44, browsers remove all toasts when a run begins. Later ones remove those that the last run of the
+# whole script has not sent again. Since some release after 1.58, they show each for its time.
+BROWSERS_CLEAR_TOASTS = tuple(map(int, streamlit.__version__.split(".")[:2])) < (1, 45)
+BROWSERS_KEEP_TOASTS = hasattr(forward_msg_queue, "_is_toast_delta")
 
 # Streamlit 1.58 introduced parallel fragments, which run on pool threads.
 parallel: Any = sys.modules.get("streamlit.runtime.parallel_coordinator")
@@ -80,6 +88,7 @@ def current_fragment_id(context: Any) -> str | None:
 NEEDED: dict[Any, set[str]] = {
     AppSession: {
         "_browser_queue",
+        "_clear_queue",
         "_client_state",
         "_enqueue_forward_msg",
         "_event_loop",
@@ -87,6 +96,7 @@ NEEDED: dict[Any, set[str]] = {
         "_message_enqueued_callback",
         "_on_scriptrunner_event",
         "_pages_manager",
+        "_run_on_save",
         "_scriptrunner",
         "_session_state",
         "_state",
@@ -106,7 +116,7 @@ NEEDED: dict[Any, set[str]] = {
     config: {"get_option", "set_option"},
     streamlit: {"_main", "session_state"},
     policies.check_widget_policies: {"check_session_state_rules"},
-    ForwardMsgQueue: {"__len__"},
+    ForwardMsgQueue: {"__len__", "_queue"},
     PagesManager: {"get_pages", "main_script_hash"},
     MemoryFragmentStorage: {"contains"},
     Runtime: {"_session_mgr", "exists", "get_client", "instance", "media_file_mgr", "stats_mgr", "stop"},

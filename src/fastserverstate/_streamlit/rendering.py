@@ -12,12 +12,10 @@ import contextvars
 import dataclasses
 import functools
 import itertools
-import pathlib
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import streamlit
 from streamlit.cursor import RunningCursor
@@ -27,16 +25,15 @@ from streamlit.runtime import Runtime
 from streamlit.runtime.runtime_util import serialize_forward_msg
 from streamlit.runtime.scriptrunner import (
     RerunException,
-    ScriptRunContext,
     StopException,
     enqueue_message,
     get_script_run_ctx,
 )
 
+from fastserverstate._streamlit.contexts import Refuse, new_context, set_main_script, thread_has
 from fastserverstate._streamlit.exceptions import show_exception
 from fastserverstate._streamlit.names import (
     ATTRIBUTE,
-    CONTEXT_ATTRIBUTE,
     FragmentState,
     current_fragment_id,
     dg_stack,
@@ -53,84 +50,6 @@ _serials = itertools.count(1)
 _freed: deque[str] = deque()
 
 Path = tuple[int, ...]
-Refuse = Callable[[str], NoReturn]
-
-
-class Forbidden:
-    """Stands for a part of the script context that a function must not use."""
-
-    def __init__(self, refuse: Refuse, what: str) -> None:
-        self.__dict__.update(_refuse=refuse, _what=what)
-
-    def __getattr__(self, name: str) -> Any:
-        self._refuse(self._what)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        self._refuse(self._what)
-
-    def __getitem__(self, key: object) -> Any:
-        self._refuse(self._what)
-
-    def __setitem__(self, key: object, value: object) -> None:
-        self._refuse(self._what)
-
-    def __delitem__(self, key: object) -> None:
-        self._refuse(self._what)
-
-    def __contains__(self, key: object) -> Any:
-        return self._refuse(self._what)
-
-    def __len__(self) -> Any:
-        return self._refuse(self._what)
-
-    def __iter__(self) -> Any:
-        return self._refuse(self._what)
-
-
-class _Pages(Forbidden):
-    """The pages of the app, without what differs between sessions."""
-
-    main_script_hash = current_page_script_hash = ""
-
-    @property
-    def main_script_parent(self) -> pathlib.Path:
-        return pathlib.Path(_main_script).parent
-
-
-_main_script = ""  # path of the app's script, once a run has opened a place
-
-# What stands in an error message for the fields of a script context.
-_FORBIDDEN = {
-    "session_state": "a widget, st.session_state or st.query_params",
-    "context_info": "st.context",
-    "user_info": "st.user",
-    "script_requests": "st.rerun, st.stop or a page of the app",
-    "fragment_storage": "a fragment or dialog",
-    "uploaded_file_mgr": "an uploaded file",
-}
-
-
-def _new_context(enqueue: Callable[[ForwardMsg], None], refuse: Refuse, session_id: str) -> Any:
-    context: Any = ScriptRunContext.__new__(ScriptRunContext)
-    for field in dataclasses.fields(ScriptRunContext):
-        value: Any = None
-        if field.name in _FORBIDDEN:
-            value = Forbidden(refuse, _FORBIDDEN[field.name])
-        elif field.default is not dataclasses.MISSING:
-            value = field.default
-        elif field.default_factory is not dataclasses.MISSING:
-            value = field.default_factory()
-        context.__dict__[field.name] = value
-    context.__dict__.update(
-        session_id=session_id,
-        _enqueue=enqueue,
-        query_string="",
-        pages_manager=_Pages(refuse, _FORBIDDEN["script_requests"]),
-        main_script_path=_main_script,
-        _has_script_started=True,
-    )
-    context.__dict__[ATTRIBUTE] = refuse
-    return context
 
 
 def watch_clients() -> None:
@@ -150,20 +69,6 @@ def watch_clients() -> None:
     runtime.__dict__["get_client"] = refuse_or_get
 
 
-@contextlib.contextmanager
-def _thread_has(context: Any) -> Iterator[None]:
-    attributes = threading.current_thread().__dict__
-    before = attributes.get(CONTEXT_ATTRIBUTE)
-    attributes[CONTEXT_ATTRIBUTE] = context
-    try:
-        yield
-    finally:
-        if before is None:
-            del attributes[CONTEXT_ATTRIBUTE]
-        else:
-            attributes[CONTEXT_ATTRIBUTE] = before
-
-
 def _run_in(context: Any, function: Callable[[], Any], cursor: RunningCursor) -> Any:
     """Call the function with another script context, in a container whose elements begin at the cursor."""
     main = streamlit._main
@@ -173,7 +78,7 @@ def _run_in(context: Any, function: Callable[[], Any], cursor: RunningCursor) ->
         if thread_state is not None:
             thread_state.set(FragmentState())
         dg_stack.set((main, container))
-        with _thread_has(context):
+        with thread_has(context):
             return function()
 
     return contextvars.copy_context().run(run)
@@ -188,7 +93,7 @@ def without_elements(function: Callable[[], Any], refuse: Refuse) -> Any:
     if not Runtime.exists():
         return function()  # in plain Python, elements do nothing
     watch_clients()
-    context = _new_context(enqueue, refuse, _SESSION)
+    context = new_context(enqueue, refuse, _SESSION)
     return _run_in(context, function, RunningCursor(root_container=_ROOT))
 
 
@@ -354,7 +259,7 @@ def capture(function: Callable[[], Any], refuse: Refuse, previous: Rendering | N
     watch_clients()
     session_id = f"{_SESSION}{next(_serials)}"
     captured = _Capture(refuse)
-    context = _new_context(captured.enqueue, refuse, session_id)
+    context = new_context(captured.enqueue, refuse, session_id)
     cursor = RunningCursor(root_container=_ROOT)
     failed: list[Exception] = []
 
@@ -385,9 +290,8 @@ def _run_without_stop(function: Callable[[], Any], refuse: Refuse) -> None:
 def open_place() -> Place:
     """Create a container in the calling thread's run. Return its place."""
     cursor: Any = streamlit.container()._cursor
-    global _main_script  # noqa: PLW0603
     context: Any = get_script_run_ctx()
-    _main_script = context.main_script_path
+    set_main_script(context.main_script_path)
     state = context if thread_state is None else thread_state.get()
     return _place_at(
         (cursor.root_container, *cursor.parent_path), state.active_script_hash, current_fragment_id(context)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
@@ -15,12 +15,16 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.session_manager import SessionClientDisconnectedError
 
 from fastserverstate._core import Session
+from fastserverstate._streamlit.names import CAN_PUSH
+from fastserverstate._streamlit.outbox import is_being_flushed, outbox_of
+from fastserverstate.rerun.notices import Notice
 from fastserverstate.rerun.session import Readiness
 
 _DIED = "_fastserverstate_died"  # monotonic time when the runner's thread was first found dead
 DEATH_NOTICE = 0.5  # seconds
 
-_FLUSHED = "_fastserverstate_flushed"  # the messages of the session that are being sent
+# Browsers that cannot be pushed to draw while they believe that a script runs: for so many seconds.
+DRAWING = 0.1
 
 # More messages than this go through the session's own queue, which makes room in the client's queue while it is sent.
 MOST_PAYLOADS = 100
@@ -48,7 +52,7 @@ class AppSessionAdapter:
             return Readiness.AWAY
         if session._scriptrunner is not None and not _has_died(session._scriptrunner):
             return Readiness.RUNNING
-        if len(session._browser_queue) or _is_being_flushed(session):
+        if len(session._browser_queue) or is_being_flushed(session):
             return Readiness.SENDING
         return Readiness.READY
 
@@ -83,11 +87,41 @@ class AppSessionAdapter:
             return True  # the browser comes back with a run, or never
         return True
 
+    def show(self, notices: list[Notice]) -> bool:
+        session = self._session()
+        if session is None:
+            return False
+        info = self._manager.get_active_session_info(self.id)
+        if info is None or not _is_receptive(info.client):
+            return False
+        payloads = outbox_of(session).payloads(notices)
+        if not CAN_PUSH:
+            payloads = [_status(session, True), *payloads]
+            self._loop.call_later(DRAWING, self._end_drawing)
+        return self.push(payloads)
+
+    def _end_drawing(self) -> None:
+        session = self._session()
+        if session is not None and self.readiness() is Readiness.READY:  # else a run tells the browser when it ends
+            self.push([_status(session, False)])
+
+    def unsent(self) -> list[Any]:
+        session = self._session()
+        return [] if session is None else session._browser_queue._queue
+
     def raise_if_stopped(self) -> None:
         raise_if_stopped()
 
     def __str__(self) -> str:
         return self.id
+
+
+def _status(session: AppSession, is_running: bool) -> bytes:
+    message = ForwardMsg()
+    message.session_status_changed.run_on_save = session._run_on_save
+    message.session_status_changed.script_is_running = is_running
+    payload: bytes = message.SerializeToString()
+    return payload
 
 
 class _Serialized:
@@ -110,38 +144,6 @@ def _is_receptive(client: Any) -> bool:
     connection = getattr(client, "ws_connection", None)  # of Tornado, which older releases use
     stream = getattr(connection, "stream", None)
     return stream is None or not stream.writing()
-
-
-class _Flushed(list[Any]):
-    """Messages that the runtime sends one by one. The session is being flushed until it has sent the last."""
-
-    def __init__(self, messages: list[Any], session: AppSession) -> None:
-        super().__init__(messages)
-        self._session = session
-
-    def __iter__(self) -> Iterator[Any]:
-        self._session.__dict__[_FLUSHED] = self
-        try:
-            yield from super().__iter__()
-        finally:
-            if self._session.__dict__.get(_FLUSHED) is self:
-                del self._session.__dict__[_FLUSHED]
-
-
-def _is_being_flushed(session: AppSession) -> bool:
-    return _FLUSHED in session.__dict__
-
-
-def watch_flushes(session: AppSession) -> None:
-    """Note while the runtime sends the session's messages, so that pushed ones do not get between them."""
-    session_ref = weakref.ref(session)
-
-    def flush_browser_queue() -> list[Any]:
-        session = session_ref()
-        messages = [] if session is None else AppSession.flush_browser_queue(session)
-        return messages if session is None or not messages else _Flushed(messages, session)
-
-    session.__dict__["flush_browser_queue"] = flush_browser_queue
 
 
 def send_rest(session: AppSession) -> None:

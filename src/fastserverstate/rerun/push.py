@@ -1,4 +1,4 @@
-"""Pushes new renderings of live regions to the sessions that show them, without running their scripts.
+"""Pushes to sessions, without running their scripts: new renderings of live regions that they show, and notices.
 
 A session is pushed to while no script of it runs and all messages of its last run were sent. Otherwise it is brought up
 to date when that is so. A session whose connection is slow gets the newest rendering once it has received the last one.
@@ -12,6 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection
 
+from fastserverstate.rerun.notices import Notice
 from fastserverstate.rerun.session import LiveSession, Readiness
 from fastserverstate.rerun.viewers import Region, Viewer
 
@@ -78,7 +79,7 @@ class PushQueue:
             try:
                 self._push_to(live)
             except Exception:  # one session, or one region, must not keep the others from being pushed to
-                logger.exception("A live region could not be pushed to %r.", live)
+                logger.exception("A live region or a notice could not be pushed to %r.", live)
         now = self._loop.time()
         if not self._queue:
             self._is_running = False
@@ -95,7 +96,8 @@ class PushQueue:
 
     def _push_to(self, live: LiveSession) -> None:
         outdated = live.viewers.outdated()
-        if not outdated:
+        notices = live.unseen.due()
+        if not (outdated or notices):
             return
         readiness = live.adapter.readiness()
         retry = live.retry_after(readiness)
@@ -109,8 +111,17 @@ class PushQueue:
                 live.mark_stale(fragment_id)
             if lost:
                 self._offer(live)  # what the run does not show is pushed when it has ended
-            else:
+                return
+            if outdated:
                 self._write(live, outdated)
+            if notices:
+                self._show(live, notices)
+
+    def _show(self, live: LiveSession, notices: list[Notice]) -> None:
+        if live.adapter.show(notices):
+            live.unseen.shown(notices)
+        else:
+            self._loop.call_later(SLOW_RETRY, self.add, live)
 
     def _write(self, live: LiveSession, outdated: list[Viewer]) -> None:
         newest = [(viewer, viewer.region.rendering) for viewer in outdated]

@@ -12,6 +12,7 @@ from fastserverstate._core import Node, Store
 from fastserverstate.configuration import GcPolicy, Settings
 from fastserverstate.rerun.gc_policy import FreezeSurvivors, PacedCollection
 from fastserverstate.rerun.inplace import InPlaceWatch
+from fastserverstate.rerun.notices import Notices
 from fastserverstate.rerun.observer import RunObserver
 from fastserverstate.rerun.rerun_queue import RerunQueue
 from fastserverstate.rerun.session import LiveSession
@@ -44,6 +45,7 @@ class Scheduler:
         collected: Callable[[Sequence[Node]], None] = lambda _: None,
     ) -> None:
         self._collected = collected
+        self.notices = Notices()
         self.gc_policy: RunObserver = FreezeSurvivors(post_script_gc.is_on)
         self._post_script_gc = post_script_gc
         self._switch_interval = SwitchInterval()
@@ -61,6 +63,7 @@ class Scheduler:
         self._lock = threading.RLock()
         self._queues = {}
         self._departed.clear()
+        self.notices.reset_after_fork()
         self.gc_policy.reset_after_fork()
         self._switch_interval.reset_after_fork()
 
@@ -123,6 +126,12 @@ class Scheduler:
             queue.pushes.announce(region)
             if not queue.call(queue.pushes.push, region, lives):
                 queue.pushes.abandon()
+
+    def show_notices(self, live: LiveSession) -> None:
+        """Show the notices that the session has not shown."""
+        queue = self._queue_of(live)
+        if queue is not None:
+            queue.call(queue.pushes.add, live)
 
     def run_ended(self, live: LiveSession) -> None:
         """The session's runner is done. Called on the runner's thread."""

@@ -7,10 +7,12 @@ import enum
 import logging
 import math
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol, TypeVar, cast
 
 from fastserverstate._core import CAUSE_DEPTHS, Session, Store
+from fastserverstate.rerun.inbox import Inbox
+from fastserverstate.rerun.notices import Notice, Notices, Unseen
 from fastserverstate.rerun.viewers import Viewers
 
 logger = logging.getLogger("fastserverstate")
@@ -55,6 +57,12 @@ class SessionAdapter(Protocol):
     def push(self, payloads: list[bytes]) -> bool:
         """Send serialized messages to the browser of a ready session; False if it has not received the last yet."""
 
+    def show(self, notices: list[Notice]) -> bool:
+        """Show notices in the browser of a ready session; False if it has not received the last messages yet."""
+
+    def unsent(self) -> Sequence[object]:
+        """Return the messages that were not sent yet, oldest first."""
+
     def raise_if_stopped(self) -> None:
         """Raise the exception that ends the calling thread's run, if that run has to end. Called on any thread."""
 
@@ -80,7 +88,7 @@ class LiveSession(Session):
         session's event loop.
     """
 
-    def __init__(self, store: Store, adapter: SessionAdapter) -> None:
+    def __init__(self, store: Store, adapter: SessionAdapter, notices: Notices | None = None) -> None:
         super().__init__(store)
         self._store = store
         self.adapter = adapter
@@ -88,6 +96,8 @@ class LiveSession(Session):
         self._runner: Callable[[], object] = lambda: None
         self.runner_ended = False
         self.viewers = Viewers()
+        self.inbox = Inbox(adapter)
+        self.unseen = Unseen(notices or Notices())
         self._followers: dict[type[RunFollower], RunFollower] = {}
         self.is_push_due = False
         self.queued = False
@@ -145,6 +155,7 @@ class LiveSession(Session):
         self.user_asked()  # so the run that shows it is no part of a cycle
 
     def run_started(self, runner: object) -> None:
+        self.inbox.run_started(by_user=self._asked)
         if self._asked:
             self._attempts.clear()
             self._turns.clear()
@@ -159,10 +170,13 @@ class LiveSession(Session):
         for follower in list(self._followers.values()):
             follower.run_started()
 
-    def run_finished(self, complete: Collection[str | None], exists: Callable[[str], bool]) -> None:
-        """The run has ended, and these fragments have completed (None is the body)."""
+    def run_finished(
+        self, complete: Collection[str | None], exists: Callable[[str], bool], *, stopped: bool = False
+    ) -> None:
+        """The run has ended, and these fragments have completed (None is the body), unless it was `stopped`."""
         self.finish_run(complete, exists)
         self.viewers.run_finished(complete, exists)
+        self.inbox.run_finished(complete, exists, stopped=stopped, by_user=self._asked and not complete)
         for follower in list(self._followers.values()):
             follower.run_finished(complete, exists)
         for fragment in complete:
@@ -173,8 +187,11 @@ class LiveSession(Session):
         self.viewers.clear()
 
     def mark_own_writes(self) -> None:
-        """After a run, mark the fragments stale that may have shown a value which the run itself has then replaced."""
-        for fragment in self.take_overwritten():
+        """After a run, mark the fragments stale that may have shown a value which the run itself has then replaced.
+
+        And those that have to read events again.
+        """
+        for fragment in {*self.take_overwritten(), *self.inbox.take_owed()}:
             self.mark_stale(fragment)
 
     def stale_fragment_or_body(self, warned: set[str]) -> tuple[bool, str | None]:
