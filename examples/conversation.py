@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from fastserverstate import join, live, online, server_state, server_state_lock
+from fastserverstate import broadcast, join, live, online, server_state, server_state_lock
 
 ANIMALS = {"Bear": "🐻", "Cat": "🐱", "Fox": "🦊", "Frog": "🐸", "Koala": "🐨", "Lion": "🦁", "Panda": "🐼"}
 MESSAGES_KEPT = 100
@@ -37,6 +37,7 @@ def be_online() -> None:
     join("example app", name=my_name(), avatar=ANIMALS[st.session_state.animal])
     with st.sidebar:
         people()
+        st.button("👋 Wave to all", on_click=wave, use_container_width=True)
 
 
 @live
@@ -45,6 +46,10 @@ def people() -> None:
     st.caption(f"{len(visitors)} online")
     for visitor in visitors:
         st.text(f"{visitor.avatar} {visitor.name}")
+
+
+def wave() -> None:
+    broadcast(st.toast, f"{my_name()} waves to all.", icon="👋")
 
 
 def conversation(key: str, prompt: str = "Say something") -> None:

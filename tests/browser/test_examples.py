@@ -162,6 +162,15 @@ def test_users_see_who_is_online(examples: AppServer, open_tab: Callable[..., Pa
     expect(online(ours, bob)).to_have_count(0)
 
 
+def test_toast_reaches_all_users(examples: AppServer, open_tab: Callable[..., Page]) -> None:
+    ours, theirs = open_tab(examples.url), open_tab(examples.url, "Slider")
+    ann = unique("Ann")
+    take_name(ours, ann)
+    ours.get_by_role("button", name="Wave to all").click()
+    for tab in (ours, theirs):
+        expect(tab.get_by_test_id("stToast").filter(has_text=f"{ann} waves to all.")).to_be_visible()
+
+
 @pytest.mark.skipif(not SENDS_WHILE_TYPING, reason="this release of Streamlit sends a text when it is complete")
 def test_users_see_who_is_typing(examples: AppServer, open_tab: Callable[..., Page]) -> None:
     ours, theirs = open_tab(examples.url, "Chat rooms"), open_tab(examples.url, "Chat rooms")

@@ -260,3 +260,38 @@ def test_joins_outside_of_runs_are_explained(serve: Serve) -> None:
         await client.until(lambda client: any("join('room') concerns one session" in text for text in client.texts))
 
     with_clients(server, 1, steps)
+
+
+def test_events_to_a_group_reach_its_members_only(serve: Serve) -> None:
+    server = serve("""
+        name = st.query_params["name"]
+        st.session_state.heard = st.session_state.get("heard", "") + "".join(events("news"))
+        st.session_state.runs = st.session_state.get("runs", 0) + 1
+        if st.checkbox("here", value=name != "Cleo"):
+            join("room", name=name)
+        st.button("all", on_click=emit, args=("news", "a"))
+        st.button("room", on_click=emit, args=("news", "r"), kwargs={"to": "room"})
+        st.text(f"heard {st.session_state.heard} in {st.session_state.runs}")
+    """)
+
+    async def steps() -> None:
+        async with visitor(server, "Ann") as ann, visitor(server, "Bob") as bob, visitor(server, "Cleo") as cleo:
+            await ann.shows("heard  in 1")
+            await settle(ann, bob, cleo)
+            await ann.click("room")
+            await ann.until(lambda ann: any("heard r" in text for text in ann.texts))
+            await bob.shows("heard r in 2")
+            await cleo.click("all")
+            await bob.shows("heard ra in 3")
+            await settle(ann, bob, cleo)
+            assert cleo.texts == ["heard a in 2"]
+            await cleo.switch("here", on=True)
+            await settle(cleo)
+            await bob.switch("here", on=False)
+            await settle(bob)
+            await ann.click("room")
+            await cleo.until(lambda cleo: any("heard ar" in text for text in cleo.texts))
+            await settle(ann, bob, cleo)
+            assert "heard ra in" in bob.texts[0]
+
+    asyncio.run(steps())
