@@ -33,6 +33,7 @@ class Broadcasts:
         self,
         store: Store,
         listeners: Listeners,
+        *,
         expire: Callable[..., None],
         workers: Workers,
         notices: Notices,
@@ -71,7 +72,7 @@ class Broadcasts:
         whose browsers remove it then, it is shown again. Inside a transaction, this happens when the transaction
         ends. In ``AppTest``, nothing is shown.
 
-        To show anything else to everybody, use `live`. To run code in each session, use `emit`.
+        To show anything else to all sessions, use `live`. To run code in each session, use `emit`.
 
         Thread-safety
             Safe from any thread.
@@ -100,7 +101,7 @@ class Broadcasts:
             self._since = self._now()
         self._listeners.add(KEY, self._changed, self._identity)
 
-    def _changed(self, value: object) -> None:
+    def _changed(self, _value: object) -> None:
         self._workers.submit(self._collect, "A broadcast")
 
     def _collect(self) -> None:
@@ -117,7 +118,7 @@ class Broadcasts:
 
     # What `Lifecycle` reports
 
-    def started(self, source: object) -> None:
+    def started(self, _source: object) -> None:
         """A session has started: this process is a server."""
         self.listen()
 

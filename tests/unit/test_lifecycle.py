@@ -9,8 +9,8 @@ import pytest
 from harness.clock import FakeClock
 
 from fastserverstate._streamlit.lifecycle import LOOK, Lifecycle
-from fastserverstate._streamlit.users import user_of
 from fastserverstate._streamlit.names import ATTRIBUTE
+from fastserverstate._streamlit.users import user_of
 
 TTL = 120.0
 MOST_STORED = 3

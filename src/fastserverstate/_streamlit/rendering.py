@@ -15,7 +15,7 @@ import itertools
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import streamlit
 from streamlit.cursor import RunningCursor
