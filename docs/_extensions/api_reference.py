@@ -31,6 +31,7 @@ PUBLIC = {
         "own",
         "SessionInfo",
     ],
+    "Events": ["emit", "events", "Events", "broadcast"],
     "Widgets": ["shared", "WidgetArguments"],
     "Reruns": ["no_rerun", "force_rerun_bound_sessions"],
     "Options": ["configure", "expire"],
