@@ -34,6 +34,7 @@ PUBLIC = {
         "SessionInfo",
     ],
     "Presence": ["join", "online", "Visitor"],
+    "Events": ["emit", "events", "Events", "broadcast"],
     "Widgets": ["shared", "WidgetArguments"],
     "Reruns": ["no_rerun", "force_rerun_bound_sessions"],
     "Options": ["configure", "expire"],

@@ -165,12 +165,20 @@ _live_regions = LiveRegions(store, evaluator, _pages, scheduler.push)
 live = _live_regions.live
 
 _readers = StreamlitReaders(bridge, _presence.groups_of)
-_topics = Topics(store, _listeners, expire, _readers.current, evaluator.is_evaluating)
+_topics = Topics(store, _listeners, expire=expire, reader=_readers.current, is_evaluating=evaluator.is_evaluating)
 _presence.on_join = _topics.joined
 emit = _topics.emit
 events = _topics.events
 
-_broadcasts = Broadcasts(store, _listeners, expire, workers, scheduler.notices, element_of, bridge.show_notices)
+_broadcasts = Broadcasts(
+    store,
+    _listeners,
+    expire=expire,
+    workers=workers,
+    notices=scheduler.notices,
+    element_of=element_of,
+    show=bridge.show_notices,
+)
 bridge.lifecycle.tell(_broadcasts)
 bridge.lifecycle.watch()
 broadcast = _broadcasts.broadcast

@@ -34,6 +34,7 @@ class Broadcasts(SessionEvents):
         self,
         store: Store,
         listeners: Listeners,
+        *,
         expire: Callable[..., None],
         workers: Workers,
         notices: Notices,
@@ -72,7 +73,7 @@ class Broadcasts(SessionEvents):
         whose browsers remove it then, it is shown again. Inside a transaction, this happens when the transaction
         ends. In ``AppTest``, nothing is shown.
 
-        To show anything else to everybody, use `live`. To run code in each session, use `emit`.
+        To show anything else to all sessions, use `live`. To run code in each session, use `emit`.
 
         Thread-safety
             Safe from any thread.
@@ -101,7 +102,7 @@ class Broadcasts(SessionEvents):
             self._since = self._now()
         self._listeners.add(KEY, self._changed, self._identity)
 
-    def _changed(self, value: object) -> None:
+    def _changed(self, _value: object) -> None:
         self._workers.submit(self._collect, "A broadcast")
 
     def _collect(self) -> None:

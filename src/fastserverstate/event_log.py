@@ -29,7 +29,7 @@ class Item(NamedTuple):
 
 
 def log_key(topic: str, audience: str | None = None) -> str:
-    """Return the key of a topic's log: for everybody, or for one audience."""
+    """Return the key of a topic's log: for all sessions, or for one audience."""
     key = PREFIX + quote(topic, safe="")
     return key if audience is None else f"{key}/{quote(audience, safe='')}"
 

@@ -31,7 +31,7 @@ KEEP = 100
 TTL = "1h"
 _SECONDS_OF_TTL = 3600.0  # reading the text would import pandas
 
-EVERYBODY: Final[Any] = type("Everybody", (), {"__repr__": lambda _: "<everybody>"})()
+ALL: Final[Any] = type("All", (), {"__repr__": lambda _: "<all sessions>"})()
 
 
 class Reader(Protocol):
@@ -72,7 +72,7 @@ def _of_user(user: Mapping[str, Any]) -> str:
 
 
 def _audience(to: Any) -> str | None:
-    if to is EVERYBODY:
+    if to is ALL:
         return None
     if isinstance(to, str):
         return _of_group(plain_key(to))
@@ -80,7 +80,7 @@ def _audience(to: Any) -> str | None:
         return _of_user(to)
     raise TypeError(
         f"emit(..., to=...) takes the name of a group, or a user such as st.user, not {to!r} of type "
-        f"{type(to).__qualname__}. Leave it out to emit to everybody."
+        f"{type(to).__qualname__}. Leave it out to emit to all sessions."
     )
 
 
@@ -113,11 +113,9 @@ class _OfRun:
 
 
 class _Following:
-    """The events to everybody, for as long as a thread listens."""
+    """The events to all sessions, for as long as a thread listens."""
 
-    def __init__(
-        self, topics: Topics, key: str, replay: int, timeout: float | None
-    ) -> None:
+    def __init__(self, topics: Topics, key: str, replay: int, timeout: float | None) -> None:
         self._topics = topics
         self._key = key
         self._timeout = timeout
@@ -231,6 +229,7 @@ class Topics:
         self,
         store: Store,
         listeners: Listeners,
+        *,
         expire: Callable[..., None],
         reader: CurrentReader,
         is_evaluating: Callable[[], bool],
@@ -250,14 +249,14 @@ class Topics:
         topic: str,
         value: Any,
         *,
-        to: str | Mapping[str, Any] = EVERYBODY,
+        to: str | Mapping[str, Any] = ALL,
         keep: int = KEEP,
         ttl: Duration = TTL,
     ) -> None:
         """Emit an event: each session that reads the topic with `events` gets the value once, in order.
 
-        Sessions that have read the topic are rerun, those of the audience `to` only: by default everybody, with the
-        name of a group those that have joined it, and with a user (``st.user``, or the `user` of a `SessionInfo`) all
+        Sessions that have read the topic are rerun, if they belong to the audience `to`: by default all sessions; with
+        the name of a group, those that have joined it; with a user (``st.user``, or the `user` of a `SessionInfo`), all
         sessions of this person.
 
         The last `keep` events are kept for `ttl` (seconds, a ``timedelta``, or text such as ``"10m"``) for sessions
@@ -273,7 +272,7 @@ class Topics:
 
         Raises
             ``TypeError`` if the topic is not a ``str``, or `to` is neither a ``str`` nor a user, ``ValueError`` if the
-            user's fields say nobody, `keep` is not a whole number of at least 1 or `ttl` is negative, ``DeadlockError``
+            user is not logged in, `keep` is not a whole number of at least 1 or `ttl` is negative, ``DeadlockError``
             if the wait would never end. With Redis, values that cannot be stored raise the error of an assignment.
 
         >>> from fastserverstate import emit, events
@@ -300,17 +299,17 @@ class Topics:
         """Return the events of a topic: in a script run those that this session has not had yet, in order.
 
         In a script or fragment, the iteration ends after the last event there is. The next event reruns this script or
-        fragment, which then gets it. Each session gets every event once, even if several fragments read the topic: those
-        to everybody, to its user, and to the groups that it has joined. A new session gets none of the earlier events,
-        or the last `replay` ones. One that was away gets what was kept, when it returns.
+        fragment, which then gets it. Each session gets every event once, even if several fragments read the topic: the
+        events to all sessions, to its user, and to the groups that it has joined. A new session gets none of the
+        earlier events, or the last `replay` ones. One that was away gets the events that were kept when it returns.
 
         An event counts as delivered unless the user's next action interrupts the run before the elements that the loop
         has made for it were sent to the browser: then the session gets it again. If the script asks for the next run
         itself, with ``st.rerun()``, the events that it was given before count as delivered.
 
-        On any other thread, the iteration waits for further events to everybody, from this call on. It ends when none
-        has come for `timeout` (seconds, a ``timedelta``, or text such as ``"2m"``), which script runs ignore. On an
-        event loop, use ``async for``. ``AppTest`` gets events like a session.
+        On any other thread, the iteration waits for further events to all sessions, from this call on. It ends when
+        none has come for `timeout` (seconds, a ``timedelta``, or text such as ``"2m"``), which script runs ignore. On
+        an event loop, use ``async for``. ``AppTest`` gets events like a session.
 
         Thread-safety
             Safe from any thread. Use one result on one thread.
@@ -332,8 +331,8 @@ class Topics:
             raise ValueError(f"replay is a whole number from 0 up, not {replay!r}.")
         if self._is_evaluating():
             raise FastServerStateError(
-                f"events({topic!r}) gives each session its own events, and a function decorated with @live or @computed "
-                "is called once for all sessions. Call events in the script or in a fragment."
+                f"events({topic!r}) gives each session its own events, and a function decorated with @live or "
+                "@computed is called once for all sessions. Call events in the script or in a fragment."
             )
         seconds = seconds_of(timeout, "timeout")
         reader = self._reader()

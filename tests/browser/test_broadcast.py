@@ -1,4 +1,4 @@
-"""Toasts to everybody, in real browsers."""
+"""Toasts to all sessions, in real browsers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def idle(tab: Page) -> None:
     tab.locator(IDLE_APP).wait_for()
 
 
-def test_a_toast_is_shown_in_all_tabs_without_a_run(server: AppServer, open_tab: Callable[..., Page]) -> None:
+def test_a_toast_is_shown_in_all_sessions_without_a_run(server: AppServer, open_tab: Callable[..., Page]) -> None:
     ann, bob = open_tab(server.url), open_tab(server.url)
     expect(bob.get_by_text("run 1")).to_be_visible()
     click(ann, "Hello to all")
@@ -74,7 +74,7 @@ def test_a_toast_leaves_a_dialog_open(server: AppServer, open_tab: Callable[...,
     expect(bob.get_by_label("In the dialog")).to_have_value("typed")
 
 
-def test_balloons_for_everybody(server: AppServer, open_tab: Callable[..., Page]) -> None:
+def test_balloons_in_all_sessions(server: AppServer, open_tab: Callable[..., Page]) -> None:
     ann, bob = open_tab(server.url), open_tab(server.url)
     idle(bob)
     for _ in range(2):

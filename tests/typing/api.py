@@ -9,6 +9,7 @@ import streamlit as st
 from fastserverstate import (
     AccessDeniedError,
     DeadlockError,
+    Events,
     FastServerStateError,
     NotLoggedInError,
     RerunSuppressedError,
@@ -18,10 +19,13 @@ from fastserverstate import (
     Subscription,
     Visitor,
     atomic,
+    broadcast,
     compare_and_set,
     computed,
     configure,
     edit,
+    emit,
+    events,
     expire,
     force_rerun_bound_sessions,
     guard,
@@ -225,6 +229,22 @@ leaders(1)  # type: ignore[arg-type]
 board()  # type: ignore[call-arg]
 live(every=[1])  # type: ignore[call-overload]
 
+emit("a", {"b": 1}, to="group", keep=10, ttl="1d")
+emit("a", 1, to=st.user)
+assert_type(events("a", replay=1, timeout=timedelta(seconds=1)), Events)
+assert_type(list(events("a")), list[Any])
+assert_type(broadcast(st.toast, "a", icon="🚀"), None)
+broadcast(st.balloons)
+
+
+async def listen() -> list[Any]:
+    return [event async for event in events("a")]
+
+
+emit("a")  # type: ignore[call-arg]
+emit("a", 1, to=1)  # type: ignore[arg-type]
+events("a", replay="1")  # type: ignore[arg-type]
+broadcast(st.toast)  # type: ignore[call-arg]
 server_state[1] = 2  # type: ignore[index]
 server_state_lock[1]  # type: ignore[call-overload]
 force_rerun_bound_sessions(1)  # type: ignore[arg-type]

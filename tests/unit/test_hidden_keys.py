@@ -40,7 +40,7 @@ def test_a_hidden_key_is_read_and_written_like_others(hidden: str) -> None:
 
 def test_the_store_lists_hidden_keys_when_asked(hidden: str) -> None:
     assert store.keys() == ["seen"]
-    assert store.keys(hidden=True) == ["seen", hidden]
+    assert {"seen", hidden} <= set(store.keys(hidden=True))
 
 
 def test_patterns_do_not_apply_to_hidden_keys(hidden: str) -> None:

@@ -22,7 +22,7 @@ def element_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
     if not any(function == getattr(streamlit, name) for name in _NAMES):
         raise FastServerStateError(
             f"broadcast shows st.toast, st.balloons and st.snow, and not {name_of(function)}. To show anything else to "
-            "everybody, write it to shared state and show it in a function with @live, or emit an event."
+            "all sessions, write it to shared state and show it in a function with @live, or emit an event."
         )
     elements: list[bytes] = []
 

@@ -64,7 +64,9 @@ class StreamlitReaders:
             )
         if isinstance(session, UnknownSession):
             state = context.session_state
-            if _KEY not in state:
-                state[_KEY] = Inbox()
-            return StreamlitReader(state[_KEY], fragment, state[_KEY].runs, user_of_run(), ())
+            try:
+                inbox: Inbox = state[_KEY]
+            except KeyError:
+                inbox = state[_KEY] = Inbox()
+            return StreamlitReader(inbox, fragment, inbox.runs, user_of_run(), ())
         return None

@@ -107,13 +107,11 @@ class Inbox:
         self._owed: set[str | None] = set()  # fragments that have to rerun
         self.runs = 0
         """Number of runs that have begun."""
-        self._by_user = True  # the start of the last run
         self._open: dict[Delivery, None] = {}  # are being processed
         self._unsent: dict[int, _Message] = {}  # by the id of the message
         self._discarded: dict[Delivery, None] = {}
         self._unresolved = 0  # starts of runs that the event loop has not seen yet
-        self._is_resolved = threading.Event()
-        self._is_resolved.set()
+        self._resolved: threading.Condition | None = None  # few sessions need it
 
     def __reduce__(self) -> Any:
         return Inbox, ()  # AppTest may look whether the session's state can be pickled
@@ -122,7 +120,10 @@ class Inbox:
 
     def wait_until_resolved(self, raise_if_stopped: Callable[[], None]) -> None:
         """Wait until it is known which events of the last run were delivered. The event loop tells in a moment."""
-        while not self._is_resolved.wait(LOOK):
+        while self._unresolved and self._resolved is not None:
+            with self._lock:
+                if self._resolved.wait_for(lambda: not self._unresolved, LOOK):
+                    return
             raise_if_stopped()
             if self._connection is None or self._connection.loop.is_closed():
                 return
@@ -215,13 +216,12 @@ class Inbox:
         """Another run begins. `by_user`: the script did not ask for it."""
         with self._lock:
             self.runs += 1
-            self._by_user = by_user
             left, self._open = [delivery for delivery in self._open if not delivery.has_sent], {}
             self._keep(())
             if not (left or self._unsent or self._discarded):
                 return
             self._unresolved += 1
-            self._is_resolved.clear()
+            self._resolved = self._resolved or threading.Condition(self._lock)
         # Streamlit has the event loop discard the messages before this.
         if not self._call(self._resolve, self.runs, left, by_user):
             self._resolve(self.runs, (), by_user)
@@ -263,9 +263,7 @@ class Inbox:
                 for key in keys
             }
             if len(self._cursors) > len(read) + MOST_SPARE:
-                self._cursors = {
-                    key: cursor for key, cursor in self._cursors.items() if key in read or exists(key)
-                }
+                self._cursors = {key: cursor for key, cursor in self._cursors.items() if key in read or exists(key)}
 
     def __len__(self) -> int:
         """The number of logs whose events the session has had."""
@@ -300,8 +298,6 @@ class Inbox:
             left = {id(message) for message in self._connection.unsent()}
             with self._lock:
                 self._discard(lambda key, found: found.is_queued and key not in left)
-                if not self._unresolved:
-                    self._return_discarded(self._by_user)
 
     def _discard(self, is_lost: Callable[[int, _Message], bool]) -> None:
         for key in [key for key, found in self._unsent.items() if is_lost(key, found)]:
@@ -312,16 +308,13 @@ class Inbox:
             # If another runner has begun, Streamlit drops what the earlier one has sent last.
             self._discard(lambda _, found: found.run < run and not found.is_queued)
             self._discarded.update(dict.fromkeys(left))
-            self._return_discarded(by_user)
+            discarded, self._discarded = self._discarded, {}
+            if by_user:
+                for delivery in discarded:
+                    self._give_back(delivery, owes=True)
             self._unresolved -= 1
-            if not self._unresolved:
-                self._is_resolved.set()
-
-    def _return_discarded(self, by_user: bool) -> None:
-        discarded, self._discarded = self._discarded, {}
-        if by_user:
-            for delivery in discarded:
-                self._give_back(delivery, owes=True)
+            if self._resolved is not None:
+                self._resolved.notify_all()
 
     def _give_back(self, delivery: Delivery, *, owes: bool) -> None:
         cursor = self._cursors.get(delivery.item.key)

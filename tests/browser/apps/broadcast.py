@@ -1,4 +1,4 @@
-"""Toasts to everybody, and toasts of the page's own run."""
+"""Toasts to all sessions, and toasts of the page's own run."""
 
 from __future__ import annotations
 
