@@ -465,7 +465,7 @@ def test_returning_that_raises_leaves_the_value(state, locks, atomic):
     assert not locks["k"].locked()
 
 
-@pytest.mark.parametrize("returning", [True, "old", decide_later], ids=repr)
+@pytest.mark.parametrize("returning", [True, "old", decide_later])
 def test_returning_that_is_no_function_is_refused(state, atomic, returning):
     state["k"] = 1
     with pytest.raises(TypeError, match=r"returning= of atomic\('k', \.\.\.\)"):
