@@ -264,16 +264,19 @@ def test_which_children_remain_after_a_run(monkeypatch: pytest.MonkeyPatch, show
     assert shown.show()[0] == [2, 2 if keeps else 1]
 
 
-def test_a_run_of_a_fragment_leaves_all_children(shown: Shown) -> None:
+@pytest.mark.parametrize("status", [ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY, ForwardMsg.FINISHED_SUCCESSFULLY])
+def test_a_run_of_a_fragment_leaves_all_children(shown: Shown, status: Any) -> None:
+    """Also if it was stopped."""
     shown.run(delta(0), delta(1))
-    shown.outbox.flushed([began("f"), finished(ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY)])
+    shown.outbox.flushed([began("f"), finished(status)])
     assert shown.show()[0] == [2, 2]
 
 
-def test_another_page_begins_without_children(shown: Shown) -> None:
+def test_another_page_begins_without_children(monkeypatch: pytest.MonkeyPatch, shown: Shown) -> None:
+    monkeypatch.setattr(outbox, "BROWSERS_KEEP_TOASTS", True)
     shown.run(delta(0), delta(1))
-    shown.outbox.flushed([began(page="other"), finished()])
-    assert shown.show()[0] == [2, 0]
+    shown.outbox.flushed([began(page="other"), delta(0), finished()])
+    assert shown.show()[0] == [2, 1]
 
 
 def test_children_from_before_are_not_counted(shown: Shown) -> None:
