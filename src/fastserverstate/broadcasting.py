@@ -39,7 +39,7 @@ class Broadcasts(SessionEvents):
         workers: Workers,
         notices: Notices,
         element_of: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], bytes],
-        show: Callable[[], None],
+        show: Callable[[int], None],
         now: Callable[[], int] = time.time_ns,
     ) -> None:
         self._store = store
@@ -111,11 +111,12 @@ class Broadcasts(SessionEvents):
             if self._since is None:
                 return
             items = [item for item in self._cursor.unread(KEY, log, self._now()) if self._cursor.take(item)]
+            before = self._notices.last
             elements = [item.event[3] for item in items if item.event[1] >= self._since]
             for element in elements:
                 self._notices.add(element, SECONDS)
         if elements:
-            self._show()
+            self._show(before)
 
     # What `Lifecycle` reports
 

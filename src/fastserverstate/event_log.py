@@ -37,8 +37,6 @@ def log_key(topic: str, audience: str | None = None) -> str:
 def appended(log: Log | None, value: Any, now: int, lifetime: int | None, keep: int) -> Log:
     """Return the log with one event more, without those that have expired, and with `keep` events at most."""
     epoch, number, events = log or (os.urandom(8).hex(), 0, ())
-    if events:
-        now = max(now, events[-1][1])  # the clocks of servers differ, and times order the events of several logs
     kept = [event for event in events if not is_expired(event, now)]
     kept.append((number, now, None if lifetime is None else now + lifetime, value))
     return epoch, number + 1, tuple(kept[-keep:])

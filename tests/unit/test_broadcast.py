@@ -19,6 +19,7 @@ from fastserverstate._streamlit.outbox import Outbox
 from fastserverstate.broadcasting import KEY, SECONDS, Broadcasts
 from fastserverstate.expiry import Expirer, Expiry
 from fastserverstate.listeners import Listeners
+from fastserverstate.rerun import push
 from fastserverstate.rerun.notices import Notices, Unseen
 from fastserverstate.rerun.push import PushQueue
 from fastserverstate.rerun.session import Readiness
@@ -131,7 +132,8 @@ class World:
         )
         self.unseen = Unseen(notices)
 
-    def show(self) -> None:
+    def show(self, before: int) -> None:
+        assert before == 0
         self.shown += 1
 
     def work(self) -> None:
@@ -230,7 +232,9 @@ class Shown:
 
 
 @pytest.fixture
-def shown(notices: Notices) -> Shown:
+def shown(notices: Notices, monkeypatch: pytest.MonkeyPatch) -> Shown:
+    monkeypatch.setattr(outbox, "BROWSERS_KEEP_TOASTS", True)
+    monkeypatch.setattr(outbox, "BROWSERS_CLEAR_TOASTS", False)
     return Shown(notices)
 
 
@@ -264,16 +268,18 @@ def test_which_children_remain_after_a_run(monkeypatch: pytest.MonkeyPatch, show
     assert shown.show()[0] == [2, 2 if keeps else 1]
 
 
-def test_a_run_of_a_fragment_leaves_all_children(shown: Shown) -> None:
+@pytest.mark.parametrize("status", [ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY, ForwardMsg.FINISHED_SUCCESSFULLY])
+def test_a_run_of_a_fragment_leaves_all_children(shown: Shown, status: Any) -> None:
+    """Also if it was stopped."""
     shown.run(delta(0), delta(1))
-    shown.outbox.flushed([began("f"), finished(ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY)])
+    shown.outbox.flushed([began("f"), finished(status)])
     assert shown.show()[0] == [2, 2]
 
 
 def test_another_page_begins_without_children(shown: Shown) -> None:
     shown.run(delta(0), delta(1))
-    shown.outbox.flushed([began(page="other"), finished()])
-    assert shown.show()[0] == [2, 0]
+    shown.outbox.flushed([began(page="other"), delta(0), finished()])
+    assert shown.show()[0] == [2, 1]
 
 
 def test_children_from_before_are_not_counted(shown: Shown) -> None:
@@ -294,7 +300,6 @@ def test_a_toast_that_a_run_has_removed_is_shown_again(
     monkeypatch: pytest.MonkeyPatch, shown: Shown, clock: Clock, overwrites: bool
 ) -> None:
     monkeypatch.setattr(outbox, "BROWSERS_KEEP_TOASTS", False)
-    monkeypatch.setattr(outbox, "BROWSERS_CLEAR_TOASTS", False)
     shown.run()
     shown.show()
     shown.run(*([delta(0)] if overwrites else []))
@@ -305,9 +310,7 @@ def test_a_toast_that_a_run_has_removed_is_shown_again(
     assert shown.again == 1
 
 
-def test_a_toast_that_a_browser_keeps_is_not_shown_again(monkeypatch: pytest.MonkeyPatch, shown: Shown) -> None:
-    monkeypatch.setattr(outbox, "BROWSERS_KEEP_TOASTS", True)
-    monkeypatch.setattr(outbox, "BROWSERS_CLEAR_TOASTS", False)
+def test_a_toast_that_a_browser_keeps_is_not_shown_again(shown: Shown) -> None:
     shown.run()
     shown.show()
     shown.run()
@@ -345,6 +348,30 @@ def test_notices_are_shown_to_ready_sessions(notices: Notices, receives: bool) -
 
     asyncio.run(push())
     assert tried == ([1] if receives else [1, 1])
+
+
+def test_an_end_of_a_run_that_is_not_reported(notices: Notices, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(push, "RUNNING_RETRY", 0.001)
+    states = [Readiness.RUNNING, Readiness.RUNNING, Readiness.READY]
+    shown: list[Any] = []
+    live: Any = SimpleNamespace(
+        is_push_due=False,
+        viewers=SimpleNamespace(outdated=list),
+        unseen=Unseen(notices),
+        adapter=SimpleNamespace(readiness=lambda: states.pop(0), show=lambda due: shown.append(due) or True),
+        retry_after=lambda _: None,
+    )
+
+    async def wait() -> None:
+        queue = PushQueue(asyncio.get_running_loop(), lambda _: None)
+        notices.add(TOAST, 60)
+        queue.add(live)
+        async with asyncio.timeout(20):
+            while not shown:
+                await asyncio.sleep(0.001)
+
+    asyncio.run(wait())
+    assert states == []
 
 
 def test_threads_add_notices(notices: Notices) -> None:

@@ -179,6 +179,14 @@ def test_the_log_ends_with_its_last_event(world: World) -> None:
     assert world.store.deadline(log_key("t")) is None
 
 
+def test_a_log_drops_events_that_have_expired(world: World) -> None:
+    world.emit("t", 1, ttl=10)
+    world.emit("t", 2, ttl=50)
+    world.now += 20 * 10**9
+    world.emit("t", 3)
+    assert [event[3] for event in world.store.peek(log_key("t"))[2]] == [2, 3]
+
+
 def test_topics_are_not_seen_by_apps(world: World) -> None:
     world.emit("a/b", 1, to="room/7")
     assert world.store.keys() == []
@@ -288,6 +296,7 @@ def test_a_thread_gets_the_last_events_on_request(world: World) -> None:
         world.emit("t", number)
     world.emit("t", 5, to="g")
     assert list(world.topics.events("t", replay=2, timeout=0)) == [3, 4]
+    assert next(world.topics.events("t", replay=1)) == 4
 
 
 def test_async_iteration(world: World) -> None:

@@ -244,16 +244,15 @@ class Bridge(SessionEvents):
         if session is not None:
             outbox_of(session)
 
-    def show_notices(self) -> None:
-        """Show the notices that were added in all sessions of the process. Called on any thread."""
+    def show_notices(self, before: int) -> None:
+        """Show the notices that were added after this one in all sessions of the process. Called on any thread."""
         manager = getattr(Runtime.instance(), "_session_mgr", None) if Runtime.exists() else None
         active = [] if manager is None else manager.list_active_sessions()
         for loop in {info.session._event_loop for info in active}:
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._show_notices, manager, loop)
+                loop.call_soon_threadsafe(self._show_notices, manager, loop, before)
 
-    def _show_notices(self, manager: Any, loop: asyncio.AbstractEventLoop) -> None:
-        before = self._scheduler.notices.last - 1
+    def _show_notices(self, manager: Any, loop: asyncio.AbstractEventLoop, before: int) -> None:
         for info in self.lifecycle.listed(manager):
             session = info.session
             if session._event_loop is loop:

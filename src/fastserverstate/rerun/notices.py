@@ -60,6 +60,7 @@ class Unseen:
         self._notices = notices
         self._seen = notices.last
         self._again: list[Notice] = []
+        self.is_watched = False  # the queue tries the session again, in case the end of its run is not reported
 
     def since(self, number: int) -> None:
         """The session has shown the notices up to this one."""

@@ -21,6 +21,10 @@ logger = logging.getLogger("fastserverstate")
 # Seconds until a session with a slow connection is tried again.
 SLOW_RETRY = 0.05
 
+# Seconds until a running session that has to show notices is tried again. The end of a run is reported, except if the
+# run was ending when the first notice came, in a session that has not used shared state.
+RUNNING_RETRY = 1.0
+
 # Sessions that are pushed to before the event loop serves others. After BURST seconds in a row, it rests as long as
 # each of the batches took: a click anywhere should not have to wait for thousands of sessions.
 BATCH = 20
@@ -116,6 +120,13 @@ class PushQueue:
                 self._write(live, outdated)
             if notices:
                 self._show(live, notices)
+        elif readiness is Readiness.RUNNING and notices and not live.unseen.is_watched:
+            live.unseen.is_watched = True
+            self._loop.call_later(RUNNING_RETRY, self._look_again, live)
+
+    def _look_again(self, live: LiveSession) -> None:
+        live.unseen.is_watched = False
+        self.add(live)
 
     def _show(self, live: LiveSession, notices: list[Notice]) -> None:
         if live.adapter.show(notices):
