@@ -122,6 +122,26 @@ def test_lost_connection_is_shown_after_the_grace_and_a_return_immediately(serve
     asyncio.run(steps())
 
 
+def test_script_that_calls_stop_leaves(serve: Serve) -> None:
+    server = serve("""
+        name = st.query_params.get("name")
+        if st.checkbox("locked"):
+            st.stop()
+        if name:
+            join("room", name=name)
+        st.text(" ".join(["room", *(visitor.name for visitor in online("room"))]))
+    """)
+
+    async def steps() -> None:
+        async with visitor(server, "") as watcher, visitor(server, "Ann") as ann:
+            await watcher.shows("room Ann")
+            await settle(watcher, ann)
+            await ann.switch("locked", on=True)
+            await watcher.shows("room")
+
+    asyncio.run(steps())
+
+
 def test_fragments_join_by_themselves(serve: Serve) -> None:
     server = serve("""
         @st.fragment
