@@ -65,6 +65,7 @@ class Session:
     def __init__(self, name: str, user: dict[str, Any] | None = None, is_agent: bool = False) -> None:
         self.id, self.user, self.is_agent = name, user, is_agent
         self.path = ""
+        self.is_rerun = False
         self.memberships: Memberships | None = None
 
     def page(self) -> str:
