@@ -7,6 +7,8 @@ key that expires unless it is in use: readers skip the rows of servers without o
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 import hashlib
 import logging
@@ -21,6 +23,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from fastserverstate._core import HIDDEN, Namespace, Store, reruns_are_suppressed, same_value
 from fastserverstate.configuration import KeyOptions
+from fastserverstate.drafts import ATOMS
 from fastserverstate.errors import FastServerStateError
 from fastserverstate.identity import Identity
 from fastserverstate.listeners import Listeners
@@ -419,6 +422,7 @@ class Presence(SessionEvents):
         memberships = part.live.follower(Memberships, lambda: Memberships(functools.partial(self._run_ended, live_ref)))
         if not memberships.join(group, part.fragment_id, memberships.run):
             return
+        copies = _copy(fields)
         with self._lock:
             if source.id not in self._visits and self._has_ended(source.id):
                 return
@@ -428,7 +432,7 @@ class Presence(SessionEvents):
             changed_at = 0.0 if known is None else known.changed_at
             is_changed = known is None or not same_value(known.fields, fields)
             if is_changed:
-                self._enter(visit, group, fields)
+                self._enter(visit, group, copies)
             joined = self._groups[group]
         if is_changed:
             is_due = known is None or part.live.is_rerun
@@ -575,6 +579,21 @@ def _check_fields(call: str, fields: Mapping[str, Any]) -> None:
                 "sent to other servers. Use str, int, float, bool, None, bytes, datetime, and lists, tuples, sets or "
                 "dicts of these."
             ) from None
+
+
+def _copy(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields with copies of what the script may change in place, so that its next join finds the changes.
+
+    Objects that have no equal copy are shared.
+    """
+    copied = dict(fields)
+    for name, value in fields.items():
+        if type(value) not in ATOMS:
+            with contextlib.suppress(Exception):  # of the object's own methods
+                copy_of_value = copy.deepcopy(value)
+                if same_value(value, copy_of_value):
+                    copied[name] = copy_of_value
+    return copied
 
 
 def _visitor(row: Row, is_me: bool = False) -> Visitor:
