@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Never, SupportsIndex
 
 from fastserverstate._core import Field, Record, Store, absent, plain_key
+from fastserverstate.edits import Editing
 
 KEPT_KEYS = 256  # of so many spaces of a class, the keys are kept for the next object
 
@@ -92,6 +93,7 @@ class State(Record):
 
     _declared: ClassVar[dict[str, _Declared]] = {}  # in the body of the class
     _fields: ClassVar[dict[str, _Declared]] = {}  # those, and the inherited ones
+    _checks: ClassVar[dict[str, Callable[[State, Any], Any]]] = {}
     _prefix: ClassVar[str] = ""
     _find_keys: ClassVar[Callable[[str | None], tuple[str, ...]]]
     _process: ClassVar[Process]
@@ -115,9 +117,12 @@ class State(Record):
             raise TypeError(
                 f"class {cls.__name__}(State, validate=True) needs pydantic or msgspec to validate. Install either."
             )
+        cls._checks = {}
         for place, field in enumerate(cls._fields.values()):
             missing = functools.partial(_default_of, field)
             check = functools.partial(_check, field, _LazyCheck(field)) if validate else None
+            if check is not None:
+                cls._checks[field.name] = check
             key = FieldKey(f"{cls._prefix}/{field.name}")
             setattr(cls, field.name, Field(field.name, place, key, missing, check))
 
@@ -145,9 +150,13 @@ class State(Record):
         declared = type(self)._fields
         defaults = {self.key(field): declared[field].new_default() for field in fields}
         keys, known = tuple(defaults), {key: default for key, default in defaults.items() if default is not absent}
-        if not known:
-            return self._process.edit(*keys)
-        return self._process.edit(*keys, default=known if len(keys) > 1 else known[keys[0]])
+        options = {"default": known if len(keys) > 1 else known[keys[0]]} if known else {}
+        editing = self._process.edit(*keys, **options)
+        checks = type(self)._checks
+        editing.checks = {
+            self.key(field): functools.partial(checks[field], self) for field in fields if field in checks
+        }
+        return editing
 
     def to_dict(self) -> dict[str, Any]:
         """Return a ``dict`` of the fields and their values. Fields without a value or default are left out."""
@@ -179,7 +188,7 @@ class Process:
     """What the objects of `State` use in this process."""
 
     store: Store
-    edit: Callable[..., AbstractContextManager[Any]]
+    edit: Callable[..., Editing[Any]]
 
 
 # What a class declares

@@ -299,6 +299,24 @@ def test_value_of_a_wrong_type_is_refused(name: str, value: object, expected: st
     assert len(state) == 0
 
 
+def test_edit_validates_what_it_assigns() -> None:
+    class Scores(State, validate=True):
+        points: dict[str, int] = {}  # noqa: RUF012
+        names: list[str] = []  # noqa: RUF012
+
+    scores = Scores()
+    with scores.edit("points", "names") as (points, names):
+        points["Ann"] = 1
+        names.append("Ann")
+    editing = scores.edit("points", "names")
+    points, names = editing.__enter__()
+    names.append("Bob")
+    points["Bob"] = "many"
+    with pytest.raises(TypeError, match=r"'Scores/points'\] is declared as Scores.points: dict\[str, int\]"):
+        editing.__exit__(None, None, None)
+    assert (scores.points, scores.names) == ({"Ann": 1}, ["Ann"])
+
+
 def test_class_validates_with_either_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """Types that come from neither are checked by the one that is installed."""
     find_spec = importlib.util.find_spec
