@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Never, TypeVar, cast, overload
@@ -65,6 +65,8 @@ class Editing(AbstractContextManager[_Value]):
         self._transaction = store.transaction(keys, timeout)
         self._owner: Owner | None = None
         self._parts: list[_Part] = []
+        self.checks: Mapping[str, Callable[[Any], Any]] = {}
+        """By key: returns what to assign instead of a result, or raises an error."""
 
     def __enter__(self) -> _Value:
         for key in self._keys:
@@ -148,6 +150,8 @@ class Editing(AbstractContextManager[_Value]):
                 f"server_state[{key!r}] was assigned inside of edit({key!r}), which would overwrite that with its "
                 f"draft. Change the draft only, or assign before or after the block."
             )
+        if key in self.checks:
+            result = self.checks[key](result)
         self._transaction.stage(key, result, is_known=changed)
         part.result = result
 

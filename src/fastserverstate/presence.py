@@ -7,24 +7,27 @@ key that expires unless it is in use: readers skip the rows of servers without o
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 import hashlib
 import logging
 import secrets
 import threading
 import time
+import weakref
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
-from urllib.parse import quote
 
 from fastserverstate._core import HIDDEN, Namespace, Store, reruns_are_suppressed, same_value
 from fastserverstate.configuration import KeyOptions
+from fastserverstate.drafts import ATOMS
 from fastserverstate.errors import FastServerStateError
 from fastserverstate.identity import Identity
 from fastserverstate.listeners import Listeners
-from fastserverstate.rerun.memberships import Memberships
+from fastserverstate.rerun.memberships import Memberships, prefix_of_group
 from fastserverstate.rerun.session import LiveSession
 from fastserverstate.sessions import OWNED_TTL, Current, SessionEvents, Source
 from fastserverstate.users import user_key
@@ -44,7 +47,7 @@ LEFTOVER = 10.0
 
 MOST_MADE = 1000  # groups whose visitors are kept for the next reader
 
-_ONLINE, _SERVERS = f"{HIDDEN}online/", f"{HIDDEN}servers/"
+_SERVERS = f"{HIDDEN}servers/"
 _ALL = ""  # stands for the group of all sessions
 _TASK = "An update of who is online"  # names it in the log
 
@@ -158,7 +161,7 @@ class _Group:
 
     def __init__(self, name: str, server: str) -> None:
         self.name = name
-        self.key = f"{_ONLINE}{quote(name, safe='')}/{server}"
+        self.key = prefix_of_group(name) + server
         self.members: dict[_Visit, None] = {}
         self.due: float | None = None  # when the next update is scheduled
         self.updating = threading.RLock()
@@ -269,7 +272,7 @@ class Presence(SessionEvents):
         with self._lock:
             visit = self._visits.pop(session_id, None)
             if visit is not None:
-                self._leave(visit, [*visit.groups])
+                self._changed(*self._leave(visit, [*visit.groups]))
 
     # Groups. The lock is held.
 
@@ -283,11 +286,12 @@ class Presence(SessionEvents):
         since = visit.since if name == _ALL else time.time() if known is None else known.since
         visit.groups[name] = _Membership(since, fields, self._clock())
 
-    def _leave(self, visit: _Visit, names: Collection[str]) -> None:
-        for name in names:
-            if visit.groups.pop(name, None) is not None:
-                self._groups[name].members.pop(visit, None)
-                self._changed(name)
+    def _leave(self, visit: _Visit, names: Collection[str]) -> list[str]:
+        """Return those of the groups that the visit was in. They are to be updated."""
+        left = [name for name in names if visit.groups.pop(name, None) is not None]
+        for name in left:
+            self._groups[name].members.pop(visit, None)
+        return left
 
     # Updates
 
@@ -415,38 +419,62 @@ class Presence(SessionEvents):
         source, part = self._current(call), self._part_of_run()
         if source is None or part is None:  # in AppTest, or another run has replaced this one
             return
-        memberships = part.live.follower(Memberships, lambda: Memberships(functools.partial(self._left, source.id)))
+        live_ref = weakref.ref(part.live)
+        memberships = part.live.follower(Memberships, lambda: Memberships(functools.partial(self._run_ended, live_ref)))
         if not memberships.join(group, part.fragment_id, memberships.run):
             return
+        copies = _copy(fields)
         with self._lock:
             if source.id not in self._visits and self._has_ended(source.id):
                 return
             visit = self._visit_of(source)
             self._turned_to(visit, source.page())
             known = visit.groups.get(group)
+            changed_at = 0.0 if known is None else known.changed_at
             is_changed = known is None or not same_value(known.fields, fields)
             if is_changed:
-                self._enter(visit, group, fields)
+                self._enter(visit, group, copies)
             joined = self._groups[group]
         if is_changed:
-            self._update_in_run(joined, 0.0 if known is None else known.changed_at + INTERVAL - self._clock())
+            is_due = known is None or part.live.is_rerun
+            wait = 0.0 if is_due else changed_at + INTERVAL - self._clock()
+            if wait <= 0 and not self._store.in_transaction() and not reruns_are_suppressed():
+                self._update(joined)  # in this run, which need not be rerun for it then
+            elif part.live.is_rerun:
+                memberships.postpone(group)
+            else:
+                with self._lock:
+                    self._update_later(joined, max(0.0, wait))
         if known is None:
             self.on_join(group)
 
-    def _update_in_run(self, group: _Group, seconds: float) -> None:
-        """Update the group in this run, which need not be rerun for it then, or by a worker."""
-        if seconds <= 0 and not self._store.in_transaction() and not reruns_are_suppressed():
-            self._update(group)
-        else:
-            with self._lock:
-                self._update_later(group, max(0.0, seconds))
+    def _run_ended(
+        self,
+        live_ref: weakref.ref[LiveSession],
+        memberships: Memberships,
+        groups: Collection[str],
+        postponed: Collection[str],
+    ) -> None:
+        """A run has ended without joining these groups again, and has changed some that others were not told of.
 
-    def _left(self, session_id: str, memberships: Memberships, groups: Collection[str]) -> None:
-        """A run has ended without joining these groups again."""
+        A chain of reruns that change each other's groups ends only if the reruns themselves tell of the changes.
+        """
+        live = live_ref()
+        if live is None:
+            return
         with self._lock:
-            visit = self._visits.get(session_id)
-            if visit is not None:  # the next run may have joined meanwhile
-                self._leave(visit, set(groups) - memberships.groups())
+            visit = self._visits.get(live.id)
+            left = set(groups) - memberships.groups()  # the next run may have joined meanwhile
+            changed = {*postponed, *(() if visit is None else self._leave(visit, left))} & self._groups.keys()
+            if not live.is_rerun or self._store.in_transaction() or reruns_are_suppressed():
+                self._changed(*changed)
+                return
+            updated = [self._groups[name] for name in changed]
+        for group in updated:
+            try:
+                self._update(group)
+            except Exception:  # it is tried again
+                logger.exception("%s has failed.", _TASK)
 
     def groups_of(self, live: LiveSession) -> Collection[str]:
         """Return the groups that a session has joined."""
@@ -496,7 +524,7 @@ class Presence(SessionEvents):
 
     def _visitors(self, name: str) -> list[Visitor]:
         """Return the visitors of all servers, as these have told of them last."""
-        prefix = f"{_ONLINE}{quote(name, safe='')}/"
+        prefix = prefix_of_group(name)
         self._store.watch_members(prefix)
         if not self._store.has_backend():
             return list(self._visitors_at(prefix + self._server))
@@ -558,6 +586,21 @@ def _check_fields(call: str, fields: Mapping[str, Any]) -> None:
                 "sent to other servers. Use str, int, float, bool, None, bytes, datetime, and lists, tuples, sets or "
                 "dicts of these."
             ) from None
+
+
+def _copy(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields with copies of what the script may change in place, so that its next join finds the changes.
+
+    Objects that have no equal copy are shared.
+    """
+    copied = dict(fields)
+    for name, value in fields.items():
+        if type(value) not in ATOMS:
+            with contextlib.suppress(Exception):  # of the object's own methods
+                copy_of_value = copy.deepcopy(value)
+                if same_value(value, copy_of_value):
+                    copied[name] = copy_of_value
+    return copied
 
 
 def _visitor(row: Row, is_me: bool = False) -> Visitor:

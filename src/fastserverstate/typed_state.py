@@ -6,14 +6,17 @@ import copy
 import dataclasses
 import functools
 import importlib.util
+import inspect
+import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Never, SupportsIndex
 
 from fastserverstate._core import Field, Record, Store, absent, plain_key
+from fastserverstate.edits import Editing
 
 KEPT_KEYS = 256  # of so many spaces of a class, the keys are kept for the next object
 
@@ -34,7 +37,8 @@ class _Declared:
     """An annotated attribute."""
 
     name: str
-    owner: type  # whose module the annotation is to be read in
+    owner: type  # in whose body, and
+    namespace: dict[str, Any] = dataclasses.field(repr=False)  # in whose module the annotation is to be read
     annotation: Any
     default: Any = absent
     default_factory: Callable[[], Any] | None = None
@@ -87,7 +91,9 @@ class State(Record):
     >>> kitchen.clear()
     """
 
-    _fields: ClassVar[dict[str, _Declared]] = {}
+    _declared: ClassVar[dict[str, _Declared]] = {}  # in the body of the class
+    _fields: ClassVar[dict[str, _Declared]] = {}  # those, and the inherited ones
+    _checks: ClassVar[dict[str, Callable[[State, Any], Any]]] = {}
     _prefix: ClassVar[str] = ""
     _find_keys: ClassVar[Callable[[str | None], tuple[str, ...]]]
     _process: ClassVar[Process]
@@ -102,20 +108,27 @@ class State(Record):
     def __init_subclass__(cls, *, validate: bool = False, name: str | None = None, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls._prefix = _checked_prefix(cls.__name__ if name is None else name)
-        cls._fields = {one: field for base in reversed(cls.__mro__) for one, field in _declared_by(base)}
+        bases = [base for base in reversed(cls.__mro__) if base is not cls and issubclass(base, State)]
+        inherited = {one: field for base in bases for one, field in base._declared.items()}
+        cls._declared = dict(_declared_by(cls, inherited))
+        cls._fields = {**inherited, **cls._declared}
         cls._find_keys = functools.lru_cache(KEPT_KEYS)(functools.partial(_keys, cls._prefix, tuple(cls._fields)))
         if validate and not _has_validator():
             raise TypeError(
                 f"class {cls.__name__}(State, validate=True) needs pydantic or msgspec to validate. Install either."
             )
+        cls._checks = {}
         for place, field in enumerate(cls._fields.values()):
             missing = functools.partial(_default_of, field)
             check = functools.partial(_check, field, _LazyCheck(field)) if validate else None
+            if check is not None:
+                cls._checks[field.name] = check
             key = FieldKey(f"{cls._prefix}/{field.name}")
             setattr(cls, field.name, Field(field.name, place, key, missing, check))
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name not in type(self)._fields:
+        cls = type(self)
+        if name not in cls._fields and not hasattr(type(inspect.getattr_static(cls, name, None)), "__set__"):
             raise self._no_field(name)
         super().__setattr__(name, value)
 
@@ -137,9 +150,13 @@ class State(Record):
         declared = type(self)._fields
         defaults = {self.key(field): declared[field].new_default() for field in fields}
         keys, known = tuple(defaults), {key: default for key, default in defaults.items() if default is not absent}
-        if not known:
-            return self._process.edit(*keys)
-        return self._process.edit(*keys, default=known if len(keys) > 1 else known[keys[0]])
+        options = {"default": known if len(keys) > 1 else known[keys[0]]} if known else {}
+        editing = self._process.edit(*keys, **options)
+        checks = type(self)._checks
+        editing.checks = {
+            self.key(field): functools.partial(checks[field], self) for field in fields if field in checks
+        }
+        return editing
 
     def to_dict(self) -> dict[str, Any]:
         """Return a ``dict`` of the fields and their values. Fields without a value or default are left out."""
@@ -171,31 +188,43 @@ class Process:
     """What the objects of `State` use in this process."""
 
     store: Store
-    edit: Callable[..., AbstractContextManager[Any]]
+    edit: Callable[..., Editing[Any]]
 
 
 # What a class declares
 
 
-def _declared_by(cls: type) -> Iterator[tuple[str, _Declared]]:
-    """Yield the fields in the body of a subclass of `State`, by name."""
-    if cls is State or not issubclass(cls, State):
-        return
-    namespace = vars(cls)
-    for name, annotation in _annotations_of(cls).items():
+def _declared_by(cls: type, inherited: Mapping[str, _Declared]) -> Iterator[tuple[str, _Declared]]:
+    """Yield the fields in the body of a new subclass of `State`, by name."""
+    body, annotations, namespace = vars(cls), _annotations_of(cls), _namespace_of(cls)
+    for name, annotation in annotations.items():
         if _is_class_var(annotation):
             continue
         if name in _RESERVED or name.startswith("__"):
             raise TypeError(f"{cls.__name__}.{name} cannot be a field, because State has an attribute of that name.")
-        default = namespace.get(name, absent)
-        if isinstance(default, Field):  # of a base class, which was seen before
-            yield name, cls._fields[name]
-        elif isinstance(default, dataclasses.Field):
+        default = body.get(name, absent)
+        if isinstance(default, dataclasses.Field):
             plain = absent if default.default is dataclasses.MISSING else default.default
             factory = None if default.default_factory is dataclasses.MISSING else default.default_factory
-            yield name, _Declared(name, cls, annotation, plain, factory)
+            yield name, _Declared(name, cls, namespace, annotation, plain, factory)
         else:
-            yield name, _Declared(name, cls, annotation, default)
+            yield name, _Declared(name, cls, namespace, annotation, default)
+    for name, field in inherited.items():
+        if name in body and name not in annotations:  # another default
+            if hasattr(type(body[name]), "__get__"):
+                raise TypeError(f"{cls.__name__}.{name} cannot be a method, because a base class has a field {name!r}.")
+            yield name, dataclasses.replace(field, default=body[name], default_factory=None)
+
+
+def _namespace_of(cls: type) -> dict[str, Any]:
+    """Return the global variables of the code that defines a class.
+
+    Every run of a script has a module of its own, and `sys.modules` has that of the last one.
+    """
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") != cls.__module__:
+        frame = frame.f_back
+    return vars(sys.modules[cls.__module__]) if frame is None else frame.f_globals
 
 
 def _annotations_of(cls: type) -> dict[str, Any]:
@@ -209,7 +238,7 @@ def _annotations_of(cls: type) -> dict[str, Any]:
 
 def _is_class_var(annotation: Any) -> bool:
     text = annotation if isinstance(annotation, str) else repr(annotation)
-    return text.removeprefix("typing.").removeprefix("t.").startswith("ClassVar")
+    return re.match(r"['\"]?(\w+\.)*ClassVar\b", text) is not None
 
 
 def _checked_prefix(name: str) -> str:
@@ -281,11 +310,11 @@ class _LazyCheck:
         return self._check(value)
 
     def _resolved(self) -> Any:
-        """Return the annotation, with names in place of strings looked up in the module of its class."""
+        """Return the annotation, with names in place of strings looked up where its class is defined."""
         owner = self._field.owner
         holder = type(owner.__name__, (), {"__annotations__": {"field": self._field.annotation}})
-        holder.__module__ = owner.__module__
-        return typing.get_type_hints(holder, include_extras=True)["field"]
+        names = {name: value for name, value in vars(owner).items() if not isinstance(value, Field)}
+        return typing.get_type_hints(holder, self._field.namespace, names, include_extras=True)["field"]
 
 
 def _types_in(annotation: Any) -> Iterator[Any]:

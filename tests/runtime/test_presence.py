@@ -100,6 +100,41 @@ def test_change_of_a_field_updates_the_others(serve: Serve) -> None:
     asyncio.run(steps())
 
 
+CIRCLES = {
+    "fields": """
+        join("room", seen=time.time_ns())
+        st.text(f"{len(online('room'))} visitors")
+    """,
+    "fields in a transaction": """
+        with transaction("key"):
+            join("room", seen=time.time_ns())
+        st.text(f"{len(online('room'))} visitors")
+    """,
+    "leaving": """
+        visitors = online("room")
+        st.text(f"{len(visitors)} visitors")
+        if not visitors:
+            join("room")
+    """,
+}
+
+
+@pytest.mark.parametrize("circle", CIRCLES.values(), ids=CIRCLES)
+def test_joins_that_differ_between_runs_cause_no_endless_reruns(serve: Serve, circle: str) -> None:
+    server = serve('        st.button("run")\n' + circle)
+
+    async def steps(*clients: Client) -> None:
+        await settle(*clients)
+        await clients[0].click("run")
+        while "would never end" not in server.output:
+            await asyncio.sleep(0.01)
+        await settle(*clients)
+        assert sum(client.started for client in clients) < 50
+
+    with_clients(server, 2, steps)
+    assert "join('room', ...) differs between runs" in server.output
+
+
 def test_lost_connection_is_shown_after_the_grace_and_a_return_immediately(serve: Serve) -> None:
     server = serve(ROOM)
 
@@ -118,6 +153,26 @@ def test_lost_connection_is_shown_after_the_grace_and_a_return_immediately(serve
             assert time.monotonic() - lost >= GRACE
             await ann.reconnect()
             await watcher.shows("room Ann")
+
+    asyncio.run(steps())
+
+
+def test_script_that_calls_stop_leaves(serve: Serve) -> None:
+    server = serve("""
+        name = st.query_params.get("name")
+        if st.checkbox("locked"):
+            st.stop()
+        if name:
+            join("room", name=name)
+        st.text(" ".join(["room", *(visitor.name for visitor in online("room"))]))
+    """)
+
+    async def steps() -> None:
+        async with visitor(server, "") as watcher, visitor(server, "Ann") as ann:
+            await watcher.shows("room Ann")
+            await settle(watcher, ann)
+            await ann.switch("locked", on=True)
+            await watcher.shows("room")
 
     asyncio.run(steps())
 

@@ -46,6 +46,27 @@ def test_convergence(serve: Serve) -> None:
     with_clients(server, 4, steps)
 
 
+def test_script_that_calls_stop_is_rerun_once_for_a_change(serve: Serve) -> None:
+    """What it has read up to there is what it shows."""
+    server = serve("""
+        st.session_state.runs = st.session_state.get("runs", 0) + 1
+        if st.button("plus"):
+            server_state["n"] = server_state.get("n", 0) + 1
+        st.text(f"n {server_state.get('n', 0)} in run {st.session_state.runs}")
+        st.stop()
+    """)
+
+    async def steps(writer: Client, other: Client) -> None:
+        for n in range(1, 5):
+            await writer.click("plus")
+            await other.shows(f"n {n} in run {n + 1}")
+            for client in (writer, other):
+                await client.until(lambda client: client.settled)
+
+    with_clients(server, 2, steps)
+    assert "never completed" not in server.output
+
+
 def test_no_needless_rerun(serve: Serve) -> None:
     """A run shows a value that changes before the run reads it, and needs no rerun."""
     server = serve(

@@ -65,6 +65,7 @@ class Session:
     def __init__(self, name: str, user: dict[str, Any] | None = None, is_agent: bool = False) -> None:
         self.id, self.user, self.is_agent = name, user, is_agent
         self.path = ""
+        self.is_rerun = False
         self.memberships: Memberships | None = None
 
     def page(self) -> str:
@@ -250,6 +251,19 @@ def test_fields_of_a_session_are_updated_immediately_and_then_at_most_once_per_i
     assert server.online("room")[0].cursor == 99
     server.clock.advance(10 * INTERVAL)
     assert versions(server) == second
+
+
+def test_fields_that_the_script_changes_in_place_are_updated(server: Server) -> None:
+    ann = server.start("ann")
+    basket = ["tea"]
+    server.run(ann, lambda: server.join("room", basket=basket))
+    server.clock.advance(INTERVAL)
+    basket.append("milk")
+    assert server.online("room")[0].basket == ["tea"]
+    before = versions(server)
+    server.run(ann, lambda: server.join("room", basket=basket))
+    assert versions(server) > before
+    assert server.online("room")[0].basket == ["tea", "milk"]
 
 
 def test_joins_are_not_held_back(server: Server) -> None:

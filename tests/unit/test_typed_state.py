@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import gc
 import importlib.util
+import sys
+import types
+import typing as tp
 import weakref
 from typing import Any, ClassVar
 
@@ -130,6 +133,49 @@ def test_subclass_has_keys_of_its_own(state) -> None:
     assert Room().open is True
 
 
+def test_subclass_can_change_a_default_without_an_annotation() -> None:
+    class Base(State):
+        topic: str = "General"
+        people: list[str] = []  # noqa: RUF012
+
+    class Lounge(Base):
+        topic = "Lounge"
+
+    class Bar(Lounge):
+        people = ["Ann"]  # noqa: RUF012
+
+    assert (Base().topic, Lounge().topic, Bar().topic, Bar().people) == ("General", "Lounge", "Lounge", ["Ann"])
+    with pytest.raises(TypeError, match="topic cannot be a method, because a base class has a field 'topic'"):
+        type("Hall", (Base,), {"topic": lambda _: ""})
+
+
+def test_properties_can_be_assigned() -> None:
+    class Gauge(State):
+        celsius: float = 20.0
+
+        @property
+        def kelvin(self) -> float:
+            return self.celsius + 273
+
+        @kelvin.setter
+        def kelvin(self, value: float) -> None:
+            self.celsius = value - 273
+
+    gauge = Gauge()
+    gauge.kelvin = 300
+    assert gauge.celsius == 27
+    with pytest.raises(AttributeError, match="has no field 'fahrenheit'"):
+        gauge.fahrenheit = 1.0
+
+
+def test_class_variable_is_found_by_any_alias() -> None:
+    class Aliased(State):
+        topic: str = ""
+        limit: tp.ClassVar[int] = 10
+
+    assert (Aliased.limit, list(Aliased().to_dict())) == (10, ["topic"])
+
+
 def test_name_of_the_class_can_be_replaced(state) -> None:
     class Another(State, name="chat.Room"):
         topic: str = ""
@@ -253,6 +299,24 @@ def test_value_of_a_wrong_type_is_refused(name: str, value: object, expected: st
     assert len(state) == 0
 
 
+def test_edit_validates_what_it_assigns() -> None:
+    class Scores(State, validate=True):
+        points: dict[str, int] = {}  # noqa: RUF012
+        names: list[str] = []  # noqa: RUF012
+
+    scores = Scores()
+    with scores.edit("points", "names") as (points, names):
+        points["Ann"] = 1
+        names.append("Ann")
+    editing = scores.edit("points", "names")
+    points, names = editing.__enter__()
+    names.append("Bob")
+    points["Bob"] = "many"
+    with pytest.raises(TypeError, match=r"'Scores/points'\] is declared as Scores.points: dict\[str, int\]"):
+        editing.__exit__(None, None, None)
+    assert (scores.points, scores.names) == ({"Ann": 1}, ["Ann"])
+
+
 def test_class_validates_with_either_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """Types that come from neither are checked by the one that is installed."""
     find_spec = importlib.util.find_spec
@@ -271,6 +335,37 @@ def test_class_validates_with_either_library(monkeypatch: pytest.MonkeyPatch) ->
 
         class Neither(State, validate=True):
             names: list[str] = []  # noqa: RUF012
+
+
+def test_annotations_are_read_where_the_class_is_defined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every run of a script has a module of its own, of the same name."""
+    code = """
+from __future__ import annotations
+import dataclasses
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
+class Plan(State, validate=True):
+    @dataclasses.dataclass
+    class Step:
+        n: int
+
+    points: list[Point] = []
+    step: Step | None = None
+
+plan = Plan()
+"""
+    runs = [types.ModuleType("script_of_sessions") for _ in range(2)]
+    for run in runs:
+        run.__dict__["State"] = State
+        monkeypatch.setitem(sys.modules, run.__name__, run)
+        exec(compile(code, "script.py", "exec"), run.__dict__)
+    for run in runs:
+        run.plan.points = [run.Point(1)]
+        run.plan.step = run.Plan.Step(2)
+        assert run.plan.points == [run.Point(1)]
 
 
 def test_class_is_freed() -> None:

@@ -213,6 +213,7 @@ class Bridge(SessionEvents):
         elif event is ScriptRunnerEvent.SCRIPT_STARTED:
             # For a message that it cannot read, Streamlit reports a run without a runner.
             if session is not None and sender is not None and sender is session._scriptrunner:
+                announce_stops(live, sender)
                 live.run_started(sender)
         elif not live.is_run_by(sender):
             if event is ScriptRunnerEvent.SHUTDOWN and session is not None and sender is session._scriptrunner:

@@ -23,10 +23,16 @@ ENDS = (
 BREAKS = (ScriptRunnerEvent.SCRIPT_STOPPED_FOR_RERUN, ScriptRunnerEvent.SCRIPT_STOPPED_WITH_COMPILE_ERROR)
 
 
+_TOLD_TO_STOP = "_fastserverstate_told_to_stop"
+
+
 def was_stopped(runner: Any) -> bool:
-    """Whether a run ends because it was told to stop: by the Stop button, or because its connection was closed."""
-    request = runner._requests._state
-    return request is type(request).STOP
+    """Whether a run ends because it was told to stop: by the Stop button, or because its connection was closed.
+
+    A script that calls st.stop() is at its end there.
+    """
+    told: bool = runner.__dict__.get(_TOLD_TO_STOP, False)
+    return told
 
 
 def executed() -> tuple[frozenset[str | None], bool]:
@@ -42,12 +48,17 @@ def executed() -> tuple[frozenset[str | None], bool]:
 
 def announce_stops(session: Session, runner: Any) -> None:
     """Wake the session's waiting threads when the user interacts with the page or closes it."""
+    if _TOLD_TO_STOP in runner.__dict__:
+        return
+    runner.__dict__[_TOLD_TO_STOP] = False
     session_ref = weakref.ref(session)
 
     def announcing(name: str) -> Callable[..., Any]:
         request = getattr(runner, name)
 
         def announce(*args: Any, **kwargs: Any) -> Any:
+            if name == "request_stop":
+                runner.__dict__[_TOLD_TO_STOP] = True
             result = request(*args, **kwargs)
             session = session_ref()
             if session is not None:

@@ -4,6 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection
+from urllib.parse import quote, unquote
+
+from fastserverstate._core import HIDDEN
+
+_ONLINE = f"{HIDDEN}online/"
+
+
+def prefix_of_group(name: str) -> str:
+    """Return what the keys of a group begin with. Each server has one, which ends with its name."""
+    return f"{_ONLINE}{quote(name, safe='')}/"
+
+
+def group_changed(key: str) -> str | None:
+    """Return what has changed a group, for messages; None for other keys."""
+    if not key.startswith(_ONLINE):
+        return None
+    group = unquote(key.removeprefix(_ONLINE).partition("/")[0])
+    return f"join({group!r}, ...) differs between runs"
 
 
 class Memberships:
@@ -16,8 +34,10 @@ class Memberships:
         Threads of runs join. The rest is called as runs start and end.
     """
 
-    def __init__(self, leave: Callable[[Memberships, Collection[str]], None]) -> None:
-        self._leave = leave  # called with nothing locked
+    def __init__(self, tell: Callable[[Memberships, Collection[str], Collection[str]], None]) -> None:
+        # Called with the groups that were left, and those that were postponed. Nothing is locked.
+        self._tell = tell
+        self._postponed: set[str] = set()
         self._joined: dict[str | None, set[str]] = {}
         self._new: dict[str | None, set[str]] = {}
         self._lock = threading.RLock()
@@ -36,6 +56,11 @@ class Memberships:
             self._new.setdefault(fragment_id, set()).add(group)
             return True
 
+    def postpone(self, group: str) -> None:
+        """Have the others told of a change of the group at the end of the run."""
+        with self._lock:
+            self._postponed.add(group)
+
     def run_started(self) -> None:
         """Another run begins. After a click, that may be before the earlier one has ended."""
         with self._lock:
@@ -48,8 +73,9 @@ class Memberships:
             before = self.groups()
             self._replace(complete, exists)
             left = before - self.groups()
-        if left:
-            self._leave(self, left)
+            postponed, self._postponed = self._postponed, set()
+        if left or postponed:
+            self._tell(self, left, postponed)
 
     def _replace(self, complete: Collection[str | None], exists: Callable[[str], bool]) -> None:
         new, self._new = self._new, {}

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar, cast
 
 from fastserverstate._core import CAUSE_DEPTHS, Session, Store
 from fastserverstate.rerun.inbox import Inbox
+from fastserverstate.rerun.memberships import group_changed
 from fastserverstate.rerun.notices import Notice, Notices, Unseen
 from fastserverstate.rerun.viewers import Viewers
 
@@ -37,6 +38,10 @@ class Readiness(enum.Enum):
     SENDING = enum.auto()  # the last run's output was not sent yet, and a new run would discard it
     AWAY = enum.auto()  # disconnected; its return will be reported
     GONE = enum.auto()
+
+
+def _key_changed(key: str, place: str | None) -> str:
+    return f"server_state[{key!r}]" + (f" is changed at {place}" if place else "")
 
 
 class SessionAdapter(Protocol):
@@ -74,7 +79,10 @@ class RunFollower(Protocol):
         """Another run begins. After a click, that may be before the earlier one has ended."""
 
     def run_finished(self, complete: Collection[str | None], exists: Callable[[str], bool]) -> None:
-        """The run has ended. These fragments have completed (None is the body), and the others still exist or not."""
+        """The run is at its end. These fragments have completed (None is the body), and the others still exist or not.
+
+        Changes by the calling thread are still those of the run.
+        """
 
 
 _Follower = TypeVar("_Follower", bound=RunFollower)
@@ -129,6 +137,11 @@ class LiveSession(Session):
             found = self._followers.setdefault(kind, make())
         return cast("_Follower", found)
 
+    @property
+    def is_rerun(self) -> bool:
+        """Whether the run shows a change, so that its own changes continue a chain of reruns."""
+        return self._next_cause is not None
+
     def raise_if_stopped(self) -> None:
         self.adapter.raise_if_stopped()
 
@@ -174,11 +187,11 @@ class LiveSession(Session):
         self, complete: Collection[str | None], exists: Callable[[str], bool], *, stopped: bool = False
     ) -> None:
         """The run has ended, and these fragments have completed (None is the body), unless it was `stopped`."""
+        for follower in list(self._followers.values()):  # first: what they change, the run changes
+            follower.run_finished(complete, exists)
         self.finish_run(complete, exists)
         self.viewers.run_finished(complete, exists)
         self.inbox.run_finished(complete, exists, stopped=stopped, by_user=self._asked and not complete)
-        for follower in list(self._followers.values()):
-            follower.run_finished(complete, exists)
         for fragment in complete:
             self._attempts.pop(fragment, None)
 
@@ -237,7 +250,7 @@ class LiveSession(Session):
         logger.warning(
             "Reruns change the state that they are made for, and would never end: %s. %r is not rerun for this again. "
             "Change shared state in a callback, or before it is shown.",
-            "; ".join(f"server_state[{key!r}]" + (f" is changed at {place}" if place else "") for key, place in found)
+            "; ".join(group_changed(key) or _key_changed(key, place) for key, place in found)
             or "see the warnings before this one",
             self,
         )
