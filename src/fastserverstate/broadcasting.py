@@ -79,8 +79,9 @@ class Broadcasts(SessionEvents):
             Safe from any thread.
 
         Raises
-            ``FastServerStateError`` for another function, ``DeadlockError`` if the wait for the lock would never end,
-            and what the function raises for wrong arguments.
+            ``FastServerStateError`` for another function and, before Streamlit 1.44, for all but ``st.toast``;
+            ``DeadlockError`` if the wait for the lock would never end; and what the function raises for wrong
+            arguments.
 
         >>> import streamlit as st
         >>> from fastserverstate import broadcast

@@ -15,6 +15,7 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from fastserverstate import FastServerStateError, _instances, broadcast, transaction
 from fastserverstate._core import Store, absent
 from fastserverstate._streamlit import element_of, outbox
+from fastserverstate._streamlit.names import CAN_PUSH
 from fastserverstate._streamlit.outbox import Outbox
 from fastserverstate.broadcasting import KEY, SECONDS, Broadcasts
 from fastserverstate.expiry import Expirer, Expiry
@@ -56,6 +57,10 @@ def nothing_is_left() -> Iterator[None]:
 
 @pytest.mark.parametrize(("function", "kind"), [(st.toast, "toast"), (st.balloons, "balloons"), (st.snow, "snow")])
 def test_the_element_of_a_call(function: Callable[..., Any], kind: str) -> None:
+    if kind != "toast" and not CAN_PUSH:
+        with pytest.raises(FastServerStateError, match=rf"shows st.{kind} in browsers of Streamlit 1.44"):
+            broadcast(function)
+        return
     message = ForwardMsg()
     message.delta.new_element.ParseFromString(element_of(function, ("text",) if kind == "toast" else (), {}))
     assert message.delta.new_element.WhichOneof("type") == kind

@@ -10,7 +10,7 @@ import streamlit
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from fastserverstate._streamlit.contexts import new_context, thread_has
-from fastserverstate._streamlit.names import FragmentState, thread_state
+from fastserverstate._streamlit.names import CAN_PUSH, FragmentState, thread_state
 from fastserverstate.errors import FastServerStateError
 from fastserverstate.functions import name_of
 
@@ -23,6 +23,11 @@ def element_of(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
         raise FastServerStateError(
             f"broadcast shows st.toast, st.balloons and st.snow, and not {name_of(function)}. To show anything else to "
             "all sessions, write it to shared state and show it in a function with @live, or emit an event."
+        )
+    if function != streamlit.toast and not CAN_PUSH:
+        raise FastServerStateError(
+            f"broadcast shows st.{function.__name__} in browsers of Streamlit 1.44 and newer, and this is Streamlit "
+            f"{streamlit.__version__}. Use st.toast."
         )
     elements: list[bytes] = []
 
