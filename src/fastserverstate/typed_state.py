@@ -170,7 +170,7 @@ class State(Record):
                 delattr(self, name)
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and other._keys == self._keys
+        return isinstance(other, State) and other._keys == self._keys  # a script defines its classes anew in every run
 
     def __hash__(self) -> int:
         return hash(self._keys)

@@ -315,6 +315,8 @@ def names_of_messages() -> set[str]:
         if module.name.endswith("_pb2"):
             descriptor = importlib.import_module(f"streamlit.proto.{module.name}").DESCRIPTOR
             messages = list(descriptor.message_types_by_name.values())
+            for kind in descriptor.enum_types_by_name.values():
+                names.update(value.name for value in kind.values)
             while messages:
                 message = messages.pop()
                 names.update(field.name for field in message.fields)

@@ -106,6 +106,8 @@ def test_objects_of_one_space_are_equal() -> None:
     assert Room(space="a") == Room(space="a")
     assert Room(space="a") != Room(space="b")
     assert len({Room(space="a"), Room(space="a"), Room()}) == 2
+    again = type("Room", (State,), {"__annotations__": dict(Room.__annotations__), "scores": {}})
+    assert again.topic == Room.topic
     assert repr(Room(space="a")) == "Room(space='a')"
     assert repr(Room()) == "Room()"
 

@@ -38,11 +38,11 @@ class _Closing:
 
 def watch_closing(client: Any) -> None:
     """Note the code with which the connection of a new client will be closed."""
-    websocket = getattr(client, "_websocket", None)
-    if websocket is None or _CLOSING in client.__dict__:  # Tornado notes it
+    websocket: dict[str, Any] = getattr(getattr(client, "_websocket", None), "__dict__", {})
+    receive = websocket.get("_receive")
+    if receive is None or _CLOSING in client.__dict__:  # Tornado notes it
         return
     closing = client.__dict__[_CLOSING] = _Closing()
-    receive = websocket._receive
 
     async def receive_and_note() -> Any:
         message = await receive()
@@ -50,7 +50,7 @@ def watch_closing(client: Any) -> None:
             closing.close(message.get("code"))
         return message
 
-    websocket._receive = receive_and_note
+    websocket["_receive"] = receive_and_note
 
 
 def when_closed(client: Any, listener: Listener) -> None:
