@@ -28,7 +28,7 @@ from fastserverstate._streamlit.names import CAN_PUSH
 APP = """
 import time
 import streamlit as st
-from fastserverstate import join, live, online
+from fastserverstate import broadcast, edit, emit, events, guard, join, live, online, own, space
 
 query = st.query_params
 if "discard" in query:
@@ -45,6 +45,21 @@ if "name" in query:
     join("room", name=query["name"], at=time.time())
 if "show" in query:
     {"reruns": people, "live": live(people)}[query["show"]]()
+if "all" in query:
+    guard("secret/*", read=lambda: False)
+    own(f"cursor/{query['name']}")
+    room = space(f"room/{query['name']}")
+    room.cursor = 1
+    for text in events("news"):
+        st.toast(text)
+    if "told" not in st.session_state:
+        st.session_state.told = True
+        emit("news", query["name"], keep=10)
+        emit("news", "to the room", to="room", keep=10)
+        broadcast(st.toast, "Hello")
+        with edit("visits", default={}) as visits:
+            visits[query["name"]] = visits.get(query["name"], 0) + 1
+    list(room)
 st.text("shown")
 """
 STEP = 20  # sessions that connect at the same time
@@ -144,8 +159,11 @@ async def silence(server: AppServer) -> None:
 
 
 async def leak(server: AppServer, sessions: int) -> None:
+    """Open and close sessions that also use events, toasts, spaces, guards and owned keys."""
+
     async def visit(number: int) -> None:
-        async with Client(server.websocket_url, query=f"name={number % 50}&show=reruns&discard=1") as client:
+        query = f"name={number % 50}&show=reruns&discard=1&all=1"
+        async with Client(server.websocket_url, query=query) as client:
             await client.shows("shown")
             await client.close_tab()
 
