@@ -35,6 +35,7 @@ PUBLIC = {
     ],
     "Presence": ["join", "online", "Visitor"],
     "Events": ["emit", "events", "Events", "broadcast"],
+    "Limits": ["limiter", "Limiter"],
     "Widgets": ["shared", "WidgetArguments"],
     "Reruns": ["no_rerun", "force_rerun_bound_sessions"],
     "Options": ["configure", "expire"],

@@ -36,6 +36,7 @@ from fastserverstate._instances import (
     force_rerun_bound_sessions,
     guard,
     join,
+    limiter,
     live,
     no_rerun,
     on_change,
@@ -67,6 +68,7 @@ from fastserverstate.errors import (
     WouldBlockError,
 )
 from fastserverstate.events import Events
+from fastserverstate.limits import Limiter
 from fastserverstate.listeners import Subscription
 from fastserverstate.live_regions import Live
 from fastserverstate.presence import Visitor
@@ -102,6 +104,7 @@ __all__ = [
     "FastServerStateError",
     "KeyLock",
     "KeyLocks",
+    "Limiter",
     "Live",
     "NotLoggedInError",
     "RerunSuppressedError",
@@ -126,6 +129,7 @@ __all__ = [
     "force_rerun_bound_sessions",
     "guard",
     "join",
+    "limiter",
     "live",
     "no_rerun",
     "on_change",

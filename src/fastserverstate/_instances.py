@@ -28,6 +28,7 @@ from fastserverstate.events import Topics
 from fastserverstate.expiry import Expirer, Expiry
 from fastserverstate.functions import name_publicly
 from fastserverstate.guards import Guards
+from fastserverstate.limits import Limits
 from fastserverstate.listeners import Listeners
 from fastserverstate.live_regions import LiveRegions
 from fastserverstate.lock import ServerStateLock
@@ -125,6 +126,7 @@ edit = Edit(store).edit
 State._process = Process(store, edit)
 
 expire = Expiry(store, expirer).expire
+limiter = Limits(store, expire).limiter
 
 _listeners = Listeners(store)
 on_change = _listeners.on_change
@@ -207,6 +209,7 @@ for _method in (
     KeyOperations.force_rerun_bound_sessions,
     KeyOperations.peek,
     KeyOperations.touch,
+    Limits.limiter,
     Listeners.on_change,
     LiveRegions.live,
     Presence.join,

@@ -19,6 +19,8 @@ from fastserverstate.cluster.backend import Backend
 from fastserverstate.cluster.errors import ClusterError, UnsharableValueError
 from fastserverstate.edits import Edit
 from fastserverstate.errors import DeadlockError
+from fastserverstate.expiry import Expirer, Expiry
+from fastserverstate.limits import Limits
 
 
 @pytest.fixture
@@ -134,6 +136,20 @@ def test_unchanged_and_discarded_edits_are_not_sent(pair):
     assert value == {"list": [1]}
     one.sync()
     assert one.state["k"] == {"list": [1, 2]}
+
+
+def test_limiter_counts_for_all_servers(pair):
+    allowed = []
+
+    def work(peer):
+        api = Limits(peer.store, Expiry(peer.store, Expirer(peer.store)).expire).limiter("api", 10, per=60)
+        allowed.extend(api.allow() for _ in range(10))
+
+    with ThreadSet() as threads:
+        for peer in pair * 2:
+            threads.add(work, peer)
+    assert allowed.count(True) == 10
+    assert len(allowed) == 40
 
 
 def test_changes_of_containers_on_several_servers(pair):

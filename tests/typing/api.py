@@ -11,6 +11,7 @@ from fastserverstate import (
     DeadlockError,
     Events,
     FastServerStateError,
+    Limiter,
     NotLoggedInError,
     RerunSuppressedError,
     SessionInfo,
@@ -30,6 +31,7 @@ from fastserverstate import (
     force_rerun_bound_sessions,
     guard,
     join,
+    limiter,
     live,
     no_rerun,
     on_change,
@@ -146,6 +148,8 @@ assert_type(ended(SessionInfo("a", datetime.now())), str)
 assert_type(own("cursor"), None)
 on_session_end(3)  # type: ignore[type-var]
 
+assert_type(limiter("api", 50, per="1m"), Limiter)
+assert_type(limiter("api", 50, per=60).allow(), bool)
 assert_type(join("room/7", name="Ann", cursor=(1, 2)), None)
 for visitor in online("room/7", by="user"):
     assert_type(visitor, Visitor)
