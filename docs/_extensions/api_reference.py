@@ -36,6 +36,7 @@ PUBLIC = {
     "Presence": ["join", "online", "Visitor"],
     "Events": ["emit", "events", "Events", "broadcast"],
     "Limits": ["limiter", "Limiter"],
+    "Values that are built once": ["once"],
     "Widgets": ["shared", "WidgetArguments"],
     "Reruns": ["no_rerun", "force_rerun_bound_sessions"],
     "Options": ["configure", "expire"],

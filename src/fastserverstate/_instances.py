@@ -33,6 +33,7 @@ from fastserverstate.listeners import Listeners
 from fastserverstate.live_regions import LiveRegions
 from fastserverstate.lock import ServerStateLock
 from fastserverstate.metrics import REMOVED_NAMES, removed_figures
+from fastserverstate.once import Once
 from fastserverstate.presence import Presence
 from fastserverstate.rerun.scheduler import Scheduler
 from fastserverstate.sessions import Sessions
@@ -127,6 +128,7 @@ State._process = Process(store, edit)
 
 expire = Expiry(store, expirer).expire
 limiter = Limits(store, expire).limiter
+once = Once(store).once
 
 _listeners = Listeners(store)
 on_change = _listeners.on_change
@@ -212,6 +214,7 @@ for _method in (
     Limits.limiter,
     Listeners.on_change,
     LiveRegions.live,
+    Once.once,
     Presence.join,
     Presence.online,
     Sessions.on_session_end,

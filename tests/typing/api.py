@@ -37,6 +37,7 @@ from fastserverstate import (
     on_change,
     on_session_end,
     on_session_start,
+    once,
     online,
     own,
     peek,
@@ -149,6 +150,8 @@ assert_type(own("cursor"), None)
 on_session_end(3)  # type: ignore[type-var]
 
 assert_type(limiter("api", 50, per="1m"), Limiter)
+assert_type(once("model", lambda: 3.5), float)
+once("model", 3)  # type: ignore[arg-type]
 assert_type(limiter("api", 50, per=60).allow(), bool)
 assert_type(join("room/7", name="Ann", cursor=(1, 2)), None)
 for visitor in online("room/7", by="user"):
