@@ -153,6 +153,7 @@ _presence = Presence(
     workers=Workers(),
 )
 bridge.lifecycle.tell(_presence)
+_sessions.fields_of = _presence.fields_of
 join = _presence.join
 online = _presence.online
 

@@ -476,6 +476,13 @@ class Presence(SessionEvents):
             except Exception:  # it is tried again
                 logger.exception("%s has failed.", _TASK)
 
+    def fields_of(self, session_id: str) -> Mapping[str, Any]:
+        """Return the fields of a session in all its groups. Those of the group that it has joined last win."""
+        with self._lock:
+            visit = self._visits.get(session_id)
+            members = () if visit is None else sorted(visit.groups.values(), key=lambda member: member.since)
+            return MappingProxyType({name: value for member in members for name, value in member.fields.items()})
+
     def groups_of(self, live: LiveSession) -> Collection[str]:
         """Return the groups that a session has joined."""
         with self._lock:

@@ -49,17 +49,19 @@ class SessionInfo:
     Attributes
         ``id`` is Streamlit's id of the session. ``since`` is the time at which it was first connected, in UTC. ``user``
         has the fields of ``st.user`` (without tokens) if a user is logged in, else it is None. ``session_state`` is a
-        read-only copy of ``st.session_state`` in `on_session_end`, and empty before that.
+        read-only copy of ``st.session_state`` in `on_session_end`, and ``fields`` has what the session has told about
+        itself with `join`, in all its groups. Both are empty before that.
 
     >>> from fastserverstate import SessionInfo
     >>> sorted(SessionInfo.__dataclass_fields__)
-    ['id', 'session_state', 'since', 'user']
+    ['fields', 'id', 'session_state', 'since', 'user']
     """
 
     id: str
     since: datetime
     user: Mapping[str, Any] | None = None
     session_state: Mapping[str, Any] = field(default_factory=lambda: _NOTHING, repr=False)
+    fields: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
 
 class Source(Protocol):
@@ -155,6 +157,8 @@ class Sessions(SessionEvents):
         self._state = Namespace(store)
         self._atomic = Atomic(store)
         self._current = current
+        # Returns what a session that ends has told about itself.
+        self.fields_of: Callable[[str], Mapping[str, Any]] = lambda _session_id: _NOTHING
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
@@ -206,7 +210,7 @@ class Sessions(SessionEvents):
             if len(self._ended) > MOST_ENDED:
                 del self._ended[next(iter(self._ended))]
             owned = [key for key in record.owned if self._owners.get(key) is record]
-            self._enqueue(record, partial(self._call_end_hooks, record))
+            self._enqueue(record, partial(self._call_end_hooks, record, self.fields_of(session_id)))
         for key in owned:  # in tasks of their own: a key whose lock is held must not keep the others waiting
             self._submit(partial(self._delete_owned, record, key), f"The deletion of server_state[{key!r}]")
 
@@ -263,7 +267,7 @@ class Sessions(SessionEvents):
         for hook in self._hooks[kind]:
             self._call(hook, kind, info)
 
-    def _call_end_hooks(self, record: _Record) -> None:
+    def _call_end_hooks(self, record: _Record, fields: Mapping[str, Any]) -> None:
         if self._hooks["end"]:
             record.source.wait_for_last_run(LAST_RUN)
             try:
@@ -273,7 +277,7 @@ class Sessions(SessionEvents):
                     "st.session_state of session %s could not be copied for on_session_end.", record.info.id
                 )
                 state = {}
-            self._call_hooks("end", replace(record.info, session_state=MappingProxyType(state)))
+            self._call_hooks("end", replace(record.info, session_state=MappingProxyType(state), fields=fields))
 
     @staticmethod
     def _call(hook: _Registered, kind: _Kind, info: SessionInfo) -> None:
@@ -344,7 +348,7 @@ class Sessions(SessionEvents):
     def on_session_end(self, function: _Hook) -> _Hook:
         """Call the function for every session that ends, with a copy of its ``st.session_state``.
 
-        A decorator. It gets a `SessionInfo`, if it has a parameter.
+        A decorator. It gets a `SessionInfo`, if it has a parameter, also with the fields of its `join`.
 
         A session ends when Streamlit discards it. Streamlit keeps a session whose browser tab was closed for 120
         seconds, because it cannot know whether the connection was lost and will return; after that, the session ends

@@ -350,3 +350,33 @@ def test_events_to_a_group_reach_its_members_only(serve: Serve) -> None:
             assert "heard ra in" in bob.texts[0]
 
     asyncio.run(steps())
+
+
+def test_end_of_a_session_tells_its_fields(serve: Serve) -> None:
+    server = serve("""
+        import os
+
+        @on_session_end
+        def end(session):
+            os.write(1, f"ended {dict(session.fields)}\\n".encode())
+
+        join("room", name="Ann")
+        join("list", row=3)
+        if st.button("close"):
+            from streamlit.runtime import Runtime
+            from streamlit.runtime.scriptrunner import get_script_run_ctx
+            me = get_script_run_ctx().session_id
+            loop = Runtime.instance()._session_mgr.get_active_session_info(me).session._event_loop
+            loop.call_soon_threadsafe(Runtime.instance().close_session, me)
+        st.text("shown")
+    """)
+
+    async def steps(client: Client) -> None:
+        await client.shows("shown")
+        await client.until(lambda client: client.settled)
+        await client.click("close")
+        async with asyncio.timeout(20):
+            while "ended {'name': 'Ann', 'row': 3}" not in server.output:
+                await asyncio.sleep(0.01)
+
+    with_clients(server, 1, steps)

@@ -360,6 +360,15 @@ def test_short_loss_of_the_connection_is_not_shown(server: Server) -> None:
     assert server.names("room") == []
 
 
+def test_fields_of_a_session_are_those_of_all_its_groups(server: Server) -> None:
+    ann = server.start("ann")
+    server.run(ann, lambda: (server.join("room", name="Ann", row=1), server.join("other", row=2)))
+    assert server.presence.fields_of("ann") == {"name": "Ann", "row": 2}
+    server.run(ann, lambda: server.join("room", name="Ann"))
+    assert server.presence.fields_of("ann") == {"name": "Ann"}
+    assert server.presence.fields_of("bob") == {}
+
+
 def test_run_that_outlives_its_session_joins_no_group(server: Server) -> None:
     ann = server.start("ann")
     server.ended.add("ann")
