@@ -290,6 +290,7 @@ def test_a_toast_to_idle_running_and_absent_sessions(serve: Serve) -> None:
         async with Receiver(server.websocket_url) as away:
             await away.until(lambda client: client.settled)
         await first.click("hold")
+        await first.until(lambda client: client.settled)
         async with Receiver(server.websocket_url, query="waits=1") as running:
             await running.shows("held")
             await first.click("thread")
