@@ -80,6 +80,8 @@ def elements(client: Client) -> dict[tuple[int, ...], bytes]:
 @pytest.mark.parametrize("name", ALLOWED)
 def test_allowed(server: AppServer, name: str) -> None:
     """A session to which it is pushed shows the same as one whose script has just called the function."""
+    if name in DIFFER and not CAN_PUSH:
+        pytest.skip("Streamlit loses elements of the new block, unless it sends the old one's before")
 
     async def steps() -> None:
         async with (

@@ -387,3 +387,15 @@ def test_threads_add_notices(notices: Notices) -> None:
     for thread in threads:
         thread.join()
     assert [notice.number for notice in unseen.due()] == list(range(1, 21))
+
+
+def test_a_message_without_a_path_is_passed_over() -> None:
+    """As that for an error outside of a script run."""
+    message = ForwardMsg()
+    message.delta.new_element.text.body = "error"
+    Outbox().flushed([message])
+
+
+def test_an_error_in_following_the_messages_does_not_reach_streamlit(caplog: pytest.LogCaptureFixture) -> None:
+    outbox._tell(Outbox().flushed, [None])
+    assert "could not be followed" in caplog.text

@@ -9,6 +9,7 @@ import pytest
 from harness.clock import FakeClock
 from streamlit.runtime.app_session import AppSession
 
+from fastserverstate._streamlit import lifecycle
 from fastserverstate._streamlit.connections import GOING_AWAY
 from fastserverstate._streamlit.lifecycle import LOOK, Lifecycle
 from fastserverstate._streamlit.names import ATTRIBUTE
@@ -331,3 +332,22 @@ def test_requests_of_the_browser_are_told_with_their_page(world, monkeypatch):
     session.request_rerun(SimpleNamespace(page_script_hash="1", page_name=""))
     session.request_rerun(None)
     assert heard == [("a", "cities")]
+
+
+def test_page_that_cannot_be_found_keeps_no_session_from_its_run(world, monkeypatch, caplog):
+    requests = []
+    monkeypatch.setattr(AppSession, "request_rerun", lambda _session, client_state: requests.append(client_state))
+    world.do("connect", "a")
+    session = world.manager.active["a"].session
+    session._pages_manager.get_pages = lambda: 1 / 0
+    state = SimpleNamespace(page_script_hash="1", page_name="")
+    session.request_rerun(state)
+    assert requests == [state]
+    assert "could not be found" in caplog.text
+
+
+def test_error_in_a_new_session_does_not_reach_streamlit(world, monkeypatch, caplog):
+    monkeypatch.setattr(lifecycle, "SessionSource", lambda _session: 1 / 0)
+    world.do("connect", "a")
+    assert world.manager.is_active_session("a")
+    assert "could not be processed" in caplog.text

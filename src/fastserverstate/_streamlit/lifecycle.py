@@ -113,7 +113,10 @@ class Lifecycle:
         @functools.wraps(connect)
         def connect_session(manager: Any, *args: Any, **kwargs: Any) -> str:
             session_id: str = connect(manager, *args, **kwargs)
-            self._connected(manager, session_id)
+            try:
+                self._connected(manager, session_id)
+            except Exception:  # must not reach Streamlit, which has connected it
+                logger.exception("A session has connected, and that could not be processed.")
             return session_id
 
         @functools.wraps(disconnect)
@@ -170,8 +173,14 @@ class Lifecycle:
 
         def requested(client_state: Any) -> None:
             session = session_ref()
-            if session is not None and client_state is not None:  # else the page stays
-                self._tell("requested", session.id, page_of(session, client_state))
+            if session is None or client_state is None:  # the page stays
+                return
+            try:
+                page = page_of(session, client_state)
+            except Exception:  # must not keep the session from its run
+                logger.exception("The page that a session has requested could not be found.")
+            else:
+                self._tell("requested", session.id, page)
 
         listen_to_requests(session, requested)
 

@@ -12,6 +12,7 @@ The notice is in a block of its own, at an index that differs between successive
 from __future__ import annotations
 
 import itertools
+import logging
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -23,6 +24,8 @@ from streamlit.runtime.app_session import AppSession
 from fastserverstate._streamlit.names import ATTRIBUTE, BROWSERS_CLEAR_TOASTS, BROWSERS_KEEP_TOASTS
 from fastserverstate.rerun.inbox import Inbox
 from fastserverstate.rerun.notices import Notice, Unseen
+
+logger = logging.getLogger("fastserverstate")
 
 _OUTBOX = f"{ATTRIBUTE}_outbox"
 _FLUSHED = f"{ATTRIBUTE}_flushed"  # the messages of the session that are being sent
@@ -74,7 +77,7 @@ class Outbox:
             kind = message.WhichOneof("type")
             if kind == "delta":
                 path = message.metadata.delta_path
-                if path[0] == RootContainer.EVENT and len(path) > 1:
+                if len(path) > 1 and path[0] == RootContainer.EVENT:  # an error outside of a run has no path
                     self._set(path, message)
             elif kind == "new_session":
                 self._begin(message)
@@ -199,19 +202,27 @@ def outbox_of(session: AppSession) -> Outbox:
     return outbox
 
 
+def _tell(function: Callable[..., None], *args: Any) -> None:
+    """Call a function that follows the messages. An error in it must not end Streamlit's event loop."""
+    try:
+        function(*args)
+    except Exception:
+        logger.exception("The messages of a session could not be followed.")
+
+
 def _follow(session: AppSession, outbox: Outbox) -> None:
     session_ref = weakref.ref(session)
 
     def enqueue_forward_msg(message: Any) -> None:
         session = session_ref()
         if session is not None:
-            outbox.queued(message)
+            _tell(outbox.queued, message)
             AppSession._enqueue_forward_msg(session, message)
 
     def flush_browser_queue() -> list[Any]:
         session = session_ref()
         messages = [] if session is None else AppSession.flush_browser_queue(session)
-        outbox.flushed(messages)
+        _tell(outbox.flushed, messages)
         # Noted while the runtime sends them, so that pushed messages do not get between them.
         return messages if session is None or not messages else _Flushed(messages, session)
 
@@ -219,7 +230,7 @@ def _follow(session: AppSession, outbox: Outbox) -> None:
         session = session_ref()
         if session is not None:
             AppSession._clear_queue(session, *args, **kwargs)
-            outbox.cleared()
+            _tell(outbox.cleared)
 
     session.__dict__["_enqueue_forward_msg"] = enqueue_forward_msg
     session.__dict__["flush_browser_queue"] = flush_browser_queue
