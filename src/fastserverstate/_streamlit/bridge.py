@@ -41,7 +41,15 @@ from fastserverstate._streamlit.leftovers import warn_elsewhere, warn_of_leftove
 from fastserverstate._streamlit.lifecycle import Lifecycle
 from fastserverstate._streamlit.names import ATTRIBUTE, CONTEXT_ATTRIBUTE, current_fragment_id, parallel, thread_state
 from fastserverstate._streamlit.outbox import outbox_of
-from fastserverstate._streamlit.runs import BREAKS, ENDS, announce_stops, executed, was_stopped, watch_workers
+from fastserverstate._streamlit.runs import (
+    BREAKS,
+    ENDS,
+    announce_stops,
+    executed,
+    is_rerun_requested,
+    was_stopped,
+    watch_workers,
+)
 from fastserverstate._streamlit.server import Server
 from fastserverstate._streamlit.session import (
     AppSessionAdapter,
@@ -214,7 +222,7 @@ class Bridge(SessionEvents):
             # For a message that it cannot read, Streamlit reports a run without a runner.
             if session is not None and sender is not None and sender is session._scriptrunner:
                 announce_stops(live, sender)
-                live.run_started(sender)
+                live.run_started(sender, is_asked_again=is_rerun_requested(sender))
         elif not live.is_run_by(sender):
             if event is ScriptRunnerEvent.SHUTDOWN and session is not None and sender is session._scriptrunner:
                 self._scheduler.run_ended(live)  # it was told to stop before its first run

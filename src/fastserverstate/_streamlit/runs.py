@@ -35,6 +35,12 @@ def was_stopped(runner: Any) -> bool:
     return told
 
 
+def is_rerun_requested(runner: Any) -> bool:
+    """Whether another run of the runner is requested already. To be called as a run begins, before its script does."""
+    state = runner._requests._state
+    return state is type(state).RERUN
+
+
 def executed() -> tuple[frozenset[str | None], bool]:
     """Return the fragments that this thread's run executed (None for the body), and whether it ran the whole script."""
     context: Any = get_script_run_ctx(suppress_warning=True)

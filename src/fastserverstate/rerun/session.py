@@ -167,7 +167,8 @@ class LiveSession(Session):
         self.viewers.connection_lost()
         self.user_asked()  # so the run that shows it is no part of a cycle
 
-    def run_started(self, runner: object) -> None:
+    def run_started(self, runner: object, *, is_asked_again: bool = False) -> None:
+        """A run begins. `is_asked_again`: the user has asked for another one already, which will interrupt this one."""
         self.inbox.run_started(by_user=self._asked)
         if self._asked:
             self._attempts.clear()
@@ -176,7 +177,7 @@ class LiveSession(Session):
         self.start_run(self._next_cause, self._recurs)
         if self._next_cause is None:
             self._users_cause = self.cause
-        self._asked = False
+        self._asked = is_asked_again
         self._runner = weakref.ref(runner)
         self.runner_ended = False
         self.viewers.run_started()
