@@ -37,8 +37,7 @@ def was_stopped(runner: Any) -> bool:
 
 def is_rerun_requested(runner: Any) -> bool:
     """Whether another run of the runner is requested already. To be called as a run begins, before its script does."""
-    state = runner._requests._state
-    return state is type(state).RERUN
+    return bool(runner._requests._state.name == "RERUN")
 
 
 def executed() -> tuple[frozenset[str | None], bool]:
