@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
-from fastserverstate._core import HIDDEN, Namespace, Store, Transactions, begin_transaction
-from fastserverstate.event_log import Log, appended
+from fastserverstate._core import HIDDEN, Store
+from fastserverstate.event_log import Log, Logs
 from fastserverstate.identity import Identity
 from fastserverstate.listeners import Listeners
 from fastserverstate.rerun.inbox import Cursor
@@ -44,14 +44,12 @@ class Broadcasts(SessionEvents):
     ) -> None:
         self._store = store
         self._listeners = listeners
-        self._expire = expire
         self._workers = workers
         self._notices = notices
         self._element_of = element_of
         self._show = show
         self._now = now
-        self._state = Namespace(store)
-        self._transactions = Transactions(store)
+        self._logs = Logs(store, expire, now)
         self._identity = Identity(self._changed)
         self.reset_after_fork()
 
@@ -88,10 +86,7 @@ class Broadcasts(SessionEvents):
         >>> broadcast(st.toast, "Deploy at noon", icon="🚀")
         """
         element = self._element_of(function, args, kwargs)
-        with begin_transaction(self._transactions, (KEY,), None):
-            now = self._now()
-            self._state[KEY] = appended(self._store.peek(KEY, None), element, now, int(SECONDS * 1e9), KEEP)
-            self._expire(KEY, after=SECONDS)
+        self._logs.append(KEY, element, int(SECONDS * 1e9), KEEP)
 
     # Showing
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote
 
-from fastserverstate._core import HIDDEN
+from fastserverstate._core import HIDDEN, Namespace, Store, Transactions, begin_transaction
 
 Event: TypeAlias = tuple[int, int, int | None, Any]
 Log: TypeAlias = tuple[str, int, tuple[Event, ...]]
@@ -50,6 +50,29 @@ def seconds_left(log: Log, now: int) -> float | None:
     """Return the seconds until the last event expires; None if one does not expire."""
     ends = [event[2] for event in log[2]]
     return None if None in ends else max(0.0, (max(end for end in ends if end is not None) - now) / 1e9)
+
+
+class Logs:
+    """Appends to the logs of a store.
+
+    Thread-safety
+        Safe from any thread.
+    """
+
+    def __init__(self, store: Store, expire: Callable[..., None], now: Callable[[], int]) -> None:
+        self._store = store
+        self._now = now
+        self._expire = expire
+        self._state = Namespace(store)
+        self._transactions = Transactions(store)
+
+    def append(self, key: str, value: Any, lifetime: int | None, keep: int) -> None:
+        """Append an event atomically. The log ends with its last event."""
+        with begin_transaction(self._transactions, (key,), None):
+            now = self._now()
+            log = appended(self._store.peek(key, None), value, now, lifetime, keep)
+            self._state[key] = log
+            self._expire(key, after=seconds_left(log, now))
 
 
 def merged(logs: Iterable[Iterable[Item]]) -> list[Item]:

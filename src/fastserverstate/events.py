@@ -13,14 +13,12 @@ from typing import Any, Final, Protocol, Self
 from fastserverstate._core import (
     Namespace,
     Store,
-    Transactions,
-    begin_transaction,
     plain_key,
     reruns_are_suppressed,
 )
 from fastserverstate.durations import Duration, seconds_of
 from fastserverstate.errors import FastServerStateError
-from fastserverstate.event_log import Item, Log, appended, log_key, seconds_left
+from fastserverstate.event_log import Item, Log, Logs, log_key
 from fastserverstate.identity import Identity
 from fastserverstate.listeners import Listeners
 from fastserverstate.rerun.inbox import Cursor, Delivery, Inbox
@@ -238,11 +236,10 @@ class Topics:
         self.store = store
         self.listeners = listeners
         self.now = now
-        self._expire = expire
         self._reader = reader
         self._is_evaluating = is_evaluating
         self._state = Namespace(store)
-        self._transactions = Transactions(store)
+        self._logs = Logs(store, expire, now)
 
     def emit(
         self,
@@ -286,11 +283,7 @@ class Topics:
             raise ValueError(f"keep is a whole number of at least 1, not {keep!r}.")
         seconds = _SECONDS_OF_TTL if ttl == TTL else seconds_of(ttl, "ttl")
         lifetime = None if seconds == math.inf else int(seconds * 1e9)
-        with begin_transaction(self._transactions, (key,), None):
-            now = self.now()
-            log = appended(self.store.peek(key, None), value, now, lifetime, keep)
-            self._state[key] = log
-            self._expire(key, after=seconds_left(log, now))
+        self._logs.append(key, value, lifetime, keep)
         reader = self._reader()
         if reader is not None and reader.run is not None and not reruns_are_suppressed():
             reader.inbox.emitted(key)
